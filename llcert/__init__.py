@@ -1,0 +1,1 @@
+"""llcert: certified L2 robustness of trained networks by local Lipschitz bounds."""

@@ -1,0 +1,17 @@
+"""Every error llcert raises on purpose; the command line prints each as one line and exits with code 2."""
+
+
+class LlcertError(Exception):
+    """Something a user can act on. The message is one line: what is wrong, where, and what would help."""
+
+
+class InvalidInput(LlcertError):
+    """An argument, a data file or a setting that cannot be used as given."""
+
+
+class UnsupportedModel(LlcertError):
+    """A model that llcert cannot represent exactly, or that disagrees with its own runtime."""
+
+
+class NumericalError(LlcertError):
+    """A computed bound contradicts an observation: a bug, never a verdict."""

@@ -1,0 +1,1 @@
+"""Training of certifiably robust networks, on the bounds of llcert."""
