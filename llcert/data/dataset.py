@@ -1,0 +1,163 @@
+"""Data sets as batches: images in [0, 1], labels and their indices."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from llcert.errors import InvalidInput
+
+Pixels = npt.NDArray[Any]
+Labels = npt.NDArray[np.int64]
+
+
+class ImageSource(Protocol):
+    """Images that may be decoded only when they are asked for."""
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """The shape of one image."""
+
+    @property
+    def pixel_range(self) -> tuple[float, float]:
+        """Lowest and highest value the images hold, or may hold where they are not decoded yet."""
+
+    def __len__(self) -> int: ...
+
+    def read(self, indices: range) -> npt.NDArray[np.float32]:
+        """Images `[len(indices), *shape]`. Raises InvalidInput where one cannot be decoded."""
+
+
+@dataclass(frozen=True, eq=False)
+class ArrayImages:
+    """Images held as one array; bytes stay bytes until a batch is read.
+
+    values: `[images, *shape]`, uint8 or float32.
+    scale: the value that stands for 1.0.
+    """
+
+    values: Pixels
+    scale: float = 1.0
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return tuple(self.values.shape[1:])
+
+    @property
+    def pixel_range(self) -> tuple[float, float]:
+        return float(self.values.min()) / self.scale, float(self.values.max()) / self.scale
+
+    def __len__(self) -> int:
+        return len(self.values)
+
+    def read(self, indices: range) -> npt.NDArray[np.float32]:
+        chosen = self.values[np.asarray(indices, dtype=np.int64)]
+        return np.divide(chosen, np.float32(self.scale), dtype=np.float32)
+
+
+@dataclass(frozen=True, eq=False)
+class Batch:
+    """images: float32 `[batch, *shape]`; labels: int64 `[batch]`; indices: int64 `[batch]`, positions in the data set."""
+
+    images: Tensor
+    labels: Tensor
+    indices: Tensor
+
+
+@dataclass(frozen=True, eq=False)
+class Dataset:
+    """Labelled images of one shape.
+
+    labels: int64 `[images]`, each in `0 .. class_count - 1`.
+    class_count: how many classes the source declares; where it declares none, one more than the largest label.
+    note: where the images were read from, who made them, and their licence.
+    """
+
+    name: str
+    split: str
+    images: ImageSource
+    labels: Labels
+    class_count: int
+    image_shape: tuple[int, ...]
+    class_names: tuple[str, ...] | None = None
+    note: str = ""
+
+    def __post_init__(self) -> None:
+        if len(self.images) == 0:
+            raise InvalidInput(f"{self.name}: holds no images")
+        if len(self.labels) != len(self.images):
+            raise InvalidInput(f"{self.name}: {len(self.images)} images but {len(self.labels)} labels")
+        if any(side < 1 for side in self.image_shape) or math.prod(self.image_shape) != math.prod(self.images.shape):
+            raise InvalidInput(
+                f"{self.name}: images of shape {list(self.images.shape)} cannot be read as {list(self.image_shape)}"
+            )
+        low, high = int(self.labels.min()), int(self.labels.max())
+        if low < 0 or high >= self.class_count:
+            wrong = low if low < 0 else high
+            raise InvalidInput(f"{self.name}: label {wrong} is outside 0 .. {self.class_count - 1}")
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    @property
+    def pixel_range(self) -> tuple[float, float]:
+        """Lowest and highest pixel value, in the unit of the batches."""
+        return self.images.pixel_range
+
+    @property
+    def outside_unit_range(self) -> bool:
+        """Whether some pixel lies outside [0, 1], as in images that were normalised already."""
+        low, high = self.pixel_range
+        return not (low >= 0.0 and high <= 1.0)
+
+    def reshape(self, image_shape: tuple[int, ...]) -> Dataset:
+        """The same data set with its images read in another shape of as many values; InvalidInput if it cannot be."""
+        return dataclasses.replace(self, image_shape=image_shape)
+
+    def batches(self, indices: range, batch_size: int) -> Iterator[Batch]:
+        """Batches of at most `batch_size` images in the order of `indices`; images are decoded as they are needed."""
+        if batch_size < 1:
+            raise InvalidInput(f"a batch of {batch_size} images: at least 1 is needed")
+        for index in indices[:1], indices[-1:]:
+            if index and not 0 <= index[0] < len(self):
+                raise InvalidInput(f"{self.name}: image {index[0]} does not exist, the last is {len(self) - 1}")
+        for start in range(0, len(indices), batch_size):
+            yield self._batch(indices[start : start + batch_size])
+
+    def _batch(self, chosen: range) -> Batch:
+        positions = np.asarray(chosen, dtype=np.int64)
+        images = self.images.read(chosen).reshape(len(chosen), *self.image_shape)
+        return Batch(torch.from_numpy(images), torch.from_numpy(self.labels[positions]), torch.from_numpy(positions))
+
+
+_SAMPLES = re.compile(r"(?P<count>[0-9]{1,18})|(?P<start>[0-9]{0,18}):(?P<stop>[0-9]{0,18})")
+
+
+def select(text: str | None, length: int) -> range:
+    """The images that `text` asks for, out of `length`: `N` the first N, `A:B` from A up to but not B, None all.
+
+    Raises InvalidInput where the text is neither, asks for no image, or for one that does not exist.
+    """
+    if text is None:
+        return range(length)
+    found = _SAMPLES.fullmatch(text.strip())
+    if found is None:
+        raise InvalidInput(f"samples {text!r}: give N (the first N images) or A:B (from A up to, not including, B)")
+    if found["count"] is not None:
+        start, stop = 0, int(found["count"])
+    else:
+        start, stop = int(found["start"] or 0), int(found["stop"] or length)
+    if stop > length:
+        raise InvalidInput(f"samples {text!r}: the data set holds only {length} images")
+    if start >= stop:
+        raise InvalidInput(f"samples {text!r}: asks for no image")
+    return range(start, stop)
