@@ -1,1 +1,41 @@
+"""The operators. Each file holds all there is to know about its own: value, box, mask, slope, import and export."""
 
+from llcert.ops.affine import Affine, BatchNorm
+from llcert.ops.clamp import Clamp, relu
+from llcert.ops.conv import Conv, ConvTranspose
+from llcert.ops.head import Head
+from llcert.ops.join import Add, Concat
+from llcert.ops.leaky import Leaky
+from llcert.ops.linear import Linear
+from llcert.ops.maxmin import Extreme, GroupSort, MaxMin
+from llcert.ops.maxpool import MaxPool
+from llcert.ops.movement import Expand, Pad, Reshape, Take, Transpose
+from llcert.ops.reduce import Reduce, SumPool
+from llcert.ops.smooth import Sigmoid, Tanh
+
+__all__ = [
+    "Add",
+    "Affine",
+    "BatchNorm",
+    "Clamp",
+    "Concat",
+    "Conv",
+    "ConvTranspose",
+    "Expand",
+    "Extreme",
+    "GroupSort",
+    "Head",
+    "Leaky",
+    "Linear",
+    "MaxMin",
+    "MaxPool",
+    "Pad",
+    "Reduce",
+    "Reshape",
+    "Sigmoid",
+    "SumPool",
+    "Take",
+    "Tanh",
+    "Transpose",
+    "relu",
+]

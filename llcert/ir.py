@@ -1,0 +1,250 @@
+"""The network as a value: immutable nodes that point at nodes, and what may be asked of any operator."""
+
+from __future__ import annotations
+
+import dataclasses
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Self
+
+import torch
+from torch import Tensor
+
+from llcert.errors import UnsupportedModel
+from llcert.region import Region
+
+Shape = tuple[int, ...]
+"""The shape of one image's value, without the batch axis. Tensors are always `[batch, *shape]`."""
+
+
+class Op(ABC):
+    """An operation on batched values. Concrete operators are frozen dataclasses; tensors are their parameters."""
+
+    @abstractmethod
+    def __call__(self, *values: Tensor) -> Tensor:
+        """The value of the operator, `[batch, *shape]`."""
+
+    @property
+    def label(self) -> str:
+        """What a reader of a report calls this operator."""
+        return type(self).__name__
+
+    def tensors(self) -> dict[str, Tensor]:
+        """The parameters by field name."""
+        values = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}  # type: ignore[arg-type]
+        return {name: value for name, value in values.items() if isinstance(value, Tensor)}
+
+    def to(self, device: torch.device | str, dtype: torch.dtype) -> Self:
+        """The same operator, its floating-point parameters on `device` in `dtype`; shared where they already are."""
+        moved = {k: t.to(device, dtype if t.is_floating_point() else t.dtype) for k, t in self.tensors().items()}
+        return dataclasses.replace(self, **moved) if moved else self  # type: ignore[type-var]
+
+
+@dataclass(frozen=True)
+class Input(Op):
+    """The image, in the shape the network wants."""
+
+    shape: Shape
+
+    def __call__(self, *values: Tensor) -> Tensor:
+        raise TypeError("the input has no operation; pass its value to evaluate()")
+
+
+class LinearOp(Op):
+    """An affine map of one value, `A x + b`.
+
+    A concrete operator writes `linear` (without `b`), `transformed` and, where it has one, `offset`; box rule, row
+    norms and adjoint follow. Overridden adjoints are tested against the derived one.
+    """
+
+    moves: bool = False
+    """Whether every row and every column of A has at most one entry: nothing is ever added up."""
+
+    @abstractmethod
+    def linear(self, x: Tensor) -> Tensor:
+        """`A x`, `[batch, *shape]`."""
+
+    @abstractmethod
+    def transformed(self, entrywise: Callable[[Tensor], Tensor]) -> LinearOp:
+        """The map whose matrix is `entrywise(A)`, without offset; `entrywise(0) = 0` (absolute value, square)."""
+
+    @property
+    def offset(self) -> Tensor | None:
+        """`b`, broadcastable to the output shape; None for zero."""
+        return None
+
+    def __call__(self, *values: Tensor) -> Tensor:
+        (x,) = values
+        y, b = self.linear(x), self.offset
+        return y if b is None else y + b
+
+    def adjoint(self, y: Tensor, shape: Shape) -> Tensor:
+        """`A* y`, `[batch, *shape]`; shape: of one input image."""
+        with torch.enable_grad():
+            x = torch.zeros(y.shape[0], *shape, dtype=y.dtype, device=y.device, requires_grad=True)
+            (result,) = torch.autograd.grad(self.linear(x), x, y, create_graph=y.requires_grad)
+        return result
+
+
+class Join(Op):
+    """A linear map of several values in which every value enters with coefficient one."""
+
+    @abstractmethod
+    def adjoints(self, y: Tensor, shapes: Sequence[Shape]) -> tuple[Tensor, ...]:
+        """The adjoint applied to `y`, one part for each input."""
+
+
+class Activation(Op):
+    """A nonlinearity of one value. The defaults are right for non-decreasing, nonexpansive, elementwise functions."""
+
+    def box(self, lower: Tensor, upper: Tensor) -> tuple[Tensor, Tensor]:
+        """Outer bounds of the output over the box of the input."""
+        return self(lower), self(upper)
+
+    def gaps(self, z: Region) -> tuple[Tensor, ...]:
+        """Distances of each output from being constant over `z`, each `[batch, *output shape]`, pre-activation units.
+
+        An output is constant as soon as one gap is <= 0 (eq. 3, 9); the sparsity loss (eq. 12) is their positive part.
+        """
+        return ()
+
+    def varying(self, z: Region) -> Tensor:
+        """Outputs that may vary over `z`, boolean `[batch, *output shape]`: a superset; NaN varies."""
+        varying = torch.ones_like(self(z.centre), dtype=torch.bool)
+        for gap in self.gaps(z):
+            varying = varying & ~(gap <= 0)
+        return varying
+
+    @abstractmethod
+    def slope(self, z: Region) -> Tensor:
+        """Upper bounds `s`, `[batch, *input shape]`, with `||phi(a) - phi(b)|| <= ||s * (a - b)||` for a, b in `z`."""
+
+    def secant(self, z: Region) -> Tensor:
+        """Upper bounds like `slope`, but for `b = z.centre` alone (METHOD, section 3); never larger than `slope`."""
+        return self.slope(z)
+
+    @abstractmethod
+    def global_slope(self, shape: Shape) -> Tensor:
+        """Upper bound of `slope` over all inputs, broadcastable to the input shape."""
+
+
+@dataclass(frozen=True, eq=False)
+class Node:
+    """One value in the network: an operation applied to earlier values.
+
+    A network is its output node. There is no graph object, no name lookup and no mutation: a rewrite builds new
+    nodes. name: the name in the imported file, for messages only.
+    """
+
+    op: Op
+    inputs: tuple[Node, ...] = ()
+    name: str = ""
+    shape: Shape = field(kw_only=True)
+
+
+def apply(op: Op, *inputs: Node, name: str = "") -> Node:
+    """The node `op(*inputs)`; its shape comes from running the operator once on zeros.
+
+    Raises RuntimeError, ValueError or IndexError from torch where the shapes do not fit; importers name the node.
+    """
+    if isinstance(op, Input):
+        return Node(op, (), name, shape=op.shape)
+    dtype = next((t.dtype for t in op.tensors().values() if t.is_floating_point()), torch.float32)
+    with torch.no_grad():
+        output = op(*(torch.zeros(1, *i.shape, dtype=dtype) for i in inputs))
+    return Node(op, inputs, name, shape=tuple(output.shape[1:]))
+
+
+def topological(output: Node) -> list[Node]:
+    """Every node the output depends on, inputs before users, each once. Iterative: depth is not limited."""
+    order: list[Node] = []
+    state: dict[Node, bool] = {}
+    stack = [output]
+    while stack:
+        node = stack[-1]
+        if node in state:
+            stack.pop()
+            if not state[node]:
+                state[node] = True
+                order.append(node)
+            continue
+        state[node] = False
+        stack.extend(i for i in reversed(node.inputs) if i not in state)
+    return order
+
+
+def evaluate(output: Node, image: Tensor) -> Tensor:
+    """The network's value, `[batch, *output.shape]`. image: `[batch, *input shape]`, on the parameters' device."""
+    values: dict[Node, Tensor] = {}
+    for node in topological(output):
+        values[node] = image if isinstance(node.op, Input) else node.op(*(values[i] for i in node.inputs))
+    return values[output]
+
+
+Rule = Callable[[Node], Node | None]
+"""A rewrite: the node that computes the same value better, or None where it does not apply."""
+
+
+def rewrite(output: Node, rules: Sequence[Rule]) -> Node:
+    """The network with every rule applied wherever it fires, inputs first, until none does at any node."""
+    new: dict[Node, Node] = {}
+    for node in topological(output):
+        inputs = tuple(new[i] for i in node.inputs)
+        current = node if inputs == node.inputs else dataclasses.replace(node, inputs=inputs)
+        while (better := next((b for rule in rules if (b := rule(current)) is not None), None)) is not None:
+            current = better
+        new[node] = current
+    return new[output]
+
+
+@dataclass(frozen=True)
+class Network:
+    """A classifier: its logits node, and what the file or module it came from said about it.
+
+    output: node of shape `(classes,)`. notes: one line each, what the importer did that a user should know.
+    metadata: the `llcert.*` keys (data, eps, mean, std, layout) without their prefix.
+    """
+
+    output: Node
+    input_name: str = "image"
+    output_name: str = "logits"
+    metadata: Mapping[str, str] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
+    source: str = ""
+
+    @property
+    def input(self) -> Node:
+        """The input node; raises UnsupportedModel where the output depends on no image."""
+        found = next((n for n in topological(self.output) if isinstance(n.op, Input)), None)
+        if found is None:
+            raise UnsupportedModel(f"{self.source or 'network'}: the output does not depend on the input")
+        return found
+
+    @property
+    def classes(self) -> int:
+        return self.output.shape[0]
+
+    def operators(self) -> Iterator[Node]:
+        """Every node but the input, in order of execution."""
+        return (n for n in topological(self.output) if not isinstance(n.op, Input))
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The widest floating-point type among the parameters: what the model computes in."""
+        tensors = [t for n in self.operators() for t in n.op.tensors().values() if t.is_floating_point()]
+        return torch.float64 if any(t.dtype == torch.float64 for t in tensors) else torch.float32
+
+    def __call__(self, images: Tensor) -> Tensor:
+        """Logits `[batch, classes]` of images `[batch, *input shape]`, computed in the images' type and place."""
+        return evaluate(place(self.output, images.device, images.dtype), images)
+
+
+def place(output: Node, device: torch.device | str, dtype: torch.dtype) -> Node:
+    """The same network with its parameters on `device` in `dtype`."""
+
+    new: dict[Node, Node] = {}
+    for node in topological(output):
+        inputs = tuple(new[i] for i in node.inputs)
+        new[node] = dataclasses.replace(node, op=node.op.to(device, dtype), inputs=inputs)
+    return new[output]

@@ -1,0 +1,60 @@
+"""Leaky ReLU, parametric ReLU and the absolute value: the identity above zero, another slope below."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from llcert.ir import Activation, Shape
+from llcert.region import Region
+
+
+@dataclass(frozen=True)
+class Leaky(Activation):
+    """`z` where z >= 0, `slope_below * z` elsewhere; -1 gives the absolute value.
+
+    slope_below: broadcastable to the shape of z, dimensionless, any sign.
+    """
+
+    slope_below: Tensor
+
+    def __call__(self, *values: Tensor) -> Tensor:
+        (z,) = values
+        return torch.where(z >= 0, z, self.slope_below * z)
+
+    @property
+    def label(self) -> str:
+        return "Abs" if bool((self.slope_below == -1).all()) else "LeakyReLU"
+
+    def box(self, lower: Tensor, upper: Tensor) -> tuple[Tensor, Tensor]:
+        """Not monotone for a negative slope: the knot at zero counts where the box contains it."""
+        at_lower, at_upper = self(lower), self(upper)
+        least, most = torch.minimum(at_lower, at_upper), torch.maximum(at_lower, at_upper)
+        knot_inside = (lower < 0) & (upper > 0)
+        return torch.where(knot_inside, least.clamp(max=0), least), torch.where(knot_inside, most.clamp(min=0), most)
+
+    def gaps(self, z: Region) -> tuple[Tensor, ...]:
+        """Constant only below zero, and only where the slope there is zero."""
+        return (torch.where(self.slope_below == 0, z.upper, torch.full_like(z.upper, torch.inf)),)
+
+    def slope(self, z: Region) -> Tensor:
+        below, zero = self.slope_below.abs().expand_as(z.centre), torch.zeros_like(z.centre)
+        right = torch.where(z.upper <= 0, zero, 1.0)
+        left = torch.where(z.lower >= 0, zero, below)
+        return torch.maximum(left, right)
+
+    def secant(self, z: Region) -> Tensor:
+        """The slope at the centre, and the chords to the two ends of the box; on each piece chords are monotone."""
+        value, widest = self(z.centre), self.slope(z)
+        at_centre = torch.where(z.centre < 0, self.slope_below.abs(), torch.ones_like(value))
+        at_centre = torch.where(z.centre == 0, widest, at_centre)
+        steepest = at_centre
+        for end in (z.lower, z.upper):
+            chord = (self(end) - value).abs() / (end - z.centre).abs()
+            steepest = torch.maximum(steepest, torch.where(end == z.centre, at_centre, chord))
+        return torch.where(steepest <= widest, steepest, widest)
+
+    def global_slope(self, shape: Shape) -> Tensor:
+        return self.slope_below.abs().clamp(min=1)

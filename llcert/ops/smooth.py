@@ -1,0 +1,53 @@
+"""Sigmoid and tanh: increasing, steepest at zero, flatter the farther away."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from llcert.ir import Activation, Shape
+from llcert.region import Region
+
+
+class _Bell(Activation):
+    """An increasing function whose derivative falls with the distance from zero."""
+
+    steepest = 1.0
+
+    def derivative(self, z: Tensor) -> Tensor:
+        """The derivative, in a form that rounds no worse than the function."""
+        raise TypeError("an S-shaped activation must define its derivative")
+
+    def slope(self, z: Region) -> Tensor:
+        """The derivative at the point of the box nearest to zero."""
+        nearest = torch.minimum(torch.maximum(torch.zeros_like(z.centre), z.lower), z.upper)
+        return self.derivative(nearest)
+
+    def global_slope(self, shape: Shape) -> Tensor:
+        return torch.tensor(self.steepest)
+
+
+@dataclass(frozen=True)
+class Sigmoid(_Bell):
+    """`1 / (1 + exp(-z))`."""
+
+    steepest = 0.25
+
+    def __call__(self, *values: Tensor) -> Tensor:
+        return torch.sigmoid(values[0])
+
+    def derivative(self, z: Tensor) -> Tensor:
+        return torch.sigmoid(z) * torch.sigmoid(-z)
+
+
+@dataclass(frozen=True)
+class Tanh(_Bell):
+    """Hyperbolic tangent."""
+
+    def __call__(self, *values: Tensor) -> Tensor:
+        return torch.tanh(values[0])
+
+    def derivative(self, z: Tensor) -> Tensor:
+        return 4 * torch.sigmoid(2 * z) * torch.sigmoid(-2 * z)

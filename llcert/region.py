@@ -1,0 +1,79 @@
+"""What is known of a value while the image ranges over an L2 ball: a box and a ball around one centre."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Region:
+    """An outer bound of a set of values: `lower <= z <= upper` elementwise and `||z - centre||_2 <= radius`.
+
+    centre, lower, upper: `[batch, *shape]`, in the units of the value. radius: `[batch]`, same units.
+    Every field bounds the true set from outside (in exact arithmetic; rounding is not paid for here).
+    A NaN anywhere means "nothing is known".
+    """
+
+    centre: Tensor
+    lower: Tensor
+    upper: Tensor
+    radius: Tensor
+
+    @property
+    def batch(self) -> int:
+        return self.centre.shape[0]
+
+    @property
+    def reach(self) -> Tensor:
+        """Upper bound on `|z_i - centre_i|` by the box alone, `[batch, *shape]`."""
+        return torch.maximum(self.upper - self.centre, self.centre - self.lower)
+
+    def box_to_ball(self) -> Region:
+        """The same set, its radius cut to the farthest corner of its box (METHOD, section 2)."""
+        corner = torch.linalg.vector_norm(self.reach.flatten(1), dim=1)
+        return replace(self, radius=torch.minimum(self.radius, corner))
+
+    def ball_to_box(self) -> Region:
+        """The same set, its box cut to the box around its ball."""
+        radius = spread(self.radius, self.centre)
+        return replace(
+            self,
+            lower=torch.maximum(self.lower, self.centre - radius),
+            upper=torch.minimum(self.upper, self.centre + radius),
+        )
+
+    def select(self, images: Tensor) -> Region:
+        """The regions of some images of the batch; `images` is a mask or an index, `[batch]`."""
+        return Region(self.centre[images], self.lower[images], self.upper[images], self.radius[images])
+
+    def contains(self, values: Tensor, *, slack: float) -> Tensor:
+        """Whether each value lies in box and ball up to a relative rounding slack, `[batch]`; NaN does not.
+
+        values: `[batch, *shape]`. slack: dimensionless, times the size of the centre plus one.
+        """
+        allowance = slack * (1 + self.centre.abs())
+        in_box = ((values >= self.lower - allowance) & (values <= self.upper + allowance)).flatten(1).all(1)
+        distance = torch.linalg.vector_norm((values - self.centre).flatten(1), dim=1)
+        return in_box & (distance <= self.radius + torch.linalg.vector_norm(allowance.flatten(1), dim=1))
+
+
+def spread(per_image: Tensor, like: Tensor) -> Tensor:
+    """`[batch]` reshaped to `[batch, 1, ...]` so that it broadcasts against `like`."""
+    return per_image.reshape(-1, *[1] * (like.ndim - 1))
+
+
+def ball(images: Tensor, eps: float | Tensor, *, clip: bool = False) -> Region:
+    """Outer bound of the L2 ball of radius `eps` around each image: the input of every certificate.
+
+    images: `[batch, *shape]`, pixel units. eps: radius in pixel units, a number or `[batch]`.
+    clip: intersect the box with the valid pixel range [0, 1] (the ball keeps its centre).
+    """
+    radius = torch.as_tensor(eps, dtype=images.dtype, device=images.device).expand(images.shape[0])
+    lower, upper = images - spread(radius, images), images + spread(radius, images)
+    if clip:
+        lower, upper = torch.maximum(lower, lower.new_zeros(())), torch.minimum(upper, upper.new_ones(()))
+        lower, upper = torch.minimum(lower, images), torch.maximum(upper, images)
+    return Region(images, lower, upper, radius)
