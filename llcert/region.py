@@ -50,14 +50,18 @@ class Region:
         return Region(self.centre[images], self.lower[images], self.upper[images], self.radius[images])
 
     def contains(self, values: Tensor, *, slack: float) -> Tensor:
-        """Whether each value lies in box and ball up to a relative rounding slack, `[batch]`; NaN does not.
+        """Whether each value lies in box and ball up to a relative rounding slack, `[batch]`.
+
+        Where the region is NaN nothing is claimed and everything is inside; elsewhere a NaN value is outside.
 
         values: `[batch, *shape]`. slack: dimensionless, times the size of the centre plus one.
         """
         allowance = slack * (1 + self.centre.abs())
-        in_box = ((values >= self.lower - allowance) & (values <= self.upper + allowance)).flatten(1).all(1)
+        above = (values >= self.lower - allowance) | self.lower.isnan()
+        below = (values <= self.upper + allowance) | self.upper.isnan()
         distance = torch.linalg.vector_norm((values - self.centre).flatten(1), dim=1)
-        return in_box & (distance <= self.radius + torch.linalg.vector_norm(allowance.flatten(1), dim=1))
+        reached = self.radius + torch.linalg.vector_norm(allowance.flatten(1), dim=1)
+        return (above & below).flatten(1).all(1) & ((distance <= reached) | reached.isnan())
 
 
 def spread(per_image: Tensor, like: Tensor) -> Tensor:

@@ -1,1 +1,19 @@
+"""Bounds on what a network does in a ball: regions, Lipschitz constants, margins."""
 
+from llcert.bounds.forward import Hidden, Rows, Start, Trace, propagate
+from llcert.bounds.lipschitz import GlobalBound, global_bound
+from llcert.bounds.margin import LastLayer, gloro_margins, lmt_margins, worst_margins
+
+__all__ = [
+    "GlobalBound",
+    "Hidden",
+    "LastLayer",
+    "Rows",
+    "Start",
+    "Trace",
+    "global_bound",
+    "gloro_margins",
+    "lmt_margins",
+    "propagate",
+    "worst_margins",
+]

@@ -1,0 +1,194 @@
+"""Regions through a program: boxes, balls and masks, block by block (METHOD, sections 2 and 3)."""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from llcert.bounds.lipschitz import GlobalBound, combine
+from llcert.ir import LinearOp, Node
+from llcert.program import Block, Program, Term
+from llcert.region import Region, spread
+from llcert.spectral import Masked, Norm, PowerIteration, Side, random_start
+
+
+class Start(enum.Enum):
+    """Where a power iteration starts (paper, section 4; Table 1)."""
+
+    RANDOM = "random"
+    SAVED = "saved"  # vectors handed in, one for each image; random where there are none
+    UNMASKED = "unmasked"  # the singular vector of the unmasked map
+
+
+class Rows(enum.Enum):
+    """How rows are weighted in a local norm."""
+
+    MASK = "mask"  # 0/1 and activation slopes: a Lipschitz bound between any two points of the ball (eq. 6)
+    SECANT = "secant"  # chords from the centre: a bound on deviation from the image alone; never larger
+
+
+@dataclass(frozen=True)
+class Hidden:
+    """What is known of a block's output: its region, and which entries may vary (`[batch, *shape]`, boolean)."""
+
+    region: Region
+    varying: Tensor
+
+
+@dataclass(frozen=True)
+class Trace:
+    """Everything a forward pass found. An ESTIMATE wherever its norms are.
+
+    before: the region of each block's value before its activation (radius: not computed, infinite).
+    hidden: of each block's output, keyed by its node, and of the input. norms: of each term, `[batch]` each.
+    lipschitz: local Lipschitz constant of the logits, `[batch]` (eq. 6; only with Rows.MASK, else None).
+    side: the weakest side among the norms used.
+    """
+
+    before: dict[Node, Region] = field(default_factory=dict)
+    hidden: dict[Node, Hidden] = field(default_factory=dict)
+    norms: dict[Term, Norm] = field(default_factory=dict)
+    lipschitz: Tensor | None = None
+    side: Side = Side.ESTIMATE
+
+
+def propagate(
+    program: Program,
+    region: Region,
+    unmasked: GlobalBound,
+    *,
+    rows: Rows = Rows.MASK,
+    solver: PowerIteration | None = None,
+    start: Start = Start.UNMASKED,
+    saved: Mapping[Term, Tensor] | None = None,
+    seed: int = 0,
+) -> Trace:
+    """Outer bounds of every value over `region`, with local norms that are never above the unmasked ones.
+
+    region: of the image, `[batch, *input shape]`. unmasked: the global bound of the same program: local norms that
+    do not converge fall back on it. saved: start vectors `[batch, *columns]` of earlier calls, for Start.SAVED.
+    The result is an ESTIMATE: its norms come from power iteration, and rounding is not paid for.
+    """
+    solver = solver or PowerIteration()
+    everything = torch.ones_like(region.centre, dtype=torch.bool)
+    trace = Trace(hidden={program.input: Hidden(region, everything)})
+    growth = {program.input: torch.ones_like(region.radius)}
+    for number, block in enumerate(program.blocks):
+        sources = {s: trace.hidden[s] for s in block.sources}
+        z = box(block, sources)
+        weights = row_weights(block, z, rows)
+        for term in block.terms:
+            columns = sources[term.source].varying.to(z.centre.dtype)
+            given = starting_vector(term, unmasked, columns, start, saved, seed + number)
+            trace.norms[term] = _local_norm(Masked(term, weights, columns), unmasked, solver, given)
+        sizes = [trace.norms[t].value for t in block.terms]
+        radius = combine(block, sizes, [sources[t.source].region.radius for t in block.terms])
+        growth[block.node] = combine(block, sizes, [growth[t.source] for t in block.terms])
+        trace.before[block.node] = z
+        trace.hidden[block.node] = _activate(block, z, radius)
+    lipschitz = growth[program.output] if rows is Rows.MASK else None
+    return Trace(trace.before, trace.hidden, trace.norms, lipschitz, Side.ESTIMATE)
+
+
+def box(block: Block, sources: Mapping[Node, Hidden]) -> Region:
+    """Outer bounds of a block's value before its activation; the radius is left infinite.
+
+    Box rule by centre and half-width; where an operator is the first to add things up, its row norms times the ball
+    of its source cut the box (ball to box).
+    """
+    known = {s: _Known(h.region, (h.region.radius, h.varying.to(h.region.centre.dtype))) for s, h in sources.items()}
+    for node in block.body:
+        known[node] = _through(node, [known[i] for i in node.inputs])
+    return known[block.pre].region
+
+
+@dataclass(frozen=True)
+class _Known:
+    """A region on its way through a block; ball: (radius `[batch]`, factors) with `z - c = factors * (moved delta)`."""
+
+    region: Region
+    ball: tuple[Tensor, Tensor] | None = None
+
+
+def _through(node: Node, inputs: list[_Known]) -> _Known:
+    centre = node.op(*(i.region.centre for i in inputs))
+    unknown = torch.full_like(inputs[0].region.radius, torch.inf)
+    if not isinstance(node.op, LinearOp):
+        lower, upper = (
+            node.op(*parts) for parts in ([i.region.lower for i in inputs], [i.region.upper for i in inputs])
+        )
+        return _Known(Region(centre, lower, upper, unknown))
+    (source,) = inputs
+    magnitude = node.op.transformed(torch.abs)
+    middle, half = _middle(source.region)
+    middle, half = node.op(middle), magnitude.linear(half)
+    lower, upper = middle - half, middle + half
+    if source.ball is None:
+        return _Known(Region(centre, lower, upper, unknown))
+    radius, factors = source.ball
+    if node.op.moves:
+        return _Known(Region(centre, lower, upper, unknown), (radius, magnitude.linear(factors)))
+    reach = node.op.transformed(torch.square).linear(factors.square()).sqrt() * spread(radius, centre)
+    return _Known(Region(centre, torch.maximum(lower, centre - reach), torch.minimum(upper, centre + reach), unknown))
+
+
+def _middle(region: Region) -> tuple[Tensor, Tensor]:
+    """Middle and half-width of a box; NaN, which certifies nothing, where it is unbounded."""
+    return (region.lower + region.upper) / 2, (region.upper - region.lower) / 2
+
+
+def row_weights(block: Block, z: Region, rows: Rows) -> Tensor:
+    """The factor of each row of a block's map, `[batch, *pre shape]`: mask and slope, or centre secant."""
+    if block.activation is None:
+        return torch.ones_like(z.centre)
+    return block.activation.slope(z) if rows is Rows.MASK else block.activation.secant(z)
+
+
+def starting_vector(
+    term: Term,
+    unmasked: GlobalBound,
+    columns: Tensor,
+    start: Start,
+    saved: Mapping[Term, Tensor] | None,
+    seed: int,
+) -> Tensor:
+    """`[batch, *columns]`: where the power iteration of a term begins.
+
+    The unmasked vector gets a little noise, so that it is never orthogonal to what the masks leave.
+    """
+    if start is Start.SAVED and saved is not None and term in saved:
+        return saved[term].to(columns.device, columns.dtype)
+    noise = random_start(tuple(columns.shape), columns, seed)
+    if start is not Start.UNMASKED:
+        return noise
+    return unmasked.vectors[term] + noise * (0.1 / max(columns[0].numel(), 1) ** 0.5)
+
+
+def _local_norm(masked: Masked, unmasked: GlobalBound, solver: PowerIteration, start: Tensor) -> Norm:
+    """The local norm, cut at the unmasked one (Theorem 1), which also answers where the solver did not converge."""
+    term = masked.map
+    assert isinstance(term, Term)
+    ceiling = unmasked.norms[term].expand(masked.batch)
+    if term.moves:
+        value = (masked.rows * term.magnitude(masked.columns)).flatten(1).amax(1)
+        norm = Norm(value, Side.UPPER, start, torch.zeros_like(value, dtype=torch.int64), torch.isfinite(value))
+    else:
+        norm = solver(masked, start)
+    trusted = norm.converged & (norm.value <= ceiling)
+    return Norm(torch.where(trusted, norm.value, ceiling), norm.side, norm.vector, norm.iterations, norm.converged)
+
+
+def _activate(block: Block, z: Region, radius: Tensor) -> Hidden:
+    phi = block.activation
+    if phi is None:
+        return Hidden(
+            Region(z.centre, z.lower, z.upper, radius).ball_to_box().box_to_ball(),
+            torch.ones_like(z.centre, dtype=torch.bool),
+        )
+    lower, upper = phi.box(z.lower, z.upper)
+    region = Region(phi(z.centre), lower, upper, radius).ball_to_box().box_to_ball()
+    return Hidden(region, phi.varying(z))

@@ -1,0 +1,99 @@
+"""Lower bounds on the margins of the true class, over what is known of the last hidden values."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from llcert.bounds.forward import Hidden
+from llcert.ir import Node
+from llcert.program import Program, Term
+from llcert.region import spread
+
+
+@dataclass(frozen=True)
+class LastLayer:
+    """The rows of the last linear map, one set for each of its sources: `[classes, *source shape]`."""
+
+    rows: dict[Term, Tensor]
+
+    @staticmethod
+    def of(program: Program) -> LastLayer:
+        """Read off the program by its adjoint; a network that ends in an activation has the identity as last map."""
+        block = program.blocks[-1]
+        unit = torch.eye(program.classes, dtype=program.dtype, device=program.device)
+        if block.activation is not None:
+            return LastLayer({Term(block.node, (), block.node): unit})
+        return LastLayer({term: term.adjoint(unit) for term in block.terms})
+
+    def differences(self, term: Term, labels: Tensor) -> Tensor:
+        """`w_j - w_y` for every class j, `[batch, classes, source size]`; zero for j = y."""
+        rows = self.rows[term].flatten(1)
+        return rows - rows[labels][:, None]
+
+
+def worst_margins(logits: Tensor, labels: Tensor, last: LastLayer, hidden: Mapping[Node, Hidden]) -> Tensor:
+    """Lower bounds on `z_y - z_j` over box and ball of the last hidden values, `[batch, classes]`; infinite for j = y.
+
+    logits: `[batch, classes]` at the centre. labels: `[batch]`. hidden: regions of the last map's sources. Sound as
+    far as the regions are: the largest increase of each difference is bounded from above for any multiplier.
+    """
+    margins = logits.gather(1, labels[:, None]) - logits
+    for term in last.rows:
+        margins = margins - largest_increase(last.differences(term, labels), hidden[term.source])
+    own = torch.nn.functional.one_hot(labels, logits.shape[1]).bool()
+    return torch.where(own, torch.inf, margins)
+
+
+def largest_increase(directions: Tensor, hidden: Hidden, iterations: int = 30) -> Tensor:
+    """Upper bounds on `max d . delta` over `||delta|| <= r`, `l - c <= delta <= u - c`, `[batch, directions]`.
+
+    directions: d, `[batch, directions, size]`. By duality every `lam >= 0` gives the bound `lam r^2 / 2 + sum max
+    (d delta - lam delta^2 / 2)` (METHOD, section 5); lam falls to its optimum by a fixed-point iteration from
+    `||d|| / r`, where the box is ignored.
+    """
+    region = hidden.region
+    moves = hidden.varying.flatten(1)
+    down = torch.where(moves, (region.lower - region.centre).flatten(1), 0.0).clamp(max=0)[:, None]
+    up = torch.where(moves, (region.upper - region.centre).flatten(1), 0.0).clamp(min=0)[:, None]
+    d = torch.where(moves[:, None], directions, 0.0)
+    radius = region.radius[:, None]
+    box_only = (torch.maximum(d, torch.zeros_like(d)) * up + torch.minimum(d, torch.zeros_like(d)) * down).sum(-1)
+    ball_only = torch.linalg.vector_norm(d, dim=-1) * radius
+    lam = torch.linalg.vector_norm(d, dim=-1) / radius
+    best = torch.minimum(box_only, ball_only)
+    for _ in range(iterations):
+        delta = torch.maximum(torch.minimum(d / lam[..., None], up), down)
+        value = lam * radius.square() / 2 + (d * delta - lam[..., None] * delta.square() / 2).sum(-1)
+        best = torch.where(value < best, value, best)
+        free = (delta < up) & (delta > down)
+        left = radius.square() - torch.where(free, torch.zeros_like(delta), delta).square().sum(-1)
+        following = torch.linalg.vector_norm(torch.where(free, d, torch.zeros_like(d)), dim=-1) / left.sqrt()
+        if not bool((following < lam * (1 - 1e-6)).any()):
+            break
+        lam = torch.where(following < lam, following, lam)
+    return best
+
+
+def gloro_margins(logits: Tensor, labels: Tensor, last: LastLayer, hidden: Mapping[Node, Hidden]) -> Tensor:
+    """Lower bounds on `z_y - z_j` from the ball alone, `r ||(w_j - w_y) I_V||` (GloRo), `[batch, classes]`."""
+    margins = logits.gather(1, labels[:, None]) - logits
+    for term in last.rows:
+        known = hidden[term.source]
+        d = last.differences(term, labels) * known.varying.flatten(1)[:, None]
+        margins = margins - torch.linalg.vector_norm(d, dim=-1) * known.region.radius[:, None]
+    own = torch.nn.functional.one_hot(labels, logits.shape[1]).bool()
+    return torch.where(own, torch.inf, margins)
+
+
+def lmt_margins(logits: Tensor, labels: Tensor, radius: Tensor) -> Tensor:
+    """Lower bounds on `z_y - z_j` from a ball of `radius` around all logits: `sqrt(2) r` (Tsuzuku et al. 2018).
+
+    radius: `[batch]`, Lipschitz constant of the logits times eps.
+    """
+    margins = logits.gather(1, labels[:, None]) - logits - 2**0.5 * spread(radius, logits)
+    own = torch.nn.functional.one_hot(labels, logits.shape[1]).bool()
+    return torch.where(own, torch.inf, margins)

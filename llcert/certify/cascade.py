@@ -1,0 +1,155 @@
+"""The cascade: every stage sees only the images that the earlier ones left open (METHOD, section 6)."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from llcert.certify.verdict import Finding, LayerMeasure, Stage, Verdict
+from llcert.errors import NumericalError
+from llcert.program import Program
+
+
+@dataclass(frozen=True)
+class StageCount:
+    """What one stage did with one batch. seconds: wall clock."""
+
+    name: str
+    seen: int
+    decided: int
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Sample:
+    """What is known of one image; None for what was not computed.
+
+    stage: the name of the stage that decided; None if none did. margin: best lower bound on the worst-case margin.
+    local_lipschitz: eq. 6. radius_growth: radius of the last hidden values over eps. seconds: its share of the batch.
+    """
+
+    index: int
+    label: int
+    prediction: int
+    verdict: Verdict
+    stage: str | None
+    margin: float | None
+    local_lipschitz: float | None
+    radius_growth: float | None
+    seconds: float
+
+
+@dataclass(frozen=True)
+class BatchResult:
+    """All that a cascade found out about a batch. layers: of the local stage's images, empty if none reached it."""
+
+    samples: tuple[Sample, ...]
+    stages: tuple[StageCount, ...]
+    layers: tuple[LayerMeasure, ...]
+
+
+class Contradiction(NumericalError):
+    """An image that is both certified and broken. Carries what reproduces it."""
+
+    def __init__(self, index: int, label: int, image: Tensor, witness: Tensor) -> None:
+        super().__init__(f"image {index} is certified and broken at once: a bug in llcert, not a verdict")
+        self.index, self.label, self.image, self.witness = index, label, image, witness
+
+
+def cascade(
+    program: Program,
+    stages: Sequence[Stage],
+    images: Tensor,
+    labels: Tensor,
+    indices: Tensor,
+    *,
+    measure_all: bool = False,
+) -> BatchResult:
+    """What the stages decide about one batch. The first stage is the clean prediction.
+
+    images: `[batch, *input shape]`; labels, indices: `[batch]`. measure_all: decided images stay visible to the
+    later stages, for their measures alone; their verdict stands. Raises Contradiction where two stages disagree.
+    """
+    begun = time.perf_counter()
+    ledger = _Ledger.empty(len(images))
+    counts: list[StageCount] = []
+    layers: tuple[LayerMeasure, ...] = ()
+    visible = torch.arange(len(images), device=images.device)
+    for stage in stages:
+        started = time.perf_counter()
+        decided = 0
+        if len(visible):
+            finding = stage(images[visible], labels[visible], indices[visible])
+            ledger.enter(stage, visible, finding, images, labels, indices)
+            layers = layers or finding.layers
+            decided = int(finding.decided.sum())
+            seen, visible = len(visible), visible if measure_all else visible[~finding.decided]
+        else:
+            seen = 0
+        counts.append(StageCount(stage.name, seen, decided, time.perf_counter() - started))
+    prediction = program.logits(images).argmax(1)
+    share = (time.perf_counter() - begun) / len(images)
+    return BatchResult(ledger.samples(indices, labels, prediction, share), tuple(counts), layers)
+
+
+@dataclass(frozen=True)
+class _Ledger:
+    """The columns of a batch while its cascade runs."""
+
+    verdicts: list[Verdict]
+    deciders: list[str | None]
+    margin: Tensor
+    lipschitz: Tensor
+    growth: Tensor
+
+    @staticmethod
+    def empty(batch: int) -> _Ledger:
+        unknown = torch.full((3, batch), torch.nan, dtype=torch.float64)
+        return _Ledger([Verdict.UNDECIDED] * batch, [None] * batch, *unknown)
+
+    def enter(
+        self, stage: Stage, visible: Tensor, finding: Finding, images: Tensor, labels: Tensor, indices: Tensor
+    ) -> None:
+        """Writes a stage's finding; the first verdict stands, one of the other kind raises Contradiction."""
+        for position in torch.nonzero(finding.decided)[:, 0].tolist():
+            image = int(visible[position])
+            before = self.verdicts[image]
+            if before is Verdict.UNDECIDED:
+                self.verdicts[image], self.deciders[image] = stage.verdict, stage.name
+            elif (before is Verdict.CERTIFIED) != (stage.verdict is Verdict.CERTIFIED):
+                witness = images[image] if finding.witness is None else finding.witness[position]
+                raise Contradiction(int(indices[image]), int(labels[image]), images[image], witness)
+        where = visible.cpu()
+        if finding.margin is not None:
+            self.margin[where] = torch.fmax(self.margin[where], finding.margin.double().cpu())
+        if finding.lipschitz is not None:
+            self.lipschitz[where] = finding.lipschitz.double().cpu()
+        if finding.growth is not None:
+            self.growth[where] = finding.growth.double().cpu()
+
+    def samples(self, indices: Tensor, labels: Tensor, prediction: Tensor, seconds: float) -> tuple[Sample, ...]:
+        """One record an image, in order."""
+        return tuple(
+            Sample(
+                index=int(indices[i]),
+                label=int(labels[i]),
+                prediction=int(prediction[i]),
+                verdict=self.verdicts[i],
+                stage=self.deciders[i],
+                margin=_number(float(self.margin[i])),
+                local_lipschitz=_number(float(self.lipschitz[i])),
+                radius_growth=_number(float(self.growth[i])),
+                seconds=seconds,
+            )
+            for i in range(len(indices))
+        )
+
+
+def _number(value: float) -> float | None:
+    """A finite number, else None: NaN and infinity never leave the program."""
+    return value if math.isfinite(value) else None

@@ -1,0 +1,113 @@
+"""A certification ready to run: a program, its global bound, and the stages a user asked for."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from llcert.bounds import GlobalBound, Start, global_bound
+from llcert.certify.attack import PGD
+from llcert.certify.cascade import BatchResult, cascade
+from llcert.certify.self_check import SelfCheck
+from llcert.certify.stages import Attack, Clean, Global, Local
+from llcert.certify.verdict import Assurance, Stage
+from llcert.errors import InvalidInput
+from llcert.ir import Network
+from llcert.program import Program, lower
+from llcert.spectral import PowerIteration
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What is asked of a certification.
+
+    eps: L2 radius in pixel units, finite and >= 0. stages: names in order, clean always runs first. clip_input:
+    intersect the ball's box with the pixel range [0, 1]. seed: of attacks and starting vectors.
+    """
+
+    eps: float
+    stages: tuple[str, ...] = ("global", "attack", "local")
+    assurance: Assurance = Assurance.ESTIMATE
+    clip_input: bool = False
+    seed: int = 0
+    pgd: PGD = field(default_factory=PGD)
+    solver: PowerIteration = field(default_factory=PowerIteration)
+    start: Start = Start.UNMASKED
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.eps < float("inf"):
+            raise InvalidInput(f"eps must be a finite number >= 0 in pixel units, not {self.eps}")
+        if self.assurance is not Assurance.ESTIMATE:
+            raise InvalidInput(f"assurance '{self.assurance.value}' is not available yet; use 'estimate'")
+        unknown = [s for s in self.stages if s not in STAGES]
+        if unknown or not self.stages or len(set(self.stages)) < len(self.stages):
+            raise InvalidInput(f"stages must be a list of {', '.join(STAGES)} without repeats, not {self.stages}")
+
+
+@dataclass(frozen=True)
+class Certifier:
+    """Certifies batches of images for one network and one set of settings."""
+
+    program: Program
+    settings: Settings
+    bound: GlobalBound
+    stages: tuple[Stage, ...]
+    local: Local
+
+    @staticmethod
+    def of(
+        network: Network,
+        settings: Settings,
+        device: torch.device | str = "cpu",
+        dtype: torch.dtype = torch.float32,
+    ) -> Certifier:
+        """Lowers the network and computes its global bound. Raises InvalidInput for fewer than two classes."""
+        if network.classes < 2:
+            raise InvalidInput(f"{network.source or 'the network'} has {network.classes} output; a class needs a rival")
+        program = lower(network, device, dtype)
+        with torch.no_grad():
+            bound = global_bound(program, seed=settings.seed)
+        local = Local(
+            program,
+            settings.eps,
+            bound,
+            solver=settings.solver,
+            start=settings.start,
+            clip_input=settings.clip_input,
+            seed=settings.seed,
+        )
+        return Certifier(program, settings, bound, _stages(program, settings, bound, local), local)
+
+    def __call__(self, images: Tensor, labels: Tensor, indices: Tensor, *, self_check: bool = False) -> BatchResult:
+        """The verdicts on one batch, and if asked the self-check on it.
+
+        images: `[batch, *input shape]`, pixel units; labels, indices: `[batch]`, int64.
+        Raises Contradiction or NumericalError where a bound is seen to be wrong.
+        """
+        images = images.to(self.program.device, self.program.dtype)
+        labels, indices = labels.to(images.device), indices.to(images.device)
+        if not bool(((labels >= 0) & (labels < self.program.classes)).all()):
+            raise InvalidInput(
+                f"labels run from {int(labels.min())} to {int(labels.max())}, "
+                f"but the network has {self.program.classes} classes (0 to {self.program.classes - 1})"
+            )
+        with torch.no_grad():
+            alone = self.settings.stages == ("local",)
+            result = cascade(self.program, self.stages, images, labels, indices, measure_all=alone)
+            if self_check:
+                SelfCheck()(self.local, images, labels, indices, result)
+        return result
+
+
+def _stages(program: Program, settings: Settings, bound: GlobalBound, local: Local) -> tuple[Stage, ...]:
+    return (Clean(program), *(STAGES[name](program, settings, bound, local) for name in settings.stages))
+
+
+STAGES: dict[str, Callable[[Program, Settings, GlobalBound, Local], Stage]] = {
+    "global": lambda program, settings, bound, local: Global(program, settings.eps, bound),
+    "attack": lambda program, settings, bound, local: Attack(program, settings.eps, settings.pgd, settings.seed),
+    "local": lambda program, settings, bound, local: local,
+}

@@ -1,0 +1,147 @@
+"""The stages of a certification: clean prediction, global bound, attack, local bound."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from functools import cached_property
+
+import torch
+from torch import Tensor
+
+from llcert.bounds import GlobalBound, LastLayer, Rows, Start, Trace, propagate, worst_margins
+from llcert.certify.attack import PGD
+from llcert.certify.verdict import Finding, LayerMeasure, Verdict, leads
+from llcert.program import Program
+from llcert.region import ball
+from llcert.spectral import PowerIteration
+
+
+@dataclass(frozen=True)
+class Clean:
+    """Decides the images whose label is not strictly first: misclassified."""
+
+    program: Program
+    name: str = "clean"
+    verdict: Verdict = Verdict.MISCLASSIFIED
+
+    def __call__(self, images: Tensor, labels: Tensor, indices: Tensor) -> Finding:
+        return Finding(~leads(self.program.logits(images), labels))
+
+
+@dataclass(frozen=True)
+class Global:
+    """Certifies by the global Lipschitz bound: `z_y - z_j > ||w_j - w_y|| L eps` for every other class (GloRo)."""
+
+    program: Program
+    eps: float
+    bound: GlobalBound
+    name: str = "global"
+    verdict: Verdict = Verdict.CERTIFIED
+
+    @cached_property
+    def increases(self) -> Tensor:
+        """Upper bounds on how much `z_j - z_y` can grow, `[label, classes]`."""
+        total = torch.zeros(self.program.classes, self.program.classes, dtype=self.program.dtype)
+        total = total.to(self.program.device)
+        for term, rows in LastLayer.of(self.program).rows.items():
+            flat = rows.flatten(1)
+            total = total + torch.cdist(flat, flat, compute_mode="donot_use_mm_for_euclid_dist") * (
+                self.bound.growth[term.source] * self.eps
+            )
+        return total
+
+    def __call__(self, images: Tensor, labels: Tensor, indices: Tensor) -> Finding:
+        logits = self.program.logits(images)
+        margins = logits.gather(1, labels[:, None]) - logits - self.increases[labels]
+        own = torch.nn.functional.one_hot(labels, logits.shape[1]).bool()
+        margin = torch.where(own, torch.inf, margins).amin(1)
+        return Finding(positive(margin), margin)
+
+
+@dataclass(frozen=True)
+class Attack:
+    """Decides the images that projected gradient descent breaks."""
+
+    program: Program
+    eps: float
+    pgd: PGD = field(default_factory=PGD)
+    seed: int = 0
+    name: str = "attack"
+    verdict: Verdict = Verdict.ATTACKED
+
+    def __call__(self, images: Tensor, labels: Tensor, indices: Tensor) -> Finding:
+        broken, points = self.pgd(self.program, images, labels, self.eps, self.seed + int(indices[0]))
+        return Finding(broken, witness=points)
+
+
+@dataclass(frozen=True)
+class Local:
+    """Certifies by the local Lipschitz bound: 0/1 masks first (eq. 6), centre secants for what stays open."""
+
+    program: Program
+    eps: float
+    bound: GlobalBound
+    solver: PowerIteration = field(default_factory=PowerIteration)
+    start: Start = Start.UNMASKED
+    clip_input: bool = False
+    seed: int = 0
+    name: str = "local"
+    verdict: Verdict = Verdict.CERTIFIED
+
+    @cached_property
+    def last(self) -> LastLayer:
+        return LastLayer.of(self.program)
+
+    def trace(self, images: Tensor, rows: Rows, *, seed: int, before: Trace | None = None) -> Trace:
+        """The forward pass over the eps-balls of some images; `before` lends its singular vectors as starts."""
+        saved = {t: n.vector for t, n in before.norms.items()} if before else None
+        region = ball(images, self.eps, clip=self.clip_input)
+        start = Start.SAVED if before else self.start
+        return propagate(
+            self.program, region, self.bound, rows=rows, solver=self.solver, start=start, saved=saved, seed=seed
+        )
+
+    def __call__(self, images: Tensor, labels: Tensor, indices: Tensor) -> Finding:
+        seed = self.seed + int(indices[0])
+        logits = self.program.logits(images)
+        masked = self.trace(images, Rows.MASK, seed=seed)
+        margin, growth = self._margin(logits, labels, masked), self._growth(masked)
+        still = torch.nonzero(~positive(margin))[:, 0]
+        if len(still):
+            sharper = self.trace(images[still], Rows.SECANT, seed=seed, before=_select(masked, still))
+            better = self._margin(logits[still], labels[still], sharper)
+            margin[still] = torch.fmax(margin[still], better)
+            growth[still] = torch.fmin(growth[still], self._growth(sharper))
+        return Finding(positive(margin), margin, masked.lipschitz, growth, _layers(self.program, masked))
+
+    def _margin(self, logits: Tensor, labels: Tensor, trace: Trace) -> Tensor:
+        return worst_margins(logits, labels, self.last, trace.hidden).amin(1)
+
+    def _growth(self, trace: Trace) -> Tensor:
+        """Radius of the values the last linear map starts from, over eps, `[images]`; NaN for eps = 0."""
+        radii = torch.stack([trace.hidden[t.source].region.radius for t in self.last.rows])
+        return torch.linalg.vector_norm(radii, dim=0) / self.eps if self.eps > 0 else radii[0] * torch.nan
+
+
+def positive(margin: Tensor) -> Tensor:
+    """Whether a margin's lower bound proves the claim: finite and strictly positive; NaN and infinity do not."""
+    return (margin > 0) & torch.isfinite(margin)
+
+
+def _select(trace: Trace, images: Tensor) -> Trace:
+    """The singular vectors of some images, as a trace to start from."""
+    norms = {
+        t: type(n)(n.value[images], n.side, n.vector[images], n.iterations[images], n.converged[images])
+        for t, n in trace.norms.items()
+    }
+    return Trace(norms=norms)
+
+
+def _layers(program: Program, trace: Trace) -> tuple[LayerMeasure, ...]:
+    measures = []
+    for block in program.blocks:
+        varying = trace.hidden[block.node].varying.flatten(1).float().mean(1)
+        for term in block.terms:
+            norm = trace.norms[term]
+            measures.append(LayerMeasure(norm.value, norm.iterations, varying))
+    return tuple(measures)

@@ -1,0 +1,77 @@
+"""What is decided about an image, and what a stage says about the images it was shown."""
+
+from __future__ import annotations
+
+import enum
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+
+class Verdict(enum.Enum):
+    """The answer for one image."""
+
+    UNDECIDED = "undecided"
+    MISCLASSIFIED = "misclassified"
+    ATTACKED = "attacked"
+    CERTIFIED = "certified"
+
+
+class Assurance(enum.Enum):
+    """What backs a certificate, weakest first; never mixed in one report."""
+
+    ESTIMATE = "estimate"  # norms by power iteration: the paper's practice, not a proof
+    PROBABILISTIC = "probabilistic"  # every norm bound holds with a stated probability
+    DETERMINISTIC = "deterministic"  # every number is a bound, rounding included
+
+
+@dataclass(frozen=True)
+class LayerMeasure:
+    """One term of one block over the images of a local stage.
+
+    norm: `[images]`. iterations: `[images]`. varying: share of the block's outputs that may vary, `[images]`.
+    """
+
+    norm: Tensor
+    iterations: Tensor
+    varying: Tensor
+
+
+@dataclass(frozen=True)
+class Finding:
+    """What a stage found out about its images. decided: boolean `[images]`, NaN never decides.
+
+    margin: lower bounds on the worst-case margin, `[images]`. lipschitz: local Lipschitz constants (eq. 6).
+    growth: radius of the last hidden values over eps. layers: one measure a term. witness: for an attack, the points
+    found, `[images, *shape]`. What a stage does not compute is None.
+    """
+
+    decided: Tensor
+    margin: Tensor | None = None
+    lipschitz: Tensor | None = None
+    growth: Tensor | None = None
+    layers: tuple[LayerMeasure, ...] = ()
+    witness: Tensor | None = None
+
+
+class Stage(Protocol):
+    """Decides what it can about some images. Must leave undecided rather than guess, also for NaN."""
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def verdict(self) -> Verdict:
+        """What it says about the images it decides."""
+        ...
+
+    def __call__(self, images: Tensor, labels: Tensor, indices: Tensor) -> Finding: ...
+
+
+def leads(logits: Tensor, labels: Tensor) -> Tensor:
+    """Whether the label's logit is strictly the largest, `[batch]`; a tie or NaN is not."""
+    own = logits.gather(1, labels[:, None])
+    others = torch.nn.functional.one_hot(labels, logits.shape[1]).bool()
+    return ((own > logits) | others).all(1) & torch.isfinite(own[:, 0])

@@ -1,0 +1,213 @@
+"""Lowering: a network becomes blocks, each a linear map of earlier values and at most one activation."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import torch
+from torch import Tensor
+
+from llcert.ir import Activation, Input, Join, LinearOp, Network, Node, Shape, place, topological
+from llcert.ops.join import Concat
+
+__all__ = ["Block", "Program", "Term", "lower"]
+
+
+@dataclass(frozen=True)
+class Term:
+    """The linear part of a block as seen from one of its sources: `A_s` in `z = sum over s of A_s h_s + b`.
+
+    source: the value it starts from. nodes: the linear nodes between source and output that depend on the source,
+    in order; empty if the block passes its source on. output: the node it ends at.
+    """
+
+    source: Node
+    nodes: tuple[Node, ...]
+    output: Node
+
+    @property
+    def columns(self) -> Shape:
+        return self.source.shape
+
+    @property
+    def moves(self) -> bool:
+        """Whether the matrix has at most one entry a row and a column."""
+        return all(isinstance(n.op, LinearOp) and n.op.moves for n in self.nodes)
+
+    def apply(self, x: Tensor) -> Tensor:
+        """`A_s x`, `[batch, *output shape]`; x: `[batch, *source shape]`."""
+        return self._forward(x, absolute=False)
+
+    def magnitude(self, x: Tensor) -> Tensor:
+        """`|A_k| ... |A_1| x`, entrywise at least `|A_s| x` for x >= 0; equal where the chain adds up only once."""
+        return self._forward(x, absolute=True)
+
+    def adjoint(self, y: Tensor) -> Tensor:
+        """`A_s* y`, `[batch, *source shape]`."""
+        return self._backward(y, absolute=False)
+
+    def magnitude_adjoint(self, y: Tensor) -> Tensor:
+        """The adjoint of `magnitude`."""
+        return self._backward(y, absolute=True)
+
+    def _forward(self, x: Tensor, *, absolute: bool) -> Tensor:
+        values: dict[Node, Tensor] = {self.source: x}
+        for node in self.nodes:
+            if isinstance(node.op, LinearOp):
+                op = node.op.transformed(torch.abs) if absolute else node.op
+                values[node] = op.linear(values[node.inputs[0]])
+            else:
+                parts = [values[i] if i in values else x.new_zeros(x.shape[0], *i.shape) for i in node.inputs]
+                values[node] = node.op(*parts)
+        return values[self.output]
+
+    def _backward(self, y: Tensor, *, absolute: bool) -> Tensor:
+        pending: dict[Node, Tensor] = {self.output: y}
+        for node in reversed(self.nodes):
+            received = pending.pop(node)
+            if isinstance(node.op, LinearOp):
+                op = node.op.transformed(torch.abs) if absolute else node.op
+                parts: Sequence[Tensor] = (op.adjoint(received, node.inputs[0].shape),)
+            elif isinstance(node.op, Join):
+                parts = node.op.adjoints(received, [i.shape for i in node.inputs])
+            for i, part in zip(node.inputs, parts, strict=True):
+                if i is self.source or i in self._members:
+                    pending[i] = pending[i] + part if i in pending else part
+        return pending[self.source]
+
+    @cached_property
+    def _members(self) -> frozenset[Node]:
+        return frozenset(self.nodes)
+
+
+@dataclass(frozen=True)
+class Block:
+    """`h = phi(sum over sources s of A_s h_s + b)`, phi the identity where `activation` is None.
+
+    node: the network node that holds h. pre: the node that holds the value before the activation.
+    body: the linear nodes from all sources to `pre`. terms: one for each source. disjoint: whether the terms fill
+    different rows (a concatenation), so that their radii combine as the root of the sum of squares.
+    """
+
+    node: Node
+    pre: Node
+    body: tuple[Node, ...]
+    terms: tuple[Term, ...]
+    activation: Activation | None
+    disjoint: bool
+
+    @property
+    def sources(self) -> tuple[Node, ...]:
+        return tuple(t.source for t in self.terms)
+
+    @property
+    def label(self) -> str:
+        """The operators of the block, for reports: `Conv + ReLU`."""
+        names = [n.op.label for n in self.body if isinstance(n.op, Join) or not n.op.moves]  # type: ignore[attr-defined]
+        return " + ".join([*names, *([self.activation.label] if self.activation else [])]) or "identity"
+
+    def value(self, values: Mapping[Node, Tensor]) -> Tensor:
+        """The block's value before the activation, offsets included; values: of the sources."""
+        inner = dict(values)
+        for node in self.body:
+            inner[node] = node.op(*(inner[i] for i in node.inputs))
+        return inner[self.pre]
+
+
+@dataclass(frozen=True)
+class Program:
+    """A network lowered to one device and floating-point type.
+
+    input: the image node. blocks: in order of execution; the last one holds the logits and has no activation unless
+    the network ends in one. The parameters are shared with the network wherever device and type allow.
+    """
+
+    input: Node
+    blocks: tuple[Block, ...]
+    device: torch.device
+    dtype: torch.dtype
+
+    @property
+    def output(self) -> Node:
+        return self.blocks[-1].node
+
+    @property
+    def classes(self) -> int:
+        return self.output.shape[0]
+
+    def logits(self, images: Tensor) -> Tensor:
+        """`[batch, classes]`; images: `[batch, *input shape]`, pixel units."""
+        values: dict[Node, Tensor] = {self.input: images}
+        for block in self.blocks:
+            z = block.value(values)
+            values[block.node] = z if block.activation is None else block.activation(z)
+        return values[self.output]
+
+
+def lower(network: Network, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32) -> Program:
+    """The program that computes a network. Cuts it at activations and at values where several branches meet and part.
+
+    A concatenation of different sources is cut too, so that its ball is the root of the sum of squares.
+    """
+    device = torch.device(device)
+    output = place(network.output, device, dtype)
+    cuts = _cuts(output)
+    order = topological(output)
+    blocks = tuple(_block(n, cuts) for n in order if n in cuts and not isinstance(n.op, Input))
+    return Program(next(n for n in order if isinstance(n.op, Input)), blocks, device, dtype)
+
+
+def _cuts(output: Node) -> frozenset[Node]:
+    """The nodes at which blocks end, and the input."""
+    order = topological(output)
+    users: dict[Node, list[Node]] = {n: [] for n in order}
+    for node in order:
+        for i in node.inputs:
+            users[i].append(node)
+    cuts: set[Node] = {output}
+    sources: dict[Node, frozenset[Node]] = {}
+    for node in order:
+        merged = frozenset().union(*(sources[i] for i in node.inputs))
+        if isinstance(node.op, Input | Activation):
+            cuts.add(node)
+        elif isinstance(node.op, Concat) and len(merged) > 1:
+            for part in (i for i in node.inputs if len(sources[i]) > 1):
+                cuts.add(part)
+                sources[part] = frozenset((part,))
+            cuts.add(node)
+        elif len(merged) > 1 and len(users[node]) > 1 and any(isinstance(u.op, Activation) for u in users[node]):
+            cuts.add(node)
+        sources[node] = frozenset((node,)) if node in cuts else merged
+    return frozenset(cuts)
+
+
+def _block(node: Node, cuts: frozenset[Node]) -> Block:
+    activation = node.op if isinstance(node.op, Activation) else None
+    pre = node.inputs[0] if activation else node
+    body = () if activation and pre in cuts else _between(pre, cuts)
+    members = frozenset(body)
+    sources = tuple(dict.fromkeys(i for n in body for i in n.inputs if i not in members)) or (pre,)
+    terms = tuple(Term(s, _reached(s, body), pre) for s in sources)
+    return Block(node, pre, body, terms, activation, disjoint=isinstance(pre.op, Concat) and pre in members)
+
+
+def _between(pre: Node, cuts: frozenset[Node]) -> tuple[Node, ...]:
+    """`pre` and the linear nodes it depends on up to the cuts, in order."""
+    inside: set[Node] = {pre}
+    stack = [pre]
+    while stack:
+        for i in stack.pop().inputs:
+            if i not in cuts and i not in inside:
+                inside.add(i)
+                stack.append(i)
+    return tuple(n for n in topological(pre) if n in inside)
+
+
+def _reached(source: Node, body: tuple[Node, ...]) -> tuple[Node, ...]:
+    reached = {source}
+    for node in body:
+        if any(i in reached for i in node.inputs):
+            reached.add(node)
+    return tuple(n for n in body if n in reached)

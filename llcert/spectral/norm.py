@@ -1,0 +1,31 @@
+"""What a norm computation returns, and which side of the truth it may lie on."""
+
+from __future__ import annotations
+
+import enum
+from dataclasses import dataclass
+
+from torch import Tensor
+
+
+class Side(enum.Enum):
+    """Which side of the true norm a value is known to lie on. Only UPPER may support a deterministic certificate."""
+
+    UPPER = "upper"
+    PROBABLE = "probable"  # an upper bound with a stated failure probability
+    ESTIMATE = "estimate"  # power iteration: in exact arithmetic never above the truth, usually just below it
+
+
+@dataclass(frozen=True)
+class Norm:
+    """The largest singular value of each image's map, as far as a solver found it; `side` says how it errs.
+
+    value: `[batch]`. vector: `[batch, *columns]`, unit right singular vectors, the warm start of a next call.
+    iterations: `[batch]`, int64. converged: `[batch]`, False where the value must not be relied on.
+    """
+
+    value: Tensor
+    side: Side
+    vector: Tensor
+    iterations: Tensor
+    converged: Tensor

@@ -1,0 +1,84 @@
+"""Power iteration on masked maps (Algorithm 1 of the paper), image by image in one batch."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from llcert.spectral.linear_map import Masked
+from llcert.spectral.norm import Norm, Side
+
+
+@dataclass(frozen=True)
+class PowerIteration:
+    """Estimates norms from below: `u <- A* A u / ||A* A u||` until `||u_next - u|| <= tolerance`, for each image.
+
+    tolerance: dimensionless, the paper's 1e-3. cap: most iterations of an image; one that reaches it has not converged.
+    compact: after so many iterations, images that have converged leave the batch.
+    """
+
+    tolerance: float = 1e-3
+    cap: int = 2000
+    compact: int = 5
+
+    def __call__(self, masked: Masked, start: Tensor) -> Norm:
+        """The norm of every image's map: an ESTIMATE. start: `[batch, *columns]`, any length.
+
+        A start that the masks wipe out is replaced by the columns mask. A map without rows or columns has norm 0;
+        one that sends a vector to zero otherwise (underflow, or a start in its null space) has not converged.
+        """
+        u = _unit(start * masked.columns)
+        u = torch.where(spread(length(u) > 0, u), u, _unit(masked.columns))
+        empty = (length(masked.rows) == 0) | (length(masked.columns) == 0)
+        value = torch.where(empty, 0.0, u.new_full((masked.batch,), torch.nan))
+        vector, converged = u.clone(), empty.clone()
+        iterations = torch.zeros(masked.batch, dtype=torch.int64, device=u.device)
+        images = torch.arange(masked.batch, device=u.device)
+        for count in range(1, self.cap + 1):
+            if count % self.compact == 1 or self.compact == 1:
+                running = ~converged[images]
+                images, u, masked = images[running], u[running], masked.select(running)
+                if len(images) == 0:
+                    break
+            following, norm = _step(masked, u)
+            settled = length(following - u) <= self.tolerance
+            running = ~converged[images]
+            update = images[running]
+            value[update], vector[update], iterations[update] = norm[running], following[running], count
+            converged[update] = settled[running]
+            u = following
+        return Norm(value, Side.ESTIMATE, vector, iterations, converged & torch.isfinite(value))
+
+
+def _step(masked: Masked, u: Tensor) -> tuple[Tensor, Tensor]:
+    """One iteration: the next unit vector and `||A* v||` with `v = A u / ||A u||`; NaN where a product vanished."""
+    image = masked.apply(u)
+    product = masked.adjoint(image / spread(length(image), image))
+    norm = length(product)
+    return product / spread(norm, product), norm
+
+
+def random_start(shape: tuple[int, ...], like: Tensor, seed: int) -> Tensor:
+    """Seeded Gaussian vectors, drawn on the CPU so that every device starts alike, in the type and place of `like`."""
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randn(shape, generator=generator, dtype=torch.float32).to(like.device, like.dtype)
+
+
+def length(x: Tensor) -> Tensor:
+    """The Euclidean norm of each image's value, `[batch]`, scaled so that squares neither overflow nor vanish."""
+    flat = x.flatten(1)
+    largest = flat.abs().amax(1, keepdim=True)
+    scale = torch.where(largest > 0, largest, torch.ones_like(largest))
+    return torch.linalg.vector_norm(flat / scale, dim=1) * scale[:, 0]
+
+
+def spread(per_image: Tensor, like: Tensor) -> Tensor:
+    """`[batch]` reshaped to broadcast against `like`."""
+    return per_image.reshape(-1, *[1] * (like.ndim - 1))
+
+
+def _unit(x: Tensor) -> Tensor:
+    norm = spread(length(x), x)
+    return torch.where(norm > 0, x / norm, torch.zeros_like(x))
