@@ -143,8 +143,12 @@ class Node:
     shape: Shape = field(kw_only=True)
 
 
+LARGEST = 2**27
+"""Entries of the largest value llcert computes with; a file that asks for more is broken or hostile."""
+
+
 def apply(op: Op, *inputs: Node, name: str = "") -> Node:
-    """The node `op(*inputs)`; its shape comes from running the operator once on zeros.
+    """The node `op(*inputs)`; its shape comes from running the operator on tensors without storage.
 
     Raises RuntimeError, ValueError or IndexError from torch where the shapes do not fit; importers name the node.
     """
@@ -152,7 +156,9 @@ def apply(op: Op, *inputs: Node, name: str = "") -> Node:
         return Node(op, (), name, shape=op.shape)
     dtype = next((t.dtype for t in op.tensors().values() if t.is_floating_point()), torch.float32)
     with torch.no_grad():
-        output = op(*(torch.zeros(1, *i.shape, dtype=dtype) for i in inputs))
+        output = op.to("meta", dtype)(*(torch.zeros(1, *i.shape, dtype=dtype, device="meta") for i in inputs))
+    if output.numel() > LARGEST:
+        raise UnsupportedModel(f"{op.label} {name}: {tuple(output.shape[1:])} is more than llcert can hold")
     return Node(op, inputs, name, shape=tuple(output.shape[1:]))
 
 

@@ -1,0 +1,175 @@
+"""Sums, products, minima and maxima, entry by entry, of values and constants: what both doors make of them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from functools import reduce
+
+import torch
+from torch import Tensor
+
+from llcert.ir import Node, Shape, apply
+from llcert.ops.affine import Affine
+from llcert.ops.clamp import Clamp
+from llcert.ops.join import Add
+from llcert.ops.linear import Linear
+from llcert.ops.maxmin import Extreme
+from llcert.ops.movement import Expand
+from llcert.registry import Call, Value, from_onnx
+
+PRODUCT = (
+    "{} two values that both depend on the image is not globally Lipschitz; "
+    "certify the part of the network before it, or replace the layer (ReLU, MaxMin and GroupSort are supported)"
+)
+
+
+def add(call: Call, terms: Sequence[Value]) -> Node:
+    """The sum of values and constants, at least one of which depends on the image."""
+    nodes = [t for t in terms if isinstance(t, Node)]
+    shifts = [t for t in terms if isinstance(t, Tensor)]
+    total = nodes[0] if len(nodes) == 1 else apply(Add(), *broadcast(call, nodes))
+    return reduce(lambda node, shift: shifted(call, node, shift), shifts, total)
+
+
+def subtract(call: Call, a: Value, b: Value) -> Node:
+    """`a - b`, at least one of which depends on the image."""
+    if isinstance(b, Tensor):
+        return add(call, (a, -floating(b)))
+    negative = negate(b)
+    if isinstance(a, Tensor):
+        return shifted(call, negative, a)
+    return add(call, (a, negative))
+
+
+def multiply(call: Call, a: Value, b: Value) -> Node:
+    """`a * b`, one of which must be a constant."""
+    node, factor = (a, b) if isinstance(a, Node) else (b, a)
+    if not isinstance(node, Node) or not isinstance(factor, Tensor):
+        call.refuse(PRODUCT.format("multiplying"))
+    return scaled(call, node, factor)
+
+
+def divide(call: Call, a: Value, b: Value) -> Node:
+    """`a / b`, where b must be a constant without zeros."""
+    if not isinstance(b, Tensor):
+        call.refuse(PRODUCT.format("dividing by") if isinstance(a, Node) else "divides by a value of the image")
+    if not isinstance(a, Node) or bool((b == 0).any()):
+        call.refuse("divides by zero; the constants of the model are broken")
+    return scaled(call, a, 1 / floating(b))
+
+
+def negate(node: Node) -> Node:
+    """`-x`."""
+    return apply(Affine(scale=torch.tensor(-1.0)), node)
+
+
+def extreme(call: Call, terms: Sequence[Value], *, largest: bool) -> Node:
+    """The maximum or minimum of values and constants, at least one of which depends on the image."""
+
+    def of_two(a: Node, b: Node) -> Node:
+        return apply(Extreme(largest), *broadcast(call, (a, b)))
+
+    def with_constant(node: Node, bound: Tensor) -> Node:
+        node, bound = aligned(call, node, bound)
+        return apply(Clamp(low=bound) if largest else Clamp(high=bound), node)
+
+    node = reduce(of_two, (t for t in terms if isinstance(t, Node)))
+    return reduce(with_constant, (t for t in terms if isinstance(t, Tensor)), node)
+
+
+def shifted(call: Call, node: Node, shift: Tensor) -> Node:
+    """`x + shift`; becomes the bias of a dense layer, or the shift of a scaling, where that stands right in front."""
+    node, shift = aligned(call, node, shift)
+    match node.op:
+        case Affine(shift=None):
+            return apply(replace(node.op, shift=shift), *node.inputs, name=node.name)
+        case Linear(bias=None) if is_bias(shift, node.shape):
+            bias = shift.flatten().expand(node.shape[-1])
+            return apply(Linear(node.op.weight, bias), *node.inputs, name=node.name)
+    return apply(Affine(shift=shift), node)
+
+
+def scaled(call: Call, node: Node, scale: Tensor) -> Node:
+    """`x * scale`."""
+    node, scale = aligned(call, node, scale)
+    return apply(Affine(scale=scale), node)
+
+
+def is_bias(shift: Tensor, shape: Shape) -> bool:
+    """Whether a constant that meets values of `shape` differs along the last axis only."""
+    return all(n == 1 for n in shift.shape[:-1]) and len(shape) > 0
+
+
+def aligned(call: Call, node: Node, constant: Tensor) -> tuple[Node, Tensor]:
+    """A value and a constant that meet entry by entry: the constant per image, the value expanded to their shape."""
+    constant = floating(call.per_image(constant, len(node.shape)))
+    return expanded(node, common_shape(call, (node.shape, tuple(constant.shape)))), constant
+
+
+def broadcast(call: Call, nodes: Sequence[Node]) -> tuple[Node, ...]:
+    """Values that meet entry by entry, each expanded to their common shape."""
+    if call.batched and len({len(n.shape) for n in nodes}) > 1:
+        call.refuse(f"values of shapes {', '.join(str(n.shape) for n in nodes)} would meet across the batch axis")
+    shape = common_shape(call, [n.shape for n in nodes])
+    return tuple(expanded(n, shape) for n in nodes)
+
+
+def common_shape(call: Call, shapes: Sequence[Shape]) -> Shape:
+    """The shape that all the given ones broadcast to; refuses where there is none."""
+    try:
+        return tuple(torch.broadcast_shapes(*shapes))
+    except RuntimeError:
+        call.refuse(f"shapes {', '.join(str(tuple(s)) for s in shapes)} (without batch axis) do not fit together")
+
+
+def expanded(node: Node, shape: Shape) -> Node:
+    """The value broadcast to a shape, where it does not have it yet."""
+    return node if node.shape == shape else apply(Expand(shape), node)
+
+
+def floating(constant: Tensor) -> Tensor:
+    """A constant as floating-point numbers."""
+    return constant if constant.is_floating_point() else constant.to(torch.get_default_dtype())
+
+
+def present(call: Call) -> list[Value]:
+    """Every input of the call; refuses where one was left out."""
+    values = [v for v in call.inputs if v is not None]
+    if len(values) != len(call.inputs) or not values:
+        call.refuse("an input is missing")
+    return values
+
+
+@from_onnx("Add", "Sum")
+def read_sum(call: Call) -> Node:
+    return add(call, present(call))
+
+
+@from_onnx("Mean")
+def read_mean(call: Call) -> Node:
+    terms = present(call)
+    return scaled(call, add(call, terms), torch.tensor(1 / len(terms)))
+
+
+def _binary(combine: Callable[[Call, Value, Value], Node]) -> Callable[[Call], Node]:
+    def read(call: Call) -> Node:
+        a, b = present(call)
+        return combine(call, a, b)
+
+    return read
+
+
+from_onnx("Sub")(_binary(subtract))
+from_onnx("Mul")(_binary(multiply))
+from_onnx("Div")(_binary(divide))
+
+
+@from_onnx("Neg")
+def read_negation(call: Call) -> Node:
+    return negate(call.node(0))
+
+
+@from_onnx("Max", "Min")
+def read_extreme(call: Call) -> Node:
+    return extreme(call, present(call), largest=call.kind == "Max")
