@@ -66,7 +66,7 @@ class ArrayImages:
 
 @dataclass(frozen=True, eq=False)
 class Batch:
-    """images: float32 `[batch, *shape]`; labels: int64 `[batch]`; indices: int64 `[batch]`, positions in the data set."""
+    """images: float32 `[batch, *shape]`; labels, and indices (positions in the data set): int64 `[batch]`."""
 
     images: Tensor
     labels: Tensor
