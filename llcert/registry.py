@@ -118,6 +118,10 @@ class OnnxBuilder(Protocol):
         """Appends an initialiser; returns its name."""
         ...
 
+    def number(self, value: float) -> str:
+        """Appends one number, in the floating-point type of the network, as an initialiser; returns its name."""
+        ...
+
 
 def from_onnx(*kinds: str) -> Callable[[F], F]:
     """Registers the importer of ONNX operator types: `Call -> Node`, or a tuple of Nodes for several outputs."""

@@ -1,5 +1,6 @@
 """The operators. Each file holds all there is to know about its own: value, box, mask, slope, import and export."""
 
+from llcert.ops import elementwise
 from llcert.ops.affine import Affine, BatchNorm
 from llcert.ops.clamp import Clamp, relu
 from llcert.ops.conv import Conv, ConvTranspose
@@ -9,9 +10,11 @@ from llcert.ops.leaky import Leaky
 from llcert.ops.linear import Linear
 from llcert.ops.maxmin import Extreme, GroupSort, MaxMin
 from llcert.ops.maxpool import MaxPool
-from llcert.ops.movement import Expand, Pad, Reshape, Take, Transpose
+from llcert.ops.movement import Expand, Reshape, Transpose
+from llcert.ops.pad import Pad
 from llcert.ops.reduce import Reduce, SumPool
 from llcert.ops.smooth import Sigmoid, Tanh
+from llcert.ops.take import Take
 
 __all__ = [
     "Add",
@@ -37,5 +40,6 @@ __all__ = [
     "Take",
     "Tanh",
     "Transpose",
+    "elementwise",
     "relu",
 ]

@@ -1,0 +1,100 @@
+"""Padding: with a constant, or with entries of the value itself."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from llcert.ir import LinearOp, Node, Shape, apply
+from llcert.ops.take import taken
+from llcert.registry import BATCH, Call, OnnxBuilder, from_onnx, to_onnx
+
+
+@dataclass(frozen=True)
+class Pad(LinearOp):
+    """Constant padding. widths: (before, after) for each axis, non-negative; value: finite."""
+
+    widths: tuple[tuple[int, int], ...]
+    value: float = 0.0
+    moves = True
+
+    def linear(self, x: Tensor) -> Tensor:
+        return F.pad(x, self._torch_widths)
+
+    def __call__(self, *values: Tensor) -> Tensor:
+        (x,) = values
+        return F.pad(x, self._torch_widths, value=self.value)
+
+    def transformed(self, entrywise: Callable[[Tensor], Tensor]) -> Pad:
+        return Pad(self.widths)
+
+    def adjoint(self, y: Tensor, shape: Shape) -> Tensor:
+        inside = (slice(before, before + n) for (before, _), n in zip(self.widths, shape, strict=True))
+        return y[(slice(None), *inside)]
+
+    @property
+    def _torch_widths(self) -> list[int]:
+        return [width for pair in reversed(self.widths) for width in pair]
+
+
+@from_onnx("Pad")
+def read_pad(call: Call) -> Node:
+    node, pads = call.node(0), call.integers("pads", 1)
+    if pads is None:
+        call.refuse("has no pads")
+    rank = len(node.shape) + call.batched
+    axes = call.integers("axes", 3) or tuple(range(rank))
+    if len(pads) != 2 * len(axes) or len(set(axes)) != len(axes):
+        call.refuse(f"pads {pads} does not fit axes {axes}")
+    widths = [(0, 0)] * len(node.shape)
+    for axis, before, after in zip(axes, pads[: len(axes)], pads[len(axes) :], strict=True):
+        if before or after:
+            widths[call.axis(axis, len(node.shape))] = (before, after)
+    for axis, (before, after) in enumerate(widths):
+        if before < 0 or after < 0:
+            node = taken(node, axis, range(max(-before, 0), node.shape[axis] + min(after, 0)))
+    value = call.attributes.get("value", 0.0) if call.version < 11 else call.constant(2)
+    kept = tuple((max(before, 0), max(after, 0)) for before, after in widths)
+    mode = call.attributes.get("mode", "constant")
+    return padded(call, node, kept, mode=mode, value=0.0 if value is None else float(value))
+
+
+def padded(call: Call, node: Node, widths: Sequence[tuple[int, int]], *, mode: str, value: float) -> Node:
+    """The value padded along each axis by (before, after), with a constant or with its own entries."""
+    if not any(before or after for before, after in widths):
+        return node
+    if mode == "constant":
+        if not math.isfinite(value):
+            call.refuse(f"pads with {value}; only a finite number has a bound")
+        return apply(Pad(tuple(widths), value), node)
+    for axis, (before, after) in enumerate(widths):
+        node = taken(node, axis, _repeating(call, node.shape[axis], before, after, mode))
+    return node
+
+
+def _repeating(call: Call, size: int, before: int, after: int, mode: str) -> list[int]:
+    """Which entries of an axis a padding that repeats them shows, in order."""
+    positions = range(-before, size + after)
+    if len(positions) > BATCH:
+        call.refuse(f"pads an axis of {size} to {len(positions)}")
+    match mode:
+        case "edge":
+            return [min(max(i, 0), size - 1) for i in positions]
+        case "wrap":
+            return [i % size for i in positions]
+        case "reflect":
+            period = max(2 * size - 2, 1)
+            return [min(i % period, -i % period) if size > 1 else 0 for i in positions]
+    call.refuse(f"pad mode {mode!r} is unknown; constant, edge, reflect and wrap are supported")
+
+
+@to_onnx(Pad)
+def write_pad(op: Pad, builder: OnnxBuilder, inputs: Sequence[str], node: Node) -> str:
+    before, after = ([0, *side] for side in zip(*op.widths, strict=True))
+    pads = builder.constant(torch.tensor([*before, *after]))
+    return builder.add("Pad", [*inputs, pads, builder.number(op.value)], name=node.name)

@@ -1,0 +1,139 @@
+"""Some entries along one axis: slices, splits, gathers with known indices, repetitions, permutations."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from llcert.ir import Node, Shape, apply
+from llcert.ops.movement import Movement, reshaped
+from llcert.registry import BATCH, Call, OnnxBuilder, from_onnx, to_onnx
+
+
+@dataclass(frozen=True)
+class Take(Movement):
+    """Some entries along one axis, in the order given: slices, splits, gathers with known indices, permutations.
+
+    indices: non-negative.
+    """
+
+    axis: int
+    indices: Shape
+
+    @property
+    def moves(self) -> bool:  # type: ignore[override]
+        return len(set(self.indices)) == len(self.indices)
+
+    @property
+    def slice(self) -> slice | None:
+        """The same choice as a slice with positive step, where there is one."""
+        first, count = self.indices[0], len(self.indices)
+        step = self.indices[1] - first if count > 1 else 1
+        regular = step > 0 and all(b - a == step for a, b in zip(self.indices, self.indices[1:], strict=False))
+        return slice(first, self.indices[-1] + 1, step) if regular else None
+
+    def linear(self, x: Tensor) -> Tensor:
+        regular = self.slice
+        if regular is not None:
+            return x[(slice(None),) * (self.axis + 1) + (regular,)]
+        return x.index_select(self.axis + 1, torch.tensor(self.indices, device=x.device))
+
+    def adjoint(self, y: Tensor, shape: Shape) -> Tensor:
+        x = torch.zeros(y.shape[0], *shape, dtype=y.dtype, device=y.device)
+        regular = self.slice
+        if regular is not None:
+            x[(slice(None),) * (self.axis + 1) + (regular,)] = y
+            return x
+        return x.index_add(self.axis + 1, torch.tensor(self.indices, device=y.device), y)
+
+
+def taken(node: Node, axis: int, indices: Sequence[int]) -> Node:
+    """Some entries along one axis; the node itself where these are all, in order. Negative indices count back."""
+    size = node.shape[axis]
+    if any(not -size <= i < size for i in indices):
+        raise IndexError(f"index out of range for an axis of {size}")
+    chosen = tuple(i % size for i in indices)
+    return node if chosen == tuple(range(size)) else apply(Take(axis, chosen), node)
+
+
+@from_onnx("Slice")
+def read_slice(call: Call) -> Node:
+    node = call.node(0)
+    starts, ends = call.integers("starts", 1), call.integers("ends", 2)
+    if starts is None or ends is None:
+        call.refuse("has no starts or no ends")
+    axes = call.integers("axes", 3) or tuple(range(len(starts)))
+    steps = call.integers("steps", 4) or (1,) * len(starts)
+    if not len(starts) == len(ends) == len(axes) == len(steps) or 0 in steps:
+        call.refuse("its starts, ends, axes and steps do not fit together")
+    for start, end, axis, step in zip(starts, ends, axes, steps, strict=True):
+        if _keeps_batch(call, node, axis, start, end, step):
+            continue
+        ours = call.axis(axis, len(node.shape))
+        size = node.shape[ours]
+        # one past the front, the only way to say "down to the first entry", is -size - 1 in files and None in Python
+        stop = None if step < 0 and end < -size else end
+        chosen = range(*slice(start, stop, step).indices(size))
+        if not chosen:
+            call.refuse(f"takes no entry of an axis of {size}")
+        node = taken(node, ours, chosen)
+    return node
+
+
+def _keeps_batch(call: Call, node: Node, axis: int, start: int, end: int, step: int) -> bool:
+    """Whether a slice works along the batch axis and takes all of it."""
+    rank = len(node.shape) + 1
+    return call.batched and axis in (0, -rank) and start == 0 and end >= BATCH and step == 1
+
+
+@from_onnx("Split")
+def read_split(call: Call) -> tuple[Node, ...]:
+    node = call.node(0)
+    axis = call.axis(int(call.attributes.get("axis", 0)), len(node.shape))
+    size = node.shape[axis]
+    lengths = call.integers("split", 1)
+    if lengths is None:
+        parts = int(call.attributes.get("num_outputs", call.outputs))
+        if not 1 <= parts <= size:
+            call.refuse(f"splits an axis of {size} into {parts}")
+        length = -(-size // parts)
+        lengths = (*(length,) * (parts - 1), size - length * (parts - 1))
+    if min(lengths, default=0) < 1 or sum(lengths) != size or len(lengths) < call.outputs:
+        call.refuse(f"splits an axis of {size} into {lengths}")
+    ends = [sum(lengths[: i + 1]) for i in range(len(lengths))]
+    return tuple(taken(node, axis, range(end - n, end)) for n, end in zip(lengths, ends, strict=True))
+
+
+@from_onnx("Gather")
+def read_gather(call: Call) -> Node:
+    node, indices = call.node(0), call.required(1)
+    axis = call.axis(int(call.attributes.get("axis", 0)), len(node.shape))
+    chosen = taken(node, axis, indices.flatten().tolist())
+    return reshaped(chosen, (*node.shape[:axis], *indices.shape, *node.shape[axis + 1 :]))
+
+
+@from_onnx("Tile")
+def read_tile(call: Call) -> Node:
+    node, repeats = call.node(0), call.integers("repeats", 1)
+    if repeats is None or len(repeats) != len(node.shape) + call.batched or min(repeats) < 1:
+        call.refuse(f"repeats {repeats} does not fit a value of shape {node.shape}")
+    if call.batched and repeats[0] != 1:
+        call.refuse("repeats images along the batch axis")
+    for axis, count in enumerate(repeats[call.batched :]):
+        if count * node.shape[axis] > BATCH:
+            call.refuse(f"repeats an axis of {node.shape[axis]} {count} times")
+        node = taken(node, axis, list(range(node.shape[axis])) * count)
+    return node
+
+
+@to_onnx(Take)
+def write_take(op: Take, builder: OnnxBuilder, inputs: Sequence[str], node: Node) -> str:
+    regular = op.slice
+    if regular is None:
+        indices = builder.constant(torch.tensor(op.indices))
+        return builder.add("Gather", [*inputs, indices], name=node.name, axis=op.axis + 1)
+    bounds = (regular.start, regular.stop, op.axis + 1, regular.step)
+    return builder.add("Slice", [*inputs, *(builder.constant(torch.tensor([b])) for b in bounds)], name=node.name)
