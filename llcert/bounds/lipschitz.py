@@ -35,7 +35,7 @@ class GlobalBound:
 
 def global_bound(program: Program, solver: PowerIteration | None = None, seed: int = 0) -> GlobalBound:
     """The global Lipschitz bound, an ESTIMATE; where an iteration does not converge, a crude upper bound answers."""
-    solver = solver or PowerIteration(tolerance=1e-5, cap=5000, compact=50)
+    solver = solver or PowerIteration(tolerance=1e-4, cap=20000, compact=50)
     norms: dict[Term, Tensor] = {}
     vectors: dict[Term, Tensor] = {}
     growth: dict[Node, Tensor] = {program.input: torch.ones((), dtype=program.dtype, device=program.device)}

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 import torch
 from torch import Tensor
 
-from llcert.bounds import Rows
+from llcert.bounds import Rows, Trace
 from llcert.certify.attack import PGD
 from llcert.certify.cascade import BatchResult, Contradiction
 from llcert.certify.stages import Local
@@ -15,6 +15,9 @@ from llcert.certify.verdict import Verdict, leads
 from llcert.errors import NumericalError
 from llcert.ir import Node
 from llcert.region import spread
+
+
+_REPORT = "this is a bug in llcert, please report the model"
 
 
 @dataclass(frozen=True)
@@ -34,9 +37,13 @@ class SelfCheck:
         chosen = slice(0, self.images)
         images, labels, indices = images[chosen], labels[chosen], indices[chosen]
         certified = [s.verdict is Verdict.CERTIFIED for s in result.samples[chosen]]
+        traces = [local.trace(images, rows, seed=local.seed) for rows in Rows]
         for points in self._points(local, images, labels):
-            self._inside(local, images, points)
-            for i in torch.nonzero(~leads(local.program.logits(points), labels))[:, 0].tolist():
+            values = _values(local, points)
+            for trace in traces:
+                self._inside(local, trace, values)
+            self._still(local, traces[0], images, values)
+            for i in torch.nonzero(~leads(values[local.program.output][1], labels))[:, 0].tolist():
                 if certified[i]:
                     raise Contradiction(int(indices[i]), int(labels[i]), images[i], points[i])
 
@@ -52,28 +59,29 @@ class SelfCheck:
         found.append(self.pgd(local.program, images, labels, local.eps, local.seed)[1])
         return found
 
-    def _inside(self, local: Local, images: Tensor, points: Tensor) -> None:
-        for rows in Rows:
-            trace = local.trace(images, rows, seed=local.seed)
-            values: dict[Node, Tensor] = {local.program.input: points}
-            for block in local.program.blocks:
-                z = block.value(values)
-                values[block.node] = z if block.activation is None else block.activation(z)
-                for region, value in (
-                    (trace.before[block.node], z),
-                    (trace.hidden[block.node].region, values[block.node]),
-                ):
-                    region = replace(region, radius=region.radius * (1 + self.slack))
-                    if not bool(region.contains(value, slack=self.slack).all()):
-                        raise NumericalError(
-                            f"self-check: a value of {block.node.name or block.label} leaves its {rows.value} region; "
-                            "this is a bug in llcert, please report the model"
-                        )
-            if trace.lipschitz is not None:
-                moved = torch.linalg.vector_norm(values[local.program.output] - local.program.logits(images), dim=1)
-                allowed = trace.lipschitz * local.eps * (1 + self.slack) + self.slack
-                if not bool((moved <= allowed).all()):
-                    raise NumericalError(
-                        "self-check: logits move more than the local Lipschitz bound allows; "
-                        "this is a bug in llcert, please report the model"
-                    )
+    def _inside(self, local: Local, trace: Trace, values: dict[Node, tuple[Tensor, Tensor]]) -> None:
+        for block in local.program.blocks:
+            regions = trace.before[block.node], trace.hidden[block.node].region
+            for region, value in zip(regions, values[block.node], strict=True):
+                wider = replace(region, radius=region.radius * (1 + self.slack))
+                if not bool(wider.contains(value, slack=self.slack).all()):
+                    where = block.node.name or block.label
+                    raise NumericalError(f"self-check: a value of {where} leaves its region; {_REPORT}")
+
+    def _still(self, local: Local, trace: Trace, images: Tensor, values: dict[Node, tuple[Tensor, Tensor]]) -> None:
+        assert trace.lipschitz is not None
+        moved = values[local.program.output][1] - local.program.logits(images)
+        allowed = trace.lipschitz * local.eps * (1 + self.slack) + self.slack
+        if bool((torch.linalg.vector_norm(moved, dim=1) > allowed).any()):
+            raise NumericalError(f"self-check: logits move more than the local Lipschitz bound allows; {_REPORT}")
+
+
+def _values(local: Local, points: Tensor) -> dict[Node, tuple[Tensor, Tensor]]:
+    """The value of every block at some points, before and after its activation."""
+    after: dict[Node, Tensor] = {local.program.input: points}
+    both: dict[Node, tuple[Tensor, Tensor]] = {}
+    for block in local.program.blocks:
+        z = block.value(after)
+        after[block.node] = z if block.activation is None else block.activation(z)
+        both[block.node] = (z, after[block.node])
+    return both
