@@ -53,9 +53,7 @@ def _array(archive: zipfile.ZipFile, name: str, path: Path) -> Pixels:
         content = read_capped(stream, size, f"{path}/{name}")
     if len(content) != size:
         raise InvalidInput(f"{path}: {name!r} announces {size:,} bytes and holds {len(content):,}")
-    if not size:
-        return np.empty(shape, dtype)
-    return np.frombuffer(content, dtype).reshape(shape, order="F" if fortran else "C")
+    return np.ndarray(shape, dtype, content, order="F" if fortran else "C")
 
 
 def _header(stream: IO[bytes]) -> tuple[tuple[int, ...], bool, np.dtype[np.generic]]:

@@ -55,8 +55,7 @@ def _from_bytes(content: object, dtype: object, shape: object, order: str) -> Pi
         raise _Refused("an array of no valid shape")
     if math.prod(shape) * dtype.dtype.itemsize != len(content):
         raise _Refused("an array whose size is not that of its content")
-    values = np.frombuffer(bytes(content), dtype.dtype)
-    return values.reshape(shape, order="F" if order == "F" else "C")
+    return np.ndarray(shape, dtype.dtype, bytes(content), order="F" if order == "F" else "C")
 
 
 def _frombuffer(content: object, dtype: object, shape: object, order: str) -> _Array:

@@ -1,0 +1,101 @@
+import numpy as np
+import pytest
+import torch
+
+from llcert.data import Dataset, select
+from llcert.data.dataset import ArrayImages
+from llcert.errors import InvalidInput
+
+
+def bytes_set(count: int = 10) -> Dataset:
+    values = (np.arange(count * 6) % 256).astype(np.uint8).reshape(count, 2, 3)
+    return Dataset("tiny", "test", ArrayImages(values, 255.0), np.arange(count) % 3, 3, (2, 3))
+
+
+def test_batches_have_the_promised_types_and_order():
+    batches = list(bytes_set().batches(range(2, 9), 3))
+    assert [len(batch.images) for batch in batches] == [3, 3, 1]
+    first = batches[0]
+    assert first.images.dtype == torch.float32
+    assert first.labels.dtype == first.indices.dtype == torch.int64
+    assert torch.cat([batch.indices for batch in batches]).tolist() == list(range(2, 9))
+    assert first.labels.tolist() == [2, 0, 1]
+    assert torch.equal(first.images.flatten(), torch.arange(12, 30) / 255)
+
+
+def test_bytes_stay_bytes_until_read():
+    data = bytes_set()
+    assert isinstance(data.images, ArrayImages)
+    assert data.images.values.dtype == np.uint8
+    assert data.pixel_range == (0.0, 59 / 255)
+
+
+def test_batches_do_not_share_memory_with_the_set():
+    values = np.zeros((2, 3), np.float32)
+    data = Dataset("floats", "test", ArrayImages(values), np.zeros(2, np.int64), 1, (3,))
+    next(data.batches(range(2), 2)).images.add_(1)
+    assert not values.any()
+
+
+@pytest.mark.parametrize("indices", [range(-1, 2), range(8, 11), range(10, 11), range(0, 12, 11)])
+def test_batches_outside_the_set_are_refused(indices):
+    with pytest.raises(InvalidInput, match="does not exist"):
+        list(bytes_set().batches(indices, 4))
+
+
+def test_empty_batches():
+    assert list(bytes_set().batches(range(0), 4)) == []
+    with pytest.raises(InvalidInput, match="at least 1"):
+        list(bytes_set().batches(range(3), 0))
+
+
+@pytest.mark.parametrize(("low", "high", "outside"), [(0.0, 1.0, False), (-0.1, 1.0, True), (0.0, 1.01, True)])
+def test_values_outside_the_unit_range_are_seen(low, high, outside):
+    data = Dataset("x", "test", ArrayImages(np.array([[low, high]], np.float32)), np.zeros(1, np.int64), 1, (2,))
+    assert data.outside_unit_range is outside
+
+
+def test_reshape():
+    data = bytes_set().reshape((6,))
+    assert next(data.batches(range(2), 2)).images.shape == (2, 6)
+    with pytest.raises(InvalidInput, match="cannot be read as"):
+        data.reshape((5,))
+    with pytest.raises(InvalidInput, match="cannot be read as"):
+        data.reshape((-2, -3))
+
+
+@pytest.mark.parametrize(
+    ("labels", "message"), [([0, 3], "label 3 is outside"), ([-1, 0], "label -1 is outside"), ([0], "2 images but 1")]
+)
+def test_labels_are_checked(labels, message):
+    with pytest.raises(InvalidInput, match=message):
+        Dataset("x", "test", ArrayImages(np.zeros((2, 4), np.uint8), 255.0), np.array(labels), 3, (4,))
+
+
+def test_no_images():
+    with pytest.raises(InvalidInput, match="no images"):
+        Dataset("x", "test", ArrayImages(np.zeros((0, 4), np.uint8), 255.0), np.zeros(0, np.int64), 3, (4,))
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        (None, range(10)),
+        ("3", range(3)),
+        ("10", range(10)),
+        ("2:5", range(2, 5)),
+        ("2:", range(2, 10)),
+        (":4", range(4)),
+        (" 9:10 ", range(9, 10)),
+    ],
+)
+def test_select(text, expected):
+    assert select(text, 10) == expected
+
+
+@pytest.mark.parametrize(
+    "text", ["", "0", "11", "-1", "5:5", "6:2", "3:11", "a", "1:2:3", "1.5", "1e3", "2:-1", "٣", "9" * 40]
+)
+def test_select_refuses(text):
+    with pytest.raises(InvalidInput, match="samples"):
+        select(text, 10)
