@@ -110,8 +110,8 @@ exporters: dict[type[Op], Callable[..., str]] = {}
 class OnnxBuilder(Protocol):
     """What an exporter may ask for while a file is written; frontend implements it."""
 
-    def add(self, kind: str, inputs: Sequence[str], *, name: str = "", **attributes: Any) -> str:
-        """Appends a node with one output; returns the output's name."""
+    def add(self, kind: str, inputs: Sequence[str], *, name: str = "", outputs: int = 1, **attributes: Any) -> str:
+        """Appends a node; returns the name of its first output, the others stay unused."""
         ...
 
     def constant(self, value: Tensor, *, name: str = "") -> str:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from llcert.ir import LinearOp
+from llcert.ir import LinearOp, Node, apply
+from llcert.ops.windows import foreign, image
+from llcert.registry import Call, OnnxBuilder, from_onnx, to_onnx
 
 
 @dataclass(frozen=True)
@@ -70,3 +72,33 @@ class BatchNorm(LinearOp):
 def channelwise(values: Tensor, spatial: int) -> Tensor:
     """One value a channel, shaped to broadcast over `spatial` axes behind it."""
     return values.reshape(-1, *[1] * spatial)
+
+
+@to_onnx(Affine)
+def write_affine(op: Affine, builder: OnnxBuilder, inputs: Sequence[str], node: Node) -> str:
+    (value,) = inputs
+    if op.scale is not None:
+        value = builder.add("Mul", [value, builder.constant(op.scale)], name=node.name)
+    if op.shift is not None:
+        value = builder.add("Add", [value, builder.constant(op.shift)], name=node.name)
+    return value if op.tensors() else builder.add("Identity", inputs, name=node.name)
+
+
+@to_onnx(BatchNorm)
+def write_batch_norm(op: BatchNorm, builder: OnnxBuilder, inputs: Sequence[str], node: Node) -> str:
+    constants = [builder.constant(t) for t in (op.weight, op.bias, op.mean, op.variance)]
+    return builder.add("BatchNormalization", [*inputs, *constants], name=node.name, epsilon=op.eps)
+
+
+@from_onnx("BatchNormalization")
+def read_batch_norm(call: Call) -> Node:
+    if call.attributes.get("training_mode", 0) or call.outputs > 1:
+        call.refuse("is in training mode; export the model after .eval()")
+    if call.attributes.get("spatial", 1) != 1:
+        call.refuse("normalises every entry on its own (spatial=0), which newer opsets cannot say; export again")
+    node = image(call)
+    weight, bias, mean, variance = (call.required(i).flatten() for i in (1, 2, 3, 4))
+    eps = float(call.attributes.get("epsilon", 1e-5))
+    if bool((variance + eps <= 0).any()):
+        call.refuse("has a variance that is not positive; the statistics of the model are broken")
+    return foreign(call, apply(BatchNorm(weight, bias, mean, variance, eps, len(node.shape) - 1), node))

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from llcert.ir import Activation, Shape
+from llcert.ir import Activation, Node, Shape, apply
+from llcert.ops.affine import Affine
 from llcert.region import Region
+from llcert.registry import Call, OnnxBuilder, from_onnx, to_onnx
 
 
 @dataclass(frozen=True)
@@ -68,3 +71,51 @@ class Clamp(Activation):
 def relu() -> Clamp:
     """The plain ReLU."""
     return Clamp(low=torch.zeros(()))
+
+
+@from_onnx("Relu")
+def read_relu(call: Call) -> Node:
+    return apply(relu(), call.node(0))
+
+
+@from_onnx("Clip")
+def read_clip(call: Call) -> Node:
+    node = call.node(0)
+    low, high = _bound(call, "min", 1), _bound(call, "max", 2)
+    if low is not None and bool(low <= torch.finfo(low.dtype).min):
+        low = None
+    if high is not None and bool(high >= torch.finfo(high.dtype).max):
+        high = None
+    return apply(Clamp(low, high), node) if low is not None or high is not None else node
+
+
+def _bound(call: Call, name: str, position: int) -> Tensor | None:
+    """A bound of Clip, from its attribute or its input; None where it is left out."""
+    value = call.attributes.get(name)
+    bound = call.constant(position) if value is None else torch.tensor(float(value))
+    if bound is None:
+        return None
+    if bound.numel() != 1:
+        call.refuse(f"its {name} has shape {tuple(bound.shape)}; one number is allowed")
+    return bound.reshape(())
+
+
+@from_onnx("HardSigmoid")
+def read_hard_sigmoid(call: Call) -> Node:
+    slope, middle = (torch.tensor(float(call.attributes.get(n, d))) for n, d in (("alpha", 0.2), ("beta", 0.5)))
+    return apply(Clamp(torch.tensor(0.0), torch.tensor(1.0)), apply(Affine(slope, middle), call.node(0)))
+
+
+@to_onnx(Clamp)
+def write_clamp(op: Clamp, builder: OnnxBuilder, inputs: Sequence[str], node: Node) -> str:
+    (value,) = inputs
+    low, high = op.low, op.high
+    if low is not None and high is not None and low.ndim == high.ndim == 0 and bool(low <= high):
+        return builder.add("Clip", [value, builder.constant(low), builder.constant(high)], name=node.name)
+    if low is not None and low.ndim == 0 and bool(low == 0):
+        value = builder.add("Relu", [value], name=node.name)
+    elif low is not None:
+        value = builder.add("Max", [value, builder.constant(low)], name=node.name)
+    if high is not None:
+        value = builder.add("Min", [value, builder.constant(high)], name=node.name)
+    return value if op.tensors() else builder.add("Identity", inputs, name=node.name)

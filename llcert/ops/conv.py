@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch.nn.functional as F
 from torch import Tensor
 
-from llcert.ir import LinearOp, Shape
+from llcert.ir import LinearOp, Node, Shape, apply
 from llcert.ops.affine import channelwise
+from llcert.ops.take import taken
+from llcert.ops.windows import Widths, foreign, image, paired, read_unpadded, read_windows, zero_padded
+from llcert.registry import Call, OnnxBuilder, from_onnx, to_onnx
 
 
 @dataclass(frozen=True)
@@ -77,3 +81,90 @@ class ConvTranspose(LinearOp):
     def adjoint(self, y: Tensor, shape: Shape) -> Tensor:
         convolve = F.conv1d if len(self.stride) == 1 else F.conv2d
         return convolve(y, self.weight, None, self.stride, self.padding, self.dilation, self.groups)
+
+
+@from_onnx("Conv")
+def read_conv(call: Call) -> Node:
+    node, weight = image(call), _weight(call)
+    windows = read_windows(call, node.shape[1:], tuple(weight.shape[2:]))
+    return foreign(call, convolved(call, node, weight, windows.padding, windows.stride, windows.dilation))
+
+
+def convolved(call: Call, node: Node, weight: Tensor, padding: Widths, stride: Shape, dilation: Shape) -> Node:
+    """The convolution of `[channels, *spatial]`; uneven padding goes into a Pad of its own."""
+    even = all(before == after for before, after in padding)
+    source = node if even else zero_padded(node, padding)
+    inside = tuple(before for before, _ in padding) if even else (0,) * len(padding)
+    groups = int(call.attributes.get("group", 1))
+    return apply(Conv(weight, _bias(call, weight.shape[0]), stride, inside, dilation, groups), source)
+
+
+@from_onnx("ConvTranspose")
+def read_conv_transpose(call: Call) -> Node:
+    node, weight = image(call), _weight(call)
+    sizes = node.shape[1:]
+    windows = read_unpadded(call, sizes, tuple(weight.shape[2:]))
+    extra = call.integers("output_padding") or (0,) * len(sizes)
+    full = tuple((n - 1) * s + r + e for n, s, r, e in zip(sizes, windows.stride, windows.reach, extra, strict=True))
+    cropped = _cropping(call, full, tuple(n * s for n, s in zip(sizes, windows.stride, strict=True)))
+    groups = int(call.attributes.get("group", 1))
+    common = tuple(min(before, after) for before, after in cropped)
+    bias = _bias(call, weight.shape[1] * groups)
+    op = ConvTranspose(weight, bias, windows.stride, common, extra, windows.dilation, groups)
+    result = apply(op, node)
+    for axis, ((before, after), both) in enumerate(zip(cropped, common, strict=True)):
+        result = taken(result, axis + 1, range(before - both, result.shape[axis + 1] - (after - both)))
+    return foreign(call, result)
+
+
+def _cropping(call: Call, full: Shape, scaled: Shape) -> Widths:
+    """How many entries a ConvTranspose cuts off at both ends. full: sizes without; scaled: with auto_pad SAME."""
+    mode = call.attributes.get("auto_pad", "NOTSET")
+    wanted = call.integers("output_shape") or (scaled if mode.startswith("SAME") else None)
+    if wanted is None:
+        return paired(call, call.integers("pads") or (0,) * (2 * len(full)), len(full))
+    totals = [n - w for n, w in zip(full, wanted[-len(full) :], strict=True)]
+    if min(totals) < 0:
+        call.refuse(f"its output_shape {wanted} is larger than what it computes, {full}")
+    halves = [(t // 2, t - t // 2) for t in totals]
+    return tuple(halves if mode == "SAME_UPPER" else ((more, less) for less, more in halves))
+
+
+def _weight(call: Call) -> Tensor:
+    weight = call.required(1)
+    named = call.integers("kernel_shape")
+    if weight.ndim < 3 or (named is not None and named != tuple(weight.shape[2:])):
+        call.refuse(f"its weight {tuple(weight.shape)} does not fit kernel_shape {named}")
+    return weight
+
+
+def _bias(call: Call, channels: int) -> Tensor | None:
+    bias = call.constant(2)
+    if bias is not None and tuple(bias.shape) != (channels,):
+        call.refuse(f"its bias has shape {tuple(bias.shape)} for {channels} channels")
+    return bias
+
+
+@to_onnx(Conv)
+def write_conv(op: Conv, builder: OnnxBuilder, inputs: Sequence[str], node: Node) -> str:
+    return builder.add("Conv", [*inputs, *_parameters(op, builder)], name=node.name, **_attributes(op))
+
+
+@to_onnx(ConvTranspose)
+def write_conv_transpose(op: ConvTranspose, builder: OnnxBuilder, inputs: Sequence[str], node: Node) -> str:
+    attributes = _attributes(op) | {"output_padding": list(op.output_padding)}
+    return builder.add("ConvTranspose", [*inputs, *_parameters(op, builder)], name=node.name, **attributes)
+
+
+def _parameters(op: Conv | ConvTranspose, builder: OnnxBuilder) -> list[str]:
+    return [builder.constant(t) for t in (op.weight, op.bias) if t is not None]
+
+
+def _attributes(op: Conv | ConvTranspose) -> dict[str, Any]:
+    return {
+        "kernel_shape": list(op.weight.shape[2:]),
+        "strides": list(op.stride),
+        "pads": [*op.padding, *op.padding],
+        "dilations": list(op.dilation),
+        "group": op.groups,
+    }

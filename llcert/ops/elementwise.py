@@ -13,7 +13,7 @@ from llcert.ir import Node, Shape, apply
 from llcert.ops.affine import Affine
 from llcert.ops.clamp import Clamp
 from llcert.ops.join import Add
-from llcert.ops.linear import Linear
+from llcert.ops.linear import biased
 from llcert.ops.maxmin import Extreme
 from llcert.ops.movement import Expand
 from llcert.registry import Call, Value, from_onnx
@@ -81,24 +81,15 @@ def extreme(call: Call, terms: Sequence[Value], *, largest: bool) -> Node:
 def shifted(call: Call, node: Node, shift: Tensor) -> Node:
     """`x + shift`; becomes the bias of a dense layer, or the shift of a scaling, where that stands right in front."""
     node, shift = aligned(call, node, shift)
-    match node.op:
-        case Affine(shift=None):
-            return apply(replace(node.op, shift=shift), *node.inputs, name=node.name)
-        case Linear(bias=None) if is_bias(shift, node.shape):
-            bias = shift.flatten().expand(node.shape[-1])
-            return apply(Linear(node.op.weight, bias), *node.inputs, name=node.name)
-    return apply(Affine(shift=shift), node)
+    if isinstance(node.op, Affine) and node.op.shift is None:
+        return apply(replace(node.op, shift=shift), *node.inputs, name=node.name)
+    return biased(node, shift)
 
 
 def scaled(call: Call, node: Node, scale: Tensor) -> Node:
     """`x * scale`."""
     node, scale = aligned(call, node, scale)
     return apply(Affine(scale=scale), node)
-
-
-def is_bias(shift: Tensor, shape: Shape) -> bool:
-    """Whether a constant that meets values of `shape` differs along the last axis only."""
-    return all(n == 1 for n in shift.shape[:-1]) and len(shape) > 0
 
 
 def aligned(call: Call, node: Node, constant: Tensor) -> tuple[Node, Tensor]:

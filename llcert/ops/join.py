@@ -8,7 +8,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from llcert.ir import Join, Shape
+from llcert.ir import Join, Node, Shape, apply
+from llcert.ops.affine import Affine
+from llcert.ops.pad import Pad
+from llcert.registry import BATCH, Call, OnnxBuilder, Value, from_onnx, to_onnx
 
 
 @dataclass(frozen=True)
@@ -36,3 +39,56 @@ class Concat(Join):
 
     def adjoints(self, y: Tensor, shapes: Sequence[Shape]) -> tuple[Tensor, ...]:
         return y.split([s[self.axis] for s in shapes], self.axis + 1)
+
+
+@from_onnx("Concat")
+def read_concat(call: Call) -> Node:
+    first = next(v for v in call.inputs if isinstance(v, Node))
+    axis = call.axis(int(call.attributes.get("axis", 1)), len(first.shape))
+    return concatenated(call, [v for v in call.inputs if v is not None], axis)
+
+
+def concatenated(call: Call, values: Sequence[Value], axis: int) -> Node:
+    """Values and constants side by side; constants by padding what depends on the image and adding them there."""
+    nodes = [v for v in values if isinstance(v, Node)]
+    if len(nodes) == len(values):
+        return apply(Concat(axis), *nodes) if len(nodes) > 1 else nodes[0]
+    like = nodes[0].shape
+    known = [v if isinstance(v, Node) else _like_an_image(call, v, len(like)) for v in values]
+    if any((*v.shape[:axis], *v.shape[axis + 1 :]) != (*like[:axis], *like[axis + 1 :]) for v in known):
+        call.refuse(f"shapes {', '.join(str(tuple(v.shape)) for v in known)} do not fit side by side")
+    return _among_constants(known, axis)
+
+
+def _like_an_image(call: Call, constant: Tensor, rank: int) -> Tensor:
+    if call.batched and (constant.ndim != rank + 1 or constant.shape[0] not in (1, BATCH)):
+        call.refuse(f"puts a constant of shape {tuple(constant.shape)} beside values with a batch axis")
+    return constant[0] if call.batched else constant
+
+
+def _among_constants(values: Sequence[Value], axis: int) -> Node:
+    """Each value padded with zeros to the whole length, all of them added, the constants added as a shift."""
+    lengths = [v.shape[axis] for v in values]
+    total, parts, shifts = sum(lengths), list[Node](), list[Tensor]()
+    for i, (value, length) in enumerate(zip(values, lengths, strict=True)):
+        before = sum(lengths[:i])
+        widths = [(0, 0)] * len(value.shape)
+        widths[axis] = (before, total - before - length)
+        op = Pad(tuple(widths))
+        if isinstance(value, Node):
+            parts.append(apply(op, value))
+        else:
+            shifts.append(op.linear(value.unsqueeze(0))[0])
+    node = apply(Add(), *parts) if len(parts) > 1 else parts[0]
+    shift = torch.stack(shifts).sum(0)
+    return apply(Affine(shift=shift), node) if bool((shift != 0).any()) else node
+
+
+@to_onnx(Add)
+def write_add(op: Add, builder: OnnxBuilder, inputs: Sequence[str], node: Node) -> str:
+    return builder.add("Add" if len(inputs) == 2 else "Sum", inputs, name=node.name)
+
+
+@to_onnx(Concat)
+def write_concat(op: Concat, builder: OnnxBuilder, inputs: Sequence[str], node: Node) -> str:
+    return builder.add("Concat", inputs, name=node.name, axis=op.axis + 1)

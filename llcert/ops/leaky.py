@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from llcert.ir import Activation, Shape
+from llcert.ir import Activation, Node, Shape, apply
 from llcert.region import Region
+from llcert.registry import Call, OnnxBuilder, from_onnx, to_onnx
 
 
 @dataclass(frozen=True)
@@ -58,3 +60,32 @@ class Leaky(Activation):
 
     def global_slope(self, shape: Shape) -> Tensor:
         return self.slope_below.abs().clamp(min=1)
+
+
+@from_onnx("LeakyRelu")
+def read_leaky_relu(call: Call) -> Node:
+    return apply(Leaky(torch.tensor(float(call.attributes.get("alpha", 0.01)))), call.node(0))
+
+
+@from_onnx("PRelu")
+def read_parametric_relu(call: Call) -> Node:
+    node = call.node(0)
+    slope = call.per_image(call.required(1), len(node.shape))
+    if torch.broadcast_shapes(node.shape, slope.shape) != node.shape:
+        call.refuse(f"slopes of shape {tuple(slope.shape)} do not fit a value of shape {node.shape}")
+    return apply(Leaky(slope), node)
+
+
+@from_onnx("Abs")
+def read_absolute(call: Call) -> Node:
+    return apply(Leaky(torch.tensor(-1.0)), call.node(0))
+
+
+@to_onnx(Leaky)
+def write_leaky(op: Leaky, builder: OnnxBuilder, inputs: Sequence[str], node: Node) -> str:
+    slope = op.slope_below
+    if slope.ndim == 0 and bool(slope == -1):
+        return builder.add("Abs", inputs, name=node.name)
+    if slope.ndim == 0 and bool(slope.float() == slope):
+        return builder.add("LeakyRelu", inputs, name=node.name, alpha=float(slope))
+    return builder.add("PRelu", [*inputs, builder.constant(slope)], name=node.name)

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from llcert.ir import LinearOp, Shape
+from llcert.ir import LinearOp, Node, Shape, apply
+from llcert.ops.affine import Affine
+from llcert.ops.movement import Transpose, reshaped
+from llcert.registry import Call, OnnxBuilder, from_onnx, to_onnx
 
 
 @dataclass(frozen=True)
@@ -30,3 +34,95 @@ class Linear(LinearOp):
 
     def adjoint(self, y: Tensor, shape: Shape) -> Tensor:
         return y @ self.weight
+
+
+@from_onnx("Gemm")
+def read_gemm(call: Call) -> Node:
+    alpha, beta = float(call.attributes.get("alpha", 1.0)), float(call.attributes.get("beta", 1.0))
+    if isinstance(call.inputs[0], Tensor):
+        call.refuse("multiplies a constant from the left; write it as MatMul and Add, or transpose the layer")
+    node, matrix = call.node(0), _matrix(call, 1)
+    if call.attributes.get("transA", 0):
+        node = transposed(call, node)
+    weight = matrix if call.attributes.get("transB", 0) else matrix.T.contiguous()
+    if alpha != 1:
+        weight = weight * alpha
+    return _with_addend(call, apply(Linear(weight), node), beta)
+
+
+def _with_addend(call: Call, product: Node, beta: float) -> Node:
+    addend = call.constant(2)
+    if addend is None or beta == 0:
+        return product
+    addend = call.per_image(addend if beta == 1 else addend * beta, len(product.shape))
+    if torch.broadcast_shapes(product.shape, addend.shape) != product.shape:
+        call.refuse(f"adds a constant of shape {tuple(addend.shape)} to a value of shape {product.shape}")
+    return biased(product, addend)
+
+
+def biased(node: Node, shift: Tensor) -> Node:
+    """`x + shift`, as the bias of a dense layer right in front that has none; elsewhere an Affine."""
+    along_last = all(n == 1 for n in shift.shape[:-1]) and len(node.shape) > 0
+    if isinstance(node.op, Linear) and node.op.bias is None and along_last:
+        bias = shift.flatten().expand(node.shape[-1])
+        return apply(Linear(node.op.weight, bias), *node.inputs, name=node.name)
+    return apply(Affine(shift=shift), node)
+
+
+@from_onnx("MatMul")
+def read_matmul(call: Call) -> Node:
+    a, b = call.inputs[0], call.inputs[1]
+    if isinstance(a, Node) and isinstance(b, Node):
+        call.refuse("multiplies two values that both depend on the image (as attention does), which has no bound")
+    return _times_right(call, call.node(0)) if isinstance(a, Node) else _times_left(call, call.node(1))
+
+
+def _times_right(call: Call, node: Node) -> Node:
+    """`x @ b` for a known b."""
+    constant = call.required(1)
+    if constant.ndim == 1:
+        product = apply(Linear(constant[None].contiguous()), node)
+        return reshaped(product, product.shape[:-1])
+    return apply(Linear(_matrix(call, 1).T.contiguous()), node)
+
+
+def _times_left(call: Call, node: Node) -> Node:
+    """`a @ x` for a known a: the columns of x are what the dense layer works on."""
+    constant = call.required(0)
+    if len(node.shape) == 1:
+        if call.batched:
+            call.refuse("multiplies along the batch axis; put the constant on the right")
+        product = apply(Linear(constant.reshape(-1, constant.shape[-1])), node)
+        return reshaped(product, tuple(constant.shape[:-1]))
+    matrix = constant[None] if constant.ndim == 1 else _matrix(call, 0)
+    product = transposed(call, apply(Linear(matrix), transposed(call, node)))
+    return product if constant.ndim > 1 else reshaped(product, (*product.shape[:-2], product.shape[-1]))
+
+
+def _matrix(call: Call, index: int) -> Tensor:
+    """A known input with two axes that matter."""
+    constant = call.required(index)
+    while constant.ndim > 2 and constant.shape[0] == 1:
+        constant = constant[0]
+    if constant.ndim != 2:
+        call.refuse(f"multiplies by a constant of shape {tuple(constant.shape)}; llcert knows matrices")
+    return constant
+
+
+def transposed(call: Call, node: Node) -> Node:
+    """The value with its last two axes exchanged."""
+    rank = len(node.shape)
+    if rank < 2:
+        call.refuse("exchanges the batch axis with another; a certificate looks at one image at a time")
+    return apply(Transpose((*range(rank - 2), rank - 1, rank - 2)), node)
+
+
+@to_onnx(Linear)
+def write_linear(op: Linear, builder: OnnxBuilder, inputs: Sequence[str], node: Node) -> str:
+    if len(node.shape) == 1:
+        constants = [builder.constant(t) for t in (op.weight, op.bias) if t is not None]
+        return builder.add("Gemm", [*inputs, *constants], name=node.name, transB=1)
+    product = builder.add("MatMul", [*inputs, builder.constant(op.weight.T)], name=node.name)
+    if op.bias is None:
+        return product
+    return builder.add("Add", [product, builder.constant(op.bias)], name=node.name)

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from llcert.ir import Activation, Op, Shape
+from llcert.ir import Activation, Node, Op, Shape, apply
+from llcert.ops.movement import reshaped
+from llcert.ops.take import taken
 from llcert.region import Region
+from llcert.registry import Call, OnnxBuilder, batched_shape, from_onnx, to_onnx
 
 
 @dataclass(frozen=True)
@@ -107,3 +112,88 @@ class Extreme(Op):
 
     def __call__(self, *values: Tensor) -> Tensor:
         return torch.maximum(*values) if self.largest else torch.minimum(*values)
+
+
+@from_onnx("ReduceMax", "ReduceMin")
+def read_reduction(call: Call) -> Node:
+    node, axes = call.node(0), call.integers("axes", 1)
+    if not axes:
+        call.refuse("reduces over all axes, the batch too; name the axes")
+    ours = sorted({call.axis(a, len(node.shape)) for a in axes})
+    result = reduced(call, node, ours, largest=call.kind == "ReduceMax")
+    kept = call.attributes.get("keepdims", 1)
+    return reshaped(result, tuple(1 if i in ours else n for i, n in enumerate(node.shape) if kept or i not in ours))
+
+
+def reduced(call: Call, node: Node, axes: Sequence[int], *, largest: bool) -> Node:
+    """The maximum or minimum over neighbouring axes, which keep one entry: of two values, or the end of a sort."""
+    first, last = axes[0], axes[-1]
+    if list(axes) != list(range(first, last + 1)):
+        call.refuse(f"reduces over axes {tuple(axes)}, which are not neighbours")
+    size = math.prod(node.shape[first : last + 1])
+    line = reshaped(node, (*node.shape[:first], size, *node.shape[last + 1 :]))
+    if size == 1:
+        return line
+    if size == 2:
+        return apply(Extreme(largest), taken(line, first, (0,)), taken(line, first, (1,)))
+    return taken(apply(GroupSort(first, size, descending=largest), line), first, (0,))
+
+
+@from_onnx("TopK")
+def read_top_k(call: Call) -> Node:
+    if call.outputs > 1:
+        call.refuse("the positions of the largest values are used, which jump; use its values only")
+    node, counts = call.node(0), call.integers("k", 1)
+    axis = call.axis(int(call.attributes.get("axis", -1)), len(node.shape))
+    size = node.shape[axis]
+    if counts is None or len(counts) != 1 or not 1 <= counts[0] <= size:
+        call.refuse(f"takes {counts} of {size} values")
+    if not call.attributes.get("sorted", 1) and counts[0] > 1:
+        call.refuse("returns its values in no stated order (sorted=0); export with sorted=1")
+    descending = bool(call.attributes.get("largest", 1))
+    return taken(apply(GroupSort(axis, size, descending), node), axis, range(counts[0]))
+
+
+@to_onnx(MaxMin)
+def write_maxmin(op: MaxMin, builder: OnnxBuilder, inputs: Sequence[str], node: Node) -> str:
+    a, b = _write_pairs(op, builder, inputs, node)
+    largest = builder.add("Max", [a, b], name=node.name)
+    smallest = builder.add("Min", [a, b], name=node.name)
+    if op.high is not None:
+        largest = builder.add("Min", [largest, builder.constant(op.high)], name=node.name)
+    if op.low is not None:
+        smallest = builder.add("Max", [smallest, builder.constant(op.low)], name=node.name)
+    if not op.pairs:
+        return builder.add("Concat", [largest, smallest], name=node.name, axis=op.axis + 1)
+    behind = builder.constant(torch.tensor([op.axis + 2]))
+    apart = [builder.add("Unsqueeze", [part, behind], name=node.name) for part in (largest, smallest)]
+    neighbours = builder.add("Concat", apart, name=node.name, axis=op.axis + 2)
+    return builder.add("Reshape", [neighbours, builder.constant(batched_shape(node.shape))], name=node.name)
+
+
+def _write_pairs(op: MaxMin, builder: OnnxBuilder, inputs: Sequence[str], node: Node) -> tuple[str, str]:
+    """The first and the second values of all pairs, by slices."""
+    size = node.shape[op.axis]
+    bounds = ((0, size, 2), (1, size, 2)) if op.pairs else ((0, size // 2, 1), (size // 2, size, 1))
+    first, second = (
+        builder.add(
+            "Slice",
+            [*inputs, *(builder.constant(torch.tensor([n])) for n in (start, end, op.axis + 1, step))],
+            name=node.name,
+        )
+        for start, end, step in bounds
+    )
+    return first, second
+
+
+@to_onnx(GroupSort)
+def write_group_sort(op: GroupSort, builder: OnnxBuilder, inputs: Sequence[str], node: Node) -> str:
+    """A full TopK along the axis of groups; the second output, their positions, is left out."""
+    before, size, after = node.shape[: op.axis], node.shape[op.axis], node.shape[op.axis + 1 :]
+    split = builder.constant(batched_shape((*before, size // op.size, op.size, *after)))
+    groups = builder.add("Reshape", [*inputs, split], name=node.name)
+    count = builder.constant(torch.tensor([op.size]))
+    ordered = builder.add(
+        "TopK", [groups, count], name=node.name, outputs=2, axis=op.axis + 2, largest=int(op.descending), sorted=1
+    )
+    return builder.add("Reshape", [ordered, builder.constant(batched_shape(node.shape))], name=node.name)

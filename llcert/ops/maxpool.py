@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from llcert.ir import Activation, Shape
+from llcert.ir import LARGEST, Activation, Node, Shape, apply
+from llcert.ops.windows import Windows, foreign, image, read_windows, rounded_up
 from llcert.region import Region
+from llcert.registry import Call, OnnxBuilder, from_onnx, to_onnx
 
 
 @dataclass(frozen=True)
@@ -57,3 +60,52 @@ class MaxPool(Activation):
             total[..., *seen] += counts(padded[..., *seen], floor).to(z.dtype)
         inside = [slice(b, b + n) for (b, _), n in zip(self.padding, z.shape[-spatial:], strict=True)]
         return total[..., *inside]
+
+
+@from_onnx("MaxPool")
+def read_max_pool(call: Call) -> Node:
+    if call.outputs > 1:
+        call.refuse("the positions of the largest values are used, which jump; use its values only")
+    node = image(call)
+    sizes = node.shape[1:]
+    windows = read_windows(call, sizes, call.integers("kernel_shape") or ())
+    padding = rounded_up(sizes, windows) if call.attributes.get("ceil_mode", 0) else windows.padding
+    check_windows(call, node.shape, replace(windows, padding=padding))
+    return foreign(call, apply(MaxPool(windows.kernel, windows.stride, padding, windows.dilation), node))
+
+
+def check_windows(call: Call, shape: Shape, windows: Windows) -> None:
+    """Nothing, where every window sees a real entry. shape: `[channels, *spatial]`; refuses where one does not."""
+    sizes = shape[1:]
+    if shape[0] * math.prod(n + sum(p) for n, p in zip(sizes, windows.padding, strict=True)) > LARGEST:
+        call.refuse(f"pads {shape} by {windows.padding}, which is more than llcert can hold")
+    for i, (size, (before, after)) in enumerate(zip(sizes, windows.padding, strict=True)):
+        kernel, dilation = windows.kernel[i], windows.dilation[i]
+        starts = torch.arange(0, size + before + after - windows.reach[i] + 1, windows.stride[i]) - before
+        skipped = (-starts).clamp(min=0).add(dilation - 1) // dilation
+        if not bool(((skipped < kernel) & (starts + skipped * dilation < size)).all()):
+            call.refuse(f"a window of {kernel} sees nothing but padding {(before, after)}")
+
+
+@from_onnx("GlobalMaxPool")
+def read_global_max_pool(call: Call) -> Node:
+    node = image(call)
+    sizes = node.shape[1:]
+    if len(sizes) not in (1, 2):
+        call.refuse(f"pools over {len(sizes)} axes; llcert knows one and two")
+    ones, none = (1,) * len(sizes), ((0, 0),) * len(sizes)
+    return foreign(call, apply(MaxPool(sizes, ones, none, ones), node))
+
+
+@to_onnx(MaxPool)
+def write_max_pool(op: MaxPool, builder: OnnxBuilder, inputs: Sequence[str], node: Node) -> str:
+    before, after = zip(*op.padding, strict=True)
+    return builder.add(
+        "MaxPool",
+        inputs,
+        name=node.name,
+        kernel_shape=list(op.kernel),
+        strides=list(op.stride),
+        pads=[*before, *after],
+        dilations=list(op.dilation),
+    )

@@ -82,15 +82,15 @@ def _repeating(call: Call, size: int, before: int, after: int, mode: str) -> lis
     positions = range(-before, size + after)
     if len(positions) > BATCH:
         call.refuse(f"pads an axis of {size} to {len(positions)}")
-    match mode:
-        case "edge":
-            return [min(max(i, 0), size - 1) for i in positions]
-        case "wrap":
-            return [i % size for i in positions]
-        case "reflect":
-            period = max(2 * size - 2, 1)
-            return [min(i % period, -i % period) if size > 1 else 0 for i in positions]
-    call.refuse(f"pad mode {mode!r} is unknown; constant, edge, reflect and wrap are supported")
+    period = max(2 * size - 2, 1)
+    modes: dict[str, Callable[[int], int]] = {
+        "edge": lambda i: min(max(i, 0), size - 1),
+        "wrap": lambda i: i % size,
+        "reflect": lambda i: min(i % period, -i % period),
+    }
+    if mode not in modes:
+        call.refuse(f"pad mode {mode!r} is unknown; constant, edge, reflect and wrap are supported")
+    return [modes[mode](i) for i in positions]
 
 
 @to_onnx(Pad)

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from llcert.ir import LinearOp, Shape
+from llcert.ir import LinearOp, Node, Shape, apply
+from llcert.ops.affine import Affine
+from llcert.ops.movement import reshaped
+from llcert.ops.windows import Widths, Windows, foreign, image, read_windows, rounded_up, zero_padded
+from llcert.registry import Call, OnnxBuilder, from_onnx, to_onnx
 
 
 @dataclass(frozen=True)
@@ -55,3 +60,74 @@ class SumPool(LinearOp):
 def scalar(entrywise: Callable[[Tensor], Tensor], value: float) -> float:
     """An entrywise map applied to one number."""
     return float(entrywise(torch.tensor(value, dtype=torch.float64)))
+
+
+@from_onnx("ReduceSum", "ReduceMean")
+def read_reduction(call: Call) -> Node:
+    node, axes = call.node(0), call.integers("axes", 1)
+    if not axes:
+        if call.attributes.get("noop_with_empty_axes", 0):
+            return node
+        call.refuse("reduces over all axes, the batch too; name the axes")
+    ours = tuple(sorted({call.axis(a, len(node.shape)) for a in axes}))
+    return reduced(node, ours, mean=call.kind == "ReduceMean", keep=bool(call.attributes.get("keepdims", 1)))
+
+
+def reduced(node: Node, axes: Shape, *, mean: bool, keep: bool) -> Node:
+    """The sum or mean over some axes, which disappear or keep one entry."""
+    weight = 1 / math.prod(node.shape[a] for a in axes) if mean else 1.0
+    result = apply(Reduce(axes, weight), node)
+    return reshaped(result, tuple(1 if i in axes else n for i, n in enumerate(node.shape))) if keep else result
+
+
+@from_onnx("GlobalAveragePool")
+def read_global_average(call: Call) -> Node:
+    node = image(call)
+    return foreign(call, reduced(node, tuple(range(1, len(node.shape))), mean=True, keep=True))
+
+
+@from_onnx("AveragePool")
+def read_average_pool(call: Call) -> Node:
+    node = image(call)
+    sizes = node.shape[1:]
+    windows = read_windows(call, sizes, call.integers("kernel_shape") or ())
+    if any(d != 1 for d in windows.dilation):
+        call.refuse("averages over dilated windows; write it as a depthwise Conv")
+    reached = rounded_up(sizes, windows) if call.attributes.get("ceil_mode", 0) else windows.padding
+    counted = bool(call.attributes.get("count_include_pad", 0))
+    return foreign(call, averaged(node, windows, reached=reached, counted=counted))
+
+
+def averaged(node: Node, windows: Windows, *, reached: Widths, counted: bool) -> Node:
+    """Averages over windows of `[channels, *spatial]`. reached: the padding that windows reach into, `ceil_mode` too.
+
+    counted: whether the padding of `windows` counts in the divisor; what lies behind it never does.
+    """
+    size = math.prod(windows.kernel)
+    pooled = apply(SumPool(windows.kernel, windows.stride, 1 / size), zero_padded(node, reached))
+    counts = torch.ones(())
+    for i, (length, (before, after)) in enumerate(zip(node.shape[1:], windows.padding, strict=True)):
+        low, high = (-before, length + after) if counted else (0, length)
+        starts = torch.arange(pooled.shape[1 + i]) * windows.stride[i] - reached[i][0]
+        inside = (starts + windows.kernel[i]).clamp(max=high) - starts.clamp(min=low)
+        counts = counts.unsqueeze(-1) * inside
+    return pooled if bool((counts == size).all()) else apply(Affine(scale=size / counts), pooled)
+
+
+@to_onnx(Reduce)
+def write_reduce(op: Reduce, builder: OnnxBuilder, inputs: Sequence[str], node: Node) -> str:
+    (source,) = node.inputs
+    axes = [a + 1 for a in op.axes]
+    if op.weight == 1 / math.prod(source.shape[a] for a in op.axes):
+        return builder.add("ReduceMean", inputs, name=node.name, axes=axes, keepdims=0)
+    total = builder.add("ReduceSum", [*inputs, builder.constant(torch.tensor(axes))], name=node.name, keepdims=0)
+    return total if op.weight == 1 else builder.add("Mul", [total, builder.number(op.weight)], name=node.name)
+
+
+@to_onnx(SumPool)
+def write_sum_pool(op: SumPool, builder: OnnxBuilder, inputs: Sequence[str], node: Node) -> str:
+    size = math.prod(op.kernel)
+    average = builder.add("AveragePool", inputs, name=node.name, kernel_shape=list(op.kernel), strides=list(op.stride))
+    if op.weight == 1 / size:
+        return average
+    return builder.add("Mul", [average, builder.number(op.weight * size)], name=node.name)

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from llcert.ir import Activation, Shape
+from llcert.ir import Activation, Node, Shape, apply
 from llcert.region import Region
+from llcert.registry import Call, OnnxBuilder, from_onnx, to_onnx
 
 
 class _Bell(Activation):
@@ -51,3 +53,23 @@ class Tanh(_Bell):
 
     def derivative(self, z: Tensor) -> Tensor:
         return 4 * torch.sigmoid(2 * z) * torch.sigmoid(-2 * z)
+
+
+@from_onnx("Sigmoid")
+def read_sigmoid(call: Call) -> Node:
+    return apply(Sigmoid(), call.node(0))
+
+
+@from_onnx("Tanh")
+def read_tanh(call: Call) -> Node:
+    return apply(Tanh(), call.node(0))
+
+
+@to_onnx(Sigmoid)
+def write_sigmoid(op: Sigmoid, builder: OnnxBuilder, inputs: Sequence[str], node: Node) -> str:
+    return builder.add("Sigmoid", inputs, name=node.name)
+
+
+@to_onnx(Tanh)
+def write_tanh(op: Tanh, builder: OnnxBuilder, inputs: Sequence[str], node: Node) -> str:
+    return builder.add("Tanh", inputs, name=node.name)

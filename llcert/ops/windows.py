@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from llcert.ir import Node, Shape, apply
 from llcert.ops.movement import reshaped
@@ -31,6 +31,12 @@ class Windows:
 
 def read_windows(call: Call, sizes: Shape, kernel: Shape) -> Windows:
     """The windows a convolution or pool describes by its attributes. sizes: of the axes they slide over."""
+    unpadded = read_unpadded(call, sizes, kernel)
+    return replace(unpadded, padding=_padding(call, sizes, unpadded))
+
+
+def read_unpadded(call: Call, sizes: Shape, kernel: Shape) -> Windows:
+    """The windows as described, padding left out."""
     rank = len(sizes)
     if rank not in (1, 2):
         call.refuse(f"slides over {rank} axes; llcert knows one and two")
@@ -38,8 +44,7 @@ def read_windows(call: Call, sizes: Shape, kernel: Shape) -> Windows:
     dilation = _positive(call, "dilations", rank)
     if len(kernel) != rank or min(kernel) < 1:
         call.refuse(f"a kernel of shape {kernel} does not fit {rank} axes")
-    windows = Windows(kernel, stride, dilation, ((0, 0),) * rank)
-    return Windows(kernel, stride, dilation, _padding(call, sizes, windows))
+    return Windows(kernel, stride, dilation, ((0, 0),) * rank)
 
 
 def image(call: Call, index: int = 0) -> Node:
@@ -88,17 +93,16 @@ def _positive(call: Call, name: str, rank: int) -> Shape:
 def _padding(call: Call, sizes: Shape, windows: Windows) -> Widths:
     rank = len(sizes)
     mode = call.attributes.get("auto_pad", "NOTSET")
-    match mode:
-        case "NOTSET" | "":
-            return paired(call, call.integers("pads") or (0,) * (2 * rank), rank)
-        case "VALID":
-            return ((0, 0),) * rank
-        case "SAME_UPPER" | "SAME_LOWER":
-            return tuple(
-                _same(size, reach, stride, extra_first=mode == "SAME_LOWER")
-                for size, reach, stride in zip(sizes, windows.reach, windows.stride, strict=True)
-            )
-    call.refuse(f"auto_pad {mode!r} is not one of NOTSET, VALID, SAME_UPPER, SAME_LOWER")
+    if mode == "NOTSET":
+        return paired(call, call.integers("pads") or (0,) * (2 * rank), rank)
+    if mode == "VALID":
+        return ((0, 0),) * rank
+    if mode not in ("SAME_UPPER", "SAME_LOWER"):
+        call.refuse(f"auto_pad {mode!r} is not one of NOTSET, VALID, SAME_UPPER, SAME_LOWER")
+    return tuple(
+        _same(size, reach, stride, extra_first=mode == "SAME_LOWER")
+        for size, reach, stride in zip(sizes, windows.reach, windows.stride, strict=True)
+    )
 
 
 def paired(call: Call, pads: Sequence[int], rank: int) -> Widths:
