@@ -1,0 +1,297 @@
+"""ONNX files as they lie on disk, brought to one form: checked, ordered, functions inlined, weights inside."""
+
+from __future__ import annotations
+
+import zlib
+from collections import deque
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from types import MappingProxyType
+from typing import Final
+
+import onnx
+import onnx.inliner
+from google.protobuf.message import DecodeError
+from onnx import TensorProto
+from torch import Tensor
+
+from llcert.errors import InvalidInput, UnsupportedModel
+from llcert.frontend.external import load_external
+from llcert.frontend.folding import initialiser
+
+OLDEST_OPSET = 7
+"""Older opsets broadcast by rules of their own."""
+
+_DEFAULT_DOMAINS = ("", "ai.onnx")
+_LARGEST_FILE = 2**31
+_MOST_NODES = 200_000
+
+_DANGLING = (
+    "{where}: uses {name!r}, which nothing in the file produces; Keras's Normalization layer exports such files: "
+    "take the layer out, export again, and give --mean and --std instead"
+)
+
+
+@dataclass(frozen=True, eq=False)
+class Graph:
+    """A checked ONNX graph.
+
+    source: the file's name, for messages. model: functions inlined, weights inside, one opset an operator set.
+    nodes: inputs before users. constants: initialisers by name. image: the one input that is not an initialiser.
+    """
+
+    source: str
+    model: onnx.ModelProto
+    opset: int
+    nodes: tuple[onnx.NodeProto, ...]
+    constants: Mapping[str, Tensor]
+    image: onnx.ValueInfoProto
+    outputs: tuple[str, ...]
+
+    @property
+    def metadata(self) -> dict[str, str]:
+        """The file's own key-value pairs."""
+        return {p.key: p.value for p in self.model.metadata_props}
+
+
+def read(path: Path) -> Graph:
+    """The graph of an `.onnx` or `.onnx.gz` file.
+
+    Raises InvalidInput where the file cannot be read as ONNX, UnsupportedModel where llcert cannot use what it says.
+    """
+    source = path.name
+    model = _parse(_content(path), source)
+    opset = _one_opset(model, source)
+    _check_tables(model, source)
+    load_external(model, path.parent, source)
+    model = _inlined(model, source)
+    order = _in_order(model.graph, source)
+    del model.graph.node[:]
+    model.graph.node.extend(order)
+    _check_schema(model, source)
+    constants = {t.name: initialiser(t, source) for t in model.graph.initializer if t.data_type != TensorProto.STRING}
+    images = [i for i in model.graph.input if i.name not in constants]
+    if len(images) != 1:
+        names = ", ".join(repr(i.name) for i in images) or "none"
+        raise UnsupportedModel(f"{source}: llcert certifies networks with one image as input; this one has {names}")
+    return Graph(
+        source=source,
+        model=model,
+        opset=opset,
+        nodes=tuple(model.graph.node),
+        constants=MappingProxyType(constants),
+        image=images[0],
+        outputs=tuple(o.name for o in model.graph.output),
+    )
+
+
+def where(source: str, node: onnx.NodeProto, opset: int) -> str:
+    """How messages name a node."""
+    name = node.name or next((o for o in node.output if o), "")
+    domain = f"{node.domain}." if node.domain not in _DEFAULT_DOMAINS else ""
+    return f"{source}: node {name!r} ({domain}{node.op_type}, opset {opset})"
+
+
+def _content(path: Path) -> bytes:
+    try:
+        if path.stat().st_size > _LARGEST_FILE:
+            raise InvalidInput(f"{path.name}: larger than 2 GB, which no ONNX file can be; use external data")
+        data = path.read_bytes()
+    except OSError as error:
+        raise InvalidInput(f"{path}: cannot be read ({error.strerror or error})") from None
+    return _unpacked(data, path.name) if data[:2] == b"\x1f\x8b" else data
+
+
+def _unpacked(data: bytes, source: str) -> bytes:
+    inflater = zlib.decompressobj(wbits=zlib.MAX_WBITS | 16)
+    try:
+        content = inflater.decompress(data, _LARGEST_FILE)
+    except zlib.error as error:
+        raise InvalidInput(f"{source}: broken gzip file ({error})") from None
+    if not inflater.eof:
+        raise InvalidInput(f"{source}: broken gzip file (cut short, or larger than 2 GB unpacked)")
+    return content
+
+
+def _parse(data: bytes, source: str) -> onnx.ModelProto:
+    try:
+        model = onnx.load_model_from_string(data)
+        _touch_names(model.graph)
+    except (DecodeError, UnicodeDecodeError, ValueError) as error:
+        raise InvalidInput(f"{source}: not an ONNX file, or a damaged one ({type(error).__name__})") from None
+    if not model.HasField("graph") or not model.graph.node:
+        raise InvalidInput(f"{source}: not an ONNX file, or one without a graph")
+    return model
+
+
+def _touch_names(graph: onnx.GraphProto) -> None:
+    """Reads every name once: text that is not UTF-8 shows up only when it is read."""
+    for node in graph.node:
+        _ = node.name, node.op_type, node.domain, list(node.input), list(node.output)
+        for attribute in node.attribute:
+            _ = attribute.name, attribute.ref_attr_name
+    for tensor in graph.initializer:
+        _ = tensor.name
+    for value in (*graph.input, *graph.output):
+        _ = value.name, [d.dim_param for d in value.type.tensor_type.shape.dim]
+
+
+def _one_opset(model: onnx.ModelProto, source: str) -> int:
+    """The opset of the standard operators; drops imports that repeat one another."""
+    imports: dict[str, set[int]] = {}
+    for entry in model.opset_import:
+        domain = "" if entry.domain in _DEFAULT_DOMAINS else entry.domain
+        imports.setdefault(domain, set()).add(entry.version)
+    for domain, versions in imports.items():
+        if len(versions) > 1:
+            raise UnsupportedModel(f"{source}: imports {domain or 'ai.onnx'} in versions {sorted(versions)}; keep one")
+    if "" not in imports:
+        raise UnsupportedModel(f"{source}: names no opset of the standard operators")
+    (opset,) = imports[""]
+    newest = onnx.defs.onnx_opset_version()
+    if opset < OLDEST_OPSET:
+        raise UnsupportedModel(
+            f"{source}: opset {opset} is older than {OLDEST_OPSET}; update it with onnx.version_converter"
+        )
+    if opset > newest:
+        raise UnsupportedModel(f"{source}: opset {opset} is newer than {newest}, the newest the installed onnx knows")
+    del model.opset_import[:]
+    model.opset_import.extend(onnx.helper.make_opsetid(d, v) for d, (v,) in imports.items())
+    return opset
+
+
+def _check_tables(model: onnx.ModelProto, source: str) -> None:
+    graph = model.graph
+    if graph.sparse_initializer:
+        raise UnsupportedModel(f"{source}: has sparse initialisers; store the weights as dense tensors")
+    if not graph.output:
+        raise UnsupportedModel(f"{source}: has no output")
+    for kind, names in (
+        ("initialiser", [t.name for t in graph.initializer]),
+        ("input", [i.name for i in graph.input]),
+        ("output", [o.name for o in graph.output]),
+    ):
+        repeated = _first_repeated(names)
+        if repeated is not None:
+            raise UnsupportedModel(f"{source}: two {kind}s are called {repeated!r}")
+
+
+def _first_repeated(names: list[str]) -> str | None:
+    seen: set[str] = set()
+    for name in names:
+        if name in seen:
+            return name
+        seen.add(name)
+    return None
+
+
+def _inlined(model: onnx.ModelProto, source: str) -> onnx.ModelProto:
+    """The model with its local functions (torch's newer exporter writes some) replaced by their bodies."""
+    if not model.functions:
+        return model
+    _check_functions(model, source)
+    try:
+        return onnx.inliner.inline_local_functions(model)
+    except Exception as error:  # onnx reports broken functions by whatever its C++ code throws
+        raise UnsupportedModel(f"{source}: its local functions cannot be inlined ({type(error).__name__})") from None
+
+
+def _check_functions(model: onnx.ModelProto, source: str) -> None:
+    """Nothing, where functions call one another without cycles and stay small when written out."""
+    bodies = {(f.domain, f.name): [(n.domain, n.op_type) for n in f.node] for f in model.functions}
+    sizes: dict[tuple[str, str], int] = {}
+    for key in bodies:
+        stack = [(key, iter(bodies[key]))]
+        open_keys = [key] if key not in sizes else []
+        while open_keys:
+            current, calls = stack[-1]
+            callee = next((c for c in calls if c in bodies and c not in sizes), None)
+            if callee is None:
+                sizes[current] = sum(sizes.get(c, 1) for c in bodies[current])
+                stack.pop()
+                open_keys.pop()
+            elif callee in open_keys:
+                raise UnsupportedModel(f"{source}: the local function {callee[1]!r} calls itself")
+            else:
+                stack.append((callee, iter(bodies[callee])))
+                open_keys.append(callee)
+    total = sum(sizes.get((n.domain, n.op_type), 1) for n in model.graph.node)
+    if total > _MOST_NODES:
+        raise UnsupportedModel(f"{source}: its local functions unfold to {total} nodes, more than llcert allows")
+
+
+def _in_order(graph: onnx.GraphProto, source: str) -> list[onnx.NodeProto]:
+    """The nodes, inputs before users; refuses cycles, names defined twice and names nobody defines."""
+    nodes = list(graph.node)
+    if len(nodes) > _MOST_NODES:
+        raise UnsupportedModel(f"{source}: {len(nodes)} nodes are more than llcert allows")
+    known = {t.name for t in graph.initializer} | {i.name for i in graph.input}
+    producer: dict[str, int] = {}
+    for i, node in enumerate(nodes):
+        for name in node.output:
+            if name and (name in producer or name in known):
+                raise UnsupportedModel(f"{source}: two values are called {name!r}")
+            if name:
+                producer[name] = i
+    waiting, users = [0] * len(nodes), [list[int]() for _ in nodes]
+    for i, node in enumerate(nodes):
+        for name in _reads(node):
+            if name in producer:
+                waiting[i] += 1
+                users[producer[name]].append(i)
+            elif name not in known:
+                place = f"{source}: node {node.name or node.op_type!r}"
+                raise UnsupportedModel(_DANGLING.format(where=place, name=name))
+    for output in graph.output:
+        if output.name not in producer and output.name not in known:
+            raise UnsupportedModel(f"{source}: nothing in the file produces its output {output.name!r}")
+    ready = deque(i for i, count in enumerate(waiting) if count == 0)
+    order: list[onnx.NodeProto] = []
+    while ready:
+        i = ready.popleft()
+        order.append(nodes[i])
+        for user in users[i]:
+            waiting[user] -= 1
+            if waiting[user] == 0:
+                ready.append(user)
+    if len(order) < len(nodes):
+        stuck = next(n for n, count in zip(nodes, waiting, strict=True) if count)
+        raise UnsupportedModel(f"{source}: node {stuck.name or stuck.op_type!r} depends on its own output")
+    return order
+
+
+def _reads(node: onnx.NodeProto) -> Iterator[str]:
+    """Every name a node reads, also from inside its branches."""
+    stack = [(node, frozenset[str]())]
+    while stack:
+        current, inner = stack.pop()
+        yield from (n for n in current.input if n and n not in inner)
+        for attribute in current.attribute:
+            for graph in (attribute.g, *attribute.graphs):
+                own = inner | {t.name for t in graph.initializer} | {i.name for i in graph.input}
+                own |= {o for n in graph.node for o in n.output}
+                stack.extend((n, own) for n in graph.node)
+
+
+_UNTYPED: Final = TensorProto.UNDEFINED
+
+
+def _check_schema(model: onnx.ModelProto, source: str) -> None:
+    """Nothing, where every node has the inputs and attributes its operator allows; the weights stay out of it."""
+    skeleton = onnx.ModelProto()
+    skeleton.ir_version = model.ir_version
+    skeleton.opset_import.extend(model.opset_import)
+    skeleton.graph.name = model.graph.name or "graph"
+    skeleton.graph.node.extend(model.graph.node)
+    named = {t.name for t in model.graph.initializer}
+    skeleton.graph.input.extend(i for i in model.graph.input if i.name not in named)
+    skeleton.graph.input.extend(
+        onnx.helper.make_tensor_value_info(t.name, t.data_type or _UNTYPED, t.dims) for t in model.graph.initializer
+    )
+    skeleton.graph.output.extend(model.graph.output)
+    try:
+        onnx.checker.check_model(skeleton)
+    except onnx.checker.ValidationError as error:
+        lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+        raise UnsupportedModel(f"{source}: not a valid ONNX model ({lines[0][:200]})") from None

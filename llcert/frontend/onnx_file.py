@@ -1,0 +1,61 @@
+"""The ONNX door: files become networks, networks become files."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+from llcert.errors import UnsupportedModel
+from llcert.frontend import parity
+from llcert.frontend.literal import Literal, literal
+from llcert.frontend.normalise import Graph, read
+from llcert.frontend.writer import save
+from llcert.ir import Network, Node
+from llcert.passes import canonicalise, check_legal, strip_head
+
+__all__ = ["load", "save"]
+
+PREFIX = "llcert."
+"""In front of the metadata keys that are ours."""
+
+
+def load(path: str | Path, *, check: bool = True) -> Network:
+    """The classifier an `.onnx` or `.onnx.gz` file holds, its image without batch axis, its output the logits.
+
+    check: compare it with onnxruntime on random inputs; a note says how far they agree. Raises InvalidInput where
+    the file cannot be read, UnsupportedModel where llcert cannot represent it or disagrees with onnxruntime.
+    """
+    path = Path(path)
+    graph = read(path)
+    found = literal(graph)
+    output, name, notes = _logits(graph, found)
+    canonical = canonicalise(output)
+    check_legal(canonical, graph.source)
+    network = Network(
+        output=canonical,
+        input_name=graph.image.name,
+        output_name=name,
+        metadata={k.removeprefix(PREFIX): v for k, v in graph.metadata.items() if k.startswith(PREFIX)},
+        notes=notes,
+        source=str(path),
+    )
+    return parity.noted(network, graph) if check else network
+
+
+def _logits(graph: Graph, found: Literal) -> tuple[Node, str, tuple[str, ...]]:
+    """The one value all outputs are a head of, `(classes,)`, its name in the file, and notes on what was removed."""
+    stripped = [strip_head(output) for output in found.outputs]
+    names = [found.name_of(node) for node, _ in stripped]
+    if len(set(names)) > 1:
+        listed = ", ".join(repr(o) for o in graph.outputs)
+        raise UnsupportedModel(
+            f"{graph.source}: has {len(names)} outputs ({listed}); llcert certifies one classifier: "
+            "keep the logits alone (onnx.utils.extract_model)"
+        )
+    for output, (logits, _) in zip(graph.outputs, stripped, strict=True):
+        shape = found.values[names[0]].shape
+        if math.prod(shape) != max(shape, default=1):
+            raise UnsupportedModel(f"{graph.source}: output {output!r} has shape {shape}, not one number a class")
+        del logits
+    notes = tuple(dict.fromkeys(note for _, own in stripped for note in own))
+    return stripped[0][0], names[0], notes

@@ -1,0 +1,238 @@
+"""Does the imported network compute what the file says? Asked of onnxruntime; onnx2torch gives a second opinion."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import onnx
+import torch
+from torch import Tensor
+
+from llcert.errors import InvalidInput, UnsupportedModel
+from llcert.frontend.normalise import Graph, read
+from llcert.ir import Network
+
+TOLERANCE = 1e-4
+"""The largest relative difference between the network and the file's own runtime that is rounding."""
+
+_PIXELS, _WIDE = 4, 4
+_NEWEST_FOR_RUNTIMES = 10
+"""The file format version every supported onnxruntime reads; newer ones add nothing that a checked graph uses."""
+
+Array = npt.NDArray[Any]
+Runtime = Callable[[Array], Array]
+
+
+@dataclass(frozen=True)
+class Agreement:
+    """How far a network agrees with another implementation.
+
+    difference: largest Euclidean distance of two logit vectors, relative to the largest of the other's vectors,
+    dimensionless; None where it was not measured. runtime: the other implementation. images: how many were compared.
+    """
+
+    difference: float | None
+    runtime: str
+    images: int
+
+    @property
+    def sentence(self) -> str:
+        """What a report says about it."""
+        if self.difference is None:
+            return f"not compared with {self.runtime}, which is not installed"
+        return f"agrees with {self.runtime} to {self.difference:.1e} (relative) on {self.images} inputs"
+
+
+def check(network: Network, path: str | Path, images: Tensor | None = None) -> Agreement:
+    """How far a loaded network agrees with onnxruntime on its own file.
+
+    images: `[images, *input shape]` as the file wants them (behind any adaptation); None for seeded random ones.
+    Raises UnsupportedModel where the relative difference is above 1e-4, or the runtime cannot run the file.
+    """
+    return compare(network, read(Path(path)), images)
+
+
+def compare(network: Network, graph: Graph, images: Tensor | None = None) -> Agreement:
+    """`check` on a file that was read before."""
+    inputs = _random_inputs(network) if images is None else images
+    if tuple(inputs.shape[1:]) != network.input.shape:
+        raise InvalidInput(f"{graph.source}: images {tuple(inputs.shape[1:])} do not fit input {network.input.shape}")
+    runtime, run = _runtime(graph, network.output_name)
+    if run is None:
+        return Agreement(None, runtime, 0)
+    theirs = _one_by_one(run, inputs.to(network.dtype).numpy(), _foreign_shape(graph, network), graph.source)
+    agreement = Agreement(_difference(network, inputs, theirs), runtime, len(inputs))
+    if not _within(agreement):
+        raise UnsupportedModel(
+            f"{graph.source}: llcert and {runtime} disagree by {agreement.difference:.1e} (relative, allowed "
+            f"{TOLERANCE:.0e}); the import is wrong for this file, please report it"
+        )
+    return agreement
+
+
+def noted(network: Network, graph: Graph) -> Network:
+    """The network with a note on how far it agrees with onnxruntime on random inputs; raises as `check` does."""
+    return dataclasses.replace(network, notes=(*network.notes, compare(network, graph).sentence))
+
+
+def second_opinion(network: Network, path: str | Path, images: Tensor | None = None) -> Agreement:
+    """How far a loaded network agrees with onnx2torch's conversion of its file; images as for `check`.
+
+    Raises UnsupportedModel, in one line, where onnx2torch cannot be imported or cannot convert the file.
+    """
+    graph = read(Path(path))
+    convert = _onnx2torch(graph.source)
+    inputs = _random_inputs(network) if images is None else images
+    shape = _foreign_shape(graph, network)
+    model = _cut(graph, network.output_name)
+
+    def run(array: Array) -> Array:
+        with torch.no_grad():
+            result: Array = module(torch.from_numpy(array)).numpy()
+        return result
+
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            module = convert(model).eval()
+            theirs = _one_by_one(run, inputs.to(network.dtype).numpy(), shape, graph.source)
+    except Exception as error:  # onnx2torch raises KeyError, NotImplementedError, torch's and its own errors
+        lines = str(error).strip().splitlines() or [type(error).__name__]
+        raise UnsupportedModel(f"{graph.source}: onnx2torch cannot convert or run it ({lines[0][:160]})") from None
+    return Agreement(_difference(network, inputs, theirs), "onnx2torch", len(inputs))
+
+
+def _onnx2torch(source: str) -> Callable[[onnx.ModelProto], torch.nn.Module]:
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            from onnx2torch import convert
+    except (ImportError, RuntimeError) as error:
+        lines = str(error).strip().splitlines() or [type(error).__name__]
+        raise UnsupportedModel(
+            f"{source}: no second opinion, onnx2torch cannot be imported here ({lines[0][:120]}); "
+            "it needs a torchvision built for the installed torch"
+        ) from None
+    converter: Callable[[onnx.ModelProto], torch.nn.Module] = convert
+    return converter
+
+
+def _within(agreement: Agreement) -> bool:
+    return agreement.difference is not None and agreement.difference <= TOLERANCE
+
+
+def _random_inputs(network: Network) -> Tensor:
+    """Seeded inputs `[images, *shape]`: some like pixels, some far wider, so that every threshold is crossed."""
+    generator = torch.Generator().manual_seed(0)
+    shape = network.input.shape
+    pixels = torch.rand(_PIXELS, *shape, generator=generator)
+    return torch.cat((pixels, 3 * torch.randn(_WIDE, *shape, generator=generator)))
+
+
+def _difference(network: Network, inputs: Tensor, theirs: Array) -> float:
+    """NaN where either side has one."""
+    with torch.no_grad():
+        ours = torch.cat([network(image) for image in inputs.to(network.dtype).split(1)]).double()
+    other = torch.from_numpy(np.ascontiguousarray(theirs)).double()
+    if other.shape != ours.shape:
+        return math.nan
+    largest = float(torch.linalg.vector_norm(other, dim=1).max())
+    distance = float(torch.linalg.vector_norm(ours - other, dim=1).max())
+    return distance if largest == 0 else distance / largest
+
+
+def _foreign_shape(graph: Graph, network: Network) -> tuple[int, ...]:
+    """The shape of one image in the file, its batch axis of one included where it has one."""
+    dims = graph.image.type.tensor_type.shape.dim
+    shape = network.input.shape
+    return shape if len(dims) == len(shape) else (1,) * (len(dims) - len(shape)) + shape
+
+
+def _one_by_one(run: Runtime, inputs: Array, shape: tuple[int, ...], source: str) -> Array:
+    """The logits `[images, classes]`, image by image: a batch size of one may be baked in."""
+    try:
+        return np.stack([np.ravel(run(np.ascontiguousarray(image).reshape(shape))) for image in inputs])
+    except ValueError as error:
+        raise UnsupportedModel(f"{source}: its own runtime returns values of differing shapes ({error})") from None
+
+
+def _cut(graph: Graph, output: str) -> onnx.ModelProto:
+    """The file's model with the logits as its one output, and without what comes behind them."""
+    needed, kept = {output}, list[onnx.NodeProto]()
+    for node in reversed(graph.nodes):
+        if needed.intersection(o for o in node.output if o):
+            kept.append(node)
+            needed.update(n for n in node.input if n)
+    model = onnx.ModelProto()
+    model.CopyFrom(graph.model)
+    del model.graph.node[:]
+    model.graph.node.extend(reversed(kept))
+    del model.graph.output[:]
+    model.graph.output.append(_declared(graph, output))
+    del model.graph.value_info[:]
+    model.ir_version = min(model.ir_version, _NEWEST_FOR_RUNTIMES)
+    return model
+
+
+def _declared(graph: Graph, output: str) -> onnx.ValueInfoProto:
+    """The output as the runtimes want it declared: its type, no shape."""
+    elem = graph.image.type.tensor_type.elem_type
+    info = onnx.ValueInfoProto(name=output)
+    info.type.tensor_type.elem_type = elem
+    return info
+
+
+def _runtime(graph: Graph, output: str) -> tuple[str, Runtime | None]:
+    """The name of the runtime and how to run one image in it; None where onnxruntime is not installed."""
+    try:
+        import onnxruntime
+    except ImportError:
+        return "onnxruntime", None
+    model = _cut(graph, output)
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = options.inter_op_num_threads = 1
+    options.log_severity_level = 4
+    try:
+        session = onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    except onnxruntime.capi.onnxruntime_pybind11_state.NotImplemented:
+        return _reference(model, graph)
+    except Exception as error:  # onnxruntime's own exceptions share no base class
+        raise _cannot_run(graph, error) from None
+
+    def run(image: Array) -> Array:
+        try:
+            result: Array = session.run([output], {graph.image.name: image})[0]
+        except Exception as error:
+            raise _cannot_run(graph, error) from None
+        return result
+
+    return f"onnxruntime {onnxruntime.__version__}", run
+
+
+def _reference(model: onnx.ModelProto, graph: Graph) -> tuple[str, Runtime]:
+    """onnx's own slow implementation: for what onnxruntime has no kernel for (convolutions in float64)."""
+    from onnx.reference import ReferenceEvaluator
+
+    evaluator = ReferenceEvaluator(model)
+
+    def run(image: Array) -> Array:
+        try:
+            result: Array = evaluator.run(None, {graph.image.name: image})[0]
+        except Exception as error:  # raises whatever numpy or its own code does
+            raise _cannot_run(graph, error) from None
+        return result
+
+    return "the onnx reference implementation (onnxruntime has no kernel for this file)", run
+
+
+def _cannot_run(graph: Graph, error: Exception) -> UnsupportedModel:
+    lines = str(error).strip().splitlines() or [type(error).__name__]
+    return UnsupportedModel(f"{graph.source}: its own runtime cannot run it ({lines[0][:200]}); export it again")
