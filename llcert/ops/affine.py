@@ -10,7 +10,7 @@ from torch import Tensor
 
 from llcert.ir import LinearOp, Node, apply
 from llcert.ops.windows import foreign, image
-from llcert.registry import Call, OnnxBuilder, from_onnx, to_onnx
+from llcert.registry import Call, OnnxBuilder, from_onnx, from_torch_op, to_onnx
 
 
 @dataclass(frozen=True)
@@ -102,3 +102,19 @@ def read_batch_norm(call: Call) -> Node:
     if bool((variance + eps <= 0).any()):
         call.refuse("has a variance that is not positive; the statistics of the model are broken")
     return foreign(call, apply(BatchNorm(weight, bias, mean, variance, eps, len(node.shape) - 1), node))
+
+
+@from_torch_op("batch_norm", "native_batch_norm", "cudnn_batch_norm", "_native_batch_norm_legit_no_training")
+def read_torch_batch_norm(call: Call) -> Node | tuple[Node, ...]:
+    node = call.node("input")
+    mean, variance = call.constant("running_mean"), call.constant("running_var")
+    if call.attributes.get("training") or mean is None or variance is None:
+        call.refuse("normalises by the statistics of the batch; keep running statistics and call .eval()")
+    weight, bias = call.constant("weight"), call.constant("bias")
+    weight = torch.ones_like(mean) if weight is None else weight
+    bias = torch.zeros_like(mean) if bias is None else bias
+    eps = float(call.attributes.get("eps", call.attributes.get("epsilon", 1e-5)))
+    if bool((variance + eps <= 0).any()):
+        call.refuse("has a variance that is not positive; the statistics of the model are broken")
+    result = apply(BatchNorm(weight, bias, mean, variance, eps, len(node.shape) - 1), node)
+    return result if call.kind == "batch_norm" else (result,)

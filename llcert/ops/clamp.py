@@ -11,7 +11,7 @@ from torch import Tensor
 from llcert.ir import Activation, Node, Shape, apply
 from llcert.ops.affine import Affine
 from llcert.region import Region
-from llcert.registry import Call, OnnxBuilder, from_onnx, to_onnx
+from llcert.registry import Call, OnnxBuilder, from_onnx, from_torch_op, to_onnx
 
 
 @dataclass(frozen=True)
@@ -78,6 +78,11 @@ def read_relu(call: Call) -> Node:
     return apply(relu(), call.node(0))
 
 
+@from_torch_op("relu", "relu6")
+def read_torch_relu(call: Call) -> Node:
+    return apply(relu() if call.kind == "relu" else Clamp(torch.tensor(0.0), torch.tensor(6.0)), call.node("self"))
+
+
 @from_onnx("Clip")
 def read_clip(call: Call) -> Node:
     node = call.node(0)
@@ -104,6 +109,12 @@ def _bound(call: Call, name: str, position: int) -> Tensor | None:
 def read_hard_sigmoid(call: Call) -> Node:
     slope, middle = (torch.tensor(float(call.attributes.get(n, d))) for n, d in (("alpha", 0.2), ("beta", 0.5)))
     return apply(Clamp(torch.tensor(0.0), torch.tensor(1.0)), apply(Affine(slope, middle), call.node(0)))
+
+
+@from_torch_op("hardsigmoid")
+def read_torch_hard_sigmoid(call: Call) -> Node:
+    sixth = apply(Affine(torch.tensor(1 / 6), torch.tensor(0.5)), call.node("self"))
+    return apply(Clamp(torch.tensor(0.0), torch.tensor(1.0)), sixth)
 
 
 @to_onnx(Clamp)

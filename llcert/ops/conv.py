@@ -12,8 +12,20 @@ from torch import Tensor
 from llcert.ir import LinearOp, Node, Shape, apply
 from llcert.ops.affine import channelwise
 from llcert.ops.take import taken
-from llcert.ops.windows import Widths, foreign, image, paired, read_unpadded, read_windows, zero_padded
-from llcert.registry import Call, OnnxBuilder, from_onnx, to_onnx
+from llcert.ops.windows import (
+    Widths,
+    Windows,
+    foreign,
+    image,
+    paired,
+    read_unpadded,
+    read_windows,
+    torch_image,
+    torch_sizes,
+    torch_windows,
+    zero_padded,
+)
+from llcert.registry import Call, OnnxBuilder, from_onnx, from_torch_op, to_onnx
 
 
 @dataclass(frozen=True)
@@ -87,16 +99,52 @@ class ConvTranspose(LinearOp):
 def read_conv(call: Call) -> Node:
     node, weight = image(call), _weight(call)
     windows = read_windows(call, node.shape[1:], tuple(weight.shape[2:]))
-    return foreign(call, convolved(call, node, weight, windows.padding, windows.stride, windows.dilation))
+    groups = int(call.attributes.get("group", 1))
+    return foreign(call, convolved(node, weight, _bias(call, weight.shape[0]), windows=windows, groups=groups))
 
 
-def convolved(call: Call, node: Node, weight: Tensor, padding: Widths, stride: Shape, dilation: Shape) -> Node:
+def convolved(node: Node, weight: Tensor, bias: Tensor | None, *, windows: Windows, groups: int) -> Node:
     """The convolution of `[channels, *spatial]`; uneven padding goes into a Pad of its own."""
+    padding = windows.padding
     even = all(before == after for before, after in padding)
     source = node if even else zero_padded(node, padding)
     inside = tuple(before for before, _ in padding) if even else (0,) * len(padding)
-    groups = int(call.attributes.get("group", 1))
-    return apply(Conv(weight, _bias(call, weight.shape[0]), stride, inside, dilation, groups), source)
+    return apply(Conv(weight, bias, windows.stride, inside, windows.dilation, groups), source)
+
+
+@from_torch_op("conv1d", "conv2d", "convolution", "_convolution")
+def read_torch_conv(call: Call) -> Node:
+    if call.attributes.get("transposed"):
+        return read_torch_conv_transpose(call)
+    weight = call.required("weight")
+    spatial = weight.ndim - 2
+    node = torch_image(call, "self" if "self" in call.attributes else "input", spatial)
+    windows = replace(torch_windows(call, tuple(weight.shape[2:])), padding=_torch_padding(call, weight))
+    groups = int(call.attributes["groups"])
+    return convolved(node, weight, call.constant("bias"), windows=windows, groups=groups)
+
+
+def _torch_padding(call: Call, weight: Tensor) -> Widths:
+    """The padding, also where it says `same` (which torch allows at stride 1 only) or `valid`."""
+    kernel, mode = tuple(weight.shape[2:]), call.attributes["padding"]
+    if mode == "valid":
+        return ((0, 0),) * len(kernel)
+    if mode == "same":
+        totals = [d * (k - 1) for k, d in zip(kernel, torch_sizes(call, "dilation", len(kernel)), strict=True)]
+        return tuple((total // 2, total - total // 2) for total in totals)
+    return tuple((p, p) for p in torch_sizes(call, "padding", len(kernel)))
+
+
+@from_torch_op("conv_transpose1d", "conv_transpose2d")
+def read_torch_conv_transpose(call: Call) -> Node:
+    weight = call.required("weight")
+    rank = weight.ndim - 2
+    node = torch_image(call, "input", rank)
+    stride, padding, extra, dilation = (
+        torch_sizes(call, name, rank) for name in ("stride", "padding", "output_padding", "dilation")
+    )
+    groups = int(call.attributes["groups"])
+    return apply(ConvTranspose(weight, call.constant("bias"), stride, padding, extra, dilation, groups), node)
 
 
 @from_onnx("ConvTranspose")

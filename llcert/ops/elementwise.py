@@ -14,9 +14,9 @@ from llcert.ops.affine import Affine
 from llcert.ops.clamp import Clamp
 from llcert.ops.join import Add
 from llcert.ops.linear import biased
-from llcert.ops.maxmin import Extreme
+from llcert.ops.maxmin import Extreme, torch_reduced
 from llcert.ops.movement import Expand
-from llcert.registry import Call, Value, from_onnx
+from llcert.registry import Call, Value, from_onnx, from_torch_op
 
 PRODUCT = (
     "{} two values that both depend on the image is not globally Lipschitz; "
@@ -164,3 +164,61 @@ def read_negation(call: Call) -> Node:
 @from_onnx("Max", "Min")
 def read_extreme(call: Call) -> Node:
     return extreme(call, present(call), largest=call.kind == "Max")
+
+
+@from_torch_op("add", "sub", "subtract", "rsub", "mul", "multiply", "div", "divide", "true_divide")
+def read_arithmetic(call: Call) -> Node:
+    a, b = call.attributes["self"], call.attributes["other"]
+    alpha = call.constant("alpha")
+    if alpha is not None and bool(alpha != 1):
+        b = scaled(call, b, alpha) if isinstance(b, Node) else b * alpha
+    match call.kind:
+        case "add":
+            return add(call, (a, b))
+        case "sub" | "subtract":
+            return subtract(call, a, b)
+        case "rsub":
+            return subtract(call, b, a)
+        case "mul" | "multiply":
+            return multiply(call, a, b)
+    if call.attributes.get("rounding_mode") is not None:
+        call.refuse("rounds its result, which makes it a step function; divide without rounding_mode")
+    return divide(call, a, b)
+
+
+@from_torch_op("neg", "negative")
+def read_negative(call: Call) -> Node:
+    return negate(call.node("self"))
+
+
+@from_torch_op("maximum", "minimum", "clamp_min", "clamp_max")
+def read_larger_or_smaller(call: Call) -> Node:
+    bound = next(call.attributes[name] for name in ("other", "min", "max") if name in call.attributes)
+    return extreme(call, (call.attributes["self"], bound), largest=call.kind in ("maximum", "clamp_min"))
+
+
+@from_torch_op("clamp", "clip", "hardtanh")
+def read_clamp(call: Call) -> Node:
+    low, high = (call.attributes.get(name, call.attributes.get(f"{name}_val")) for name in ("min", "max"))
+    result: Value = call.attributes["self"]
+    for bound, largest in ((low, True), (high, False)):
+        if bound is not None:
+            result = extreme(call, (result, bound), largest=largest)
+    return result if isinstance(result, Node) else call.refuse("its bounds depend on the image and its value does not")
+
+
+@from_torch_op("threshold")
+def read_threshold(call: Call) -> Node:
+    if not torch.equal(call.required("threshold"), call.required("value")):
+        call.refuse("jumps at its threshold; only a value equal to the threshold makes it continuous")
+    return extreme(call, (call.node("self"), call.required("threshold")), largest=True)
+
+
+@from_torch_op("max", "min")
+def read_torch_extreme(call: Call) -> Node | tuple[Node, ...]:
+    """`max(a, b)`, or the values of `max(a, dim)`, the first of two results."""
+    if "other" in call.attributes:
+        return extreme(call, (call.attributes["self"], call.attributes["other"]), largest=call.kind == "max")
+    if "dim" not in call.attributes:
+        call.refuse("looks at all images of the batch at once; name the axes")
+    return (torch_reduced(call, (int(call.attributes["dim"]),), largest=call.kind == "max"),)

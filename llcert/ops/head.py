@@ -10,7 +10,7 @@ from torch import Tensor
 
 from llcert.ir import Node, Op, apply
 from llcert.ops.movement import reshaped
-from llcert.registry import Call, from_onnx
+from llcert.registry import Call, from_onnx, from_torch_op
 
 
 @dataclass(frozen=True)
@@ -47,15 +47,31 @@ def _behind_logits(kind: str, node: Node) -> Node:
     return reshaped(apply(Head(kind), logits), node.shape)
 
 
+@from_torch_op("softmax", "log_softmax", "_softmax", "_log_softmax", "argmax")
+def read_torch_head(call: Call) -> Node:
+    node = call.node("self")
+    if call.attributes["dim"] is None:
+        call.refuse("works on all images of the batch at once; name the axis of the classes")
+    axis = call.axis(int(call.attributes["dim"]), len(node.shape))
+    if call.kind == "argmax":
+        return _label(call, node, axis, keep=bool(call.attributes["keepdim"]))
+    if math.prod(node.shape) != node.shape[axis]:
+        call.refuse(f"works on one axis of a value of shape {node.shape}; only a final {call.kind} can be removed")
+    return _behind_logits("LogSoftmax" if "log" in call.kind else "Softmax", node)
+
+
 @from_onnx("ArgMax")
 def read_arg_max(call: Call) -> Node:
     node = call.node(0)
     axis = call.axis(int(call.attributes.get("axis", 0)), len(node.shape))
+    return _label(call, node, axis, keep=bool(call.attributes.get("keepdims", 1)))
+
+
+def _label(call: Call, node: Node, axis: int, *, keep: bool) -> Node:
     if math.prod(node.shape) != node.shape[axis]:
         call.refuse(f"works on one axis of a value of shape {node.shape}; only a final ArgMax can be removed")
     label = apply(Head("ArgMax"), reshaped(node, (node.shape[axis],)))
-    kept = call.attributes.get("keepdims", 1)
-    return reshaped(label, tuple(1 if i == axis else n for i, n in enumerate(node.shape) if kept or i != axis))
+    return reshaped(label, tuple(1 if i == axis else n for i, n in enumerate(node.shape) if keep or i != axis))
 
 
 @from_onnx("ZipMap")

@@ -10,8 +10,9 @@ from torch import Tensor
 
 from llcert.ir import Join, Node, Shape, apply
 from llcert.ops.affine import Affine
+from llcert.ops.movement import reshaped
 from llcert.ops.pad import Pad
-from llcert.registry import BATCH, Call, OnnxBuilder, Value, from_onnx, to_onnx
+from llcert.registry import BATCH, Call, OnnxBuilder, Value, from_onnx, from_torch_op, to_onnx
 
 
 @dataclass(frozen=True)
@@ -46,6 +47,23 @@ def read_concat(call: Call) -> Node:
     first = next(v for v in call.inputs if isinstance(v, Node))
     axis = call.axis(int(call.attributes.get("axis", 1)), len(first.shape))
     return concatenated(call, [v for v in call.inputs if v is not None], axis)
+
+
+@from_torch_op("cat", "concat", "concatenate", "stack")
+def read_torch_cat(call: Call) -> Node:
+    values: list[Value] = list(call.attributes["tensors"])
+    rank = next(len(v.shape) for v in values if isinstance(v, Node))
+    if call.kind != "stack":
+        return concatenated(call, values, call.axis(int(call.attributes["dim"]), rank))
+    axis = call.axis(int(call.attributes["dim"]), rank + 1)
+    return concatenated(call, [_lifted(v, axis) for v in values], axis)
+
+
+def _lifted(value: Value, axis: int) -> Value:
+    """The value with one more axis, of size one."""
+    if isinstance(value, Node):
+        return reshaped(value, (*value.shape[:axis], 1, *value.shape[axis:]))
+    return value.unsqueeze(axis + 1)
 
 
 def concatenated(call: Call, values: Sequence[Value], axis: int) -> Node:

@@ -9,8 +9,9 @@ import torch
 from torch import Tensor
 
 from llcert.ir import Activation, Node, Shape, apply
+from llcert.ops.affine import channelwise
 from llcert.region import Region
-from llcert.registry import Call, OnnxBuilder, from_onnx, to_onnx
+from llcert.registry import Call, OnnxBuilder, from_onnx, from_torch_op, to_onnx
 
 
 @dataclass(frozen=True)
@@ -79,6 +80,24 @@ def read_parametric_relu(call: Call) -> Node:
 @from_onnx("Abs")
 def read_absolute(call: Call) -> Node:
     return apply(Leaky(torch.tensor(-1.0)), call.node(0))
+
+
+@from_torch_op("leaky_relu", "abs", "absolute")
+def read_torch_leaky(call: Call) -> Node:
+    slope = call.constant("negative_slope")
+    return apply(Leaky(torch.tensor(-1.0) if slope is None else slope), call.node("self"))
+
+
+@from_torch_op("prelu", "_prelu_kernel")
+def read_torch_parametric_relu(call: Call) -> Node:
+    """One slope for each channel, the first axis of an image's value."""
+    node, slope = call.node("self"), call.required("weight")
+    spatial = len(node.shape) - 1
+    if slope.ndim == 1 and slope.numel() > 1 and spatial > 0:
+        slope = channelwise(slope, spatial)
+    elif slope.ndim > 1:
+        slope = call.per_image(slope, len(node.shape))
+    return apply(Leaky(slope), node)
 
 
 @to_onnx(Leaky)

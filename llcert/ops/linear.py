@@ -12,7 +12,7 @@ from torch import Tensor
 from llcert.ir import LinearOp, Node, Shape, apply
 from llcert.ops.affine import Affine
 from llcert.ops.movement import Transpose, reshaped
-from llcert.registry import Call, OnnxBuilder, from_onnx, to_onnx
+from llcert.registry import Call, OnnxBuilder, Value, from_onnx, from_torch_op, to_onnx
 
 
 @dataclass(frozen=True)
@@ -64,44 +64,83 @@ def biased(node: Node, shift: Tensor) -> Node:
     """`x + shift`, as the bias of a dense layer right in front that has none; elsewhere an Affine."""
     along_last = all(n == 1 for n in shift.shape[:-1]) and len(node.shape) > 0
     if isinstance(node.op, Linear) and node.op.bias is None and along_last:
-        bias = shift.flatten().expand(node.shape[-1])
+        bias = shift if shift.shape == node.shape[-1:] else shift.flatten().expand(node.shape[-1])
         return apply(Linear(node.op.weight, bias), *node.inputs, name=node.name)
     return apply(Affine(shift=shift), node)
 
 
 @from_onnx("MatMul")
 def read_matmul(call: Call) -> Node:
-    a, b = call.inputs[0], call.inputs[1]
+    a, b = call.inputs
+    if a is None or b is None:
+        call.refuse("an input is missing")
+    return times(call, a, b)
+
+
+@from_torch_op("linear")
+def read_torch_linear(call: Call) -> Node:
+    return apply(Linear(_matrix(call, "weight"), call.constant("bias")), call.node("input"))
+
+
+@from_torch_op("matmul", "mm", "bmm", "mv")
+def read_torch_matmul(call: Call) -> Node:
+    a, b = (
+        call.attributes["self"],
+        call.attributes.get("other", call.attributes.get("mat2", call.attributes.get("vec"))),
+    )
+    return times(call, a, b)
+
+
+@from_torch_op("addmm", "addmv", "baddbmm")
+def read_torch_addmm(call: Call) -> Node:
+    """`beta * self + alpha * (a @ b)`."""
+    a, b = (next(call.attributes[n] for n in names if n in call.attributes) for names in _FACTORS)
+    product, alpha, beta = times(call, a, b), call.required("alpha"), call.required("beta")
+    product = product if bool(alpha == 1) else apply(Affine(scale=alpha), product)
+    shift = call.required("self")
+    return biased(product, call.per_image(shift if bool(beta == 1) else shift * beta, len(product.shape)))
+
+
+_FACTORS = (("mat1", "mat", "batch1"), ("mat2", "vec", "batch2"))
+
+
+def times(call: Call, a: Value, b: Value) -> Node:
+    """`a @ b`, one of which must be known."""
     if isinstance(a, Node) and isinstance(b, Node):
         call.refuse("multiplies two values that both depend on the image (as attention does), which has no bound")
-    return _times_right(call, call.node(0)) if isinstance(a, Node) else _times_left(call, call.node(1))
+    if isinstance(a, Node) and isinstance(b, Tensor):
+        return _times_right(call, a, b)
+    if not isinstance(a, Tensor) or not isinstance(b, Node):
+        call.refuse("multiplies nothing that depends on the image")
+    return _times_left(call, a, b)
 
 
-def _times_right(call: Call, node: Node) -> Node:
+def _times_right(call: Call, node: Node, constant: Tensor) -> Node:
     """`x @ b` for a known b."""
-    constant = call.required(1)
     if constant.ndim == 1:
-        product = apply(Linear(constant[None].contiguous()), node)
+        product = apply(Linear(constant[None]), node)
         return reshaped(product, product.shape[:-1])
-    return apply(Linear(_matrix(call, 1).T.contiguous()), node)
+    return apply(Linear(_two_axes(call, constant).T), node)
 
 
-def _times_left(call: Call, node: Node) -> Node:
+def _times_left(call: Call, constant: Tensor, node: Node) -> Node:
     """`a @ x` for a known a: the columns of x are what the dense layer works on."""
-    constant = call.required(0)
     if len(node.shape) == 1:
         if call.batched:
             call.refuse("multiplies along the batch axis; put the constant on the right")
         product = apply(Linear(constant.reshape(-1, constant.shape[-1])), node)
         return reshaped(product, tuple(constant.shape[:-1]))
-    matrix = constant[None] if constant.ndim == 1 else _matrix(call, 0)
+    matrix = constant[None] if constant.ndim == 1 else _two_axes(call, constant)
     product = transposed(call, apply(Linear(matrix), transposed(call, node)))
     return product if constant.ndim > 1 else reshaped(product, (*product.shape[:-2], product.shape[-1]))
 
 
-def _matrix(call: Call, index: int) -> Tensor:
+def _matrix(call: Call, index: int | str) -> Tensor:
     """A known input with two axes that matter."""
-    constant = call.required(index)
+    return _two_axes(call, call.required(index))
+
+
+def _two_axes(call: Call, constant: Tensor) -> Tensor:
     while constant.ndim > 2 and constant.shape[0] == 1:
         constant = constant[0]
     if constant.ndim != 2:

@@ -13,7 +13,7 @@ from llcert.ir import Activation, Node, Op, Shape, apply
 from llcert.ops.movement import reshaped
 from llcert.ops.take import taken
 from llcert.region import Region
-from llcert.registry import Call, OnnxBuilder, batched_shape, from_onnx, to_onnx
+from llcert.registry import Call, OnnxBuilder, batched_shape, from_onnx, from_torch_op, to_onnx
 
 
 @dataclass(frozen=True)
@@ -137,6 +137,35 @@ def reduced(call: Call, node: Node, axes: Sequence[int], *, largest: bool) -> No
     if size == 2:
         return apply(Extreme(largest), taken(line, first, (0,)), taken(line, first, (1,)))
     return taken(apply(GroupSort(first, size, descending=largest), line), first, (0,))
+
+
+@from_torch_op("amax", "amin")
+def read_torch_reduction(call: Call) -> Node:
+    axes = call.integers("dim")
+    if not axes:
+        call.refuse("looks at all images of the batch at once; name the axes")
+    return torch_reduced(call, axes, largest=call.kind == "amax")
+
+
+def torch_reduced(call: Call, axes: Sequence[int], *, largest: bool) -> Node:
+    """The maximum or minimum over the named axes of torch."""
+    node = call.node("self")
+    ours = sorted({call.axis(a, len(node.shape)) for a in axes})
+    result, keep = reduced(call, node, ours, largest=largest), call.attributes["keepdim"]
+    return reshaped(result, tuple(1 if i in ours else n for i, n in enumerate(node.shape) if keep or i not in ours))
+
+
+@from_torch_op("sort", "msort", "topk")
+def read_torch_sort(call: Call) -> Node | tuple[Node, ...]:
+    """The values of a sort, the first of two results."""
+    node = call.node("self")
+    axis = call.axis(int(call.attributes.get("dim", 0)), len(node.shape))
+    size = node.shape[axis]
+    descending = bool(call.attributes.get("descending", call.attributes.get("largest", False)))
+    count = int(call.attributes.get("k", size))
+    if not 1 <= count <= size or (count > 1 and not call.attributes.get("sorted", True)):
+        call.refuse(f"takes {count} of {size} values, or in no stated order (sorted=False)")
+    return (taken(apply(GroupSort(axis, size, descending), node), axis, range(count)),)
 
 
 @from_onnx("TopK")

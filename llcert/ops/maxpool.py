@@ -5,15 +5,25 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from llcert.ir import LARGEST, Activation, Node, Shape, apply
-from llcert.ops.windows import Windows, foreign, image, read_windows, rounded_up
+from llcert.ops.windows import (
+    Windows,
+    foreign,
+    image,
+    read_windows,
+    rounded_up,
+    torch_image,
+    torch_sizes,
+    torch_windows,
+)
 from llcert.region import Region
-from llcert.registry import Call, OnnxBuilder, from_onnx, to_onnx
+from llcert.registry import Call, OnnxBuilder, from_onnx, from_torch_op, to_onnx
 
 
 @dataclass(frozen=True)
@@ -53,13 +63,18 @@ class MaxPool(Activation):
         widths = [w for pair in reversed(self.padding) for w in pair]
         padded = F.pad(z, widths, value=-torch.inf)
         for position in torch.cartesian_prod(*(torch.arange(k) for k in self.kernel)).reshape(-1, spatial).tolist():
-            seen = [
-                slice(p * d, p * d + s * (n - 1) + 1, s)
-                for p, d, s, n in zip(position, self.dilation, self.stride, floor.shape[-spatial:], strict=True)
-            ]
-            total[..., *seen] += counts(padded[..., *seen], floor).to(z.dtype)
-        inside = [slice(b, b + n) for (b, _), n in zip(self.padding, z.shape[-spatial:], strict=True)]
-        return total[..., *inside]
+            seen: tuple[Any, ...] = (
+                ...,
+                *(
+                    slice(p * d, p * d + s * (n - 1) + 1, s)
+                    for p, d, s, n in zip(position, self.dilation, self.stride, floor.shape[-spatial:], strict=True)
+                ),
+            )
+            total[seen] += counts(padded[seen], floor).to(z.dtype)
+        inside: tuple[Any, ...] = tuple(
+            slice(b, b + n) for (b, _), n in zip(self.padding, z.shape[-spatial:], strict=True)
+        )
+        return total[(..., *inside)]
 
 
 @from_onnx("MaxPool")
@@ -95,6 +110,29 @@ def read_global_max_pool(call: Call) -> Node:
         call.refuse(f"pools over {len(sizes)} axes; llcert knows one and two")
     ones, none = (1,) * len(sizes), ((0, 0),) * len(sizes)
     return foreign(call, apply(MaxPool(sizes, ones, none, ones), node))
+
+
+@from_torch_op("max_pool1d", "max_pool2d", "max_pool2d_with_indices", "max_pool1d_with_indices")
+def read_torch_max_pool(call: Call) -> Node | tuple[Node, ...]:
+    rank = 1 if "1d" in call.kind else 2
+    node = torch_image(call, "self", rank)
+    windows = torch_windows(call, torch_sizes(call, "kernel_size", rank))
+    padding = rounded_up(node.shape[1:], windows) if call.attributes["ceil_mode"] else windows.padding
+    check_windows(call, node.shape, replace(windows, padding=padding))
+    result = apply(MaxPool(windows.kernel, windows.stride, padding, windows.dilation), node)
+    return (result,) if call.kind.endswith("indices") else result
+
+
+@from_torch_op("adaptive_max_pool1d", "adaptive_max_pool2d")
+def read_torch_adaptive_max_pool(call: Call) -> tuple[Node, ...]:
+    rank = 1 if "1d" in call.kind else 2
+    node, wanted = torch_image(call, "self", rank), torch_sizes(call, "output_size", rank)
+    if any(w < 1 or n % w for n, w in zip(node.shape[1:], wanted, strict=True)):
+        call.refuse(
+            f"pools {node.shape} to {wanted}, which does not divide it; use max_pool with a kernel and a stride"
+        )
+    kernel = tuple(n // w for n, w in zip(node.shape[1:], wanted, strict=True))
+    return (apply(MaxPool(kernel, kernel, ((0, 0),) * rank, (1,) * rank), node),)
 
 
 @to_onnx(MaxPool)

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from llcert.ir import LinearOp, Node, Shape, apply
-from llcert.registry import BATCH, Call, OnnxBuilder, batched_shape, from_onnx, to_onnx
+from llcert.registry import BATCH, Call, OnnxBuilder, batched_shape, from_onnx, from_torch_op, to_onnx
 
 
 class Movement(LinearOp):
@@ -188,12 +188,133 @@ def read_pixel_shuffle(call: Call) -> Node:
         return reshaped(mixed, (channels * block * block, height // block, width // block))
     if block < 1 or channels % (block * block):
         call.refuse(f"blocksize {block} does not divide {node.shape}")
-    less = channels // (block * block)
     if call.attributes.get("mode", "DCR") == "DCR":
+        less = channels // (block * block)
         mixed = apply(Transpose((2, 3, 0, 4, 1)), reshaped(node, (block, block, less, height, width)))
-    else:
-        mixed = apply(Transpose((0, 3, 1, 4, 2)), reshaped(node, (less, block, block, height, width)))
+        return reshaped(mixed, (less, height * block, width * block))
+    return shuffled(node, block)
+
+
+def shuffled(node: Node, block: int) -> Node:
+    """Pixel shuffle of `[channels, height, width]`: groups of neighbouring channels become blocks of pixels."""
+    channels, height, width = node.shape
+    less = channels // (block * block)
+    mixed = apply(Transpose((0, 3, 1, 4, 2)), reshaped(node, (less, block, block, height, width)))
     return reshaped(mixed, (less, height * block, width * block))
+
+
+@from_torch_op("pixel_shuffle", "pixel_unshuffle")
+def read_torch_pixel_shuffle(call: Call) -> Node:
+    node = call.node("self")
+    if len(node.shape) != 3:
+        call.refuse(f"needs images [channels, height, width], not {node.shape}")
+    channels, height, width = node.shape
+    if call.kind == "pixel_shuffle":
+        return shuffled(node, int(call.attributes["upscale_factor"]))
+    block = int(call.attributes["downscale_factor"])
+    split = reshaped(node, (channels, height // block, block, width // block, block))
+    mixed = apply(Transpose((0, 2, 4, 1, 3)), split)
+    return reshaped(mixed, (channels * block * block, height // block, width // block))
+
+
+@from_torch_op("view", "reshape", "_unsafe_view", "view_as", "reshape_as")
+def read_torch_reshape(call: Call) -> Node:
+    node, other = call.node("self"), call.attributes.get("other")
+    if isinstance(other, Node):
+        return reshaped(node, other.shape)
+    target = call.integers("size") or call.integers("shape")
+    if target is None:
+        call.refuse("reinterprets the bits of its value; use a reshape")
+    return reshaped(node, read_shape(call, node, target, zero_copies=False))
+
+
+@from_torch_op("flatten")
+def read_torch_flatten(call: Call) -> Node:
+    node = call.node("self")
+    first, last = (call.axis(int(call.attributes[name]), len(node.shape)) for name in ("start_dim", "end_dim"))
+    together = math.prod(node.shape[first : last + 1])
+    return reshaped(node, (*node.shape[:first], together, *node.shape[last + 1 :]))
+
+
+@from_torch_op("unflatten")
+def read_torch_unflatten(call: Call) -> Node:
+    node, sizes = call.node("self"), call.integers("sizes") or ()
+    axis = call.axis(int(call.attributes["dim"]), len(node.shape))
+    known = math.prod(n for n in sizes if n != -1)
+    split = tuple(node.shape[axis] // known if n == -1 and known else n for n in sizes)
+    return reshaped(node, (*node.shape[:axis], *split, *node.shape[axis + 1 :]))
+
+
+@from_torch_op("squeeze")
+def read_torch_squeeze(call: Call) -> Node:
+    node, axes = call.node("self"), call.integers("dim")
+    gone = set(range(len(node.shape))) if axes is None else {call.axis(a, len(node.shape)) for a in axes}
+    return reshaped(node, tuple(n for i, n in enumerate(node.shape) if n != 1 or i not in gone))
+
+
+@from_torch_op("unsqueeze")
+def read_torch_unsqueeze(call: Call) -> Node:
+    node = call.node("self")
+    axis = call.axis(int(call.attributes["dim"]), len(node.shape) + 1)
+    return reshaped(node, (*node.shape[:axis], 1, *node.shape[axis:]))
+
+
+@from_torch_op("permute", "transpose", "swapaxes", "swapdims", "t", "movedim", "moveaxis")
+def read_torch_permute(call: Call) -> Node:
+    """Every torch operator that reorders axes, as torch itself reorders a tensor whose sizes number the axes."""
+    node = call.node("self")
+    rank = len(node.shape) + 1
+    order = _torch_order(call, torch.empty(tuple(range(rank)), device="meta"))
+    if order[0] != 0:
+        call.refuse("moves the batch axis; a certificate looks at one image at a time")
+    ours = tuple(a - 1 for a in order[1:])
+    return node if ours == tuple(range(len(ours))) else apply(Transpose(ours), node)
+
+
+def _torch_order(call: Call, numbered: Tensor) -> Shape:
+    match call.kind:
+        case "permute":
+            moved = numbered.permute(call.integers("dims") or ())
+        case "t":
+            moved = numbered.t()
+        case "movedim" | "moveaxis":
+            moved = numbered.movedim(call.integers("source") or (), call.integers("destination") or ())
+        case _:
+            first, second = (int(v) for k, v in call.attributes.items() if k != "self")
+            moved = numbered.transpose(first, second)
+    return tuple(moved.shape)
+
+
+@from_torch_op("expand", "expand_as")
+def read_torch_expand(call: Call) -> Node:
+    node, other = call.node("self"), call.attributes.get("other")
+    target = other.shape if isinstance(other, Node) else tuple(call.integers("size") or ())[1:]
+    if not isinstance(other, Node) and (call.integers("size") or (0,))[0] not in (-1, BATCH):
+        call.refuse("repeats images along the batch axis, or adds an axis in front of it")
+    if len(target) != len(node.shape):
+        call.refuse(f"expands a value of shape {node.shape} to {tuple(target)} (without batch axis)")
+    return _expanded(call, node, tuple(n if t == -1 else t for n, t in zip(node.shape, target, strict=True)))
+
+
+@from_torch_op("contiguous", "clone", "alias", "detach", "lift_fresh_copy", "lift_fresh", "identity")
+def read_torch_identity(call: Call) -> Node:
+    return call.node("self")
+
+
+@from_torch_op("dropout", "feature_dropout", "alpha_dropout", "feature_alpha_dropout", "native_dropout")
+def read_torch_dropout(call: Call) -> Node | tuple[Node, ...]:
+    if call.attributes["train"] and call.attributes["p"] != 0:
+        call.refuse("is in training mode; export the model after .eval()")
+    return (call.node("input"),) if call.kind == "native_dropout" else call.node("input")
+
+
+@from_torch_op("to", "_to_copy", "type_as", "float", "double")
+def read_torch_cast(call: Call) -> Node:
+    like = call.attributes.get("other")
+    dtype = like.dtype if isinstance(like, Tensor) else call.attributes.get("dtype")
+    if dtype not in (None, torch.float32, torch.float64):
+        call.refuse(f"casts a value of the image to {dtype}, which rounds it; remove the cast")
+    return call.node("self")
 
 
 @from_onnx("Identity")

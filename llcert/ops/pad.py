@@ -12,7 +12,7 @@ from torch import Tensor
 
 from llcert.ir import LinearOp, Node, Shape, apply
 from llcert.ops.take import taken
-from llcert.registry import BATCH, Call, OnnxBuilder, from_onnx, to_onnx
+from llcert.registry import BATCH, Call, OnnxBuilder, from_onnx, from_torch_op, to_onnx
 
 
 @dataclass(frozen=True)
@@ -55,13 +55,37 @@ def read_pad(call: Call) -> Node:
     for axis, before, after in zip(axes, pads[: len(axes)], pads[len(axes) :], strict=True):
         if before or after:
             widths[call.axis(axis, len(node.shape))] = (before, after)
+    value = call.attributes.get("value", 0.0) if call.version < 11 else call.constant(2)
+    mode = call.attributes.get("mode", "constant")
+    return cut_or_padded(call, node, widths, mode=mode, value=0.0 if value is None else float(value))
+
+
+_TORCH_MODES = {"constant": "constant", "reflect": "reflect", "replicate": "edge", "circular": "wrap"}
+_NAMED_MODES = {"reflection": "reflect", "replication": "edge"}
+
+
+@from_torch_op(
+    "pad", "constant_pad_nd", "reflection_pad1d", "reflection_pad2d", "replication_pad1d", "replication_pad2d"
+)
+def read_torch_pad(call: Call) -> Node:
+    node, pads = call.node("self"), call.integers("pad") or call.integers("padding") or ()
+    widths = [(before, after) for before, after in zip(pads[::2], pads[1::2], strict=True)][::-1]
+    if len(widths) > len(node.shape):
+        call.refuse("pads along the batch axis; a certificate looks at one image at a time")
+    named = _NAMED_MODES.get(call.kind.split("_")[0])
+    mode = named or _TORCH_MODES.get(call.attributes.get("mode", "constant"), "")
+    value = call.constant("value")
+    missing = [(0, 0)] * (len(node.shape) - len(widths))
+    return cut_or_padded(call, node, missing + widths, mode=mode, value=0.0 if value is None else float(value))
+
+
+def cut_or_padded(call: Call, node: Node, widths: Sequence[tuple[int, int]], *, mode: str, value: float) -> Node:
+    """The value padded along each axis by (before, after); where these are negative, cut."""
     for axis, (before, after) in enumerate(widths):
         if before < 0 or after < 0:
             node = taken(node, axis, range(max(-before, 0), node.shape[axis] + min(after, 0)))
-    value = call.attributes.get("value", 0.0) if call.version < 11 else call.constant(2)
     kept = tuple((max(before, 0), max(after, 0)) for before, after in widths)
-    mode = call.attributes.get("mode", "constant")
-    return padded(call, node, kept, mode=mode, value=0.0 if value is None else float(value))
+    return padded(call, node, kept, mode=mode, value=value)
 
 
 def padded(call: Call, node: Node, widths: Sequence[tuple[int, int]], *, mode: str, value: float) -> Node:

@@ -12,9 +12,21 @@ from torch import Tensor
 
 from llcert.ir import LinearOp, Node, Shape, apply
 from llcert.ops.affine import Affine
-from llcert.ops.movement import reshaped
-from llcert.ops.windows import Widths, Windows, foreign, image, read_windows, rounded_up, zero_padded
-from llcert.registry import Call, OnnxBuilder, from_onnx, to_onnx
+from llcert.ops.linear import Linear
+from llcert.ops.movement import Transpose, reshaped
+from llcert.ops.windows import (
+    Widths,
+    Windows,
+    foreign,
+    image,
+    read_windows,
+    rounded_up,
+    torch_image,
+    torch_sizes,
+    torch_windows,
+    zero_padded,
+)
+from llcert.registry import BATCH, Call, OnnxBuilder, from_onnx, from_torch_op, to_onnx
 
 
 @dataclass(frozen=True)
@@ -112,6 +124,56 @@ def averaged(node: Node, windows: Windows, *, reached: Widths, counted: bool) ->
         inside = (starts + windows.kernel[i]).clamp(max=high) - starts.clamp(min=low)
         counts = counts.unsqueeze(-1) * inside
     return pooled if bool((counts == size).all()) else apply(Affine(scale=size / counts), pooled)
+
+
+@from_torch_op("sum", "mean")
+def read_torch_reduction(call: Call) -> Node:
+    node, axes = call.node("self"), call.integers("dim")
+    if not axes:
+        call.refuse("reduces over all images of the batch; name the axes")
+    ours = tuple(sorted({call.axis(a, len(node.shape)) for a in axes}))
+    return reduced(node, ours, mean=call.kind == "mean", keep=bool(call.attributes["keepdim"]))
+
+
+@from_torch_op("avg_pool1d", "avg_pool2d")
+def read_torch_average_pool(call: Call) -> Node:
+    rank = 1 if "1d" in call.kind else 2
+    node = torch_image(call, "self", rank)
+    windows = torch_windows(call, torch_sizes(call, "kernel_size", rank))
+    reached = rounded_up(node.shape[1:], windows) if call.attributes["ceil_mode"] else windows.padding
+    divisor = call.attributes.get("divisor_override")
+    if divisor is not None:
+        return apply(SumPool(windows.kernel, windows.stride, 1 / int(divisor)), zero_padded(node, reached))
+    return averaged(node, windows, reached=reached, counted=bool(call.attributes["count_include_pad"]))
+
+
+@from_torch_op("adaptive_avg_pool1d", "adaptive_avg_pool2d", "_adaptive_avg_pool2d")
+def read_torch_adaptive_average_pool(call: Call) -> Node:
+    """Averages over windows that cover each axis evenly, one axis after the other."""
+    rank = 1 if "1d" in call.kind else 2
+    node, wanted = torch_image(call, "self", rank), torch_sizes(call, "output_size", rank)
+    if min(wanted) < 1 or max(wanted) > BATCH:
+        call.refuse(f"pools to {wanted}")
+    if set(wanted) == {1}:
+        return reduced(node, tuple(range(1, rank + 1)), mean=True, keep=True)
+    sizes = node.shape[1:]
+    if all(n % w == 0 for n, w in zip(sizes, wanted, strict=True)):
+        kernel = tuple(n // w for n, w in zip(sizes, wanted, strict=True))
+        return apply(SumPool(kernel, kernel, 1 / math.prod(kernel)), node)
+    for axis, (size, count) in enumerate(zip(sizes, wanted, strict=True), start=1):
+        order = tuple(rank if a == axis else axis if a == rank else a for a in range(rank + 1))
+        averages = apply(Linear(_window_means(size, count)), apply(Transpose(order), node))
+        node = apply(Transpose(order), averages)
+    return node
+
+
+def _window_means(size: int, count: int) -> Tensor:
+    """Row i averages the entries from floor(i size / count) to ceil((i + 1) size / count), `[count, size]`."""
+    rows = torch.zeros(count, size)
+    for i in range(count):
+        first, behind = i * size // count, -(-(i + 1) * size // count)
+        rows[i, first:behind] = 1 / (behind - first)
+    return rows
 
 
 @to_onnx(Reduce)

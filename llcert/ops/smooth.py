@@ -10,7 +10,7 @@ from torch import Tensor
 
 from llcert.ir import Activation, Node, Shape, apply
 from llcert.region import Region
-from llcert.registry import Call, OnnxBuilder, from_onnx, to_onnx
+from llcert.registry import Call, OnnxBuilder, from_onnx, from_torch_op, to_onnx
 
 
 class _Bell(Activation):
@@ -63,6 +63,16 @@ def read_sigmoid(call: Call) -> Node:
 @from_onnx("Tanh")
 def read_tanh(call: Call) -> Node:
     return apply(Tanh(), call.node(0))
+
+
+@from_torch_op("sigmoid")
+def read_torch_sigmoid(call: Call) -> Node:
+    return apply(Sigmoid(), call.node("self"))
+
+
+@from_torch_op("tanh")
+def read_torch_tanh(call: Call) -> Node:
+    return apply(Tanh(), call.node("self"))
 
 
 @to_onnx(Sigmoid)

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from llcert.ir import Node, Shape, apply
 from llcert.ops.movement import Movement, reshaped
-from llcert.registry import BATCH, Call, OnnxBuilder, from_onnx, to_onnx
+from llcert.registry import BATCH, Call, OnnxBuilder, from_onnx, from_torch_op, to_onnx
 
 
 @dataclass(frozen=True)
@@ -124,6 +124,104 @@ def read_tile(call: Call) -> Node:
         call.refuse("repeats images along the batch axis")
     for axis, count in enumerate(repeats[call.batched :]):
         if count * node.shape[axis] > BATCH:
+            call.refuse(f"repeats an axis of {node.shape[axis]} {count} times")
+        node = taken(node, axis, list(range(node.shape[axis])) * count)
+    return node
+
+
+@from_torch_op("slice", "narrow")
+def read_torch_slice(call: Call) -> Node:
+    node, start, axis = call.node("self"), call.attributes["start"], int(call.attributes["dim"])
+    start, step = (0 if start is None else int(start)), int(call.attributes.get("step", 1))
+    end = start + int(call.attributes["length"]) if call.kind == "narrow" else call.attributes["end"]
+    end = BATCH if end is None else int(end)
+    if _keeps_batch(call, node, axis, start, end, step):
+        return node
+    ours = call.axis(axis, len(node.shape))
+    chosen = range(*slice(start, end, step).indices(node.shape[ours]))
+    if not chosen:
+        call.refuse(f"takes no entry of an axis of {node.shape[ours]}")
+    return taken(node, ours, chosen)
+
+
+@from_torch_op("select")
+def read_torch_select(call: Call) -> Node:
+    node = call.node("self")
+    axis = call.axis(int(call.attributes["dim"]), len(node.shape))
+    return _without(taken(node, axis, (int(call.attributes["index"]),)), axis)
+
+
+@from_torch_op("unbind")
+def read_torch_unbind(call: Call) -> tuple[Node, ...]:
+    node = call.node("self")
+    axis = call.axis(int(call.attributes["dim"]), len(node.shape))
+    return tuple(_without(taken(node, axis, (i,)), axis) for i in range(node.shape[axis]))
+
+
+def _without(node: Node, axis: int) -> Node:
+    """The value without an axis of size one."""
+    return reshaped(node, (*node.shape[:axis], *node.shape[axis + 1 :]))
+
+
+@from_torch_op("split", "split_with_sizes", "chunk")
+def read_torch_split(call: Call) -> tuple[Node, ...]:
+    node = call.node("self")
+    axis = call.axis(int(call.attributes["dim"]), len(node.shape))
+    size = node.shape[axis]
+    lengths = call.integers("split_sizes") or call.integers("split_size")
+    if lengths is None or call.kind == "chunk":
+        lengths = (-(-size // int(call.attributes["chunks"])),)
+    if not isinstance(call.attributes.get("split_size", call.attributes.get("split_sizes", 0)), Sequence):
+        lengths = tuple(min(lengths[0], size - start) for start in range(0, size, lengths[0]))
+    ends = [sum(lengths[: i + 1]) for i in range(len(lengths))]
+    return tuple(taken(node, axis, range(end - n, end)) for n, end in zip(lengths, ends, strict=True))
+
+
+@from_torch_op("index_select")
+def read_torch_index_select(call: Call) -> Node:
+    node = call.node("self")
+    axis = call.axis(int(call.attributes["dim"]), len(node.shape))
+    return taken(node, axis, call.required("index").flatten().tolist())
+
+
+@from_torch_op("index")
+def read_torch_index(call: Call) -> Node:
+    """`x[:, indices]` with one known list of indices, or mask, along one axis."""
+    node, indices = call.node("self"), call.attributes["indices"]
+    named = [(axis, index) for axis, index in enumerate(indices) if index is not None]
+    if len(named) != 1 or not isinstance(named[0][1], Tensor) or named[0][1].ndim != 1:
+        call.refuse("indexes several axes at once, or by a value of the image; index one axis by constants")
+    axis, index = call.axis(named[0][0], len(node.shape)), named[0][1]
+    return taken(node, axis, (index.nonzero().flatten() if index.dtype == torch.bool else index).tolist())
+
+
+@from_torch_op("flip")
+def read_torch_flip(call: Call) -> Node:
+    node = call.node("self")
+    for axis in sorted({call.axis(a, len(node.shape)) for a in call.integers("dims") or ()}):
+        node = taken(node, axis, range(node.shape[axis] - 1, -1, -1))
+    return node
+
+
+@from_torch_op("roll")
+def read_torch_roll(call: Call) -> Node:
+    node, shifts, axes = call.node("self"), call.integers("shifts") or (), call.integers("dims") or ()
+    if len(shifts) != len(axes):
+        call.refuse("rolls the flattened batch; name the axes")
+    for shift, foreign in zip(shifts, axes, strict=True):
+        axis = call.axis(foreign, len(node.shape))
+        size = node.shape[axis]
+        node = taken(node, axis, [(i - shift) % size for i in range(size)])
+    return node
+
+
+@from_torch_op("repeat")
+def read_torch_repeat(call: Call) -> Node:
+    node, repeats = call.node("self"), call.integers("repeats") or ()
+    if len(repeats) != len(node.shape) + 1 or repeats[0] != 1:
+        call.refuse(f"repeats {repeats} does not fit a value of shape {node.shape}, or repeats images")
+    for axis, count in enumerate(repeats[1:]):
+        if not 1 <= count * node.shape[axis] <= BATCH:
             call.refuse(f"repeats an axis of {node.shape[axis]} {count} times")
         node = taken(node, axis, list(range(node.shape[axis])) * count)
     return node

@@ -64,6 +64,35 @@ def foreign(call: Call, node: Node) -> Node:
     return node if call.batched else reshaped(node, (1, *node.shape))
 
 
+def torch_image(call: Call, name: str, spatial: int) -> Node:
+    """An image-dependent input of torch as `[channels, *spatial]`; refuses images without batch axis."""
+    node = call.node(name)
+    if spatial not in (1, 2) or len(node.shape) != spatial + 1:
+        call.refuse(f"slides over {spatial} axes of a value of shape {node.shape} (without batch axis)")
+    return node
+
+
+def torch_sizes(call: Call, name: str, rank: int) -> Shape:
+    """One number for each axis; torch also allows one for all."""
+    values = call.integers(name) or ()
+    values = values * rank if len(values) == 1 else values
+    if len(values) != rank or min(values) < 0:
+        call.refuse(f"{name} {values} does not fit {rank} axes")
+    return values
+
+
+def torch_windows(call: Call, kernel: Shape) -> Windows:
+    """The windows of a convolution or pool of torch; a stride left out is the kernel, padding words are not read."""
+    rank = len(kernel)
+    stride = torch_sizes(call, "stride", rank) if call.integers("stride") else kernel
+    dilation = torch_sizes(call, "dilation", rank) if "dilation" in call.attributes else (1,) * rank
+    spelled = isinstance(call.attributes["padding"], str)
+    padding = (0,) * rank if spelled else torch_sizes(call, "padding", rank)
+    if min((*kernel, *stride, *dilation), default=0) < 1:
+        call.refuse(f"kernel {kernel}, stride {stride} and dilation {dilation} must be positive")
+    return Windows(kernel, stride, dilation, tuple((p, p) for p in padding))
+
+
 def zero_padded(node: Node, padding: Widths, *, value: float = 0.0) -> Node:
     """The value padded along its last axes, where there is anything to pad."""
     if not any(before or after for before, after in padding):

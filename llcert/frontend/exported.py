@@ -1,0 +1,157 @@
+"""The torch door: modules, torch.fx graphs and exported programs."""
+
+from __future__ import annotations
+
+import copy
+import inspect
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.export import ExportedProgram
+from torch.export.graph_signature import InputKind, OutputKind
+from torch.fx import Node as FxNode
+from torch.nn.utils import parametrize
+
+from llcert.errors import InvalidInput, UnsupportedModel
+from llcert.frontend.pt2 import load_pt2
+from llcert.frontend.traced import Ref, Step, Traced, network
+from llcert.ir import Network
+from llcert.registry import BATCH
+
+__all__ = ["from_exported", "from_torch", "load_pt2"]
+
+BAKED = "parametrised weights (weight norm, spectral norm, ...) were computed once and copied; training will not follow"
+
+
+def from_torch(module: nn.Module, example: Tensor) -> Network:
+    """The classifier a module computes in eval mode, with the module's own parameters: training one trains both.
+
+    example: one image or a batch of them, `[batch, *shape]`, floating point; only its shape and type matter.
+    Weights under `torch.nn.utils.parametrize` are computed once and copied (a note says so). The module's modes are
+    left as they were. Raises UnsupportedModel where torch cannot export the module or llcert cannot represent it.
+    """
+    if not isinstance(module, nn.Module):
+        raise InvalidInput(f"from_torch takes an nn.Module, got {type(module).__name__}; llcert.load reads files")
+    if not isinstance(example, Tensor) or example.ndim < 2 or not example.is_floating_point() or not len(example):
+        raise InvalidInput(
+            "from_torch needs an example batch: a floating-point tensor [batch, *shape], batch 1 or more"
+        )
+    source = type(module).__name__
+    parametrised = any(parametrize.is_parametrized(m) for m in module.modules())
+    plain = _baked(module) if parametrised else module
+    with _evaluating(plain):
+        program = _exported(plain, example, source)
+    return from_exported(program, source, notes=(BAKED,) if parametrised else ())
+
+
+def from_exported(program: ExportedProgram, source: str, notes: tuple[str, ...] = ()) -> Network:
+    """The classifier an exported program computes, sharing its tensors; raises UnsupportedModel as `from_torch`."""
+    return network(_traced(program, source), notes)
+
+
+def _baked(module: nn.Module) -> nn.Module:
+    """A copy with plain weights in place of parametrised ones; every other parameter is the module's own."""
+    tensors = {**dict(module.named_parameters()), **dict(module.named_buffers())}
+    own = {id(t): t for name, t in tensors.items() if "parametrizations." not in name}
+    twin = copy.deepcopy(module, dict(own)).eval()
+    for part in list(twin.modules()):
+        if parametrize.is_parametrized(part):
+            for name in list(part.parametrizations):  # type: ignore[arg-type]
+                parametrize.remove_parametrizations(part, name, leave_parametrized=True)
+    return twin
+
+
+@contextmanager
+def _evaluating(module: nn.Module) -> Iterator[None]:
+    """Eval mode, and afterwards every part in the mode it had."""
+    modes = {part: part.training for part in module.modules()}
+    module.eval()
+    try:
+        yield
+    finally:
+        for part, training in modes.items():
+            part.training = training
+
+
+def _exported(module: nn.Module, example: Tensor, source: str) -> ExportedProgram:
+    """The module's graph at the sentinel batch size, or at the example's own where the module insists on that."""
+    failures = []
+    for images in (example[:1].expand(BATCH, *example.shape[1:]), example):
+        try:
+            return torch.export.export(module, (images.detach(),), strict=False)
+        except Exception as error:  # the user's forward, and torch's tracer, may raise anything
+            failures.append(error)
+    reason = next((line.strip() for line in str(failures[-1]).splitlines() if line.strip()), "")
+    raise UnsupportedModel(
+        f"{source}: torch.export cannot capture it: {type(failures[-1]).__name__}: {reason[:200]}; "
+        "remove control flow that depends on the image, or export it to ONNX yourself and load that"
+    ) from failures[-1]
+
+
+def _traced(program: ExportedProgram, source: str) -> Traced:
+    signature = program.graph_signature
+    known: dict[str, Tensor] = {}
+    images: list[str] = []
+    for spec in signature.input_specs:
+        if spec.kind is InputKind.USER_INPUT:
+            images.append(spec.arg.name)
+        elif isinstance(tensor := _stored(program, spec.target), Tensor):
+            known[spec.arg.name] = tensor
+    outputs = [s.arg for s in signature.output_specs if s.kind is OutputKind.USER_OUTPUT]
+    if len(images) != 1 or len(outputs) != 1:
+        raise UnsupportedModel(
+            f"{source}: takes {len(images)} inputs and returns {len(outputs)} values; "
+            "wrap it in a module from one batch of images to one batch of logits"
+        )
+    placeholders = {n.name: n for n in program.graph.nodes if n.op == "placeholder"}
+    image = placeholders[images[0]].meta["val"]
+    batch, *shape = (int(size) if isinstance(size, int) else None for size in image.shape)
+    if None in shape:
+        raise UnsupportedModel(f"{source}: its input size is not fixed; export with a free batch axis only")
+    steps = tuple(_step(n, source) for n in program.graph.nodes if n.op == "call_function")
+    return Traced(
+        known=known,
+        image=images[0],
+        shape=tuple(int(size) for size in shape if size is not None),
+        dtype=image.dtype,
+        batch=BATCH if batch is None else batch,
+        steps=steps,
+        output=outputs[0].name,
+        source=source,
+    )
+
+
+def _stored(program: ExportedProgram, target: str | None) -> Any:
+    if target in program.state_dict:
+        return program.state_dict[target]
+    return program.constants.get(target or "")
+
+
+def _step(node: FxNode, source: str) -> Step:
+    target: Any = node.target
+    if isinstance(target, torch._ops.OpOverload):
+        names = [a.name for a in target._schema.arguments]
+        arguments: Mapping[str, Any] = {**dict(zip(names, node.args, strict=False)), **node.kwargs}
+    elif inspect.isbuiltin(target) or inspect.isfunction(target):
+        arguments = {str(i): argument for i, argument in enumerate(node.args)}
+    else:
+        raise UnsupportedModel(f"{source}: {target} ({node.name}): control flow inside the network is not supported")
+    return Step(target, {k: _referenced(v) for k, v in arguments.items()}, node.name, _hint(node))
+
+
+def _referenced(value: Any) -> Any:
+    if isinstance(value, FxNode):
+        return Ref(value.name)
+    if isinstance(value, list | tuple):
+        return [_referenced(v) for v in value]
+    return value
+
+
+def _hint(node: FxNode) -> str:
+    """The path of the submodule that makes the call."""
+    stack = node.meta.get("nn_module_stack") or {}
+    path = next((path for path, _ in reversed(stack.values()) if path), "")
+    return f"in {path}" if path else ""
