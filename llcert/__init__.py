@@ -1,1 +1,55 @@
 """llcert: certified L2 robustness of trained networks by local Lipschitz bounds."""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING
+
+from llcert.errors import InvalidInput, LlcertError, NumericalError, UnsupportedModel
+
+if TYPE_CHECKING:
+    from llcert.api import certify, load
+    from llcert.data import Dataset, load_dataset
+    from llcert.frontend.exported import from_torch
+    from llcert.frontend.onnx_file import save
+    from llcert.ir import Network
+    from llcert.region import Region
+    from llcert.report import Report
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "Dataset",
+    "InvalidInput",
+    "LlcertError",
+    "Network",
+    "NumericalError",
+    "Region",
+    "Report",
+    "UnsupportedModel",
+    "__version__",
+    "certify",
+    "from_torch",
+    "load",
+    "load_dataset",
+    "save",
+]
+
+_HOMES = {
+    "Dataset": "llcert.data",
+    "Network": "llcert.ir",
+    "Region": "llcert.region",
+    "Report": "llcert.report",
+    "certify": "llcert.api",
+    "from_torch": "llcert.frontend.exported",
+    "load": "llcert.api",
+    "load_dataset": "llcert.data",
+    "save": "llcert.frontend.onnx_file",
+}
+
+
+def __getattr__(name: str) -> object:
+    """Public names are imported when they are first used: `import llcert` stays cheap and needs no torch."""
+    if name not in _HOMES:
+        raise AttributeError(f"module 'llcert' has no attribute {name!r}")
+    return getattr(importlib.import_module(_HOMES[name]), name)

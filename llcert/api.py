@@ -1,0 +1,101 @@
+"""The few functions that most programs need; all else is in the packages below."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from llcert.data import Dataset
+from llcert.data.dataset import ArrayImages
+from llcert.errors import InvalidInput
+from llcert.frontend import onnx_file, pt2
+from llcert.ir import Network
+from llcert.job import prepare
+from llcert.question import Question
+from llcert.report import Report, Tally
+
+ENDINGS = (".onnx", ".onnx.gz", ".pt2")
+
+
+def load(path: Path | str) -> Network:
+    """The network in a `.onnx`, `.onnx.gz` or `.pt2` file.
+
+    Raises InvalidInput where the file cannot be read, UnsupportedModel where llcert cannot represent it exactly.
+    """
+    path = Path(path)
+    if not is_file(path):
+        raise InvalidInput(f"model {str(path)[:200]!r}: no such file")
+    name = path.name.lower()
+    if name.endswith(".pt2"):
+        return pt2.load_pt2(path)
+    if name.endswith((".onnx", ".onnx.gz")):
+        return onnx_file.load(path)
+    raise InvalidInput(f"{path}: not a model file that llcert reads; it reads {', '.join(ENDINGS)}")
+
+
+def is_file(path: Path) -> bool:
+    """Whether a file lies there; names that no system allows count as missing."""
+    try:
+        return path.is_file()
+    except (OSError, ValueError):
+        return False
+
+
+def certify(
+    network: Network,
+    data: Dataset | str | tuple[Tensor, Tensor] | None = None,
+    eps: float | Fraction | str | None = None,
+    *,
+    stages: Sequence[str] | None = None,
+    mean: Sequence[float] | None = None,
+    std: Sequence[float] | None = None,
+    self_check: bool = True,
+    **question: Any,
+) -> Report:
+    """The report on every image of `data`: who is certified in the L2 ball of radius `eps`, by which stage.
+
+    data: a data set, the name or path of one, or images `[batch, *shape]` in [0, 1] with labels `[batch]`.
+    eps: in pixel units, a number or text such as `36/255`. What is left out comes from the network's metadata.
+    question: the other fields of `llcert.question.Question`, such as `device`, `samples`, `batch_size`, `seed`.
+    Raises InvalidInput for arguments that cannot be used, NumericalError where a bound is seen to be wrong.
+    """
+    asked = Question(
+        eps=None if eps is None else str(eps),
+        data=data if isinstance(data, str) else None,
+        stages=None if stages is None else tuple(stages),
+        mean=None if mean is None else tuple(mean),
+        std=None if std is None else tuple(std),
+        **question,
+    )
+    given = images_and_labels(*data) if isinstance(data, tuple) else data
+    dataset = given if isinstance(given, Dataset) else None
+    job = prepare(network, asked, dataset=dataset, self_check=self_check)
+    tally = Tally(job.subject)
+    for result in job.results():
+        tally.add(result)
+    return tally.report()
+
+
+def images_and_labels(images: Tensor, labels: Tensor) -> Dataset:
+    """A data set of tensors. images: `[batch, *shape]`, pixel units; labels: `[batch]`."""
+    if images.ndim < 2 or labels.ndim != 1:
+        raise InvalidInput(
+            f"images {list(images.shape)} and labels {list(labels.shape)}: give [batch, *shape], [batch]"
+        )
+    pixels = images.detach().to("cpu", torch.float32).numpy()
+    classes = labels.detach().cpu().numpy().astype(np.int64)
+    shape = tuple(pixels.shape[1:])
+    return Dataset("images", "given", ArrayImages(pixels), classes, int(classes.max(initial=0)) + 1, shape)
+
+
+def file_sha256(path: Path) -> str:
+    """SHA-256 of a file's bytes."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

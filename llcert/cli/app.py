@@ -1,0 +1,103 @@
+"""The command line's commands, and what every one of them has in common."""
+
+from __future__ import annotations
+
+import os
+import sys
+import traceback
+from collections.abc import Sequence
+from typing import Annotated
+
+import typer
+
+from llcert.cli.attack import attack
+from llcert.cli.certify import certify
+from llcert.cli.inspect import inspect
+from llcert.errors import LlcertError, NumericalError
+
+DONE, MISSED, BAD_INPUT, BUG, INTERRUPTED, PIPE_CLOSED = 0, 1, 2, 3, 130, 141
+
+_EPILOG = """[bold]Examples[/]
+
+llcert certify models/digits_relu_theta.onnx
+
+llcert certify net.onnx --data cifar10 --eps 36/255 --samples 500 --out runs/net
+
+llcert certify net.onnx --out runs/net --resume
+
+llcert attack net.onnx --data mnist --eps 1.58
+
+llcert inspect net.onnx
+
+[dim]Exit codes: 0 done, 1 --fail-under missed, 2 bad input, 3 a bug in llcert, 130 interrupted.[/]
+"""
+
+app = typer.Typer(
+    name="llcert",
+    help="Certified robustness of trained networks: for which images does [bold]no[/] change of L2 length up to eps "
+    "change the predicted class? From an ONNX file to a report.",
+    epilog=_EPILOG,
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode="rich",
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+for command in (certify, attack, inspect):
+    app.command(epilog="Documentation: docs/cli.md")(command)
+
+# the base of every usage error; typer does not export it by name
+_UsageProblem = next(c for c in typer.BadParameter.__mro__ if c.__name__ == "ClickException")
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        from llcert import __version__
+
+        typer.echo(f"llcert {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _top(
+    version: Annotated[
+        bool, typer.Option("--version", help="Print the version.", callback=_print_version, is_eager=True)
+    ] = False,
+) -> None:
+    pass
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs one command; its exit code. Whatever goes wrong ends in one line on stderr."""
+    try:
+        code = typer.main.get_command(app).main(args=arguments, prog_name="llcert", standalone_mode=False)
+        sys.stdout.flush()
+    except _UsageProblem as problem:
+        message = problem.format_message()
+        return _fail(f"{message or 'nothing to do'} (llcert --help lists what there is)", BAD_INPUT)
+    except NumericalError as error:
+        return _fail(str(error), BUG)
+    except LlcertError as error:
+        return _fail(str(error), BAD_INPUT)
+    except (KeyboardInterrupt, typer.Abort):
+        return INTERRUPTED
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return PIPE_CLOSED
+    except OSError as error:
+        return _fail(str(error), BAD_INPUT)
+    except Exception as error:
+        told = "" if _debugging() else " (LLCERT_DEBUG=1 shows where)"
+        return _fail(f"a bug in llcert, please report it: {type(error).__name__}: {error}{told}", BUG)
+    return int(code or DONE)
+
+
+def _fail(message: str, code: int) -> int:
+    if _debugging():
+        traceback.print_exc()
+    typer.echo(f"error: {' '.join(message.split())}", err=True)
+    return code
+
+
+def _debugging() -> bool:
+    return os.environ.get("LLCERT_DEBUG", "") not in ("", "0")

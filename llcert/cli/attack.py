@@ -1,0 +1,52 @@
+"""`llcert attack`: an upper bound on what can be certified."""
+
+from __future__ import annotations
+
+import typer
+
+from llcert.cli import options as o
+from llcert.question import Question, parse_batch_size, parse_numbers
+
+
+def attack(
+    model: o.Model,
+    eps: o.Eps = None,
+    data: o.Data = None,
+    data_root: o.DataRoot = None,
+    split: o.Split = None,
+    samples: o.Samples = None,
+    mean: o.Mean = None,
+    std: o.Std = None,
+    layout: o.Layout = None,
+    steps: o.Steps = None,
+    restarts: o.Restarts = None,
+    device: o.Device = None,
+    dtype: o.Dtype = None,
+    batch_size: o.BatchSize = None,
+    seed: o.Seed = None,
+    json: o.Json = None,
+) -> None:
+    """Clean accuracy, and accuracy under an attack by projected gradient descent (PGD) in the L2 ball.
+
+    No network can be certified better than it withstands this attack.
+    """
+    question = Question(
+        eps=eps,
+        data=data,
+        data_root=None if data_root is None else str(data_root),
+        split=split,
+        samples=samples,
+        stages=("attack",),
+        device=device,
+        dtype=dtype,
+        batch_size=None if batch_size is None else parse_batch_size(batch_size),
+        seed=seed,
+        mean=None if mean is None else parse_numbers(mean, "--mean"),
+        std=None if std is None else parse_numbers(std, "--std"),
+        layout=layout,
+        steps=steps,
+        restarts=restarts,
+    )
+    from llcert.cli.running import Outputs, run
+
+    raise typer.Exit(run(model, question, Outputs(json=json), self_check=False))

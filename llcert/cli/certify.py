@@ -1,0 +1,103 @@
+"""`llcert certify`: options into a question, and what to do with the answer."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from llcert.cli import options as o
+from llcert.question import Question, parse_batch_size, parse_list, parse_numbers
+
+Out = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="DIR",
+        help="Folder for summary.json and samples.jsonl, written as images are decided.",
+        rich_help_panel=o.OUTPUT,
+    ),
+]
+Resume = Annotated[
+    bool, typer.Option("--resume", help="Go on with the run that lies in --out.", rich_help_panel=o.OUTPUT)
+]
+Overwrite = Annotated[
+    bool, typer.Option("--overwrite", help="Replace the run that lies in --out.", rich_help_panel=o.OUTPUT)
+]
+Tsv = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="FILE",
+        help="One line an image: idx label predict radius correct time, as in randomised smoothing.",
+        rich_help_panel=o.OUTPUT,
+    ),
+]
+FailUnder = Annotated[
+    float | None,
+    typer.Option(
+        metavar="PCT", help="Exit code 1 where certified accuracy is below so many percent.", rich_help_panel=o.OUTPUT
+    ),
+]
+
+
+def certify(
+    model: o.Model,
+    eps: o.Eps = None,
+    data: o.Data = None,
+    data_root: o.DataRoot = None,
+    split: o.Split = None,
+    samples: o.Samples = None,
+    mean: o.Mean = None,
+    std: o.Std = None,
+    layout: o.Layout = None,
+    stages: o.Stages = None,
+    assurance: o.Assurance = None,
+    clip_input: o.ClipInput = None,
+    device: o.Device = None,
+    dtype: o.Dtype = None,
+    batch_size: o.BatchSize = None,
+    seed: o.Seed = None,
+    out: Out = None,
+    resume: Resume = False,
+    overwrite: Overwrite = False,
+    json: o.Json = None,
+    tsv: Tsv = None,
+    fail_under: FailUnder = None,
+    attack_steps: o.Steps = None,
+    attack_restarts: o.Restarts = None,
+    tolerance: o.Tolerance = None,
+    max_iterations: o.Iterations = None,
+    start: o.Start = None,
+    self_check: o.SelfCheck = True,
+) -> None:
+    """How many images of a data set keep their class under [bold]every[/] change of L2 length up to eps.
+
+    Runs the clean prediction, the global Lipschitz bound, an attack and the local Lipschitz bound in turn; each sees
+    only the images that are still open.
+    """
+    question = Question(
+        eps=eps,
+        data=data,
+        data_root=None if data_root is None else str(data_root),
+        split=split,
+        samples=samples,
+        stages=None if stages is None else parse_list(stages),
+        assurance=assurance,
+        device=device,
+        dtype=dtype,
+        batch_size=None if batch_size is None else parse_batch_size(batch_size),
+        seed=seed,
+        mean=None if mean is None else parse_numbers(mean, "--mean"),
+        std=None if std is None else parse_numbers(std, "--std"),
+        layout=layout,
+        clip_input=clip_input,
+        steps=attack_steps,
+        restarts=attack_restarts,
+        tolerance=tolerance,
+        iterations=max_iterations,
+        start=start,
+    )
+    from llcert.cli.running import Outputs, run
+
+    outputs = Outputs(out=out, resume=resume, overwrite=overwrite, json=json, tsv=tsv, fail_under=fail_under)
+    raise typer.Exit(run(model, question, outputs, self_check=self_check))

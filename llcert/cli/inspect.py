@@ -1,0 +1,20 @@
+"""`llcert inspect`: what llcert makes of a model file."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from llcert.cli import options as o
+
+CrossCheck = Annotated[
+    bool, typer.Option("--cross-check", help="Compare with onnx2torch too, a second and independent importer.")
+]
+
+
+def inspect(model: o.Model, cross_check: CrossCheck = False) -> None:
+    """What a model file holds: layers, shapes, parameters, global norms, what was recognised, what is refused."""
+    from llcert.cli.inspecting import show
+
+    raise typer.Exit(show(model, cross_check=cross_check))

@@ -1,0 +1,154 @@
+"""The options that commands share, each with its help. Nothing here imports torch."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+QUESTION, RUN, OUTPUT, EXPERT = "What is asked", "How it runs", "Where results go", "Experts"
+
+Model = Annotated[
+    str, typer.Argument(metavar="MODEL", help="An [bold].onnx[/] file, or a [bold].pt2[/] saved by torch.export.")
+]
+Eps = Annotated[
+    str | None,
+    typer.Option(
+        metavar="RADIUS",
+        help="L2 radius in pixel units (pixels in [0, 1]): [bold]36/255[/] or [bold]0.141[/]. "
+        "Default: what the model's metadata says.",
+        rich_help_panel=QUESTION,
+    ),
+]
+Data = Annotated[
+    str | None,
+    typer.Option(
+        metavar="NAME|PATH",
+        help="digits, mnist, fashion-mnist, cifar10, cifar100, tiny-imagenet; or an .npz, .vnnlib or .parquet file, "
+        "or a folder of class folders. Default: what the model's metadata says.",
+        rich_help_panel=QUESTION,
+    ),
+]
+DataRoot = Annotated[
+    Path | None,
+    typer.Option(metavar="DIR", help="Where official data files lie or are downloaded to.", rich_help_panel=QUESTION),
+]
+Split = Annotated[
+    str | None,
+    typer.Option(metavar="NAME", help="test or train, of a named data set. Default: test.", rich_help_panel=QUESTION),
+]
+Samples = Annotated[
+    str | None,
+    typer.Option(
+        metavar="N|A:B", help="The first N images, or images A to B-1. Default: all.", rich_help_panel=QUESTION
+    ),
+]
+Mean = Annotated[
+    str | None,
+    typer.Option(
+        metavar="LIST",
+        help="Comma list, one value a channel, subtracted from the pixels in front of the model; "
+        "eps stays in pixel units.",
+        rich_help_panel=QUESTION,
+    ),
+]
+Std = Annotated[
+    str | None,
+    typer.Option(
+        metavar="LIST", help="Comma list, one value a channel; pixels are divided by it.", rich_help_panel=QUESTION
+    ),
+]
+Layout = Annotated[
+    str | None,
+    typer.Option(
+        metavar="NAME",
+        help="How the model wants its images: nchw, nhwc or flat. Default: guessed and stated.",
+        rich_help_panel=QUESTION,
+    ),
+]
+Stages = Annotated[
+    str | None,
+    typer.Option(
+        metavar="LIST",
+        help="Comma list of global, attack, local, in the order they run. With local alone every image passes "
+        "through it. Default: all three.",
+        rich_help_panel=QUESTION,
+    ),
+]
+Assurance = Annotated[
+    str | None,
+    typer.Option(metavar="KIND", help="What backs a certificate; so far only estimate.", rich_help_panel=QUESTION),
+]
+ClipInput = Annotated[
+    bool | None,
+    typer.Option(
+        "--clip-input/--no-clip-input",
+        help="Count on pixels staying in [0, 1] inside the ball. Default: off.",
+        rich_help_panel=QUESTION,
+        show_default=False,
+    ),
+]
+Seed = Annotated[
+    int | None,
+    typer.Option(metavar="N", help="Of attacks and power iterations. Default: 0.", rich_help_panel=RUN),
+]
+Device = Annotated[
+    str | None, typer.Option(metavar="NAME", help="auto, cpu or cuda. Default: auto.", rich_help_panel=RUN)
+]
+Dtype = Annotated[
+    str | None,
+    typer.Option(metavar="NAME", help="float32 or float64. Default: the model's own.", rich_help_panel=RUN),
+]
+BatchSize = Annotated[
+    str | None,
+    typer.Option(metavar="auto|N", help="Images a batch. Default: auto, by network and memory.", rich_help_panel=RUN),
+]
+Steps = Annotated[
+    int | None,
+    typer.Option("--attack-steps", metavar="N", help="Steps of eps/4. Default: 100.", rich_help_panel=EXPERT),
+]
+Restarts = Annotated[
+    int | None,
+    typer.Option(
+        "--attack-restarts", metavar="N", help="Random starts of the attack. Default: 1.", rich_help_panel=EXPERT
+    ),
+]
+Tolerance = Annotated[
+    float | None,
+    typer.Option(
+        "--tolerance",
+        metavar="X",
+        help="Where a power iteration stops: change of its unit vector. Default: 0.001.",
+        rich_help_panel=EXPERT,
+    ),
+]
+Iterations = Annotated[
+    int | None,
+    typer.Option(
+        "--max-iterations",
+        metavar="N",
+        help="Cap of a power iteration; above it the global norm stands in. Default: 2000.",
+        rich_help_panel=EXPERT,
+    ),
+]
+Start = Annotated[
+    str | None,
+    typer.Option(
+        metavar="NAME",
+        help="Where power iterations start: unmasked (the whole layer's singular vector) or random. Default: unmasked.",
+        rich_help_panel=EXPERT,
+    ),
+]
+SelfCheck = Annotated[
+    bool,
+    typer.Option(
+        "--self-check/--no-self-check",
+        help="Try to contradict the bounds of the first batch with points of its balls.",
+        rich_help_panel=EXPERT,
+    ),
+]
+Json = Annotated[
+    str | None,
+    typer.Option("--json", metavar="FILE|-", help="The summary as JSON; - prints it alone.", rich_help_panel=OUTPUT),
+]

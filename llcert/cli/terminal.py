@@ -1,0 +1,99 @@
+"""Where the command line prints, and how it shows progress."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from types import FrameType
+
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    DownloadColumn,
+    MofNCompleteColumn,
+    Progress,
+    TaskProgressColumn,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+
+
+def stdout() -> Console:
+    """For results."""
+    return Console(highlight=False, soft_wrap=False)
+
+
+def stderr() -> Console:
+    """For progress and everything else that is not the result."""
+    return Console(stderr=True, highlight=False)
+
+
+class ImageProgress:
+    """How many images are done. Does nothing where there is no terminal."""
+
+    def __init__(self, progress: Progress | None, total: int) -> None:
+        self._progress = progress
+        self._task = progress.add_task("certifying", total=total) if progress else None
+
+    def advance(self, images: int) -> None:
+        """So many more images are done."""
+        if self._progress is not None and self._task is not None:
+            self._progress.advance(self._task, images)
+
+
+@contextmanager
+def image_progress(console: Console, total: int) -> Iterator[ImageProgress]:
+    """A bar with the time left, gone when the work is done."""
+    if not console.is_terminal:
+        yield ImageProgress(None, total)
+        return
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TextColumn("left"),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=console, transient=True) as progress:
+        yield ImageProgress(progress, total)
+
+
+@contextmanager
+def uninterrupted() -> Iterator[None]:
+    """An interrupt by the user waits until the block is done, so that files and counts agree."""
+    pending = False
+
+    def remember(number: int, frame: FrameType | None) -> None:
+        nonlocal pending
+        pending = True
+
+    before = signal.signal(signal.SIGINT, remember)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+    if pending:
+        raise KeyboardInterrupt
+
+
+class DownloadProgress:
+    """Shows a download as it goes; a line at its start where there is no terminal."""
+
+    def __init__(self, console: Console) -> None:
+        self._console = console
+
+    def __call__(self, chunks: Iterable[bytes], *, total: int | None, label: str) -> Iterable[bytes]:
+        """The chunks unchanged. total: bytes to come, None if unknown."""
+        if not self._console.is_terminal:
+            self._console.print(f"downloading {label}", soft_wrap=True)
+            yield from chunks
+            return
+        columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), DownloadColumn())
+        with Progress(*columns, TimeRemainingColumn(), console=self._console, transient=True) as progress:
+            task = progress.add_task(label, total=total)
+            for chunk in chunks:
+                yield chunk
+                progress.advance(task, len(chunk))

@@ -1,0 +1,347 @@
+"""A certification from question to results: everything resolved, one batch after the other."""
+
+from __future__ import annotations
+
+import enum
+import hashlib
+import importlib.metadata
+import platform
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, fields, replace
+from functools import partial
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from llcert.bounds import Start
+from llcert.certify import PGD, Assurance, BatchResult, Certifier, LayerMeasure, Settings, StageCount
+from llcert.data import NAMED, Batch, Dataset, Progress, load_dataset, select
+from llcert.errors import InvalidInput
+from llcert.frontend.adapt import adapt
+from llcert.frontend.parity import Agreement
+from llcert.ir import Network, topological
+from llcert.question import Question, parse_eps, parse_numbers
+from llcert.report import Subject
+from llcert.report.layers import layers
+from llcert.sizing import batch_size_for
+from llcert.spectral import PowerIteration
+
+E = TypeVar("E", bound=enum.Enum)
+
+Parity = Callable[[Tensor], Agreement]
+"""Compares a network with its runtime on images in the form the model's file wants them."""
+
+CHECKED_IMAGES = 8
+
+
+@dataclass(frozen=True)
+class Job:
+    """A certification ready to run. indices: of the chosen images. identity: what a resumed run must agree with."""
+
+    certifier: Certifier
+    dataset: Dataset
+    indices: range
+    batch_size: int
+    subject: Subject
+    identity: dict[str, Any]
+    self_check: bool = True
+
+    @property
+    def batches(self) -> int:
+        """How many batches there are."""
+        return -(-len(self.indices) // self.batch_size)
+
+    def results(self, skip: int = 0) -> Iterator[BatchResult]:
+        """The results of the batches in order, without the first `skip`; the self-check is done on the first.
+
+        Raises Contradiction or NumericalError where a bound is seen to be wrong.
+        """
+        left = self.indices[skip * self.batch_size :]
+        for number, batch in enumerate(self.dataset.batches(left, self.batch_size)):
+            yield certify_batch(self.certifier, batch, self_check=self.self_check and number == 0)
+
+
+def certify_batch(certifier: Certifier, batch: Batch, *, self_check: bool) -> BatchResult:
+    """The verdicts on one batch, in halves where the whole does not fit into memory.
+
+    Raises InvalidInput where a single image does not fit.
+    """
+    try:
+        return certifier(batch.images, batch.labels, batch.indices, self_check=self_check)
+    except (RuntimeError, MemoryError) as error:
+        if not _out_of_memory(error):
+            raise
+        first = int(batch.indices[0])
+    # outside the handler, which keeps the failed computation's tensors alive
+    size = len(batch.indices)
+    if size == 1:
+        raise InvalidInput(f"image {first} alone does not fit into the memory of {certifier.program.device.type}")
+    if certifier.program.device.type == "cuda":
+        torch.cuda.empty_cache()
+    half = size // 2
+    parts = (_part(batch, slice(0, half)), _part(batch, slice(half, size)))
+    return _joined(*(certify_batch(certifier, part, self_check=self_check) for part in parts))
+
+
+def _out_of_memory(error: BaseException) -> bool:
+    return isinstance(error, MemoryError | torch.OutOfMemoryError) or "not enough memory" in str(error)
+
+
+def _part(batch: Batch, chosen: slice) -> Batch:
+    return Batch(batch.images[chosen], batch.labels[chosen], batch.indices[chosen])
+
+
+def _joined(one: BatchResult, two: BatchResult) -> BatchResult:
+    stages = tuple(
+        StageCount(a.name, a.seen + b.seen, a.decided + b.decided, a.seconds + b.seconds)
+        for a, b in zip(one.stages, two.stages, strict=True)
+    )
+    layers = one.layers or two.layers
+    if one.layers and two.layers:
+        layers = tuple(
+            LayerMeasure(
+                torch.cat((a.norm, b.norm)), torch.cat((a.iterations, b.iterations)), torch.cat((a.varying, b.varying))
+            )
+            for a, b in zip(one.layers, two.layers, strict=True)
+        )
+    samples = one.samples + two.samples
+    share = sum(s.seconds for s in samples) / len(samples)
+    return BatchResult(tuple(replace(s, seconds=share) for s in samples), stages, layers)
+
+
+def prepare(
+    network: Network,
+    question: Question,
+    *,
+    model: str = "",
+    sha256: str | None = None,
+    dataset: Dataset | None = None,
+    progress: Progress | None = None,
+    parity: Parity | None = None,
+    self_check: bool = True,
+) -> Job:
+    """The job that answers a question about a network; what the question leaves open comes from its metadata.
+
+    model: how the report names it; sha256: of its file. dataset: in place of the one the question names. parity: is
+    called with some of the images, to compare the network with its runtime.
+    Raises InvalidInput in one line for whatever cannot be answered, UnsupportedModel where the parity check fails.
+    """
+    question = _with_metadata(question, network)
+    model = model or network.source or "network"
+    settings = _settings(question, model)
+    device, dtype = _device(question.device), _dtype(question.dtype, network)
+    dataset = dataset or _dataset(question, model, progress)
+    indices = select(question.samples, len(dataset))
+    fit = partial(adapt, image_shape=dataset.image_shape, layout=question.layout, mean=question.mean, std=question.std)
+    adapted, notes = fit(network)
+    agreement = (
+        parity(fit(replace(network, output=network.input))[0](_first_images(dataset, indices))) if parity else None
+    )
+    if dataset.class_count > network.classes:
+        raise InvalidInput(
+            f"{model} has {network.classes} outputs, but {dataset.name} has {dataset.class_count} classes"
+        )
+    certifier = Certifier.of(adapted, settings, device, dtype)
+    batch_size = question.batch_size or batch_size_for(certifier.program)
+    subject = Subject(
+        model=model,
+        model_sha256=sha256,
+        weights_sha256=fingerprint(adapted),
+        eps=settings.eps,
+        eps_text=question.eps or "",
+        data=dataset.name,
+        split=dataset.split,
+        selection=f"{indices.start}:{indices.stop}",
+        asked=len(indices),
+        classes=network.classes,
+        assurance=settings.assurance,
+        stages=settings.stages,
+        layers=layers(certifier.program, certifier.bound),
+        global_lipschitz=float(certifier.bound.lipschitz),
+        normalisation=_normalisation(question),
+        device=_device_name(device),
+        dtype=str(dtype).removeprefix("torch."),
+        batch_size=batch_size,
+        seed=settings.seed,
+        versions=versions(),
+        parity=agreement.difference if agreement else None,
+        notes=(*network.notes, *notes, *((f"on images of {dataset.name}: {agreement.sentence}",) if agreement else ())),
+        warnings=_warnings(dataset, network),
+    )
+    identity = _identity(question, settings, subject, dataset, indices)
+    return Job(certifier, dataset, indices, batch_size, subject, identity, self_check)
+
+
+def _with_metadata(question: Question, network: Network) -> Question:
+    """The question, its gaps filled with the model's metadata; what was asked wins."""
+    known = network.metadata
+    mean, std = (
+        (parse_numbers(known[k], f"the model's metadata llcert.{k}") if k in known else None) for k in ("mean", "std")
+    )
+    return question.filled(
+        Question(eps=known.get("eps"), data=known.get("data"), layout=known.get("layout"), mean=mean, std=std)
+    )
+
+
+def _settings(question: Question, model: str) -> Settings:
+    if question.eps is None:
+        raise InvalidInput(
+            f"{model} names no eps{'' if question.data else ' and no data'}: give --eps, an L2 radius in pixel units "
+            f"such as 36/255{'' if question.data else f', and --data ({_choices()})'}"
+        )
+    base = Settings(eps=parse_eps(question.eps))
+    pgd, solver = PGD(), PowerIteration()
+    for name, value, least in (
+        ("seed", question.seed, 0),
+        ("attack steps", question.steps, 1),
+        ("attack restarts", question.restarts, 1),
+        ("iterations", question.iterations, 1),
+    ):
+        if value is not None and not least <= value < 2**31:
+            raise InvalidInput(f"{name} must be a whole number from {least} to {2**31 - 1}, not {value}")
+    if question.tolerance is not None and not 0 < question.tolerance < 1:
+        raise InvalidInput(f"the power iteration's tolerance must lie between 0 and 1, not {question.tolerance}")
+    return replace(
+        base,
+        stages=base.stages if question.stages is None else question.stages,
+        assurance=_choice(question.assurance, Assurance, "assurance", base.assurance),
+        clip_input=bool(question.clip_input),
+        seed=question.seed or 0,
+        pgd=replace(pgd, steps=question.steps or pgd.steps, restarts=question.restarts or pgd.restarts),
+        solver=replace(solver, tolerance=question.tolerance or solver.tolerance, cap=question.iterations or solver.cap),
+        start=_choice(question.start, Start, "start", base.start),
+    )
+
+
+def _choice(text: str | None, kind: type[E], name: str, default: E) -> E:
+    if text is None:
+        return default
+    try:
+        return kind(text)
+    except ValueError:
+        raise InvalidInput(f"{name} {text[:40]!r}: choose {', '.join(str(m.value) for m in kind)}") from None
+
+
+def _choices() -> str:
+    return f"{', '.join(NAMED)}, or a path"
+
+
+def _dataset(question: Question, model: str, progress: Progress | None) -> Dataset:
+    if question.data is None:
+        raise InvalidInput(f"{model} names no data: give --data ({_choices()})")
+    root = None if question.data_root is None else Path(question.data_root)
+    return load_dataset(question.data, split=question.split or "test", root=root, progress=progress)
+
+
+def _first_images(dataset: Dataset, indices: range) -> Tensor:
+    (batch,) = dataset.batches(indices[:CHECKED_IMAGES], CHECKED_IMAGES)
+    return batch.images
+
+
+def _device(text: str | None) -> torch.device:
+    match text:
+        case None | "auto":
+            return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        case "cuda" if not torch.cuda.is_available():
+            raise InvalidInput("device cuda: torch finds no CUDA device here; use --device cpu")
+        case "cpu" | "cuda":
+            return torch.device(text)
+    raise InvalidInput(f"device {text[:40]!r}: choose auto, cpu or cuda")
+
+
+def _device_name(device: torch.device) -> str:
+    return f"cuda ({torch.cuda.get_device_name(device)})" if device.type == "cuda" else device.type
+
+
+def _dtype(text: str | None, network: Network) -> torch.dtype:
+    known = {None: network.dtype, "float32": torch.float32, "float64": torch.float64}
+    if text not in known:
+        raise InvalidInput(f"dtype {str(text)[:40]!r}: choose float32 or float64")
+    return known[text]
+
+
+def _normalisation(question: Question) -> str:
+    if question.mean is None and question.std is None:
+        return "pixels in [0, 1] enter the model as they are; any normalisation is inside it"
+    parts = [f"{n} {','.join(map(repr, v))}" for n, v in (("mean", question.mean), ("std", question.std)) if v]
+    return f"normalised in front of the model ({'; '.join(parts)}); eps is measured before that, in pixels"
+
+
+def _warnings(dataset: Dataset, network: Network) -> tuple[str, ...]:
+    found = []
+    if dataset.outside_unit_range:
+        low, high = dataset.pixel_range
+        found.append(
+            f"pixels run from {low:.3g} to {high:.3g}, outside [0, 1]: if they are normalised already, eps is measured "
+            "in normalised units, not in pixels"
+        )
+    found += [note for note in network.notes if note.startswith("final ")]
+    return tuple(found)
+
+
+def _identity(
+    question: Question, settings: Settings, subject: Subject, dataset: Dataset, indices: range
+) -> dict[str, Any]:
+    """What must be the same for a run to be continued, in the order in which differences are told."""
+    return {
+        "eps": settings.eps,
+        "data": dataset.name,
+        "split": dataset.split,
+        "samples": subject.selection,
+        "stages": list(settings.stages),
+        "assurance": settings.assurance.value,
+        "mean": list(question.mean or ()),
+        "std": list(question.std or ()),
+        "layout": question.layout,
+        "clip_input": settings.clip_input,
+        "seed": settings.seed,
+        "attack_steps": settings.pgd.steps,
+        "attack_restarts": settings.pgd.restarts,
+        "tolerance": settings.solver.tolerance,
+        "iterations": settings.solver.cap,
+        "start": settings.start.value,
+        "batch_size": subject.batch_size,
+        "device": subject.device,
+        "dtype": subject.dtype,
+        "model_sha256": subject.model_sha256,
+        "weights_sha256": subject.weights_sha256,
+        "data_sha256": _data_sha256(dataset, indices),
+    }
+
+
+def _data_sha256(dataset: Dataset, indices: range) -> str:
+    """Of the labels and of a few images: tells data sets apart without decoding all of one."""
+    digest = hashlib.sha256(dataset.labels.tobytes())
+    for batch in dataset.batches(indices[:: max(1, len(indices) // CHECKED_IMAGES)], CHECKED_IMAGES):
+        digest.update(batch.images.numpy().tobytes())
+    return digest.hexdigest()
+
+
+def fingerprint(network: Network) -> str:
+    """SHA-256 of what a network computes: operators, shapes, parameters, and how they hang together."""
+    order = topological(network.output)
+    position = {node: i for i, node in enumerate(order)}
+    digest = hashlib.sha256()
+    for node in order:
+        plain = {f.name: getattr(node.op, f.name) for f in fields(node.op)}  # type: ignore[arg-type]
+        tensors = node.op.tensors()
+        rest = [(k, v) for k, v in plain.items() if k not in tensors]
+        digest.update(repr((type(node.op).__name__, node.shape, [position[i] for i in node.inputs], rest)).encode())
+        for name, tensor in tensors.items():
+            digest.update(repr((name, tuple(tensor.shape), tensor.dtype)).encode())
+            digest.update(np.ascontiguousarray(tensor.detach().cpu().numpy()).tobytes())
+    return digest.hexdigest()
+
+
+def versions() -> dict[str, str]:
+    """Of llcert, Python and the packages that numbers depend on; packages that are not installed are left out."""
+    found = {"python": platform.python_version()}
+    for name in ("llcert", "torch", "numpy", "onnx", "onnxruntime", "onnxruntime-gpu"):
+        try:
+            found[name.removesuffix("-gpu")] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return found

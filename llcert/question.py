@@ -1,0 +1,99 @@
+"""What a user asks of a certification, before any file is opened: plain values, cheap to import."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from fractions import Fraction
+from typing import Any
+
+from llcert.errors import InvalidInput
+
+_FRACTION = re.compile(r"([0-9]{1,18}(?:\.[0-9]{1,18})?)\s*/\s*([0-9]{1,18}(?:\.[0-9]{1,18})?)")
+
+
+@dataclass(frozen=True)
+class Question:
+    """One field for each thing that may be asked; None where the user said nothing.
+
+    eps: as written, `36/255` or `0.141`. samples: `N` or `A:B`. batch_size: None chooses one. steps, restarts: of the
+    attack. tolerance, iterations, start: of the power iteration.
+    """
+
+    eps: str | None = None
+    data: str | None = None
+    data_root: str | None = None
+    split: str | None = None
+    samples: str | None = None
+    stages: tuple[str, ...] | None = None
+    assurance: str | None = None
+    device: str | None = None
+    dtype: str | None = None
+    batch_size: int | None = None
+    seed: int | None = None
+    mean: tuple[float, ...] | None = None
+    std: tuple[float, ...] | None = None
+    layout: str | None = None
+    clip_input: bool | None = None
+    steps: int | None = None
+    restarts: int | None = None
+    tolerance: float | None = None
+    iterations: int | None = None
+    start: str | None = None
+
+    def filled(self, earlier: Question) -> Question:
+        """The same question, with what it leaves open taken from an earlier one."""
+        values = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
+        return Question(**{k: getattr(earlier, k) if v is None else v for k, v in values.items()})
+
+    def to_json(self) -> dict[str, Any]:
+        """What was said, as plain JSON values."""
+        return {k: v for k, v in dataclasses.asdict(self).items() if v is not None}
+
+    @staticmethod
+    def from_json(values: Mapping[str, Any]) -> Question:
+        """The question that `to_json` wrote. Raises InvalidInput for anything else."""
+        try:
+            return Question(**{k: tuple(v) if isinstance(v, list) else v for k, v in values.items()})
+        except (TypeError, AttributeError) as error:
+            raise InvalidInput(f"not a question llcert wrote: {error}") from error
+
+
+def parse_eps(text: str) -> float:
+    """The radius that `36/255` (exactly) or `0.141` stands for, finite and >= 0; InvalidInput for anything else."""
+    found = _FRACTION.fullmatch(text.strip())
+    try:
+        value = float(Fraction(found[1]) / Fraction(found[2])) if found else float(text)
+    except (ValueError, ZeroDivisionError):
+        value = math.nan
+    if not 0 <= value < math.inf:
+        raise InvalidInput(f"eps {text[:40]!r}: give a finite number >= 0 or a fraction such as 36/255, in pixel units")
+    return value
+
+
+def parse_numbers(text: str, name: str) -> tuple[float, ...]:
+    """The finite numbers of a comma list. name: of the option, for the message of InvalidInput."""
+    try:
+        values = tuple(float(part) for part in text.split(","))
+    except ValueError:
+        values = (math.nan,)
+    if not all(math.isfinite(value) for value in values):
+        raise InvalidInput(f"{name} {text[:40]!r}: give one finite number a channel, as in 0.4914,0.4822,0.4465")
+    return values
+
+
+def parse_list(text: str) -> tuple[str, ...]:
+    """The words of a comma list."""
+    return tuple(part.strip() for part in text.split(","))
+
+
+def parse_batch_size(text: str) -> int | None:
+    """A number of images >= 1, or None for `auto`."""
+    if text == "auto":
+        return None
+    if not text.isdecimal() or not 1 <= len(text) <= 9 or int(text) < 1:
+        raise InvalidInput(f"batch size {text[:40]!r}: give auto or a whole number >= 1")
+    return int(text)

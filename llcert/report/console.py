@@ -1,0 +1,191 @@
+"""The report as a reader sees it: rich where there is a terminal, plain text elsewhere, 80 columns suffice."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from rich.console import Console, ConsoleOptions, Group, RenderableType, RenderResult
+from rich.measure import Measurement
+from rich.segment import Segment
+from rich.style import Style
+from rich.table import Table
+from rich.text import Text
+
+from llcert.certify import Verdict
+from llcert.report.diagnosis import held_down_by, percent
+from llcert.report.report import LayerReport, Outcome, Report
+
+_BAR = 60
+_SHADES: dict[tuple[Verdict, str | None], tuple[str, str, str]] = {
+    (Verdict.CERTIFIED, "global"): ("█", "#", "green"),
+    (Verdict.CERTIFIED, "local"): ("▓", "+", "bright_green"),
+    (Verdict.UNDECIDED, None): ("▒", "?", "yellow"),
+    (Verdict.ATTACKED, "attack"): ("░", "x", "red"),
+    (Verdict.MISCLASSIFIED, "clean"): ("·", ".", "bright_black"),
+}
+_OTHER = ("▚", "*", "cyan")
+
+
+def render(report: Report) -> RenderableType:
+    """The whole report, top to bottom."""
+    parts: list[RenderableType] = [
+        _asked(report),
+        Text(),
+        _Bar(report.outcomes),
+        Text(),
+        _accuracies(report),
+        Text(),
+        Text(_cost(report)),
+    ]
+    if any(layer.local_norm_mean is not None for layer in report.layers):
+        parts += [Text(), _layers(report)]
+        busiest = max(report.layers, key=lambda layer: layer.iterations_mean or 0.0)
+        if busiest.iterations_mean:
+            parts += [Text(), _Histogram(busiest)]
+    slowest = max(report.stages, key=lambda stage: stage.seconds, default=None)
+    if slowest is not None:
+        parts.append(Text(f"\nSlowest stage: {slowest.name}, {slowest.seconds:.1f} s of {report.seconds:.1f} s."))
+    parts += [Text.assemble(("\nWhat holds certified accuracy down: ", "bold"), held_down_by(report))]
+    parts += [Text.assemble(("Assurance " + report.subject.assurance.value + ": ", "bold"), report.assurance_words)]
+    parts += [Text.assemble(("warning: ", "bold yellow"), warning) for warning in report.warnings]
+    return Group(*parts)
+
+
+def _asked(report: Report) -> RenderableType:
+    subject = report.subject
+    grid = Table.grid(padding=(0, 2))
+    grid.add_column(no_wrap=True, style="bold")
+    grid.add_column(overflow="fold")
+    shown = subject.eps_text if subject.eps_text == repr(subject.eps) else f"{subject.eps_text} = {subject.eps:.6g}"
+    done = f"{len(report.samples)} of {subject.asked} images" if not report.complete else f"{subject.asked} images"
+    grid.add_row("model", subject.model)
+    grid.add_row("data", f"{subject.data}, {subject.split}, images {subject.selection} ({done})")
+    grid.add_row("eps", f"{shown}, an L2 radius in pixel units (pixels in [0, 1])")
+    grid.add_row("input", subject.normalisation)
+    grid.add_row("ran", f"{', '.join(('clean', *subject.stages))}; {subject.device}, {subject.dtype}")
+    for note in subject.notes:
+        grid.add_row("note", note)
+    return grid
+
+
+def _accuracies(report: Report) -> RenderableType:
+    table = Table(box=None, padding=(0, 2, 0, 0), header_style="bold")
+    for name in ("accuracy:", "clean", "PGD", "certified"):
+        table.add_column(name, justify="left" if name == "accuracy:" else "right", no_wrap=True)
+    accuracies = (report.clean_accuracy, report.attacked_accuracy, report.certified_accuracy)
+    table.add_row("", *(percent(a) for a in accuracies))
+    return table
+
+
+def _cost(report: Report) -> str:
+    """The paper's line of evaluation cost."""
+    total = len(report.samples) or 1
+    parts = []
+    for stage in report.stages:
+        match stage.name:
+            case "global":
+                parts.append(f"{percent(stage.decided / total)} certified by the global bound")
+            case "attack":
+                parts.append(f"{percent(stage.decided / total)} broken by PGD")
+            case "local":
+                iterations = [r.iterations_mean for r in report.layers if r.iterations_mean]
+                each = f" ({sum(iterations) / len(iterations):.0f} iterations a layer on average)" if iterations else ""
+                parts.append(f"{percent(stage.seen / total)} seen by the local stage{each}")
+    return f"Cost: {', '.join(parts)}." if parts else "Cost: clean predictions alone."
+
+
+def _layers(report: Report) -> RenderableType:
+    table = Table(box=None, padding=(0, 2, 0, 0), header_style="bold")
+    table.add_column("layer", overflow="ellipsis", no_wrap=True, max_width=24)
+    table.add_column("operator", overflow="ellipsis", no_wrap=True, max_width=20)
+    for name in ("global", "local", "iter."):
+        table.add_column(name, justify="right", no_wrap=True)
+    table.add_column("varying", no_wrap=True)
+    for layer in report.layers:
+        table.add_row(
+            layer.layer.name,
+            layer.layer.operator,
+            f"{layer.layer.global_norm:.3g}",
+            _shown(layer.local_norm_mean, ".3g"),
+            _shown(layer.iterations_mean, ".0f"),
+            _Share(layer.varying),
+        )
+    lipschitz = report.local_lipschitz_mean
+    table.add_row(
+        "network", "", f"{report.subject.global_lipschitz:.3g}", _shown(lipschitz, ".3g"), "", "", style="bold"
+    )
+    return table
+
+
+def _shown(value: float | None, form: str) -> str:
+    return "" if value is None else format(value, form)
+
+
+@dataclass(frozen=True)
+class _Bar:
+    """All images side by side, by what became of them, and a legend below."""
+
+    outcomes: tuple[Outcome, ...]
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        total = sum(o.count for o in self.outcomes)
+        if not total:
+            return
+        width = min(_BAR, options.max_width)
+        for outcome, cells in zip(self.outcomes, _cells([o.count for o in self.outcomes], width), strict=True):
+            glyph, style = _shade(outcome, ascii_only=options.ascii_only)
+            yield Segment(glyph * cells, style)
+        yield Segment.line()
+        for outcome in self.outcomes:
+            glyph, style = _shade(outcome, ascii_only=options.ascii_only)
+            by = f" ({outcome.stage})" if outcome.verdict is Verdict.CERTIFIED else ""
+            yield Segment(glyph * 2, style)
+            yield Segment(f"  {outcome.verdict.value + by:<22}{outcome.count:>8}{percent(outcome.count / total):>9}")
+            yield Segment.line()
+
+
+def _cells(counts: list[int], width: int) -> list[int]:
+    """The width of each part of a bar: proportional, adding up to `width`, at least one cell each if there is room."""
+    total = sum(counts)
+    cells = [max(1, int(width * count / total)) for count in counts]
+    cells[counts.index(max(counts))] += width - sum(cells)
+    return [max(0, c) for c in cells]
+
+
+def _shade(outcome: Outcome, *, ascii_only: bool) -> tuple[str, Style]:
+    fancy, plain, colour = _SHADES.get((outcome.verdict, outcome.stage), _OTHER)
+    return plain if ascii_only else fancy, Style(color=colour)
+
+
+@dataclass(frozen=True)
+class _Share:
+    """A share as percentage and bar (the paper's Figure 3)."""
+
+    share: float | None
+    width: int = 10
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        if self.share is not None:
+            glyph = "#" if options.ascii_only else "█"
+            yield Text(f"{100 * self.share:>5.1f} % {glyph * round(self.share * self.width)}")
+
+    def __rich_measure__(self, console: Console, options: ConsoleOptions) -> Measurement:
+        return Measurement(8 + self.width, 8 + self.width)
+
+
+@dataclass(frozen=True)
+class _Histogram:
+    """How many images took how many iterations in one layer (the paper's Figure 4)."""
+
+    layer: LayerReport
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        yield Text(f"Iterations in {self.layer.layer.name}, images:", style="bold")
+        yield from self._rows("#" if options.ascii_only else "█", min(40, options.max_width - 30))
+
+    def _rows(self, glyph: str, width: int) -> Iterator[Text]:
+        most = max(count for _, _, count in self.layer.iterations)
+        for low, high, count in self.layer.iterations:
+            name = str(low) if low == high else f"{low}-{high}"
+            yield Text(f"  {name:>11}  {count:>6}  {glyph * round(width * count / most)}")

@@ -1,0 +1,82 @@
+"""What a report's numbers say in words: what holds certified accuracy down, and what looks wrong."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from llcert.certify import Verdict
+
+if TYPE_CHECKING:
+    from llcert.report.report import LayerReport, Report
+
+_FEW = 10
+_HOPELESS = 100.0
+
+
+def percent(share: float | None) -> str:
+    """`58.4 %`, or `not run`."""
+    return "not run" if share is None else f"{100 * share:.1f} %"
+
+
+def near_chance(report: Report) -> tuple[str, ...]:
+    """A warning where the network does hardly better than guessing: the usual sign of a wrong normalisation."""
+    chance = 1 / report.subject.classes
+    if len(report.samples) < _FEW or report.clean_accuracy > 1.5 * chance:
+        return ()
+    return (
+        f"clean accuracy {percent(report.clean_accuracy)} is near chance ({percent(chance)}): normalisation may be "
+        "missing (give --mean and --std), doubled (leave them out), or the --layout or data may be the wrong one",
+    )
+
+
+def held_down_by(report: Report) -> str:
+    """One sentence on the largest of the three losses between 100 % and the certified accuracy."""
+    if not report.samples:
+        return "No image was decided."
+    losses = {v: report.count(v) for v in (Verdict.UNDECIDED, Verdict.ATTACKED, Verdict.MISCLASSIFIED)}
+    largest = max(losses, key=lambda verdict: losses[verdict])
+    share = percent(losses[largest] / len(report.samples))
+    if losses[largest] == 0:
+        return "Nothing: every image is certified."
+    if largest is Verdict.MISCLASSIFIED:
+        return f"The network's own errors: {share} of the images are misclassified before any perturbation."
+    if largest is Verdict.ATTACKED:
+        return (
+            f"The network itself: {share} of the images have an adversarial example inside the ball, which no bound "
+            "can certify; only another eps or robust training helps."
+        )
+    if report.certified_accuracy is None:
+        return f"Nothing was asked to certify: the attack left {share} of the images unbroken."
+    return f"The bounds: {share} of the images are {_open(report)}; {_looseness(report)}."
+
+
+def _open(report: Report) -> str:
+    if "attack" in report.subject.stages:
+        return "neither broken by the attack nor certified"
+    return "not certified (the attack was not run, some may be truly breakable)"
+
+
+def _looseness(report: Report) -> str:
+    """Where the bounds are lost: the layers nearest to it, or a network that was never trained for them."""
+    measured = [layer for layer in report.layers if layer.local_norm_mean is not None]
+    if "local" not in report.subject.stages:
+        return "the local stage, which is sharper than the global bound, was not run"
+    if not measured:
+        return "no local bound could be computed"
+    largest = max(measured, key=_norm)
+    lipschitz = report.local_lipschitz_mean
+    known = f"the local norm is largest in {largest.layer.name} ({_norm(largest):.3g}{_varying(largest)})"
+    if lipschitz is None or lipschitz * report.subject.eps < _HOPELESS:
+        return known
+    return (
+        f"the local Lipschitz bound is {lipschitz:.3g} on average, hopeless at this eps, as on any network that was "
+        f"not trained to keep it small; {known}"
+    )
+
+
+def _norm(report: LayerReport) -> float:
+    return report.local_norm_mean or 0.0
+
+
+def _varying(report: LayerReport) -> str:
+    return "" if report.varying is None else f", {100 * report.varying:.0f} % of its neurons varying"

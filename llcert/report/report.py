@@ -1,0 +1,242 @@
+"""What a certification found out, as a value: numbers and words, no formatting."""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from llcert.certify import Assurance, Sample, Verdict
+
+from llcert.report.diagnosis import held_down_by, near_chance
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+
+ASSURANCE_WORDS: Mapping[Assurance, str] = {
+    Assurance.ESTIMATE: (
+        "An estimate, not a proof: norms come from power iteration, which approaches each norm from below, and "
+        "rounding is not accounted for. It is the practice of the literature; the bounds may be too small by the "
+        "iteration's error (0.01 to 0.11 % of the Lipschitz constant where it was measured against exact norms)."
+    ),
+    Assurance.PROBABILISTIC: "Every norm bound holds with the stated probability.",
+    Assurance.DETERMINISTIC: "Every number is a bound, rounding included.",
+}
+
+
+@dataclass(frozen=True)
+class Layer:
+    """One term of one block of the network. global_norm: of the unmasked map, its activation's slope included."""
+
+    name: str
+    operator: str
+    global_norm: float
+
+
+@dataclass(frozen=True)
+class Subject:
+    """What was asked, and what is known before the first image.
+
+    eps: radius in pixel units; eps_text: as the user wrote it. asked: how many images were chosen; selection: which,
+    as `A:B`. normalisation: one sentence. notes: what the importer did. warnings: what a user should not overlook.
+    """
+
+    model: str
+    model_sha256: str | None
+    weights_sha256: str
+    eps: float
+    eps_text: str
+    data: str
+    split: str
+    selection: str
+    asked: int
+    classes: int
+    assurance: Assurance
+    stages: tuple[str, ...]
+    layers: tuple[Layer, ...]
+    global_lipschitz: float
+    normalisation: str
+    device: str
+    dtype: str
+    batch_size: int
+    seed: int
+    versions: Mapping[str, str]
+    parity: float | None = None
+    notes: tuple[str, ...] = ()
+    warnings: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class StageReport:
+    """What one stage did in total. seconds: wall clock."""
+
+    name: str
+    seen: int
+    decided: int
+    seconds: float
+
+
+@dataclass(frozen=True)
+class LayerReport:
+    """A layer and its measures over the images of the local stage; None where no image reached it.
+
+    varying: mean share of the layer's outputs that may vary in the ball. iterations: counts of equal intervals, each
+    `(lowest, highest, images)`.
+    """
+
+    layer: Layer
+    local_norm_mean: float | None = None
+    local_norm_median: float | None = None
+    varying: float | None = None
+    iterations_mean: float | None = None
+    iterations_max: int | None = None
+    iterations: tuple[tuple[int, int, int], ...] = ()
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How many images got a verdict from a stage; stage is None for those that no stage decided."""
+
+    verdict: Verdict
+    stage: str | None
+    count: int
+
+
+@dataclass(frozen=True)
+class Report:
+    """The result of a certification, complete or as far as it came. Accuracies are shares of all its samples.
+
+    samples: one record an image, in order. seconds: wall clock of all batches. growth_median: of the images left
+    undecided, radius of the last hidden values over eps.
+    """
+
+    subject: Subject
+    samples: tuple[Sample, ...]
+    stages: tuple[StageReport, ...]
+    layers: tuple[LayerReport, ...]
+    local_lipschitz_mean: float | None
+    growth_median: float | None
+    seconds: float
+    outcomes: tuple[Outcome, ...] = field(default=())
+
+    def count(self, verdict: Verdict) -> int:
+        """How many images got this verdict."""
+        return sum(o.count for o in self.outcomes if o.verdict is verdict)
+
+    @property
+    def complete(self) -> bool:
+        """Whether every image that was asked for has its verdict."""
+        return len(self.samples) == self.subject.asked
+
+    @property
+    def clean_accuracy(self) -> float:
+        """Share whose label is strictly first without any perturbation."""
+        return self._share(len(self.samples) - self.count(Verdict.MISCLASSIFIED))
+
+    @property
+    def attacked_accuracy(self) -> float | None:
+        """Share that is correct and that the attack did not break, certified images among them; None if not run."""
+        if "attack" not in self.subject.stages:
+            return None
+        return self._share(len(self.samples) - self.count(Verdict.MISCLASSIFIED) - self.count(Verdict.ATTACKED))
+
+    @property
+    def certified_accuracy(self) -> float | None:
+        """Share that is certified; None if no stage that certifies was run."""
+        if set(self.subject.stages) <= {"attack"}:
+            return None
+        return self._share(self.count(Verdict.CERTIFIED))
+
+    def _share(self, count: int) -> float:
+        return count / len(self.samples) if self.samples else 0.0
+
+    @property
+    def assurance_words(self) -> str:
+        """What the certificates of this report are worth."""
+        return ASSURANCE_WORDS[self.subject.assurance]
+
+    def to_json(self) -> dict[str, Any]:
+        """The summary as JSON values; what was not computed is None, and no number is NaN or infinite."""
+        subject = self.subject
+        return {
+            "model": subject.model,
+            "model_sha256": subject.model_sha256,
+            "eps": subject.eps,
+            "norm": "L2",
+            "data": subject.data,
+            "samples": len(self.samples),
+            "assurance": subject.assurance.value,
+            "clean_accuracy": self.clean_accuracy,
+            "attacked_accuracy": self.attacked_accuracy,
+            "certified_accuracy": self.certified_accuracy,
+            "stages": [
+                {"name": s.name, "seen": s.seen, "decided": s.decided, "seconds": round(s.seconds, 6)}
+                for s in self.stages
+            ],
+            "layers": [_layer_json(layer) for layer in self.layers],
+            "global_lipschitz": finite(subject.global_lipschitz),
+            "local_lipschitz_mean": self.local_lipschitz_mean,
+            "versions": dict(subject.versions),
+            "device": subject.device,
+            "seconds": round(self.seconds, 6),
+            "eps_text": subject.eps_text,
+            "split": subject.split,
+            "selection": subject.selection,
+            "asked": subject.asked,
+            "complete": self.complete,
+            "outcomes": [{"verdict": o.verdict.value, "stage": o.stage, "count": o.count} for o in self.outcomes],
+            "radius_growth_median": self.growth_median,
+            "dtype": subject.dtype,
+            "batch_size": subject.batch_size,
+            "seed": subject.seed,
+            "weights_sha256": subject.weights_sha256,
+            "runtime_difference": None if subject.parity is None else finite(subject.parity),
+            "normalisation": subject.normalisation,
+            "assurance_words": self.assurance_words,
+            "notes": list(subject.notes),
+            "warnings": list(self.warnings),
+            "held_down_by": held_down_by(self),
+        }
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """What a user should not overlook, one sentence each."""
+        return (*self.subject.warnings, *near_chance(self))
+
+    def __rich__(self) -> RenderableType:
+        from llcert.report.console import render
+
+        return render(self)
+
+
+def _layer_json(report: LayerReport) -> dict[str, Any]:
+    return {
+        "name": report.layer.name,
+        "operator": report.layer.operator,
+        "global_norm": finite(report.layer.global_norm),
+        "local_norm_mean": report.local_norm_mean,
+        "local_norm_median": report.local_norm_median,
+        "varying": report.varying,
+        "iterations_mean": report.iterations_mean,
+        "iterations_max": report.iterations_max,
+        "iterations_histogram": [list(interval) for interval in report.iterations],
+    }
+
+
+def finite(value: float) -> float | None:
+    """The number, or None where it is NaN or infinite."""
+    return value if math.isfinite(value) else None
+
+
+def mean(values: Iterable[float]) -> float | None:
+    """The mean of the finite values, None if there are none."""
+    known = [v for v in values if math.isfinite(v)]
+    return math.fsum(known) / len(known) if known else None
+
+
+def median(values: Iterable[float]) -> float | None:
+    """The median of the finite values, None if there are none."""
+    known = [v for v in values if math.isfinite(v)]
+    return statistics.median(known) if known else None

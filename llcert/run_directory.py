@@ -1,0 +1,268 @@
+"""The folder of a run: what is decided lies on disk at once, and a run that was killed can go on.
+
+`run.json` holds the question, `samples.jsonl` one line an image, `batches.jsonl` one line a finished batch with what
+the report needs beyond the samples, `summary.json` the report. A batch counts once its line in `batches.jsonl` is
+complete; whatever lies in `samples.jsonl` behind it is dropped by the next run.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import sys
+import tempfile
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import IO, Any
+
+import torch
+
+from llcert.certify import BatchResult, LayerMeasure, Sample, StageCount, Verdict
+from llcert.errors import InvalidInput
+from llcert.question import Question
+from llcert.report import Report
+from llcert.report.tally import rounded
+
+FORMAT = "llcert run 1"
+RUN, SAMPLES, BATCHES, SUMMARY = "run.json", "samples.jsonl", "batches.jsonl", "summary.json"
+FILES = (SUMMARY, SAMPLES, BATCHES, RUN)
+_SUMMARY_SECONDS = 1.0
+
+
+@dataclass(frozen=True)
+class Stored:
+    """What `run.json` says: what the user asked, and what a run that goes on must agree with."""
+
+    question: Question
+    identity: Mapping[str, Any]
+
+
+@dataclass
+class RunDirectory:
+    """The folder while a run writes to it. Make one with `open_directory`."""
+
+    path: Path
+    stored: Stored | None = None
+    _files: dict[str, IO[bytes]] = field(default_factory=dict)
+    _written: float = 0.0
+
+    def begin(self, question: Question, identity: Mapping[str, Any]) -> tuple[BatchResult, ...]:
+        """Opens the files; the results of the batches that an earlier run finished, none for a new one.
+
+        Raises InvalidInput naming the first difference to the run that lies here, for damaged files, and where
+        another process is at work in the same folder.
+        """
+        if self.stored is not None:
+            _same(self.stored.identity, identity, self.path)
+        self._open()
+        if self.stored is not None:
+            return self._finished()
+        content = {"format": FORMAT, "question": question.to_json(), "identity": dict(identity)}
+        write_atomically(self.path / RUN, dump(content, indent=2))
+        return ()
+
+    def append(self, result: BatchResult) -> None:
+        """Writes a batch: its samples first, then the line that makes it count."""
+        lines = "".join(dump(sample_json(s)) for s in result.samples)
+        self._write(SAMPLES, lines)
+        self._write(BATCHES, dump(_batch_json(result, end=self._files[SAMPLES].tell())))
+
+    @property
+    def summary_due(self) -> bool:
+        """Whether `summary.json` is more than a second old."""
+        return time.monotonic() - self._written >= _SUMMARY_SECONDS
+
+    def write_summary(self, report: Report) -> None:
+        """Replaces `summary.json`."""
+        write_atomically(self.path / SUMMARY, dump(report.to_json(), indent=2))
+        self._written = time.monotonic()
+
+    def close(self) -> None:
+        """Drops what no finished batch owns, and closes the files."""
+        if self._files:
+            self._finished()
+        for file in self._files.values():
+            file.close()
+        self._files = {}
+
+    def _open(self) -> None:
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            for name in (BATCHES, SAMPLES):
+                mode = "r+b" if (self.path / name).exists() else "w+b"
+                self._files[name] = open(self.path / name, mode, buffering=0)  # noqa: SIM115
+            _lock(self._files[BATCHES], self.path)
+        except OSError as error:
+            raise InvalidInput(f"--out {self.path}: cannot be written ({error.strerror or error})") from error
+
+    def _write(self, name: str, text: str) -> None:
+        file = self._files[name]
+        left = memoryview(text.encode())
+        while left:
+            left = left[file.write(left) :]
+        os.fsync(file.fileno())
+
+    def _finished(self) -> tuple[BatchResult, ...]:
+        """The finished batches; both files are cut behind the last of them."""
+        samples, batches = (_content(self._files[name]) for name in (SAMPLES, BATCHES))
+        results: list[BatchResult] = []
+        end = used = 0
+        for line in batches.splitlines(keepends=True):
+            record = self._parse(line, BATCHES, len(results)) if line.endswith(b"\n") else None
+            if record is None or not end < record["end"] <= len(samples):
+                break
+            lines = samples[end : record["end"]].splitlines()
+            results.append(self._result(record, lines, len(results)))
+            end, used = record["end"], used + len(line)
+        for name, length in ((SAMPLES, end), (BATCHES, used)):
+            self._files[name].truncate(length)
+            self._files[name].seek(length)
+        return tuple(results)
+
+    def _parse(self, line: bytes, name: str, number: int) -> dict[str, Any]:
+        try:
+            value = json.loads(line)
+        except ValueError:
+            value = None
+        if not isinstance(value, dict) or not isinstance(value.get("end"), int):
+            raise InvalidInput(f"{self.path / name}: line {number + 1} is damaged; start again with --overwrite")
+        return value
+
+    def _result(self, record: dict[str, Any], lines: list[bytes], number: int) -> BatchResult:
+        try:
+            return _batch_result(record, [json.loads(line) for line in lines])
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise InvalidInput(f"{self.path}: batch {number + 1} is damaged; start again with --overwrite") from error
+
+
+def open_directory(path: Path, *, resume: bool, overwrite: bool) -> RunDirectory:
+    """The folder for a new run, or for one that goes on; nothing is created before `begin`.
+
+    resume: continues the run that lies here, or starts one. overwrite: removes the files of an earlier run.
+    Raises InvalidInput where a run lies here and neither is given, and where other files lie here under our names.
+    """
+    if resume and overwrite:
+        raise InvalidInput("--resume and --overwrite exclude each other")
+    if path.exists() and not path.is_dir():
+        raise InvalidInput(f"--out {path}: not a folder")
+    if not path.exists() or not any(path.iterdir()):
+        return RunDirectory(path)
+    ours = [name for name in FILES if (path / name).exists()]
+    if not (resume or overwrite):
+        what = "holds an earlier run" if ours else "is not empty"
+        raise InvalidInput(f"--out {path}: {what}; give --resume to continue it or --overwrite to replace it")
+    stored = _stored(path) if RUN in ours else None
+    # a run that was killed before its first batch has created empty files, and no run.json yet
+    if stored is None and any((path / name).stat().st_size for name in ours):
+        raise InvalidInput(f"--out {path}: holds {', '.join(ours)} that no llcert run wrote; choose another folder")
+    if overwrite:
+        for name in ours:
+            (path / name).unlink()
+        return RunDirectory(path)
+    return RunDirectory(path, stored)
+
+
+def _stored(path: Path) -> Stored:
+    try:
+        content = json.loads((path / RUN).read_bytes())
+        if content["format"] != FORMAT:
+            raise InvalidInput(f"{path / RUN}: not a run that this version of llcert can continue")
+        return Stored(Question.from_json(content["question"]), dict(content["identity"]))
+    except (ValueError, KeyError, TypeError, OSError) as error:
+        raise InvalidInput(f"{path / RUN}: not written by llcert; choose another folder") from error
+
+
+def _same(before: Mapping[str, Any], now: Mapping[str, Any], path: Path) -> None:
+    for name, value in now.items():
+        # through JSON, so that both have its types
+        if before.get(name) != json.loads(json.dumps(value)):
+            raise InvalidInput(
+                f"--resume: {name} is {value} now, but was {before.get(name)} in {path}; "
+                "ask the same question or start again with --overwrite"
+            )
+
+
+def sample_json(sample: Sample) -> dict[str, Any]:
+    """An image's line in `samples.jsonl`."""
+    sample = rounded(sample)
+    return {
+        "index": sample.index,
+        "label": sample.label,
+        "prediction": sample.prediction,
+        "verdict": sample.verdict.value,
+        "stage": sample.stage,
+        "margin": sample.margin,
+        "local_lipschitz": sample.local_lipschitz,
+        "radius_growth": sample.radius_growth,
+    }
+
+
+def _batch_json(result: BatchResult, end: int) -> dict[str, Any]:
+    return {
+        "end": end,
+        "seconds": result.samples[0].seconds,
+        "stages": [[s.name, s.seen, s.decided, s.seconds] for s in result.stages],
+        "layers": [
+            {name: _numbers(getattr(layer, name)) for name in ("norm", "iterations", "varying")}
+            for layer in result.layers
+        ],
+    }
+
+
+def _numbers(values: torch.Tensor) -> list[float | None]:
+    """JSON has no NaN: such a value is None here and NaN again when it is read."""
+    return [v if math.isfinite(v) else None for v in values.tolist()]
+
+
+def _batch_result(record: dict[str, Any], samples: list[dict[str, Any]]) -> BatchResult:
+    return BatchResult(
+        samples=tuple(Sample(**{**s, "verdict": Verdict(s["verdict"])}, seconds=record["seconds"]) for s in samples),
+        stages=tuple(StageCount(*stage) for stage in record["stages"]),
+        layers=tuple(LayerMeasure(**{k: _tensor(v) for k, v in layer.items()}) for layer in record["layers"]),
+    )
+
+
+def _tensor(values: list[float | None]) -> torch.Tensor:
+    whole = all(isinstance(v, int) for v in values)
+    return torch.tensor(
+        [float("nan") if v is None else v for v in values], dtype=torch.int64 if whole else torch.float64
+    )
+
+
+def dump(value: Any, indent: int | None = None) -> str:
+    """One line of JSON, or an indented text, with a line end; NaN and infinity raise ValueError."""
+    return json.dumps(value, allow_nan=False, indent=indent, ensure_ascii=False) + "\n"
+
+
+def write_atomically(path: Path, text: str) -> None:
+    """Writes a file at once or not at all."""
+    with tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}.", delete=False) as file:
+        try:
+            file.write(text.encode())
+            file.flush()
+            os.fsync(file.fileno())
+            os.chmod(file.name, 0o644)
+            os.replace(file.name, path)
+        except BaseException:
+            Path(file.name).unlink(missing_ok=True)
+            raise
+
+
+def _content(file: IO[bytes]) -> bytes:
+    file.seek(0)
+    return file.read()
+
+
+def _lock(file: IO[bytes], path: Path) -> None:
+    """Keeps a second process out of the folder; the system lets go of the lock however this one ends."""
+    if sys.platform == "win32":
+        return
+    import fcntl
+
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        raise InvalidInput(f"--out {path}: another llcert is at work in this folder") from error
