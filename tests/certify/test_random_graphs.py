@@ -1,0 +1,109 @@
+"""The soundness campaign: random graphs over all operators against sampling, dense SVD and attack.
+
+CI runs a seeded share; all of it: `pytest tests/certify/test_random_graphs.py --graphs 1000`.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from dense import exact_norm
+from random_graphs import random_image, random_network
+from torch import Tensor
+
+from llcert.bounds import GlobalBound, Rows, Trace, global_bound, propagate
+from llcert.bounds.forward import row_weights
+from llcert.certify import PGD, Certifier, Settings, Verdict
+from llcert.frontend.onnx_file import load, save
+from llcert.ir import Network, Node, topological
+from llcert.program import Program, lower
+from llcert.region import ball
+from llcert.spectral import Masked, PowerIteration
+
+POINTS = 100
+TIGHT = PowerIteration(tolerance=1e-4, cap=5000)
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    first = metafunc.config.getoption("--first-graph")
+    metafunc.parametrize("seed", range(first, first + metafunc.config.getoption("--graphs")))
+
+
+@torch.no_grad()
+def test_bounds_of_a_random_graph(seed: int, tmp_path: Path) -> None:
+    network, image = random_network(seed), random_image(random_network(seed), seed)
+    program = lower(network, dtype=torch.float64)
+    bound = global_bound(program, TIGHT)
+    eps = [0.02, 0.1, 0.5][seed % 3]
+    points = _points(image, eps, seed)
+    for rows in Rows:
+        trace = propagate(program, ball(image, eps), bound, rows=rows, solver=TIGHT, seed=seed)
+        _values_stay_inside(program, trace, points)
+        _norms_are_right(program, bound, trace, rows)
+    _export_agrees(network, image, tmp_path / "graph.onnx")
+    _certified_balls_hold_no_attack(network, points, image, eps)
+
+
+def _points(image: Tensor, eps: float, seed: int) -> Tensor:
+    """Points of the ball, half of them on its sphere, `[points, *shape]`."""
+    generator = torch.Generator().manual_seed(seed)
+    noise = torch.randn(POINTS, *image.shape[1:], generator=generator, dtype=torch.float64)
+    noise = noise / torch.linalg.vector_norm(noise.flatten(1), dim=1).reshape(-1, *[1] * (image.ndim - 1))
+    size = torch.rand(POINTS, *[1] * (image.ndim - 1), generator=generator, dtype=torch.float64)
+    size[: POINTS // 2] = 1
+    return image + eps * size * noise
+
+
+def _values_stay_inside(program: Program, trace: Trace, points: Tensor) -> None:
+    centre = program.logits(trace.hidden[program.input].region.centre)
+    values: dict[Node, Tensor] = {program.input: points}
+    for block in program.blocks:
+        z = block.value(values)
+        values[block.node] = z if block.activation is None else block.activation(z)
+        everyone = torch.zeros(len(points), dtype=torch.int64)
+        assert trace.before[block.node].select(everyone).contains(z, slack=1e-9).all(), block.label
+        hidden = trace.hidden[block.node]
+        assert hidden.region.select(everyone).contains(values[block.node], slack=1e-5).all(), block.label
+        moved = (values[block.node] - hidden.region.centre).abs() > 1e-12
+        assert not (moved & ~hidden.varying).any(), f"{block.label}: a constant output moved"
+    if trace.lipschitz is not None:
+        distance = torch.linalg.vector_norm((points - trace.hidden[program.input].region.centre).flatten(1), dim=1)
+        growth = torch.linalg.vector_norm(values[program.output] - centre, dim=1)
+        assert (growth <= trace.lipschitz * distance * (1 + 1e-6) + 1e-12).all()
+
+
+def _norms_are_right(program: Program, bound: GlobalBound, trace: Trace, rows: Rows) -> None:
+    if trace.lipschitz is not None:
+        assert (trace.lipschitz <= bound.lipschitz).all(), "Theorem 1: local <= global"
+    for block in program.blocks:
+        weights = row_weights(block, trace.before[block.node], rows)
+        for term in block.terms:
+            columns = trace.hidden[term.source].varying.to(torch.float64)
+            local = exact_norm(Masked(term, weights, columns))
+            slope = torch.ones(1, *block.pre.shape, dtype=torch.float64)
+            if block.activation is not None:
+                slope = slope * block.activation.global_slope(block.pre.shape)
+            unmasked = exact_norm(Masked(term, slope, torch.ones_like(columns)))
+            assert local <= unmasked * (1 + 1e-12), f"{block.label}: masked norm above unmasked"
+            found = float(trace.norms[term].value)
+            assert local * (1 - 1e-4) - 1e-12 <= found <= float(bound.norms[term]), block.label
+
+
+def _export_agrees(network: Network, image: Tensor, path: Path) -> None:
+    save(network, path)
+    again = load(path)
+    kinds = [[type(n.op).__name__ for n in topological(x.output)] for x in (network, again)]
+    assert torch.allclose(network(image), again(image), atol=1e-12, rtol=1e-12), kinds
+
+
+def _certified_balls_hold_no_attack(network: Network, points: Tensor, image: Tensor, eps: float) -> None:
+    certifier = Certifier.of(network, Settings(eps, stages=("global", "local")), dtype=torch.float64)
+    label = network(image).argmax(1)
+    result = certifier(image, label, torch.zeros(1, dtype=torch.int64))
+    if result.samples[0].verdict is Verdict.CERTIFIED:
+        assert (network(points).argmax(1) == label).all()
+        with torch.enable_grad():
+            broken, _ = PGD(steps=20, restarts=2)(certifier.program, image, label, eps, 0)
+        assert not broken.any()

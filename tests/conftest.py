@@ -1,0 +1,24 @@
+"""Options and shared helpers of the test suite."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+torch.set_num_threads(1)
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--graphs", type=int, default=50, help="random graphs in the soundness campaign (1000: all)")
+    parser.addoption("--first-graph", type=int, default=0, help="seed of the campaign's first graph")
+
+
+@pytest.fixture(scope="session")
+def shared_data() -> Path:
+    """The folder of public data sets and models beside the checkout; the test is skipped where there is none."""
+    folder = Path(__file__).parents[2] / "shared" / "data"
+    if not folder.is_dir():
+        pytest.skip("the shared data folder is not here")
+    return folder
