@@ -19,7 +19,7 @@ _SHAPE = (3, 32, 32)
 _PIXELS = 3072
 _PART_LIMIT = 256 << 20  # the largest official part holds 155,248,660 bytes
 _ARCHIVE_LIMIT = 512 << 20
-_ENDINGS = (".tar.gz", ".tar", ".tar.xz")
+_ENDINGS = (".tar.gz", ".tar.xz")
 
 Records = tuple[Pixels, Labels]
 

@@ -9,7 +9,7 @@ from typing import Protocol
 
 import numpy as np
 
-from llcert.data.archive import member_name, read_tar, read_zip, zip_names
+from llcert.data.archive import read_tar, read_zip
 from llcert.data.dataset import Dataset
 from llcert.data.pictures import EncodedImages
 from llcert.data.reading import decode_text, read_file
@@ -59,10 +59,10 @@ class _Folder:
 
 @dataclass(frozen=True)
 class _Archive:
-    """members: by name below the top folder, the content (tar, read once) or None (zip, read when asked for)."""
+    """An archive read once. members: content by name below the top folder, still encoded as JPEG."""
 
     path: Path
-    members: dict[str, bytes | None]
+    members: dict[str, bytes]
 
     def names(self, below: str) -> list[str]:
         return [name for name in self.members if name.rpartition("/")[0] == below]
@@ -71,9 +71,7 @@ class _Archive:
         for name in names:
             if name not in self.members:
                 raise InvalidInput(f"{self.path}: holds no {name}")
-        contents = [self.members[name] for name in names]
-        known = [content for content in contents if content is not None]
-        return known if len(known) == len(names) else read_zip(self.path, [f"{_TOP}/{n}" for n in names], _FILE_LIMIT)
+        return [self.members[name] for name in names]
 
 
 def load_tiny_imagenet(split: str, store: Store) -> Dataset:
@@ -96,21 +94,18 @@ def _locate(part: str, store: Store) -> _Files:
         for top in (place / _TOP, place):
             if (top / "wnids.txt").is_file() and (top / part).is_dir():
                 return _Folder(top)
-    names = [f"{_TOP}{middle}{end}" for middle in ("", f"-{part}") for end in (".zip", ".tar.gz", ".tar")]
+    names = [f"{_TOP}{middle}{end}" for middle in ("", f"-{part}") for end in (".zip", ".tar.gz")]
     return _open(store.find(_FOLDERS, names) or store.fetch(_REMOTE, _FOLDERS[0]), part)
 
 
 def _open(path: Path, part: str) -> _Archive:
     top = f"{_TOP}/"
-    if path.suffix == ".zip":
-        names = [member_name(name, path) for name in zip_names(path)]
-        return _Archive(path, {name.removeprefix(top): None for name in names if name.startswith(top)})
-    contents = read_tar(
-        path,
-        lambda name: name == f"{top}wnids.txt" or name.startswith(f"{top}{part}/"),
-        member_limit=_FILE_LIMIT,
-        total_limit=_ARCHIVE_LIMIT,
-    )
+
+    def wanted(name: str) -> bool:
+        return name == f"{top}wnids.txt" or name.startswith(f"{top}{part}/")
+
+    read = read_zip if path.suffix == ".zip" else read_tar
+    contents = read(path, wanted, member_limit=_FILE_LIMIT, total_limit=_ARCHIVE_LIMIT)
     return _Archive(path, {name.removeprefix(top): content for name, content in contents.items()})
 
 

@@ -69,7 +69,7 @@ def cases(write) -> list[Case]:
         Case(f"{archive}.zip", write.zip(tiny), "tiny-imagenet"),
         Case(f"{archive}.zip", write.zip(tiny), "tiny-imagenet", split="train"),
         Case(f"{archive}.tar.gz", write.tar(tiny), "tiny-imagenet"),
-        Case(f"{archive}.tar", write.tar(tiny, "w"), "tiny-imagenet", split="train"),
+        Case(f"{archive}.tar.gz", write.tar(tiny, "w"), "tiny-imagenet", gzip.compress, split="train"),
         Case(f"{archive}.tar.gz", tiny_part("wnids.txt"), "tiny-imagenet", tiny_with("wnids.txt")),
         Case(
             f"{archive}.tar.gz",
