@@ -35,7 +35,9 @@ class Literal:
 
     def name_of(self, node: Node) -> str:
         """What the file calls a value, or the one it is a Reshape of."""
-        names = {value: name for name, value in reversed(self.values.items())}
+        names: dict[Node, str] = {}
+        for name, value in self.values.items():
+            names.setdefault(value, name)
         while node not in names:
             (node,) = node.inputs
         return names[node]

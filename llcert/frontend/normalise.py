@@ -12,7 +12,6 @@ from typing import Final
 
 import onnx
 import onnx.inliner
-from google.protobuf.message import DecodeError
 from onnx import TensorProto
 from torch import Tensor
 
@@ -118,7 +117,7 @@ def _parse(data: bytes, source: str) -> onnx.ModelProto:
     try:
         model = onnx.load_model_from_string(data)
         _touch_names(model.graph)
-    except (DecodeError, UnicodeDecodeError, ValueError) as error:
+    except Exception as error:  # protobuf has errors of its own, and decodes text when it is read
         raise InvalidInput(f"{source}: not an ONNX file, or a damaged one ({type(error).__name__})") from None
     if not model.HasField("graph") or not model.graph.node:
         raise InvalidInput(f"{source}: not an ONNX file, or one without a graph")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from pathlib import Path
 
@@ -10,7 +11,7 @@ from llcert.frontend import parity
 from llcert.frontend.literal import Literal, literal
 from llcert.frontend.normalise import Graph, read
 from llcert.frontend.writer import save
-from llcert.ir import Network, Node
+from llcert.ir import Network, Node, topological
 from llcert.passes import canonicalise, check_legal, strip_head
 
 __all__ = ["load", "save"]
@@ -29,7 +30,7 @@ def load(path: str | Path, *, check: bool = True) -> Network:
     graph = read(path)
     found = literal(graph)
     output, name, notes = _logits(graph, found)
-    canonical = canonicalise(output)
+    canonical = _packed(canonicalise(output))
     check_legal(canonical, graph.source)
     network = Network(
         output=canonical,
@@ -42,6 +43,16 @@ def load(path: str | Path, *, check: bool = True) -> Network:
     return parity.noted(network, graph) if check else network
 
 
+def _packed(output: Node) -> Node:
+    """The same network with every parameter contiguous: rounding depends on how a matrix lies in memory."""
+    new: dict[Node, Node] = {}
+    for node in topological(output):
+        tensors = {k: t.contiguous() for k, t in node.op.tensors().items()}
+        op = dataclasses.replace(node.op, **tensors) if tensors else node.op  # type: ignore[type-var]
+        new[node] = dataclasses.replace(node, op=op, inputs=tuple(new[i] for i in node.inputs))
+    return new[output]
+
+
 def _logits(graph: Graph, found: Literal) -> tuple[Node, str, tuple[str, ...]]:
     """The one value all outputs are a head of, `(classes,)`, its name in the file, and notes on what was removed."""
     stripped = [strip_head(output) for output in found.outputs]
@@ -52,10 +63,8 @@ def _logits(graph: Graph, found: Literal) -> tuple[Node, str, tuple[str, ...]]:
             f"{graph.source}: has {len(names)} outputs ({listed}); llcert certifies one classifier: "
             "keep the logits alone (onnx.utils.extract_model)"
         )
-    for output, (logits, _) in zip(graph.outputs, stripped, strict=True):
-        shape = found.values[names[0]].shape
-        if math.prod(shape) != max(shape, default=1):
-            raise UnsupportedModel(f"{graph.source}: output {output!r} has shape {shape}, not one number a class")
-        del logits
+    shape = found.values[names[0]].shape
+    if math.prod(shape) != max(shape, default=1):
+        raise UnsupportedModel(f"{graph.source}: output {names[0]!r} has shape {shape}, not one number a class")
     notes = tuple(dict.fromkeys(note for _, own in stripped for note in own))
     return stripped[0][0], names[0], notes

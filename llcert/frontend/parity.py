@@ -96,8 +96,8 @@ def second_opinion(network: Network, path: str | Path, images: Tensor | None = N
 
     def run(array: Array) -> Array:
         with torch.no_grad():
-            result: Array = module(torch.from_numpy(array)).numpy()
-        return result
+            logits: Tensor = module(torch.from_numpy(array))
+        return logits.numpy()
 
     try:
         with warnings.catch_warnings():
@@ -225,10 +225,10 @@ def _reference(model: onnx.ModelProto, graph: Graph) -> tuple[str, Runtime]:
 
     def run(image: Array) -> Array:
         try:
-            result: Array = evaluator.run(None, {graph.image.name: image})[0]
+            results: Any = evaluator.run(None, {graph.image.name: image})
         except Exception as error:  # raises whatever numpy or its own code does
             raise _cannot_run(graph, error) from None
-        return result
+        return np.asarray(results[0])
 
     return "the onnx reference implementation (onnxruntime has no kernel for this file)", run
 
