@@ -1,5 +1,9 @@
 """Verdicts on images: the stages, their cascade, and the attack that bounds them from above."""
 
+import sys
+from types import ModuleType
+from typing import Any
+
 from llcert.certify.attack import PGD
 from llcert.certify.cascade import BatchResult, Contradiction, Sample, StageCount, cascade
 from llcert.certify.run import STAGES, Certifier, Settings
@@ -28,3 +32,15 @@ __all__ = [
     "Verdict",
     "cascade",
 ]
+
+
+class _Package(ModuleType):
+    """This package, which can also be called: `llcert.certify(network, data, eps)` is the function of the same name."""
+
+    def __call__(self, *arguments: Any, **keywords: Any) -> Any:
+        import llcert
+
+        return llcert.__getattr__("certify")(*arguments, **keywords)
+
+
+sys.modules[__name__].__class__ = _Package

@@ -17,13 +17,13 @@ class _Precision(Protocol):
 def full_precision() -> Iterator[None]:
     """Float32 products as float32: TF32 and bfloat16 shortcuts are off inside, and as before afterwards."""
     with ExitStack() as stack:
-        for place in (
-            torch.backends.cudnn.conv,
-            torch.backends.cuda.matmul,
-            torch.backends.mkldnn.conv,
-            torch.backends.mkldnn.matmul,
+        for backend, products in (
+            (torch.backends.cudnn, "conv"),
+            (torch.backends.cuda, "matmul"),
+            (torch.backends.mkldnn, "conv"),
+            (torch.backends.mkldnn, "matmul"),
         ):
-            setting = cast(_Precision, place)
+            setting = cast(_Precision, getattr(backend, products))
             stack.callback(setattr, setting, "fp32_precision", setting.fp32_precision)
             setting.fp32_precision = "ieee"
         yield

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from llcert.bounds import GlobalBound, Start, global_bound
+from llcert.certify.arithmetic import full_precision
 from llcert.certify.attack import PGD
 from llcert.certify.cascade import BatchResult, cascade
 from llcert.certify.self_check import SelfCheck
@@ -44,7 +45,8 @@ class Settings:
             raise InvalidInput(f"assurance '{self.assurance.value}' is not available yet; use 'estimate'")
         unknown = [s for s in self.stages if s not in STAGES]
         if unknown or not self.stages or len(set(self.stages)) < len(self.stages):
-            raise InvalidInput(f"stages must be a list of {', '.join(STAGES)} without repeats, not {self.stages}")
+            asked = ",".join(self.stages)
+            raise InvalidInput(f"stages {asked[:40]!r}: give a list of {', '.join(STAGES)} without repeats")
 
 
 @dataclass(frozen=True)
@@ -68,7 +70,7 @@ class Certifier:
         if network.classes < 2:
             raise InvalidInput(f"{network.source or 'the network'} has {network.classes} output; a class needs a rival")
         program = lower(network, device, dtype)
-        with torch.no_grad():
+        with torch.no_grad(), full_precision():
             bound = global_bound(program, seed=settings.seed)
         local = Local(
             program,
@@ -94,7 +96,7 @@ class Certifier:
                 f"labels run from {int(labels.min())} to {int(labels.max())}, "
                 f"but the network has {self.program.classes} classes (0 to {self.program.classes - 1})"
             )
-        with torch.no_grad():
+        with torch.no_grad(), full_precision():
             alone = self.settings.stages == ("local",)
             result = cascade(self.program, self.stages, images, labels, indices, measure_all=alone)
             if self_check:

@@ -16,7 +16,6 @@ from llcert.errors import NumericalError
 from llcert.ir import Node
 from llcert.region import spread
 
-
 _REPORT = "this is a bug in llcert, please report the model"
 
 

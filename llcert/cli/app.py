@@ -6,7 +6,7 @@ import os
 import sys
 import traceback
 from collections.abc import Sequence
-from typing import Annotated
+from typing import Annotated, Any, cast
 
 import typer
 
@@ -47,7 +47,7 @@ for command in (certify, attack, inspect):
     app.command(epilog="Documentation: docs/cli.md")(command)
 
 # the base of every usage error; typer does not export it by name
-_UsageProblem = next(c for c in typer.BadParameter.__mro__ if c.__name__ == "ClickException")
+_UsageProblem: type[Exception] = next(c for c in typer.BadParameter.__mro__ if c.__name__ == "ClickException")
 
 
 def _print_version(wanted: bool) -> None:
@@ -73,8 +73,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         code = typer.main.get_command(app).main(args=arguments, prog_name="llcert", standalone_mode=False)
         sys.stdout.flush()
     except _UsageProblem as problem:
-        message = problem.format_message()
-        return _fail(f"{message or 'nothing to do'} (llcert --help lists what there is)", BAD_INPUT)
+        message = cast(Any, problem).format_message()
+        # without arguments the help was shown, and there is nothing to say
+        return _fail(message.rstrip(".") + "; llcert --help tells more", BAD_INPUT) if message else BAD_INPUT
     except NumericalError as error:
         return _fail(str(error), BUG)
     except LlcertError as error:

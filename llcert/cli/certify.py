@@ -68,12 +68,11 @@ def certify(
     tolerance: o.Tolerance = None,
     max_iterations: o.Iterations = None,
     start: o.Start = None,
-    self_check: o.SelfCheck = True,
+    no_self_check: o.NoSelfCheck = False,
 ) -> None:
     """How many images of a data set keep their class under [bold]every[/] change of L2 length up to eps.
 
-    Runs the clean prediction, the global Lipschitz bound, an attack and the local Lipschitz bound in turn; each sees
-    only the images that are still open.
+    Stages run in turn and see what is still open: clean prediction, global bound, attack, local bound.
     """
     question = Question(
         eps=eps,
@@ -100,4 +99,4 @@ def certify(
     from llcert.cli.running import Outputs, run
 
     outputs = Outputs(out=out, resume=resume, overwrite=overwrite, json=json, tsv=tsv, fail_under=fail_under)
-    raise typer.Exit(run(model, question, outputs, self_check=self_check))
+    raise typer.Exit(run(model, question, outputs, self_check=not no_self_check))

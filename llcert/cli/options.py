@@ -83,10 +83,9 @@ Assurance = Annotated[
 ClipInput = Annotated[
     bool | None,
     typer.Option(
-        "--clip-input/--no-clip-input",
-        help="Count on pixels staying in [0, 1] inside the ball. Default: off.",
+        "--clip-input",
+        help="Let changed pixels stay in [0, 1]: only such changes count.",
         rich_help_panel=QUESTION,
-        show_default=False,
     ),
 ]
 Seed = Annotated[
@@ -140,11 +139,11 @@ Start = Annotated[
         rich_help_panel=EXPERT,
     ),
 ]
-SelfCheck = Annotated[
+NoSelfCheck = Annotated[
     bool,
     typer.Option(
-        "--self-check/--no-self-check",
-        help="Try to contradict the bounds of the first batch with points of its balls.",
+        "--no-self-check",
+        help="Skip the attempt to contradict the first batch's bounds with points of its balls.",
         rich_help_panel=EXPERT,
     ),
 ]

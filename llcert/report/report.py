@@ -9,7 +9,6 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from llcert.certify import Assurance, Sample, Verdict
-
 from llcert.report.diagnosis import held_down_by, near_chance
 
 if TYPE_CHECKING:

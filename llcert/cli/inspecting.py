@@ -1,0 +1,101 @@
+"""Shows what llcert makes of a model file."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import torch
+from rich.console import Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from llcert.api import file_sha256, load
+from llcert.bounds import GlobalBound, global_bound
+from llcert.certify.arithmetic import full_precision
+from llcert.cli.terminal import stdout
+from llcert.errors import InvalidInput
+from llcert.frontend import parity
+from llcert.ir import LinearOp, Network, Node
+from llcert.program import Block, Program, lower
+from llcert.report.layers import block_name, layers
+
+
+def show(model: str, *, cross_check: bool) -> int:
+    """Prints the model; the exit code. Raises UnsupportedModel with the reason where it is refused."""
+    path = Path(model)
+    if cross_check and path.name.lower().endswith(".pt2"):
+        raise InvalidInput(f"{path}: --cross-check compares .onnx files; a .pt2 file has no second importer")
+    network = load(path)
+    program = lower(network, "cpu", network.dtype)
+    with torch.no_grad(), full_precision():
+        bound = global_bound(program)
+    console = stdout()
+    console.print(Group(_head(path, network), Text(), _table(program, bound), Text(), *_folded(program)))
+    if cross_check:
+        console.print(Text("cross-check  ", style="bold") + Text(parity.second_opinion(network, path).sentence))
+    console.print("Nothing in this model is refused: llcert certify accepts it.")
+    return 0
+
+
+def _head(path: Path, network: Network) -> RenderableType:
+    grid = Table.grid(padding=(0, 2))
+    grid.add_column(no_wrap=True, style="bold")
+    grid.add_column(overflow="fold")
+    grid.add_row("model", f"{path}, {path.stat().st_size:,} bytes")
+    grid.add_row("sha256", file_sha256(path))
+    grid.add_row("input", f"{network.input_name} {_shape(network.input.shape)}, {_type(network.dtype)}, any batch size")
+    grid.add_row("output", f"{network.output_name}, {network.classes} logits")
+    grid.add_row("parameters", f"{sum(_parameters(n) for n in network.operators()):,}")
+    for name, value in network.metadata.items():
+        grid.add_row("metadata", f"llcert.{name} = {value}")
+    for note in network.notes:
+        grid.add_row("note", note)
+    return grid
+
+
+def _table(program: Program, bound: GlobalBound) -> RenderableType:
+    table = Table(box=None, padding=(0, 2, 0, 0), header_style="bold")
+    table.add_column("layer", overflow="ellipsis", no_wrap=True, max_width=30)
+    table.add_column("operator", overflow="fold")
+    table.add_column("output", no_wrap=True)
+    table.add_column("parameters", justify="right", no_wrap=True)
+    table.add_column("global norm", justify="right", no_wrap=True)
+    named = iter(layers(program, bound))
+    for block in program.blocks:
+        parameters = f"{sum(_parameters(n) for n in {*block.body, block.node}):,}"
+        for _ in block.terms:
+            layer = next(named)
+            table.add_row(layer.name, layer.operator, _shape(block.node.shape), parameters, f"{layer.global_norm:.4g}")
+            parameters = ""
+    table.add_row("network", "", "", "", f"{float(bound.lipschitz):.4g}", style="bold")
+    return table
+
+
+def _folded(program: Program) -> Iterator[RenderableType]:
+    """A line for each block whose linear map llcert made of several operators."""
+    found = [(number, block) for number, block in enumerate(program.blocks) if len(block.body) > 1]
+    if found:
+        yield Text("Folded into one linear map each:", style="bold")
+    for number, block in found:
+        yield Text(f"  {block_name(number, block)}: {', '.join(_spelled(block))}")
+
+
+def _spelled(block: Block) -> list[str]:
+    return [f"{n.op.label}{'' if _adds_up(n) else ' (moves entries)'}" for n in block.body]
+
+
+def _adds_up(node: Node) -> bool:
+    return not (isinstance(node.op, LinearOp) and node.op.moves)
+
+
+def _parameters(node: Node) -> int:
+    return sum(t.numel() for t in node.op.tensors().values() if t.is_floating_point())
+
+
+def _shape(shape: tuple[int, ...]) -> str:
+    return "x".join(map(str, shape))
+
+
+def _type(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")
