@@ -9,8 +9,8 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from llcert.ir import Activation, Input, Join, LinearOp, Network, Node, Shape, place, topological
-from llcert.ops.join import Concat
+from llcert.ir import Activation, Input, Join, LinearOp, Network, Node, Shape, apply, place, topological
+from llcert.ops import Clamp, Concat, Pad
 
 __all__ = ["Block", "Program", "Term", "lower"]
 
@@ -121,11 +121,13 @@ class Program:
     """A network lowered to one device and floating-point type.
 
     input: the image node. blocks: in order of execution; the last one holds the logits and has no activation unless
-    the network ends in one. The parameters are shared with the network wherever device and type allow.
+    the network ends in one. classes: of the network; logits may have one more, a zero that stands for a final ReLU.
+    The parameters are shared with the network wherever device and type allow.
     """
 
     input: Node
     blocks: tuple[Block, ...]
+    classes: int
     device: torch.device
     dtype: torch.dtype
 
@@ -133,12 +135,8 @@ class Program:
     def output(self) -> Node:
         return self.blocks[-1].node
 
-    @property
-    def classes(self) -> int:
-        return self.output.shape[0]
-
     def logits(self, images: Tensor) -> Tensor:
-        """`[batch, classes]`; images: `[batch, *input shape]`, pixel units."""
+        """`[batch, logits]`; images: `[batch, *input shape]`, pixel units."""
         values: dict[Node, Tensor] = {self.input: images}
         for block in self.blocks:
             z = block.value(values)
@@ -152,11 +150,21 @@ def lower(network: Network, device: torch.device | str = "cpu", dtype: torch.dty
     A concatenation of different sources is cut too, so that its ball is the root of the sum of squares.
     """
     device = torch.device(device)
-    output = place(network.output, device, dtype)
+    output = _unclipped(place(network.output, device, dtype))
     cuts = _cuts(output)
     order = topological(output)
     blocks = tuple(_block(n, cuts) for n in order if n in cuts and not isinstance(n.op, Input))
-    return Program(next(n for n in order if isinstance(n.op, Input)), blocks, device, dtype)
+    return Program(next(n for n in order if isinstance(n.op, Input)), blocks, network.classes, device, dtype)
+
+
+def _unclipped(output: Node) -> Node:
+    """Logits behind a final ReLU as they are before it, and a zero to beat.
+
+    `relu(z)_y > relu(z)_j` for all j exactly if `z_y > z_j` for all j and `z_y > 0`; a linear last block is tighter.
+    """
+    if not (isinstance(output.op, Clamp) and output.op.is_relu and output.op.high is None):
+        return output
+    return apply(Pad(((0, 1),)), output.inputs[0], name=output.name)
 
 
 def _cuts(output: Node) -> frozenset[Node]:

@@ -9,7 +9,8 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from llcert.bounds.lipschitz import GlobalBound, combine
+from llcert.bounds.join import reach
+from llcert.bounds.lipschitz import GlobalBound
 from llcert.ir import LinearOp, Node
 from llcert.program import Block, Program, Term
 from llcert.region import Region, spread
@@ -81,15 +82,17 @@ def propagate(
         sources = {s: trace.hidden[s] for s in block.sources}
         z = box(block, sources)
         weights = row_weights(block, z, rows)
-        for term in block.terms:
-            columns = sources[term.source].varying.to(z.centre.dtype)
-            given = starting_vector(term, unmasked, columns, start, saved, seed + number)
-            trace.norms[term] = _local_norm(Masked(term, weights, columns), unmasked, solver, given)
+        columns = [sources[t.source].varying.to(z.centre.dtype) for t in block.terms]
+        for term, mask in zip(block.terms, columns, strict=True):
+            given = starting_vector(term, unmasked, mask, start, saved, seed + number)
+            trace.norms[term] = _local_norm(Masked(term, weights, mask), unmasked, solver, given)
         sizes = [trace.norms[t].value for t in block.terms]
-        radius = combine(block, sizes, [sources[t.source].region.radius for t in block.terms])
-        growth[block.node] = combine(block, sizes, [growth[t.source] for t in block.terms])
+        radii = [sources[t.source].region.radius for t in block.terms]
+        moved = reach(block, weights, columns, sizes, radii, solver, seed + number)
+        ceiling = unmasked.growth[block.node]
+        growth[block.node] = _at_most(moved([growth[t.source] for t in block.terms]), ceiling)
         trace.before[block.node] = z
-        trace.hidden[block.node] = _activate(block, z, radius)
+        trace.hidden[block.node] = _activate(block, z, _at_most(moved(radii), ceiling * region.radius))
     lipschitz = growth[program.output] if rows is Rows.MASK else None
     return Trace(trace.before, trace.hidden, trace.norms, lipschitz, Side.ESTIMATE)
 
@@ -180,6 +183,11 @@ def _local_norm(masked: Masked, unmasked: GlobalBound, solver: PowerIteration, s
         norm = solver(masked, start)
     trusted = norm.converged & (norm.value <= ceiling)
     return Norm(torch.where(trusted, norm.value, ceiling), norm.side, norm.vector, norm.iterations, norm.converged)
+
+
+def _at_most(value: Tensor, ceiling: Tensor) -> Tensor:
+    """A bound cut at the global one, which also answers where it is NaN."""
+    return torch.where(value <= ceiling, value, ceiling.expand_as(value))
 
 
 def _activate(block: Block, z: Region, radius: Tensor) -> Hidden:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
+from llcert.bounds.join import reach
 from llcert.ir import Node
 from llcert.program import Block, Program, Term
 from llcert.spectral import Masked, PowerIteration, Side, random_start
@@ -40,26 +40,25 @@ def global_bound(program: Program, solver: PowerIteration | None = None, seed: i
     vectors: dict[Term, Tensor] = {}
     growth: dict[Node, Tensor] = {program.input: torch.ones((), dtype=program.dtype, device=program.device)}
     for number, block in enumerate(program.blocks):
-        for term in block.terms:
-            norms[term], vectors[term] = _unmasked(program, block, term, solver, seed + number)
-        growth[block.node] = combine(block, [norms[t] for t in block.terms], [growth[t.source] for t in block.terms])
+        rows, columns = _everything(program, block)
+        for term, every in zip(block.terms, columns, strict=True):
+            norms[term], vectors[term] = _unmasked(term, rows, every, solver, seed + number)
+        sizes, radii = [norms[t][None] for t in block.terms], [growth[t.source][None] for t in block.terms]
+        growth[block.node] = reach(block, rows, columns, sizes, radii, solver, seed + number)(radii)[0]
     return GlobalBound(norms, vectors, growth, program.output, Side.ESTIMATE)
 
 
-def combine(block: Block, norms: Sequence[Tensor], radii: Sequence[Tensor]) -> Tensor:
-    """How far a block's output can move: the sum of norm times radius, root of squares if disjoint."""
-    parts = torch.stack([n * r for n, r in zip(norms, radii, strict=True)])
-    return torch.linalg.vector_norm(parts, dim=0) if block.disjoint else parts.sum(0)
-
-
-def _unmasked(program: Program, block: Block, term: Term, solver: PowerIteration, seed: int) -> tuple[Tensor, Tensor]:
-    like = torch.zeros((), dtype=program.dtype, device=program.device)
-    shape = block.pre.shape
-    rows = torch.ones(1, *shape, dtype=program.dtype, device=program.device)
+def _everything(program: Program, block: Block) -> tuple[Tensor, list[Tensor]]:
+    """The row factors of a block's unmasked map, its activation's largest slopes, and the columns of each term."""
+    one = torch.ones((), dtype=program.dtype, device=program.device)
+    rows = one.expand(1, *block.pre.shape)
     if block.activation is not None:
-        rows = rows * block.activation.global_slope(shape).to(rows)
-    columns = torch.ones(1, *term.columns, dtype=program.dtype, device=program.device)
-    start = random_start((1, *term.columns), like, seed)
+        rows = rows * block.activation.global_slope(block.pre.shape).to(rows)
+    return rows, [one.expand(1, *t.columns) for t in block.terms]
+
+
+def _unmasked(term: Term, rows: Tensor, columns: Tensor, solver: PowerIteration, seed: int) -> tuple[Tensor, Tensor]:
+    start = random_start((1, *term.columns), columns, seed)
     if term.moves:
         return (rows * term.magnitude(columns)).max(), start
     norm = solver(Masked(term, rows, columns), start)

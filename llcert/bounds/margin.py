@@ -16,7 +16,7 @@ from llcert.region import spread
 
 @dataclass(frozen=True)
 class LastLayer:
-    """The rows of the last linear map, one set for each of its sources: `[classes, *source shape]`."""
+    """The rows of the last linear map, one set for each of its sources: `[logits, *source shape]`."""
 
     rows: dict[Term, Tensor]
 
@@ -24,7 +24,7 @@ class LastLayer:
     def of(program: Program) -> LastLayer:
         """Read off the program by its adjoint; a network that ends in an activation has the identity as last map."""
         block = program.blocks[-1]
-        unit = torch.eye(program.classes, dtype=program.dtype, device=program.device)
+        unit = torch.eye(program.output.shape[0], dtype=program.dtype, device=program.device)
         if block.activation is not None:
             return LastLayer({Term(block.node, (), block.node): unit})
         return LastLayer({term: term.adjoint(unit) for term in block.terms})

@@ -92,7 +92,7 @@ def cascade(
         else:
             seen = 0
         counts.append(StageCount(stage.name, seen, decided, time.perf_counter() - started))
-    prediction = program.logits(images).argmax(1)
+    prediction = program.logits(images)[:, : program.classes].argmax(1)
     share = (time.perf_counter() - begun) / len(images)
     return BatchResult(ledger.samples(indices, labels, prediction, share), tuple(counts), layers)
 

@@ -41,7 +41,8 @@ class Global:
     @cached_property
     def increases(self) -> Tensor:
         """Upper bounds on how much `z_j - z_y` can grow, `[label, classes]`."""
-        total = torch.zeros(self.program.classes, self.program.classes, dtype=self.program.dtype)
+        size = self.program.output.shape[0]
+        total = torch.zeros(size, size, dtype=self.program.dtype)
         total = total.to(self.program.device)
         for term, rows in LastLayer.of(self.program).rows.items():
             flat = rows.flatten(1)

@@ -1,0 +1,92 @@
+"""How far a block's output can move when several sources move at once."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from llcert.program import Block, Term
+from llcert.spectral import Masked, PowerIteration, random_start
+
+
+@dataclass(frozen=True)
+class Reach:
+    """The norms of a block's terms, and of all of them side by side where that may say more.
+
+    norms: one for each term, `[batch]`. disjoint: the terms fill different rows. together: norm of
+    `[t_1 A_1, t_2 A_2, ...]`, `[batch]`, for the weights t, `[terms, batch]`; None where it was not computed.
+    """
+
+    norms: tuple[Tensor, ...]
+    disjoint: bool = False
+    together: Tensor | None = None
+    weights: Tensor | None = None
+
+    def __call__(self, radii: Sequence[Tensor]) -> Tensor:
+        """How far the output moves when source s moves by `radii[s]` at most, `[batch]`: an upper bound if norms are.
+
+        The sum of norm times radius; the root of the sum of squares where rows are disjoint; or, for any t > 0,
+        `||sum A_s d_s|| <= ||[t_s A_s]|| sqrt(sum (r_s / t_s)^2)`, whichever is least.
+        """
+        parts = torch.stack([n * r for n, r in zip(self.norms, radii, strict=True)])
+        if self.disjoint:
+            return torch.linalg.vector_norm(parts, dim=0)
+        total = parts.sum(0)
+        if self.together is None or self.weights is None:
+            return total
+        joint = self.together * torch.linalg.vector_norm(torch.stack(list(radii)) / self.weights, dim=0)
+        return torch.where(joint < total, joint, total)
+
+
+def reach(
+    block: Block,
+    rows: Tensor,
+    columns: Sequence[Tensor],
+    norms: Sequence[Tensor],
+    radii: Sequence[Tensor],
+    solver: PowerIteration,
+    seed: int,
+) -> Reach:
+    """The block's reach, with one more norm where branches add up.
+
+    rows, columns: factors of the maps, `[batch, *shape]`. norms, radii: of each term and source, `[batch]`. The weights
+    `t_s = sqrt(r_s / norm_s)` never do worse than the sum: the joint norm is at most `sqrt(sum norm_s^2 t_s^2)`.
+    """
+    alone = Reach(tuple(norms), block.disjoint)
+    if len(norms) == 1 or block.disjoint:
+        return alone
+    smallest = torch.finfo(rows.dtype).tiny
+    sizes = torch.stack(list(norms)).clamp(min=smallest), torch.stack(list(radii)).clamp(min=smallest)
+    weights = torch.sqrt(sizes[1] / sizes[0])
+    scaled = torch.cat([(c.flatten(1) * t[:, None]) for c, t in zip(columns, weights, strict=True)], 1)
+    norm = solver(Masked(SideBySide(block.terms), rows, scaled), random_start(tuple(scaled.shape), scaled, seed))
+    together = torch.where(norm.converged, norm.value, torch.inf)
+    return Reach(tuple(norms), together=together, weights=weights)
+
+
+@dataclass(frozen=True)
+class SideBySide:
+    """`[A_1, A_2, ...]`: the terms of a block as one map of all its sources, flattened and concatenated."""
+
+    terms: tuple[Term, ...]
+
+    @property
+    def sizes(self) -> list[int]:
+        """The number of entries of each source."""
+        return [torch.Size(t.columns).numel() for t in self.terms]
+
+    @property
+    def columns(self) -> tuple[int, ...]:
+        return (sum(self.sizes),)
+
+    def apply(self, x: Tensor) -> Tensor:
+        """`sum A_s x_s`; x: `[batch, all entries]`."""
+        parts = [t.apply(p.unflatten(1, t.columns)) for t, p in zip(self.terms, x.split(self.sizes, 1), strict=True)]
+        return torch.stack(parts).sum(0)
+
+    def adjoint(self, y: Tensor) -> Tensor:
+        """`[batch, all entries]`."""
+        return torch.cat([t.adjoint(y).flatten(1) for t in self.terms], 1)
