@@ -31,7 +31,7 @@ def load(path: str | Path, *, check: bool = True) -> Network:
     found = literal(graph)
     output, name, notes = _logits(graph, found)
     canonical = _packed(canonicalise(output))
-    check_legal(canonical, graph.source)
+    check_legal(canonical, f"{graph.source} (opset {graph.opset})")
     network = Network(
         output=canonical,
         input_name=graph.image.name,

@@ -10,6 +10,8 @@ import torch
 from torch import Tensor
 
 from llcert.ir import Activation, Node, Op, Shape, apply
+from llcert.ops.affine import Affine
+from llcert.ops.maxpool import MaxPool
 from llcert.ops.movement import reshaped
 from llcert.ops.take import taken
 from llcert.region import Region
@@ -126,7 +128,7 @@ def read_reduction(call: Call) -> Node:
 
 
 def reduced(call: Call, node: Node, axes: Sequence[int], *, largest: bool) -> Node:
-    """The maximum or minimum over neighbouring axes, which keep one entry: of two values, or the end of a sort."""
+    """The maximum or minimum over neighbouring axes, entries in order: by two values, a MaxPool, or a sort."""
     first, last = axes[0], axes[-1]
     if list(axes) != list(range(first, last + 1)):
         call.refuse(f"reduces over axes {tuple(axes)}, which are not neighbours")
@@ -136,7 +138,18 @@ def reduced(call: Call, node: Node, axes: Sequence[int], *, largest: bool) -> No
         return line
     if size == 2:
         return apply(Extreme(largest), taken(line, first, (0,)), taken(line, first, (1,)))
+    if last == len(node.shape) - 1:
+        return _end_of_lines(reshaped(line, (math.prod(line.shape[:-1]), size)), largest=largest)
     return taken(apply(GroupSort(first, size, descending=largest), line), first, (0,))
+
+
+def _end_of_lines(lines: Node, *, largest: bool) -> Node:
+    """The maximum or minimum of each row of a matrix."""
+    pool = MaxPool(lines.shape[1:], (1,), ((0, 0),), (1,))
+    if largest:
+        return apply(pool, lines)
+    minus = Affine(scale=torch.tensor(-1.0))
+    return apply(minus, apply(pool, apply(minus, lines)))
 
 
 @from_torch_op("amax", "amin")
@@ -219,10 +232,11 @@ def _write_pairs(op: MaxMin, builder: OnnxBuilder, inputs: Sequence[str], node: 
 def write_group_sort(op: GroupSort, builder: OnnxBuilder, inputs: Sequence[str], node: Node) -> str:
     """A full TopK along the axis of groups; the second output, their positions, is left out."""
     before, size, after = node.shape[: op.axis], node.shape[op.axis], node.shape[op.axis + 1 :]
+    count = builder.constant(torch.tensor([op.size]))
+    sort = {"name": node.name, "outputs": 2, "largest": int(op.descending), "sorted": 1}
+    if op.size == size:
+        return builder.add("TopK", [*inputs, count], axis=op.axis + 1, **sort)
     split = builder.constant(batched_shape((*before, size // op.size, op.size, *after)))
     groups = builder.add("Reshape", [*inputs, split], name=node.name)
-    count = builder.constant(torch.tensor([op.size]))
-    ordered = builder.add(
-        "TopK", [groups, count], name=node.name, outputs=2, axis=op.axis + 2, largest=int(op.descending), sorted=1
-    )
+    ordered = builder.add("TopK", [groups, count], axis=op.axis + 2, **sort)
     return builder.add("Reshape", [ordered, builder.constant(batched_shape(node.shape))], name=node.name)
