@@ -1,0 +1,195 @@
+"""The documents run: their code, their tables, their links, and what they say about names in the code."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import inspect
+import re
+import subprocess
+import sys
+from collections import defaultdict
+from collections.abc import Iterator
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+import llcert.ops  # registers the importers
+from llcert import registry
+
+ROOT = Path(__file__).parents[1]
+DOCUMENTS = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")])
+_FENCE = re.compile(r"^```(\S*)[ ]?(.*?)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+
+
+def blocks(path: Path, language: str) -> list[tuple[str, str]]:
+    """The code blocks of a language: what stands behind the language, and the code."""
+    return [(info, code) for kind, info, code in _FENCE.findall(path.read_text()) if kind == language]
+
+
+@pytest.fixture
+def clean_registries() -> Iterator[None]:
+    """What a test registers is forgotten."""
+    tables: tuple[dict, ...] = (registry.onnx_importers, registry.torch_importers, registry.exporters)  # type: ignore[type-arg]
+    before = [dict(table) for table in tables]
+    yield
+    for table, entries in zip(tables, before, strict=True):
+        table.clear()
+        table.update(entries)
+
+
+def _module(name: str, code: str, path: Path, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    path.write_text(code)
+    spec = importlib.util.spec_from_file_location(name, path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    monkeypatch.setitem(sys.modules, name, module)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.mark.usefixtures("clean_registries")
+def test_the_tutorial_adds_an_operator(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (where, operator), (_, test) = blocks(ROOT / "docs/adding_an_operator.md", "python")
+    assert where == "file=llcert/ops/softplus.py"
+    _module("llcert.ops.softplus", operator, tmp_path / "softplus.py", monkeypatch)
+    module = _module("test_softplus", test, tmp_path / "test_softplus.py", monkeypatch)
+    tests = [f for name, f in vars(module).items() if name.startswith("test_")]
+    assert len(tests) == test.count("\ndef test_")
+    for number, function in enumerate(tests):
+        folder = tmp_path / str(number)
+        folder.mkdir()
+        function(**({"tmp_path": folder} if inspect.signature(function).parameters else {}))
+
+
+def test_the_tutorial_leaves_nothing_behind() -> None:
+    assert "Softplus" not in registry.onnx_importers
+
+
+@pytest.mark.parametrize("document", ["README.md", "docs/data.md"])
+def test_python_examples(document: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    (tmp_path / "models").symlink_to(ROOT / "models")
+    monkeypatch.chdir(tmp_path)
+    found = blocks(ROOT / document, "python")
+    assert found
+    names: dict[str, object] = {}
+    for _, code in found:
+        exec(compile(code, document, "exec"), names)
+
+
+def operator_table() -> str:
+    """The README's table of operators: which file reads which ONNX and aten operators."""
+    onnx, torch = defaultdict[str, list[str]](list), defaultdict[str, list[str]](list)
+    for table, readers in ((onnx, registry.onnx_importers), (torch, registry.torch_importers)):
+        for kind, reader in readers.items():
+            table[reader.__module__.rpartition(".")[2]].append(kind)
+    lines = ["| file | ONNX | torch (aten) |", "|---|---|---|"]
+    for file in sorted({*onnx, *torch}):
+        # private names are what newer torch versions call the public ones
+        public = [kind for kind in torch[file] if not kind.startswith("_")]
+        lines.append(f"| [{file}](llcert/ops/{file}.py) | {', '.join(sorted(onnx[file]))} | {', '.join(sorted(public))} |")
+    return "\n".join(lines)
+
+
+def test_the_table_of_operators_is_that_of_the_code() -> None:
+    assert operator_table() in (ROOT / "README.md").read_text(), f"put into README.md:\n{operator_table()}"
+
+
+def test_ci_runs_the_command_that_the_readme_prints() -> None:
+    (_, commands), *_ = blocks(ROOT / "README.md", "sh")
+    _, test = [line for line in commands.splitlines() if line and not line.startswith("#")]
+    assert f"({test})" in (ROOT / ".ci/run").read_text()
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
+def test_links_lead_somewhere(document: Path) -> None:
+    text = _FENCE.sub("", document.read_text())
+    for target in re.findall(r"\]\(([^)\s]+)\)", text):
+        path = target.partition("#")[0]
+        if path and "://" not in path:
+            assert (document.parent / path).exists(), target
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
+def test_names_of_code_exist(document: Path) -> None:
+    """Dotted names such as `llcert.region.Region.reach`, and paths such as `llcert/ops/conv.py`, in backticks."""
+    text = _FENCE.sub("", document.read_text())
+    for name in re.findall(r"`(llcert(?:_train)?(?:\.\w+)+)(?:\(\))?`", text):
+        if not name.startswith(("llcert.data", "llcert.eps", "llcert.mean", "llcert.std", "llcert.layout")):
+            _resolve(name)
+    if document.name != "adding_an_operator.md":
+        for path in re.findall(r"`((?:llcert|llcert_train|tests|docs|models)/[\w./]*)`", text):
+            assert (ROOT / path).exists(), path
+
+
+def _resolve(name: str) -> None:
+    """The object a dotted name stands for; fields without default count by their annotation."""
+    parts = name.split(".")
+    module, rest = importlib.import_module(parts[0]), parts[1:]
+    value: object = module
+    while rest:
+        first = rest[0]
+        try:
+            value = importlib.import_module(".".join(parts[: len(parts) - len(rest) + 1]))
+        except ImportError:
+            break
+        rest = rest[1:]
+    for attribute in rest:
+        if not hasattr(value, attribute) and attribute in getattr(value, "__annotations__", {}):
+            return
+        assert hasattr(value, attribute), name
+        value = getattr(value, attribute)
+
+
+def test_the_changelog_knows_the_version() -> None:
+    assert f"## [{llcert.__version__}]" in (ROOT / "docs/changelog.md").read_text()
+
+
+_WITHOUT = """
+import sys
+from importlib.machinery import PathFinder
+
+ABSENT = ("onnx2torch", "onnxruntime", "torchvision", "onnxslim", "onnxscript")
+
+class Finder(PathFinder):
+    @classmethod
+    def find_spec(cls, name, path=None, target=None):
+        return None if name.partition(".")[0] in ABSENT else PathFinder.find_spec(name, path, target)
+
+sys.meta_path[:] = [Finder if finder is PathFinder else finder for finder in sys.meta_path]
+"""
+
+
+def _python(code: str) -> str:
+    result = subprocess.run(
+        [sys.executable, "-W", "error", "-c", _WITHOUT + code], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    assert result.returncode == 0, result.stderr
+    return result.stdout
+
+
+def test_everything_needed_works_without_the_heavy_packages() -> None:
+    said = _python(
+        "import llcert\n"
+        "network = llcert.load('models/digits_relu_theta.onnx')\n"
+        "report = llcert.certify(network, samples='4')\n"
+        "print(len(report.samples), *network.notes)"
+    )
+    assert said.startswith("4 ")
+    assert "not compared with onnxruntime" in said
+
+
+def test_import_is_light_and_needs_no_metadata() -> None:
+    said = _python(
+        "import importlib.metadata\n"
+        "def missing(name): raise importlib.metadata.PackageNotFoundError(name)\n"
+        "importlib.metadata.version = missing\n"
+        "from llcert.cli import main\n"
+        "code = main(['--version'])\n"
+        "print(code, 'torch' in sys.modules)\n"
+        "from llcert.job import versions\n"
+        "print(versions())"
+    )
+    assert said.splitlines()[:2] == [f"llcert {llcert.__version__}", "0 False"]
