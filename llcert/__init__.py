@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import importlib
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from llcert.errors import InvalidInput, LlcertError, NumericalError, UnsupportedModel
 
@@ -48,7 +48,7 @@ _HOMES = {
 }
 
 
-def __getattr__(name: str) -> object:
+def __getattr__(name: str) -> Any:
     """Public names are imported when they are first used: `import llcert` stays cheap and needs no torch."""
     if name not in _HOMES:
         raise AttributeError(f"module 'llcert' has no attribute {name!r}")

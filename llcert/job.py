@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+import llcert
 from llcert.bounds import Start
 from llcert.certify import PGD, Assurance, BatchResult, Certifier, LayerMeasure, Settings, StageCount
 from llcert.data import NAMED, Batch, Dataset, Progress, load_dataset, select
@@ -35,6 +36,8 @@ Parity = Callable[[Tensor], Agreement]
 """Compares a network with its runtime on images in the form the model's file wants them."""
 
 CHECKED_IMAGES = 8
+_NORMALISED = "normalisation: "
+_UNTOUCHED = "pixels enter the model as they are; any normalisation is inside it"
 
 
 @dataclass(frozen=True)
@@ -161,14 +164,14 @@ def prepare(
         stages=settings.stages,
         layers=layers(certifier.program, certifier.bound),
         global_lipschitz=float(certifier.bound.lipschitz),
-        normalisation=_normalisation(question),
+        normalisation=_normalisation(notes),
         device=_device_name(device),
         dtype=str(dtype).removeprefix("torch."),
         batch_size=batch_size,
         seed=settings.seed,
         versions=versions(),
         parity=agreement.difference if agreement else None,
-        notes=(*network.notes, *notes, *((f"on images of {dataset.name}: {agreement.sentence}",) if agreement else ())),
+        notes=(*network.notes, *(n for n in notes if not n.startswith(_NORMALISED)), *_agreed(agreement, dataset)),
         warnings=_warnings(dataset, network),
     )
     identity = _identity(question, settings, subject, dataset, indices)
@@ -263,11 +266,16 @@ def _dtype(text: str | None, network: Network) -> torch.dtype:
     return known[text]
 
 
-def _normalisation(question: Question) -> str:
-    if question.mean is None and question.std is None:
-        return "pixels in [0, 1] enter the model as they are; any normalisation is inside it"
-    parts = [f"{n} {','.join(map(repr, v))}" for n, v in (("mean", question.mean), ("std", question.std)) if v]
-    return f"normalised in front of the model ({'; '.join(parts)}); eps is measured before that, in pixels"
+def _normalisation(notes: tuple[str, ...]) -> str:
+    """What happens to pixels in front of the model, the adaptation's own words where it does anything."""
+    own = next((note for note in notes if note.startswith(_NORMALISED)), None)
+    return own.removeprefix(_NORMALISED) if own else _UNTOUCHED
+
+
+def _agreed(agreement: Agreement | None, dataset: Dataset) -> tuple[str, ...]:
+    if agreement is None or agreement.difference is None:
+        return ()
+    return (f"on {agreement.images} images of {dataset.name} it agrees to {agreement.difference:.1e}",)
 
 
 def _warnings(dataset: Dataset, network: Network) -> tuple[str, ...]:
@@ -278,6 +286,8 @@ def _warnings(dataset: Dataset, network: Network) -> tuple[str, ...]:
             f"pixels run from {low:.3g} to {high:.3g}, outside [0, 1]: if they are normalised already, eps is measured "
             "in normalised units, not in pixels"
         )
+    if dataset.class_count < network.classes and dataset.name in NAMED:
+        found.append(f"the network has {network.classes} outputs, {dataset.name} has {dataset.class_count} classes")
     found += [note for note in network.notes if note.startswith("final ")]
     return tuple(found)
 
@@ -338,8 +348,8 @@ def fingerprint(network: Network) -> str:
 
 def versions() -> dict[str, str]:
     """Of llcert, Python and the packages that numbers depend on; packages that are not installed are left out."""
-    found = {"python": platform.python_version()}
-    for name in ("llcert", "torch", "numpy", "onnx", "onnxruntime", "onnxruntime-gpu"):
+    found = {"llcert": llcert.__version__, "python": platform.python_version()}
+    for name in ("torch", "numpy", "onnx", "onnxruntime", "onnxruntime-gpu"):
         try:
             found[name.removesuffix("-gpu")] = importlib.metadata.version(name)
         except importlib.metadata.PackageNotFoundError:

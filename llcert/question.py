@@ -57,7 +57,8 @@ class Question:
     def from_json(values: Mapping[str, Any]) -> Question:
         """The question that `to_json` wrote. Raises InvalidInput for anything else."""
         try:
-            return Question(**{k: tuple(v) if isinstance(v, list) else v for k, v in values.items()})
+            known: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
+            return Question(**known)
         except (TypeError, AttributeError) as error:
             raise InvalidInput(f"not a question llcert wrote: {error}") from error
 

@@ -11,7 +11,6 @@ import json
 import math
 import os
 import sys
-import tempfile
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -57,9 +56,14 @@ class RunDirectory:
         """
         if self.stored is not None:
             _same(self.stored.identity, identity, self.path)
-        self._open()
-        if self.stored is not None:
-            return self._finished()
+        try:
+            self._open()
+            return self._finished() if self.stored is not None else self._new(question, identity)
+        except BaseException:
+            self._release()
+            raise
+
+    def _new(self, question: Question, identity: Mapping[str, Any]) -> tuple[BatchResult, ...]:
         content = {"format": FORMAT, "question": question.to_json(), "identity": dict(identity)}
         write_atomically(self.path / RUN, dump(content, indent=2))
         return ()
@@ -84,6 +88,9 @@ class RunDirectory:
         """Drops what no finished batch owns, and closes the files."""
         if self._files:
             self._finished()
+        self._release()
+
+    def _release(self) -> None:
         for file in self._files.values():
             file.close()
         self._files = {}
@@ -161,6 +168,7 @@ def open_directory(path: Path, *, resume: bool, overwrite: bool) -> RunDirectory
     if overwrite:
         for name in ours:
             (path / name).unlink()
+            _part(path / name).unlink(missing_ok=True)
         return RunDirectory(path)
     return RunDirectory(path, stored)
 
@@ -238,17 +246,24 @@ def dump(value: Any, indent: int | None = None) -> str:
 
 
 def write_atomically(path: Path, text: str) -> None:
-    """Writes a file at once or not at all."""
-    with tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}.", delete=False) as file:
-        try:
+    """Writes a file at once or not at all; links and devices are written to as they are."""
+    if path.is_symlink() or (path.exists() and not path.is_file()):
+        path.write_text(text, encoding="utf-8")
+        return
+    part = _part(path)
+    try:
+        with part.open("wb") as file:
             file.write(text.encode())
             file.flush()
             os.fsync(file.fileno())
-            os.chmod(file.name, 0o644)
-            os.replace(file.name, path)
-        except BaseException:
-            Path(file.name).unlink(missing_ok=True)
-            raise
+        part.replace(path)
+    except BaseException:
+        part.unlink(missing_ok=True)
+        raise
+
+
+def _part(path: Path) -> Path:
+    return path.with_name(f".{path.name}.part")
 
 
 def _content(file: IO[bytes]) -> bytes:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import sys
 import traceback
@@ -69,6 +70,9 @@ def _top(
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs one command; its exit code. Whatever goes wrong ends in one line on stderr."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")  # a terminal that lacks a character still shows the rest
     try:
         code = typer.main.get_command(app).main(args=arguments, prog_name="llcert", standalone_mode=False)
         sys.stdout.flush()

@@ -63,7 +63,7 @@ Layout = Annotated[
     str | None,
     typer.Option(
         metavar="NAME",
-        help="How the model wants its images: nchw, nhwc or flat. Default: guessed and stated.",
+        help="How the model wants its images: NCHW, NHWC or flat. Default: guessed and stated.",
         rich_help_panel=QUESTION,
     ),
 ]

@@ -6,7 +6,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from rich.console import Console, ConsoleOptions, Group, RenderableType, RenderResult
-from rich.measure import Measurement
 from rich.segment import Segment
 from rich.style import Style
 from rich.table import Table
@@ -17,6 +16,7 @@ from llcert.report.diagnosis import held_down_by, percent
 from llcert.report.report import LayerReport, Outcome, Report
 
 _BAR = 60
+_NUMBERS = 47  # columns of the layer table that hold no names
 _SHADES: dict[tuple[Verdict, str | None], tuple[str, str, str]] = {
     (Verdict.CERTIFIED, "global"): ("█", "#", "green"),
     (Verdict.CERTIFIED, "local"): ("▓", "+", "bright_green"),
@@ -39,7 +39,7 @@ def render(report: Report) -> RenderableType:
         Text(_cost(report)),
     ]
     if any(layer.local_norm_mean is not None for layer in report.layers):
-        parts += [Text(), _layers(report)]
+        parts += [Text(), _Layers(report)]
         busiest = max(report.layers, key=lambda layer: layer.iterations_mean or 0.0)
         if busiest.iterations_mean:
             parts += [Text(), _Histogram(busiest)]
@@ -64,7 +64,7 @@ def _asked(report: Report) -> RenderableType:
     grid.add_row("eps", f"{shown}, an L2 radius in pixel units (pixels in [0, 1])")
     grid.add_row("input", subject.normalisation)
     grid.add_row("ran", f"{', '.join(('clean', *subject.stages))}; {subject.device}, {subject.dtype}")
-    for note in subject.notes:
+    for note in (n for n in subject.notes if n not in subject.warnings):
         grid.add_row("note", note)
     return grid
 
@@ -95,27 +95,46 @@ def _cost(report: Report) -> str:
     return f"Cost: {', '.join(parts)}." if parts else "Cost: clean predictions alone."
 
 
-def _layers(report: Report) -> RenderableType:
-    table = Table(box=None, padding=(0, 2, 0, 0), header_style="bold")
-    table.add_column("layer", overflow="ellipsis", no_wrap=True, max_width=24)
-    table.add_column("operator", overflow="ellipsis", no_wrap=True, max_width=20)
-    for name in ("global", "local", "iter."):
-        table.add_column(name, justify="right", no_wrap=True)
-    table.add_column("varying", no_wrap=True)
-    for layer in report.layers:
-        table.add_row(
-            layer.layer.name,
-            layer.layer.operator,
-            f"{layer.layer.global_norm:.3g}",
-            _shown(layer.local_norm_mean, ".3g"),
-            _shown(layer.iterations_mean, ".0f"),
-            _Share(layer.varying),
-        )
-    lipschitz = report.local_lipschitz_mean
-    table.add_row(
-        "network", "", f"{report.subject.global_lipschitz:.3g}", _shown(lipschitz, ".3g"), "", "", style="bold"
-    )
-    return table
+@dataclass(frozen=True)
+class _Layers:
+    """One row a layer: norms without and with masks, iterations, and the share of varying outputs (Figure 3)."""
+
+    report: Report
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        left = options.max_width - _NUMBERS
+        operators = min(max(8, left // 2), max(len(r.layer.operator) for r in self.report.layers))
+        table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False, header_style="bold")
+        for name in ("layer", "operator"):
+            table.add_column(name, no_wrap=True)
+        for name in ("global", "local", "iter."):
+            table.add_column(name, justify="right", no_wrap=True)
+        table.add_column("varying", no_wrap=True)
+        for layer in self.report.layers:
+            table.add_row(
+                _short(layer.layer.name, max(8, left - operators)),
+                _short(layer.layer.operator, operators),
+                _shown(layer.layer.global_norm, ".3g"),
+                _shown(layer.local_norm_mean, ".3g"),
+                _shown(layer.iterations_mean, ".0f"),
+                _share(layer.varying, ascii_only=options.ascii_only),
+            )
+        total = (self.report.subject.global_lipschitz, self.report.local_lipschitz_mean)
+        table.add_row("network", "", *(_shown(value, ".3g") for value in total), style="bold")
+        yield table
+
+
+def _short(text: str, width: int) -> str:
+    """The text with its middle left out where it is longer than `width`."""
+    kept = width - 2
+    return text if len(text) <= width else f"{text[: kept - kept // 2]}..{text[len(text) - kept // 2 :]}"
+
+
+def _share(share: float | None, *, ascii_only: bool, width: int = 8) -> str:
+    """A share as percentage and bar."""
+    if share is None:
+        return ""
+    return f"{100 * share:>3.0f} % {('#' if ascii_only else '█') * round(share * width)}"
 
 
 def _shown(value: float | None, form: str) -> str:
@@ -156,22 +175,6 @@ def _cells(counts: list[int], width: int) -> list[int]:
 def _shade(outcome: Outcome, *, ascii_only: bool) -> tuple[str, Style]:
     fancy, plain, colour = _SHADES.get((outcome.verdict, outcome.stage), _OTHER)
     return plain if ascii_only else fancy, Style(color=colour)
-
-
-@dataclass(frozen=True)
-class _Share:
-    """A share as percentage and bar (the paper's Figure 3)."""
-
-    share: float | None
-    width: int = 10
-
-    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
-        if self.share is not None:
-            glyph = "#" if options.ascii_only else "█"
-            yield Text(f"{100 * self.share:>5.1f} % {glyph * round(self.share * self.width)}")
-
-    def __rich_measure__(self, console: Console, options: ConsoleOptions) -> Measurement:
-        return Measurement(8 + self.width, 8 + self.width)
 
 
 @dataclass(frozen=True)

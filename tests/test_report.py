@@ -1,0 +1,256 @@
+"""From synthetic batch results to the summary and to what is printed."""
+
+from __future__ import annotations
+
+import io
+import json
+from dataclasses import replace
+
+import pytest
+import torch
+from rich.console import Console
+
+from llcert.certify import Assurance, BatchResult, LayerMeasure, Sample, StageCount, Verdict
+from llcert.report import Layer, Report, Subject, Tally
+from llcert.report.diagnosis import held_down_by
+from llcert.report.tally import histogram
+
+SUBJECT = Subject(
+    model="net.onnx",
+    model_sha256="ab" * 32,
+    weights_sha256="cd" * 32,
+    eps=36 / 255,
+    eps_text="36/255",
+    data="digits",
+    split="test",
+    selection="0:8",
+    asked=8,
+    classes=10,
+    assurance=Assurance.ESTIMATE,
+    stages=("global", "attack", "local"),
+    layers=(Layer("conv1", "Conv + ReLU", 2.0), Layer("a very long name of a layer in a file", "Linear", 3.0)),
+    global_lipschitz=6.0,
+    normalisation="pixels enter the model as they are",
+    device="cpu",
+    dtype="float32",
+    batch_size=4,
+    seed=0,
+    versions={"llcert": "0"},
+    notes=("a note",),
+    warnings=("pixels run from -2 to 2",),
+)
+KEYS = [
+    "model",
+    "model_sha256",
+    "eps",
+    "norm",
+    "data",
+    "samples",
+    "assurance",
+    "clean_accuracy",
+    "attacked_accuracy",
+    "certified_accuracy",
+    "stages",
+    "layers",
+    "global_lipschitz",
+    "local_lipschitz_mean",
+    "versions",
+    "device",
+    "seconds",
+]
+LAYER_KEYS = [
+    "name",
+    "operator",
+    "global_norm",
+    "local_norm_mean",
+    "local_norm_median",
+    "varying",
+    "iterations_mean",
+    "iterations_max",
+]
+
+
+def sample(index: int, verdict: Verdict, stage: str | None, lipschitz: float | None = None) -> Sample:
+    return Sample(index, 1, 1, verdict, stage, None, lipschitz, 12.5 if lipschitz else None, seconds=0.25)
+
+
+def measures(images: int) -> tuple[LayerMeasure, ...]:
+    def layer(norm: float) -> LayerMeasure:
+        return LayerMeasure(
+            torch.full((images,), norm), torch.arange(1, images + 1), torch.full((images,), 0.5, dtype=torch.float32)
+        )
+
+    return layer(1.5), layer(2.5)
+
+
+FIRST = BatchResult(
+    (
+        sample(0, Verdict.MISCLASSIFIED, "clean"),
+        sample(1, Verdict.CERTIFIED, "global"),
+        sample(2, Verdict.ATTACKED, "attack"),
+        sample(3, Verdict.UNDECIDED, None, lipschitz=4.0),
+    ),
+    (
+        StageCount("clean", 4, 1, 0.1),
+        StageCount("global", 3, 1, 0.1),
+        StageCount("attack", 2, 1, 0.5),
+        StageCount("local", 1, 0, 0.3),
+    ),
+    measures(1),
+)
+SECOND = BatchResult(
+    (
+        sample(4, Verdict.CERTIFIED, "global"),
+        sample(5, Verdict.CERTIFIED, "local", lipschitz=3.0),
+        sample(6, Verdict.UNDECIDED, None, lipschitz=5.0),
+        sample(7, Verdict.UNDECIDED, None, lipschitz=5.0),
+    ),
+    (
+        StageCount("clean", 4, 0, 0.1),
+        StageCount("global", 4, 1, 0.1),
+        StageCount("attack", 3, 0, 0.5),
+        StageCount("local", 3, 1, 0.3),
+    ),
+    measures(3),
+)
+
+
+def report(*results: BatchResult, subject: Subject = SUBJECT) -> Report:
+    tally = Tally(subject)
+    for result in results:
+        tally.add(result)
+    return tally.report()
+
+
+def text(found: Report, *, width: int = 80, encoding: str = "utf-8") -> str:
+    raw = io.BytesIO()
+    console = Console(file=io.TextIOWrapper(raw, encoding=encoding, write_through=True), width=width)
+    console.print(found)
+    return raw.getvalue().decode(encoding)
+
+
+def test_summary_has_the_keys_programs_rely_on() -> None:
+    summary = report(FIRST, SECOND).to_json()
+    assert list(summary)[: len(KEYS)] == KEYS
+    assert all(list(layer)[: len(LAYER_KEYS)] == LAYER_KEYS for layer in summary["layers"])
+    assert [list(stage) for stage in summary["stages"]] == [["name", "seen", "decided", "seconds"]] * 4
+
+
+def test_accuracies_are_shares_of_all_samples() -> None:
+    summary = report(FIRST, SECOND).to_json()
+    assert summary["samples"] == 8
+    assert summary["clean_accuracy"] == 7 / 8
+    assert summary["attacked_accuracy"] == 6 / 8
+    assert summary["certified_accuracy"] == 3 / 8
+    assert summary["certified_accuracy"] <= summary["attacked_accuracy"] <= summary["clean_accuracy"]
+    assert summary["complete"] is True
+
+
+def test_stages_and_layers_add_up() -> None:
+    summary = report(FIRST, SECOND).to_json()
+    assert summary["stages"][3] == {"name": "local", "seen": 4, "decided": 1, "seconds": 0.6}
+    assert summary["layers"][0]["local_norm_mean"] == 1.5
+    assert summary["layers"][1]["local_norm_median"] == 2.5
+    assert summary["layers"][0]["iterations_mean"] == (1 + 1 + 2 + 3) / 4
+    assert summary["layers"][0]["iterations_max"] == 3
+    assert summary["layers"][0]["varying"] == 0.5
+    assert summary["local_lipschitz_mean"] == 17 / 4
+    assert summary["seconds"] == 2.0
+
+
+def test_what_was_not_computed_is_null() -> None:
+    alone = replace(SUBJECT, stages=("attack",))
+    result = BatchResult(
+        (sample(0, Verdict.UNDECIDED, None),), (StageCount("clean", 1, 0, 0.0), StageCount("attack", 1, 0, 0.0)), ()
+    )
+    summary = report(result, subject=alone).to_json()
+    assert summary["certified_accuracy"] is None
+    assert summary["attacked_accuracy"] == 1.0
+    assert summary["local_lipschitz_mean"] is None
+    assert all(v is None for k, v in summary["layers"][0].items() if k.startswith(("local", "varying", "iterations_m")))
+    assert report(result, subject=replace(SUBJECT, stages=("local",))).to_json()["attacked_accuracy"] is None
+
+
+def test_infinite_numbers_never_reach_json() -> None:
+    endless = LayerMeasure(torch.tensor([torch.inf]), torch.tensor([3]), torch.tensor([torch.nan]))
+    result = replace(FIRST, layers=(endless, endless))
+    summary = report(result, subject=replace(SUBJECT, global_lipschitz=float("inf"), parity=float("nan"))).to_json()
+    json.dumps(summary, allow_nan=False)
+    assert summary["global_lipschitz"] is None
+    assert summary["layers"][0]["local_norm_mean"] is None
+
+
+def test_an_empty_report_is_a_report() -> None:
+    found = report()
+    json.dumps(found.to_json(), allow_nan=False)
+    assert text(found)
+    assert found.complete is False
+
+
+def test_batches_in_two_runs_give_the_same_report() -> None:
+    assert report(FIRST, SECOND) == report(FIRST, SECOND)
+
+
+@pytest.mark.parametrize("width", [60, 80, 120, 200])
+def test_text_fits_its_width_and_is_plain(width: int) -> None:
+    printed = text(report(FIRST, SECOND), width=width)
+    assert max(len(line) for line in printed.splitlines()) <= width
+    assert "\x1b" not in printed
+    assert "…" not in printed
+
+
+def test_text_says_what_matters() -> None:
+    printed = " ".join(text(report(FIRST, SECOND)).split())
+    for words in (
+        "net.onnx",
+        "36/255 = 0.141176, an L2 radius in pixel units",
+        "87.5 % 75.0 % 37.5 %",
+        "certified (global)",
+        "25.0 % certified by the global bound, 12.5 % broken by PGD, 50.0 % seen by the local stage",
+        "Slowest stage: attack, 1.0 s of 2.0 s",
+        "What holds certified accuracy down: The bounds: 37.5 %",
+        "not a proof",
+        "warning: pixels run from -2 to 2",
+        "a note",
+    ):
+        assert words in printed
+
+
+def test_text_without_block_characters() -> None:
+    printed = text(report(FIRST, SECOND), encoding="ascii")
+    assert "##" in printed
+    assert "?" in printed
+
+
+@pytest.mark.parametrize(
+    ("verdict", "stage", "words"),
+    [
+        (Verdict.MISCLASSIFIED, "clean", "own errors"),
+        (Verdict.ATTACKED, "attack", "adversarial example"),
+        (Verdict.UNDECIDED, None, "neither broken by the attack nor certified"),
+        (Verdict.CERTIFIED, "global", "every image is certified"),
+    ],
+)
+def test_diagnosis_names_the_largest_loss(verdict: Verdict, stage: str | None, words: str) -> None:
+    result = BatchResult(tuple(sample(i, verdict, stage) for i in range(3)), FIRST.stages, ())
+    assert words in held_down_by(report(result))
+
+
+def test_hopeless_bounds_are_called_so() -> None:
+    result = replace(FIRST, samples=tuple(sample(i, Verdict.UNDECIDED, None, lipschitz=1e5) for i in range(4)))
+    assert "hopeless" in held_down_by(report(result))
+
+
+def test_accuracy_near_chance_is_a_warning() -> None:
+    wrong = BatchResult(tuple(sample(i, Verdict.MISCLASSIFIED, "clean") for i in range(20)), FIRST.stages, ())
+    assert any("near chance" in w for w in report(wrong).warnings)
+    assert not any("near chance" in w for w in report(FIRST, SECOND).warnings)
+
+
+def test_histogram_counts_everything() -> None:
+    values = [1, 1, 2, 9, 100]
+    found = histogram(values)
+    assert sum(count for _, _, count in found) == len(values)
+    assert found[0][0] == 1
+    assert found[-1][1] == 100
+    assert histogram([4]) == ((4, 4, 1),)
