@@ -85,7 +85,8 @@ class Call:
     def per_image(self, constant: Tensor, rank: int) -> Tensor:
         """A constant that meets a value of `rank` dimensions, without batch axis; refuses one value per batch row."""
         if self.batched and constant.ndim == rank + 1:
-            if constant.shape[0] not in (1, BATCH):
+            alike = constant.shape[0] == 1 or constant.stride(0) == 0
+            if not alike and not torch.equal(constant, constant[:1].expand_as(constant)):
                 self.refuse(f"a constant of shape {tuple(constant.shape)} differs between images of a batch")
             return constant[0]
         if constant.ndim > rank + self.batched:

@@ -1,4 +1,4 @@
-"""Why an ONNX operator is refused, and what would help."""
+"""Why an ONNX or aten operator is refused, and what would help."""
 
 from __future__ import annotations
 
@@ -77,6 +77,31 @@ _ADVICE: Final = MappingProxyType(
 )
 
 
+_ATEN: Final = MappingProxyType(
+    {
+        **dict.fromkeys(("layer_norm", "native_layer_norm", "rms_norm", "linalg_vector_norm"), "LayerNormalization"),
+        **dict.fromkeys(("group_norm", "native_group_norm", "instance_norm", "var", "var_mean", "std"), "LRN"),
+        **dict.fromkeys(("sign", "floor", "ceil", "round", "trunc", "hardshrink"), "Sign"),
+        **dict.fromkeys(("gelu", "silu", "elu", "celu", "selu", "softplus", "mish", "hardswish", "log_sigmoid"), "Elu"),
+        **dict.fromkeys(("exp", "log", "sqrt", "rsqrt", "pow", "square", "reciprocal", "prod", "cumsum"), "Pow"),
+        **dict.fromkeys(("sin", "cos", "erf", "norm", "logsumexp", "softsign"), "Pow"),
+        **dict.fromkeys(("where", "lt", "le", "gt", "ge", "eq", "ne", "masked_fill"), "Where"),
+        **dict.fromkeys(("gather", "index_put", "scatter", "argsort", "nonzero", "take_along_dim"), "GatherND"),
+        **dict.fromkeys(("upsample_nearest2d", "upsample_bilinear2d", "grid_sampler", "interpolate"), "Resize"),
+        **dict.fromkeys(("lstm", "gru", "rnn_tanh", "rnn_relu"), "LSTM"),
+        **dict.fromkeys(("quantize_per_tensor", "fake_quantize_per_tensor_affine"), "QuantizeLinear"),
+        "scaled_dot_product_attention": "Attention",
+        "einsum": "Einsum",
+    }
+)
+"""aten operators, and the ONNX operator whose advice fits them."""
+
+_WRITES: Final = "writes into part of a tensor; build the value with torch.cat or torch.stack"
+
+
 def advice(kind: str) -> str:
     """What is wrong with an operator llcert has no importer for, and what would help."""
-    return _ADVICE.get(kind, "is not an operator llcert supports; add it (docs/adding_an_operator.md) or replace it")
+    if kind in ("copy", "fill", "slice_scatter", "select_scatter"):
+        return _WRITES
+    unknown = "is not an operator llcert supports; add it (docs/adding_an_operator.md) or replace it"
+    return _ADVICE.get(_ATEN.get(kind, kind), unknown)

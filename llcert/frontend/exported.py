@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import copy
 import inspect
+import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
@@ -13,25 +13,23 @@ from torch import Tensor, nn
 from torch.export import ExportedProgram
 from torch.export.graph_signature import InputKind, OutputKind
 from torch.fx import Node as FxNode
-from torch.nn.utils import parametrize
 
 from llcert.errors import InvalidInput, UnsupportedModel
 from llcert.frontend.pt2 import load_pt2
-from llcert.frontend.traced import Ref, Step, Traced, network
+from llcert.frontend.traced import Ref, Step, Traced, first_line, network
 from llcert.ir import Network
 from llcert.registry import BATCH
 
-__all__ = ["from_exported", "from_torch", "load_pt2"]
-
-BAKED = "parametrised weights (weight norm, spectral norm, ...) were computed once and copied; training will not follow"
+__all__ = ["from_torch", "load_pt2"]
 
 
 def from_torch(module: nn.Module, example: Tensor) -> Network:
     """The classifier a module computes in eval mode, with the module's own parameters: training one trains both.
 
     example: one image or a batch of them, `[batch, *shape]`, floating point; only its shape and type matter.
-    Weights under `torch.nn.utils.parametrize` are computed once and copied (a note says so). The module's modes are
-    left as they were. Raises UnsupportedModel where torch cannot export the module or llcert cannot represent it.
+    Weights that the module computes from parameters (weight norm, spectral norm, orthogonal layers) are computed once,
+    and a note says so. The module's modes are left as they were.
+    Raises UnsupportedModel where torch cannot export the module or llcert cannot represent it.
     """
     if not isinstance(module, nn.Module):
         raise InvalidInput(f"from_torch takes an nn.Module, got {type(module).__name__}; llcert.load reads files")
@@ -40,28 +38,9 @@ def from_torch(module: nn.Module, example: Tensor) -> Network:
             "from_torch needs an example batch: a floating-point tensor [batch, *shape], batch 1 or more"
         )
     source = type(module).__name__
-    parametrised = any(parametrize.is_parametrized(m) for m in module.modules())
-    plain = _baked(module) if parametrised else module
-    with _evaluating(plain):
-        program = _exported(plain, example, source)
-    return from_exported(program, source, notes=(BAKED,) if parametrised else ())
-
-
-def from_exported(program: ExportedProgram, source: str, notes: tuple[str, ...] = ()) -> Network:
-    """The classifier an exported program computes, sharing its tensors; raises UnsupportedModel as `from_torch`."""
-    return network(_traced(program, source), notes)
-
-
-def _baked(module: nn.Module) -> nn.Module:
-    """A copy with plain weights in place of parametrised ones; every other parameter is the module's own."""
-    tensors = {**dict(module.named_parameters()), **dict(module.named_buffers())}
-    own = {id(t): t for name, t in tensors.items() if "parametrizations." not in name}
-    twin = copy.deepcopy(module, dict(own)).eval()
-    for part in list(twin.modules()):
-        if parametrize.is_parametrized(part):
-            for name in list(part.parametrizations):  # type: ignore[arg-type]
-                parametrize.remove_parametrizations(part, name, leave_parametrized=True)
-    return twin
+    with _evaluating(module):
+        traced = _traced(_exported(module, example, source), source)
+        return network(traced, lambda images: module(images.to(example.device)), "the module")
 
 
 @contextmanager
@@ -81,12 +60,13 @@ def _exported(module: nn.Module, example: Tensor, source: str) -> ExportedProgra
     failures = []
     for images in (example[:1].expand(BATCH, *example.shape[1:]), example):
         try:
-            return torch.export.export(module, (images.detach(),), strict=False)
+            with warnings.catch_warnings():
+                warnings.filterwarnings("ignore", "The tensor attribute", UserWarning)  # old weight norm, harmless here
+                return torch.export.export(module, (images.detach(),), strict=False)
         except Exception as error:  # the user's forward, and torch's tracer, may raise anything
             failures.append(error)
-    reason = next((line.strip() for line in str(failures[-1]).splitlines() if line.strip()), "")
     raise UnsupportedModel(
-        f"{source}: torch.export cannot capture it: {type(failures[-1]).__name__}: {reason[:200]}; "
+        f"{source}: torch.export cannot capture it: {type(failures[-1]).__name__}: {first_line(failures[-1])}; "
         "remove control flow that depends on the image, or export it to ONNX yourself and load that"
     ) from failures[-1]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import math
 import zipfile
@@ -13,7 +14,7 @@ import torch
 from torch import Tensor
 
 from llcert.errors import InvalidInput, UnsupportedModel
-from llcert.frontend.traced import PYTHON, Ref, Step, Traced, network
+from llcert.frontend.traced import PYTHON, Ref, Step, Traced, first_line, interpreted, network
 from llcert.ir import LARGEST, Network
 from llcert.registry import BATCH
 
@@ -31,13 +32,14 @@ def load_pt2(path: str | Path) -> Network:
     source = Path(path).name
     try:
         with zipfile.ZipFile(path) as archive:
-            return network(_Archive(archive, source).traced())
+            traced = _Archive(archive, source).traced()
     except OSError as error:
-        raise InvalidInput(f"{source}: cannot be read: {error.strerror or error}") from error
-    except (zipfile.BadZipFile, NotImplementedError, EOFError, ValueError, RuntimeError) as error:
-        raise InvalidInput(f"{source}: is not an intact .pt2 archive: {str(error).splitlines()[0][:200]}") from error
-    except (KeyError, TypeError, AttributeError, IndexError) as error:
-        raise InvalidInput(f"{source}: its graph is not in the format of torch.export.save ({error})") from error
+        raise InvalidInput(f"{source}: cannot be read: {error.strerror or first_line(error)}") from error
+    except (zipfile.BadZipFile, NotImplementedError, ValueError, RuntimeError, ArithmeticError) as error:
+        raise InvalidInput(f"{source}: is not an intact .pt2 archive: {first_line(error)}") from error
+    except (LookupError, TypeError, AttributeError) as error:
+        raise InvalidInput(f"{source}: its graph is not in torch.export's format ({first_line(error)})") from error
+    return network(traced, functools.partial(interpreted, traced), "torch")
 
 
 class _Archive:
@@ -163,7 +165,10 @@ class _Archive:
         info = self.members[member]
         if info.file_size > 8 * LARGEST:
             raise InvalidInput(f"{self.source}: {member} is larger than llcert can hold")
-        return self.archive.read(info)
+        try:
+            return self.archive.read(info)
+        except Exception as error:  # zipfile and the decompressors behind it raise whatever the bytes provoke
+            raise InvalidInput(f"{self.source}: {member} cannot be unpacked: {first_line(error)}") from error
 
     def _json(self, member: str) -> Any:
         return json.loads(self._read(member))

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from llcert.errors import UnsupportedModel
 from llcert.frontend.advice import advice
-from llcert.ir import LARGEST, Input, Network, Node, apply, topological
+from llcert.ir import LARGEST, Input, Network, Node, apply, evaluate, place, topological
 from llcert.passes import canonicalise, check_legal, strip_head
 from llcert.registry import BATCH, Call, Importer, torch_importers
 
@@ -66,20 +66,80 @@ class Traced:
     source: str
 
 
-def network(traced: Traced, notes: Sequence[str] = ()) -> Network:
-    """The classifier a torch graph computes, canonical and legal.
+def network(traced: Traced, run: Callable[[Tensor], Tensor], runtime: str) -> Network:
+    """The classifier a torch graph computes, canonical and legal, after it agreed with `run` on random images.
 
-    Raises UnsupportedModel naming the operator, the node and what would help.
+    run: what torch itself makes of a batch of images. runtime: what messages call it. Raises UnsupportedModel naming
+    the operator, the node and what would help, or the difference.
     """
     if any(size < 1 for size in traced.shape):
         raise UnsupportedModel(f"{traced.source}: the input shape {traced.shape} holds no values")
-    if not traced.dtype.is_floating_point:
-        raise UnsupportedModel(f"{traced.source}: the input is {traced.dtype}; llcert certifies floating-point images")
-    literal = _detached(_Walk(traced).output(), tuple(traced.known.values()))
-    logits, removed = strip_head(canonicalise(literal))
+    if traced.dtype not in (torch.float32, torch.float64):
+        raise UnsupportedModel(f"{traced.source}: its input is {traced.dtype}; llcert certifies float32 and float64")
+    literal, notes = _detached(_Walk(traced).output(), tuple(traced.known.values()))
+    canonical = canonicalise(literal)
+    logits, removed = strip_head(canonical)
     logits = canonicalise(logits)
     check_legal(logits, traced.source)
-    return Network(logits, input_name=traced.image, notes=(*notes, *removed), source=traced.source)
+    agreement = _agreement(canonical, traced, run, runtime)
+    return Network(logits, input_name=traced.image, notes=(*notes, *removed, agreement), source=traced.source)
+
+
+TOLERANCE = 1e-4
+"""The largest relative difference between the network and torch that is rounding."""
+
+
+def _agreement(output: Node, traced: Traced, run: Callable[[Tensor], Tensor], runtime: str) -> str:
+    """How far nodes and torch agree, in one sentence; raises UnsupportedModel where they do not."""
+    count = 2 if traced.batch == BATCH else traced.batch
+    generator = torch.Generator().manual_seed(0)
+    images = torch.randn(count, *traced.shape, dtype=torch.float64, generator=generator)
+    images[::2] = torch.rand(images[::2].shape, dtype=torch.float64, generator=generator)
+    images = images.to(traced.dtype)
+    with torch.no_grad():
+        ours, theirs = evaluate(place(output, "cpu", traced.dtype), images), _answer(traced, run, images)
+    if theirs.numel() != ours.numel() or len(theirs) != count:
+        raise UnsupportedModel(
+            f"{traced.source}: returns {tuple(theirs.shape)} for {count} images; one row an image please"
+        )
+    theirs = theirs.reshape(ours.shape).to(ours.dtype)
+    difference = float((ours - theirs).norm() / theirs.norm().clamp(min=torch.finfo(traced.dtype).tiny))
+    if not difference <= TOLERANCE:
+        raise UnsupportedModel(
+            f"{traced.source}: llcert and {runtime} disagree by {difference:.1e} (relative, allowed {TOLERANCE:.0e}); "
+            "the import is wrong for this model, please report it"
+        )
+    return f"agrees with {runtime} to {difference:.1e} (relative) on {count} inputs"
+
+
+def _answer(traced: Traced, run: Callable[[Tensor], Tensor], images: Tensor) -> Tensor:
+    try:
+        answer: Any = run(images)
+    except Exception as error:  # the user's forward may raise anything
+        raise UnsupportedModel(f"{traced.source}: fails on {len(images)} random images: {first_line(error)}") from error
+    while not isinstance(answer, Tensor):
+        answer = next(iter(answer.values() if isinstance(answer, Mapping) else answer))
+    return answer.cpu()
+
+
+def interpreted(traced: Traced, images: Tensor) -> Tensor:
+    """What torch's own operators, called one after the other, make of a batch of images."""
+    values: dict[str, Any] = {name: tensor.detach().clone() for name, tensor in traced.known.items()}
+    values[traced.image] = images
+    for step in traced.steps:
+        arguments = _mapped(step.arguments, lambda leaf: values[leaf.name] if isinstance(leaf, Ref) else leaf)
+        if isinstance(step.target, torch._ops.OpOverload):
+            positional, keywords = _passed(step.target, arguments)
+            result = step.target(*positional, **keywords)
+        else:
+            result = step.target(*arguments.values())
+        if isinstance(step.output, str):
+            values[step.output] = result
+        else:
+            results = result if isinstance(result, tuple | list) else (result,)
+            values.update({n: r for n, r in zip(step.output, results, strict=False) if n is not None})
+    logits: Tensor = values[traced.output]
+    return logits
 
 
 @dataclass
@@ -115,8 +175,8 @@ class _Walk:
         written = _written(step, where)
         try:
             value = self._computed(step, arguments, where)
-        except (RuntimeError, ValueError, IndexError, TypeError, ArithmeticError, NotImplementedError) as error:
-            raise UnsupportedModel(f"{where}: cannot be computed: {_first_line(error)}") from error
+        except (RuntimeError, ValueError, LookupError, TypeError, ArithmeticError, AttributeError) as error:
+            raise UnsupportedModel(f"{where}: cannot be computed: {first_line(error)}") from error
         if written is not None:
             self._write(index, step, written, value, where)
         else:
@@ -124,15 +184,16 @@ class _Walk:
 
     def _computed(self, step: Step, arguments: dict[str, Any], where: str) -> Any:
         if not isinstance(step.target, torch._ops.OpOverload):
-            return step.target(*arguments.values())
+            return _plain(step.target, list(arguments.values()), where)
         kind = step.kind.removesuffix("_") if _written(step, where) else step.kind
         if kind in _CHECKS:
             return None
         if kind == "sym_size":
             return _size(arguments)
-        arguments = _blank_images(kind, arguments)
+        if kind in _FILLED:
+            arguments = _one_row(arguments)
         if not any(isinstance(leaf, Node) for leaf in _leaves(arguments)):
-            return _known(step.target, _one_row(arguments), where)
+            return _known(step.target, arguments, where)
         importer: Importer | None = torch_importers.get(kind)
         if importer is None:
             raise UnsupportedModel(f"{where}: {advice(kind)}")
@@ -208,7 +269,10 @@ _CHECKS = frozenset(
     }
 )
 _SIZES = frozenset({"size", "shape"})
-_LIKE = frozenset({"zeros_like", "ones_like", "full_like", "new_zeros", "new_ones", "new_full"})
+_FILLED = frozenset(
+    {"zeros", "ones", "full", "zeros_like", "ones_like", "full_like", "new_zeros", "new_ones", "new_full"}
+)
+"""Operators that ask an image-dependent value for its shape alone, and give every image of a batch the same."""
 
 
 def _size(arguments: Mapping[str, Any]) -> int:
@@ -217,26 +281,29 @@ def _size(arguments: Mapping[str, Any]) -> int:
     return shape[axis]
 
 
-def _blank_images(kind: str, arguments: dict[str, Any]) -> dict[str, Any]:
-    """Where an operator asks an image-dependent value for its shape alone, zeros of that shape."""
-    value = arguments.get("self")
-    if kind not in _LIKE or not isinstance(value, Node):
-        return arguments
-    return {**arguments, "self": torch.zeros(1, *value.shape)}
+def _plain(function: Callable[..., Any], arguments: list[Any], where: str) -> Any:
+    """The result of a Python function of sizes, or one of several results."""
+    if function is operator.getitem:
+        return function(*arguments)
+    result = function(*arguments) if all(isinstance(a, int | float) for a in arguments) else None
+    if result is None or not abs(result) < 2**63:
+        raise UnsupportedModel(f"{where}: computes no size that fits a tensor")
+    return result
 
 
 def _one_row(arguments: dict[str, Any]) -> dict[str, Any]:
-    """New tensors for the whole batch get one row: they are the same for every image."""
-    size = arguments.get("size")
-    if "self" in arguments and not isinstance(arguments["self"], Tensor):
-        return arguments
-    if isinstance(size, list | tuple) and size and size[0] == BATCH and "self" not in arguments:
-        return {**arguments, "size": [1, *size[1:]]}
-    return arguments
+    """The arguments of an operator that fills a tensor, for one image in place of a batch."""
+    changed = dict(arguments)
+    value, size = arguments.get("self"), arguments.get("size")
+    if isinstance(value, Node):
+        changed["self"] = torch.zeros(1, *value.shape)
+    if size and size[0] == BATCH:
+        changed["size"] = [1, *size[1:]]
+    return changed
 
 
 def _known(target: torch._ops.OpOverload, arguments: dict[str, Any], where: str) -> Any:
-    """The result of an operator on known values; connected to trained parameters only where it views them."""
+    """The result of an operator on known values, connected to the parameters it was computed from."""
     if torch.Tag.nondeterministic_seeded in target.tags:
         raise UnsupportedModel(f"{where}: is random; a certificate needs a network that always answers alike")
     tensors = [leaf for leaf in _leaves(arguments) if isinstance(leaf, Tensor)]
@@ -246,13 +313,17 @@ def _known(target: torch._ops.OpOverload, arguments: dict[str, Any], where: str)
     if target._schema.is_mutable:
         copied = next(a.name for a in schema if a.alias_info is not None and a.alias_info.is_write)
         arguments = {**arguments, copied: arguments[copied].detach().clone()}
-    positional = [arguments.get(a.name, a.default_value) for a in schema if not a.kwarg_only]
-    keywords = {a.name: arguments[a.name] for a in schema if a.kwarg_only and a.name in arguments}
+    positional, keywords = _passed(target, arguments)
     _check_size(target, positional, keywords, where)
     with torch.enable_grad():
-        result = target(*positional, **keywords)
-    storages = {t.untyped_storage().data_ptr() for t in tensors}
-    return _mapped(result, lambda t: _view_or_copy(t, storages))
+        return target(*positional, **keywords)
+
+
+def _passed(target: torch._ops.OpOverload, arguments: Mapping[str, Any]) -> tuple[list[Any], dict[str, Any]]:
+    """Arguments by name as a call takes them: positions first."""
+    schema = target._schema.arguments
+    positional = [arguments.get(a.name, a.default_value) for a in schema if not a.kwarg_only]
+    return positional, {a.name: arguments[a.name] for a in schema if a.kwarg_only and a.name in arguments}
 
 
 _CREATING = frozenset({"arange", "eye", "full", "linspace", "ones", "scalar_tensor", "zeros"})
@@ -265,7 +336,7 @@ def _check_size(target: torch._ops.OpOverload, positional: list[Any], keywords: 
         result = target(*_mapped(positional, _without_storage), **_mapped(onto_meta, _without_storage))
     except (NotImplementedError, RuntimeError):
         return
-    if any(isinstance(leaf, Tensor) and leaf.numel() > LARGEST for leaf in _leaves(result)):
+    if any(isinstance(leaf, Tensor) and leaf.untyped_storage().nbytes() > 8 * LARGEST for leaf in _leaves(result)):
         raise UnsupportedModel(f"{where}: its result is more than llcert can hold")
 
 
@@ -273,16 +344,11 @@ def _without_storage(leaf: Any) -> Any:
     return leaf.to("meta") if isinstance(leaf, Tensor) else leaf
 
 
-def _view_or_copy(leaf: Any, storages: set[int]) -> Any:
-    if not isinstance(leaf, Tensor) or leaf.untyped_storage().data_ptr() in storages:
-        return leaf
-    return leaf.detach()
-
-
-def _detached(output: Node, parameters: Sequence[Tensor]) -> Node:
-    """The same nodes; a tensor that was computed from parameters, and is none of them, is cut from their training."""
+def _detached(output: Node, parameters: Sequence[Tensor]) -> tuple[Node, tuple[str, ...]]:
+    """The same nodes, with tensors that were computed from parameters cut from their training; a note where any was."""
     storages = {p.untyped_storage().data_ptr() for p in parameters}
     new: dict[Node, Node] = {}
+    cut: list[str] = []
     for node in topological(output):
         stale = {
             name: tensor.detach()
@@ -291,7 +357,9 @@ def _detached(output: Node, parameters: Sequence[Tensor]) -> Node:
         }
         op = dataclasses.replace(node.op, **stale) if stale else node.op  # type: ignore[type-var]
         new[node] = dataclasses.replace(node, op=op, inputs=tuple(new[i] for i in node.inputs))
-    return new[output]
+        cut.extend(node.name for _ in stale)
+    note = f"weights of {', '.join(dict.fromkeys(cut))} were computed from parameters; training will not reach those"
+    return new[output], (note,) if cut else ()
 
 
 def _named(result: Any, name: str, known: set[Node]) -> Any:
@@ -333,7 +401,8 @@ def _name(step: Step) -> str:
     return step.output if isinstance(step.output, str) else next((n for n in step.output if n), step.kind)
 
 
-def _first_line(error: BaseException) -> str:
+def first_line(error: BaseException) -> str:
+    """What an error of somebody else's says, in one short line."""
     return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)[:200]
 
 

@@ -217,6 +217,14 @@ def read_torch_pixel_shuffle(call: Call) -> Node:
     return reshaped(mixed, (channels * block * block, height // block, width // block))
 
 
+@from_torch_op("channel_shuffle", "native_channel_shuffle")
+def read_torch_channel_shuffle(call: Call) -> Node:
+    node, groups = call.node("self"), int(call.attributes["groups"])
+    split = reshaped(node, (groups, node.shape[0] // groups, *node.shape[1:]))
+    mixed = apply(Transpose((1, 0, *range(2, len(split.shape)))), split)
+    return reshaped(mixed, node.shape)
+
+
 @from_torch_op("view", "reshape", "_unsafe_view", "view_as", "reshape_as")
 def read_torch_reshape(call: Call) -> Node:
     node, other = call.node("self"), call.attributes.get("other")
