@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import importlib
 import importlib.util
 import inspect
+import pkgutil
 import re
 import subprocess
 import sys
@@ -20,6 +20,7 @@ from llcert import registry
 
 ROOT = Path(__file__).parents[1]
 DOCUMENTS = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")])
+_METADATA = {f"llcert.{key}" for key in ("data", "eps", "mean", "std", "layout")}
 _FENCE = re.compile(r"^```(\S*)[ ]?(.*?)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 
 
@@ -79,6 +80,14 @@ def test_python_examples(document: str, monkeypatch: pytest.MonkeyPatch, tmp_pat
         exec(compile(code, document, "exec"), names)
 
 
+def test_the_pasted_report_is_about_the_network_in_the_repository() -> None:
+    ((_, report),) = blocks(ROOT / "README.md", "text")
+    test = llcert.load_dataset("digits")
+    (batch,) = test.batches(range(len(test)), len(test))
+    wrong = int((llcert.load(ROOT / "models/digits_relu_theta.onnx")(batch.images).argmax(1) != batch.labels).sum())
+    assert re.search(rf"misclassified +{wrong} ", report), "run the README's first command and paste its report"
+
+
 def operator_table() -> str:
     """The README's table of operators: which file reads which ONNX and aten operators."""
     onnx, torch = defaultdict[str, list[str]](list), defaultdict[str, list[str]](list)
@@ -89,7 +98,8 @@ def operator_table() -> str:
     for file in sorted({*onnx, *torch}):
         # private names are what newer torch versions call the public ones
         public = [kind for kind in torch[file] if not kind.startswith("_")]
-        lines.append(f"| [{file}](llcert/ops/{file}.py) | {', '.join(sorted(onnx[file]))} | {', '.join(sorted(public))} |")
+        names = (", ".join(sorted(kinds)) for kinds in (onnx[file], public))
+        lines.append(f"| [{file}](llcert/ops/{file}.py) | {' | '.join(names)} |")
     return "\n".join(lines)
 
 
@@ -117,7 +127,7 @@ def test_names_of_code_exist(document: Path) -> None:
     """Dotted names such as `llcert.region.Region.reach`, and paths such as `llcert/ops/conv.py`, in backticks."""
     text = _FENCE.sub("", document.read_text())
     for name in re.findall(r"`(llcert(?:_train)?(?:\.\w+)+)(?:\(\))?`", text):
-        if not name.startswith(("llcert.data", "llcert.eps", "llcert.mean", "llcert.std", "llcert.layout")):
+        if name not in _METADATA:
             _resolve(name)
     if document.name != "adding_an_operator.md":
         for path in re.findall(r"`((?:llcert|llcert_train|tests|docs|models)/[\w./]*)`", text):
@@ -125,22 +135,11 @@ def test_names_of_code_exist(document: Path) -> None:
 
 
 def _resolve(name: str) -> None:
-    """The object a dotted name stands for; fields without default count by their annotation."""
-    parts = name.split(".")
-    module, rest = importlib.import_module(parts[0]), parts[1:]
-    value: object = module
-    while rest:
-        first = rest[0]
-        try:
-            value = importlib.import_module(".".join(parts[: len(parts) - len(rest) + 1]))
-        except ImportError:
-            break
-        rest = rest[1:]
-    for attribute in rest:
-        if not hasattr(value, attribute) and attribute in getattr(value, "__annotations__", {}):
-            return
-        assert hasattr(value, attribute), name
-        value = getattr(value, attribute)
+    """Fails unless the dotted name stands for an object, or for a field of one."""
+    parent, _, last = name.rpartition(".")
+    owner = pkgutil.resolve_name(parent)
+    if last not in getattr(owner, "__annotations__", {}):
+        assert pkgutil.resolve_name(name) is not None, name
 
 
 def test_the_changelog_knows_the_version() -> None:
