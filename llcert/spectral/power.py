@@ -36,18 +36,21 @@ class PowerIteration:
         vector, converged = u.clone(), empty.clone()
         iterations = torch.zeros(masked.batch, dtype=torch.int64, device=u.device)
         images = torch.arange(masked.batch, device=u.device)
+        running = ~converged
         for count in range(1, self.cap + 1):
             if count % self.compact == 1 or self.compact == 1:
-                running = ~converged[images]
                 images, u, masked = images[running], u[running], masked.select(running)
+                running = torch.ones_like(images, dtype=torch.bool)
                 if len(images) == 0:
                     break
             following, norm = _step(masked, u)
-            settled = length(following - u) <= self.tolerance
-            running = ~converged[images]
-            update = images[running]
-            value[update], vector[update], iterations[update] = norm[running], following[running], count
-            converged[update] = settled[running]
+            settled = torch.linalg.vector_norm((following - u).flatten(1), dim=1) <= self.tolerance
+            leaving = running & (settled | ~torch.isfinite(norm)) if count < self.cap else running
+            if bool(leaving.any()):
+                out = images[leaving]
+                value[out], vector[out], iterations[out] = norm[leaving], following[leaving], count
+                converged[out] = settled[leaving]
+                running = running & ~leaving
             u = following
         return Norm(value, Side.ESTIMATE, vector, iterations, converged & torch.isfinite(value))
 
@@ -67,11 +70,8 @@ def random_start(shape: tuple[int, ...], like: Tensor, seed: int) -> Tensor:
 
 
 def length(x: Tensor) -> Tensor:
-    """The Euclidean norm of each image's value, `[batch]`, scaled so that squares neither overflow nor vanish."""
-    flat = x.flatten(1)
-    largest = flat.abs().amax(1, keepdim=True)
-    scale = torch.where(largest > 0, largest, torch.ones_like(largest))
-    return torch.linalg.vector_norm(flat / scale, dim=1) * scale[:, 0]
+    """The Euclidean norm of each image's value, `[batch]`, added up in float64: float32 squares may vanish."""
+    return torch.linalg.vector_norm(x.flatten(1), dim=1, dtype=torch.float64).to(x.dtype)
 
 
 def spread(per_image: Tensor, like: Tensor) -> Tensor:
