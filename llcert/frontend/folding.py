@@ -23,6 +23,9 @@ from llcert.registry import BATCH
 
 Array = npt.NDArray[Any]
 
+_DEQUANTIZES = 19
+"""The first opset whose DequantizeLinear the reference implementation knows; older ones mean the same."""
+
 _TOTAL = 4 * LARGEST
 """Entries of all computed constants together."""
 
@@ -107,6 +110,8 @@ def _evaluate(node: onnx.NodeProto, arrays: Sequence[Array | None], opset: int, 
     infos = [
         helper.make_tensor_value_info(n, helper.np_dtype_to_tensor_dtype(a.dtype), a.shape) for n, a in given.items()
     ]
+    if node.op_type == "DequantizeLinear":
+        opset = max(opset, _DEQUANTIZES)
     outputs = [name for name in node.output if name]
     results = [onnx.ValueInfoProto(name=name) for name in outputs]
     model = helper.make_model(

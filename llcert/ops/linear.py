@@ -11,7 +11,7 @@ from torch import Tensor
 
 from llcert.ir import LinearOp, Node, Shape, apply
 from llcert.ops.affine import Affine
-from llcert.ops.movement import Transpose, reshaped
+from llcert.ops.movement import Reshape, Transpose, reshaped
 from llcert.registry import Call, OnnxBuilder, Value, from_onnx, from_torch_op, to_onnx
 
 
@@ -62,6 +62,10 @@ def _with_addend(call: Call, product: Node, beta: float) -> Node:
 
 def biased(node: Node, shift: Tensor) -> Node:
     """`x + shift`, as the bias of a dense layer right in front that has none; elsewhere an Affine."""
+    (source, *_) = node.inputs or (node,)
+    if isinstance(node.op, Reshape) and isinstance(source.op, Linear) and len(source.shape) == 1:
+        column = biased(source, shift.expand(node.shape).reshape(source.shape))
+        return reshaped(column, node.shape) if isinstance(column.op, Linear) else apply(Affine(shift=shift), node)
     along_last = all(n == 1 for n in shift.shape[:-1]) and len(node.shape) > 0
     if isinstance(node.op, Linear) and node.op.bias is None and along_last:
         bias = shift if shift.shape == node.shape[-1:] else shift.flatten().expand(node.shape[-1])
@@ -131,6 +135,9 @@ def _times_left(call: Call, constant: Tensor, node: Node) -> Node:
         product = apply(Linear(constant.reshape(-1, constant.shape[-1])), node)
         return reshaped(product, tuple(constant.shape[:-1]))
     matrix = constant[None] if constant.ndim == 1 else _two_axes(call, constant)
+    if node.shape[-1] == 1:
+        product = apply(Linear(matrix), reshaped(node, node.shape[:-1]))
+        return reshaped(product, (*product.shape, 1) if constant.ndim > 1 else (*product.shape[:-1], 1))
     product = transposed(call, apply(Linear(matrix), transposed(call, node)))
     return product if constant.ndim > 1 else reshaped(product, (*product.shape[:-2], product.shape[-1]))
 
