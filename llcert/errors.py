@@ -1,4 +1,7 @@
-"""Every error llcert raises on purpose; the command line prints each as one line and exits with code 2."""
+"""Every error llcert raises on purpose; the command line prints each as one line.
+
+Its exit code is 2 for what a user can act on, and 3 for a NumericalError, which is a bug.
+"""
 
 
 class LlcertError(Exception):

@@ -2,10 +2,20 @@
 
 from __future__ import annotations
 
+from typing import Annotated
+
 import typer
 
 from llcert.cli import options as o
 from llcert.question import Question, parse_batch_size, parse_numbers
+
+Steps = Annotated[
+    int | None, typer.Option(metavar="N", help="Gradient steps of eps/4. Default: 100.", rich_help_panel=o.QUESTION)
+]
+Restarts = Annotated[
+    int | None,
+    typer.Option(metavar="N", help="Random starting points of each image. Default: 1.", rich_help_panel=o.QUESTION),
+]
 
 
 def attack(
@@ -18,8 +28,8 @@ def attack(
     mean: o.Mean = None,
     std: o.Std = None,
     layout: o.Layout = None,
-    steps: o.Steps = None,
-    restarts: o.Restarts = None,
+    steps: Steps = None,
+    restarts: Restarts = None,
     device: o.Device = None,
     dtype: o.Dtype = None,
     batch_size: o.BatchSize = None,

@@ -35,7 +35,7 @@ class ImageProgress:
 
     def __init__(self, progress: Progress | None, total: int) -> None:
         self._progress = progress
-        self._task = progress.add_task("certifying", total=total) if progress else None
+        self._task = progress.add_task("images", total=total) if progress else None
 
     def advance(self, images: int) -> None:
         """So many more images are done."""

@@ -16,6 +16,7 @@ from llcert.report.diagnosis import held_down_by, percent
 from llcert.report.report import LayerReport, Outcome, Report
 
 _BAR = 60
+_CEILING = "No bound can certify more of these images than withstand the attack"
 _NUMBERS = 47  # columns of the layer table that hold no names
 _SHADES: dict[tuple[Verdict, str | None], tuple[str, str, str]] = {
     (Verdict.CERTIFIED, "global"): ("█", "#", "green"),
@@ -46,8 +47,12 @@ def render(report: Report) -> RenderableType:
     slowest = max(report.stages, key=lambda stage: stage.seconds, default=None)
     if slowest is not None:
         parts.append(Text(f"\nSlowest stage: {slowest.name}, {slowest.seconds:.1f} s of {report.seconds:.1f} s."))
-    parts += [Text.assemble(("\nWhat holds certified accuracy down: ", "bold"), held_down_by(report))]
-    parts += [Text.assemble(("Assurance " + report.subject.assurance.value + ": ", "bold"), report.assurance_words)]
+    if report.certified_accuracy is None:
+        parts.append(Text(f"\n{_CEILING} ({percent(report.attacked_accuracy)})."))
+    else:
+        parts.append(Text.assemble(("\nWhat holds certified accuracy down: ", "bold"), held_down_by(report)))
+        words = report.assurance_words
+        parts.append(Text.assemble((f"Assurance {report.subject.assurance.value}: ", "bold"), words))
     parts += [Text.assemble(("warning: ", "bold yellow"), warning) for warning in report.warnings]
     return Group(*parts)
 

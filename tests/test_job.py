@@ -1,0 +1,121 @@
+"""From a question to results: metadata, memory, identity."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+import llcert
+from llcert.api import images_and_labels
+from llcert.certify import BatchResult, Certifier, Settings
+from llcert.data import Batch
+from llcert.errors import InvalidInput
+from llcert.ir import Input, Network, apply
+from llcert.job import certify_batch, fingerprint, prepare
+from llcert.ops import Linear, relu
+from llcert.question import Question
+from llcert.sizing import MOST, batch_size_for, free_memory
+
+
+def network(scale: float = 1.0, classes: int = 3) -> Network:
+    generator = torch.Generator().manual_seed(0)
+    first, second = (torch.randn(*s, generator=generator) for s in ((6, 4), (classes, 6)))
+    hidden = apply(relu(), apply(Linear(scale * first), apply(Input((4,)))), name="hidden")
+    return Network(apply(Linear(second), hidden, name="logits"))
+
+
+def images(count: int = 12) -> tuple[Tensor, Tensor]:
+    generator = torch.Generator().manual_seed(1)
+    pixels = torch.rand(count, 4, generator=generator)
+    return pixels, network()(pixels).argmax(1)
+
+
+def test_certify_is_one_call() -> None:
+    report = llcert.certify(network(), images(), eps=0.01, batch_size=5)
+    assert report.complete
+    assert report.clean_accuracy == 1.0
+    assert report.certified_accuracy is not None
+    assert 0 < report.certified_accuracy <= 1
+    assert [s.index for s in report.samples] == list(range(12))
+
+
+def test_certify_is_a_function_and_a_package() -> None:
+    import llcert.certify as package
+
+    assert package.Verdict.CERTIFIED.value == "certified"
+    assert callable(llcert.certify)
+
+
+def test_metadata_answers_what_is_not_asked() -> None:
+    data = images_and_labels(*images())
+    named = replace(network(), metadata={"eps": "0.02", "mean": "0.1", "std": "0.5"})
+    subject = prepare(named, Question(), dataset=data).subject
+    assert (subject.eps, subject.eps_text) == (0.02, "0.02")
+    assert subject.normalisation == "(pixel - 0.1) / 0.5 in front of the network; eps is in pixels"
+    assert prepare(named, Question(eps="1/4"), dataset=data).subject.eps == 0.25
+
+
+@pytest.mark.parametrize("metadata", [{"eps": "soon"}, {"eps": "0.1", "mean": "x"}, {"eps": "0.1", "layout": "pile"}])
+def test_metadata_of_nonsense_is_refused(metadata: dict[str, str]) -> None:
+    data = images_and_labels(*images())
+    with pytest.raises(InvalidInput):
+        prepare(replace(network(), metadata=metadata), Question(), dataset=data)
+
+
+def test_more_classes_than_outputs_are_refused() -> None:
+    with pytest.raises(InvalidInput, match="2 outputs"):
+        llcert.certify(network(classes=2), (images()[0], torch.arange(12) % 3), eps=0.1)
+
+
+def test_pixels_outside_their_range_are_a_warning() -> None:
+    pixels, labels = images()
+    assert any("outside [0, 1]" in w for w in llcert.certify(network(), (pixels * 3, labels), eps=0.01).warnings)
+    assert llcert.certify(network(), (pixels, labels), eps=0.01).warnings == ()
+
+
+def test_fingerprints_tell_networks_apart() -> None:
+    assert fingerprint(network()) == fingerprint(network())
+    assert fingerprint(network()) != fingerprint(network(scale=1.001))
+
+
+class Cramped:
+    """A certifier on a device that holds `room` images at a time."""
+
+    def __init__(self, certifier: Certifier, room: int) -> None:
+        self.certifier, self.room, self.program = certifier, room, certifier.program
+
+    def __call__(self, pixels: Tensor, *rest: Tensor, self_check: bool) -> BatchResult:
+        if len(pixels) > self.room:
+            raise torch.OutOfMemoryError("out of memory")
+        return self.certifier(pixels, *rest, self_check=self_check)
+
+
+def test_batches_are_halved_where_memory_ends() -> None:
+    pixels, labels = images()
+    batch = Batch(pixels, labels, torch.arange(12))
+    certifier = Certifier.of(network(), Settings(eps=0.05))
+    whole = certify_batch(certifier, batch, self_check=True)
+    halved: Any = Cramped(certifier, room=4)
+    parts = certify_batch(halved, batch, self_check=True)
+    assert [(s.index, s.verdict) for s in parts.samples] == [(s.index, s.verdict) for s in whole.samples]
+    assert [(s.name, s.seen, s.decided) for s in parts.stages] == [(s.name, s.seen, s.decided) for s in whole.stages]
+    assert all(len(a.norm) == len(b.norm) for a, b in zip(parts.layers, whole.layers, strict=True))
+    nothing: Any = Cramped(certifier, room=0)
+    with pytest.raises(InvalidInput, match="image 0 alone"):
+        certify_batch(nothing, batch, self_check=False)
+
+
+def test_batch_sizes_are_powers_of_two_within_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    program = Certifier.of(network(), Settings(eps=0.1)).program
+    assert batch_size_for(program) == MOST
+    assert free_memory(torch.device("cpu")) > 0
+    monkeypatch.setattr("llcert.sizing.free_memory", lambda device: 100_000)
+    small = batch_size_for(program)
+    assert 1 <= small < MOST
+    assert small & (small - 1) == 0
+    monkeypatch.setattr("llcert.sizing.free_memory", lambda device: 0)
+    assert batch_size_for(program) == 1
