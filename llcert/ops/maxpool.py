@@ -52,7 +52,7 @@ class MaxPool(Activation):
         return torch.sqrt(self._windows(z.upper, lambda entries, window: ~(entries < window), floor))
 
     def global_slope(self, shape: Shape) -> Tensor:
-        entries = torch.zeros(1, *shape)
+        entries = torch.zeros(1, *shape, dtype=torch.float64)
         return torch.sqrt(self._windows(entries, lambda e, w: torch.ones_like(e, dtype=torch.bool), self(entries)))[0]
 
     def _windows(self, z: Tensor, counts: Callable[[Tensor, Tensor], Tensor], floor: Tensor) -> Tensor:
