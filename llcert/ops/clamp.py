@@ -46,6 +46,11 @@ class Clamp(Activation):
         above = () if self.high is None else (self.high - z.lower,)
         return below + above
 
+    def varying(self, z: Region) -> Tensor:
+        """Where the gaps say so, except that bounds which leave no room make a constant of everything."""
+        varying = super().varying(z)
+        return varying if self.low is None or self.high is None else varying & ~(self.high <= self.low)
+
     def slope(self, z: Region) -> Tensor:
         return self.varying(z).to(z.centre.dtype)
 

@@ -92,7 +92,10 @@ class ConvTranspose(LinearOp):
 
     def adjoint(self, y: Tensor, shape: Shape) -> Tensor:
         convolve = F.conv1d if len(self.stride) == 1 else F.conv2d
-        return convolve(y, self.weight, None, self.stride, self.padding, self.dilation, self.groups)
+        x = convolve(y, self.weight, None, self.stride, self.padding, self.dilation, self.groups)
+        for axis, n in enumerate(shape):  # an output padding above the stride reaches further than the input
+            x = x.narrow(axis + 1, 0, n)
+        return x
 
 
 @from_onnx("Conv")
