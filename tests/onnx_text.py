@@ -24,7 +24,7 @@ def onnx_model(
     domains: Mapping[str, int] | None = None,
 ) -> onnx.ModelProto:
     """The model whose nodes are `body` in ONNX's text form, from `image` to `outputs`; constants by name."""
-    results = ", ".join(f"float {name}" for name in outputs)
+    results = ", ".join(f"float[] {name}" for name in outputs)
     graph = parser.parse_graph(f"g ({image}) => ({results}) {{ {body} }}")
     graph.initializer.extend(
         numpy_helper.from_array(t.contiguous().numpy(), name) for name, t in (constants or {}).items()

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from llcert.errors import UnsupportedModel
 from llcert.frontend.advice import advice
-from llcert.frontend.folding import Folder, tensor
+from llcert.frontend.folding import Folder, initialiser, tensor
 from llcert.frontend.normalise import Graph, where
 from llcert.ir import LARGEST, Input, Node, apply
 from llcert.ops.movement import reshaped
@@ -115,8 +115,10 @@ class _Walk:
         place = where(self.graph.source, proto, self._version(proto))
         inputs = [self._value(name, place) if name else None for name in proto.input]
         wanted = self._wanted(proto)
-        if not any(isinstance(v, Node) for v in inputs):
-            results: Sequence[Value] = self._compute(proto, inputs, place)
+        if proto.op_type == "If" and not isinstance(inputs[0], Node):
+            results: Sequence[Value] = self._branch(proto, inputs[0], place)
+        elif not any(isinstance(v, Node) for v in inputs):
+            results = self._compute(proto, inputs, place)
         elif proto.op_type in ("Shape", "Size"):
             results = (self._shape(proto, inputs[0], place),)
         else:
@@ -137,6 +139,19 @@ class _Walk:
     def _version(self, proto: onnx.NodeProto) -> int:
         domain = "" if proto.domain == "ai.onnx" else proto.domain
         return next((o.version for o in self.graph.model.opset_import if o.domain == domain), 0)
+
+    def _branch(self, proto: onnx.NodeProto, condition: Tensor | None, place: str) -> Sequence[Value]:
+        """The outputs of the branch that a known condition takes."""
+        if condition is None or condition.numel() != 1:
+            raise UnsupportedModel(f"{place}: its condition is not one truth value")
+        chosen = "then_branch" if bool(condition) else "else_branch"
+        branch = next(a.g for a in proto.attribute if a.name == chosen)
+        outputs = [o.name for o in branch.output]
+        self.values.update({t.name: initialiser(t, self.graph.source) for t in branch.initializer})
+        self.used.update(outputs, (n for node in branch.node for n in node.input))
+        for node in branch.node:
+            self.step(node)
+        return [self._value(name, place) for name in outputs]
 
     def _compute(self, proto: onnx.NodeProto, inputs: Sequence[Value | None], place: str) -> Sequence[Tensor]:
         if proto.domain not in ("", "ai.onnx") or any(a.HasField("g") or a.graphs for a in proto.attribute):

@@ -8,7 +8,6 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
-from typing import Final
 
 import onnx
 import onnx.inliner
@@ -222,9 +221,9 @@ def _check_functions(model: onnx.ModelProto, source: str) -> None:
 
 def _in_order(graph: onnx.GraphProto, source: str) -> list[onnx.NodeProto]:
     """The nodes, inputs before users; refuses cycles, names defined twice and names nobody defines."""
-    nodes = list(graph.node)
-    if len(nodes) > _MOST_NODES:
-        raise UnsupportedModel(f"{source}: {len(nodes)} nodes are more than llcert allows")
+    if len(graph.node) > _MOST_NODES:
+        raise UnsupportedModel(f"{source}: {len(graph.node)} nodes are more than llcert allows")
+    nodes = _needed(graph)
     known = {t.name for t in graph.initializer} | {i.name for i in graph.input}
     producer: dict[str, int] = {}
     for i, node in enumerate(nodes):
@@ -235,7 +234,7 @@ def _in_order(graph: onnx.GraphProto, source: str) -> list[onnx.NodeProto]:
                 producer[name] = i
     waiting, users = [0] * len(nodes), [list[int]() for _ in nodes]
     for i, node in enumerate(nodes):
-        for name in _reads(node):
+        for name in reads(node):
             if name in producer:
                 waiting[i] += 1
                 users[producer[name]].append(i)
@@ -260,7 +259,22 @@ def _in_order(graph: onnx.GraphProto, source: str) -> list[onnx.NodeProto]:
     return order
 
 
-def _reads(node: onnx.NodeProto) -> Iterator[str]:
+def _needed(graph: onnx.GraphProto) -> list[onnx.NodeProto]:
+    """The nodes that the outputs depend on; whatever else a file holds, no runtime computes."""
+    makers: dict[str, list[int]] = {}
+    for i, node in enumerate(graph.node):
+        for name in node.output:
+            makers.setdefault(name, []).append(i)
+    wanted, stack = set[int](), [o.name for o in graph.output]
+    while stack:
+        for i in makers.get(stack.pop(), ()):
+            if i not in wanted:
+                wanted.add(i)
+                stack.extend(reads(graph.node[i]))
+    return [node for i, node in enumerate(graph.node) if i in wanted]
+
+
+def reads(node: onnx.NodeProto) -> Iterator[str]:
     """Every name a node reads, also from inside its branches."""
     stack = [(node, frozenset[str]())]
     while stack:
@@ -273,7 +287,9 @@ def _reads(node: onnx.NodeProto) -> Iterator[str]:
                 stack.extend((n, own) for n in graph.node)
 
 
-_UNTYPED: Final = TensorProto.UNDEFINED
+def _number(name: str) -> onnx.ValueInfoProto:
+    """A declaration the checker accepts; it compares no types."""
+    return onnx.helper.make_tensor_value_info(name, TensorProto.FLOAT, [])
 
 
 def _check_schema(model: onnx.ModelProto, source: str) -> None:
@@ -283,12 +299,9 @@ def _check_schema(model: onnx.ModelProto, source: str) -> None:
     skeleton.opset_import.extend(model.opset_import)
     skeleton.graph.name = model.graph.name or "graph"
     skeleton.graph.node.extend(model.graph.node)
-    named = {t.name for t in model.graph.initializer}
-    skeleton.graph.input.extend(i for i in model.graph.input if i.name not in named)
-    skeleton.graph.input.extend(
-        onnx.helper.make_tensor_value_info(t.name, t.data_type or _UNTYPED, t.dims) for t in model.graph.initializer
-    )
-    skeleton.graph.output.extend(model.graph.output)
+    known = dict.fromkeys(v.name for v in (*model.graph.input, *model.graph.initializer))
+    skeleton.graph.input.extend(_number(name) for name in known)
+    skeleton.graph.output.extend(_number(o.name) for o in model.graph.output)
     try:
         onnx.checker.check_model(skeleton)
     except onnx.checker.ValidationError as error:

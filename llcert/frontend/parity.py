@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from llcert.errors import InvalidInput, UnsupportedModel
-from llcert.frontend.normalise import Graph, read
+from llcert.frontend.normalise import Graph, read, reads
 from llcert.ir import Network
 
 TOLERANCE = 1e-4
@@ -170,7 +170,7 @@ def _cut(graph: Graph, output: str) -> onnx.ModelProto:
     for node in reversed(graph.nodes):
         if needed.intersection(o for o in node.output if o):
             kept.append(node)
-            needed.update(n for n in node.input if n)
+            needed.update(reads(node))
     model = onnx.ModelProto()
     model.CopyFrom(graph.model)
     del model.graph.node[:]
