@@ -67,6 +67,15 @@ class Job:
             yield certify_batch(self.certifier, batch, self_check=self.self_check and number == 0)
 
 
+def _certifier(network: Network, settings: Settings, device: torch.device, dtype: torch.dtype) -> Certifier:
+    try:
+        return Certifier.of(network, settings, device, dtype)
+    except (RuntimeError, MemoryError) as error:
+        if not _out_of_memory(error):
+            raise
+        raise InvalidInput(f"{network.source or 'the network'} does not fit into the memory of {device.type}") from None
+
+
 def certify_batch(certifier: Certifier, batch: Batch, *, self_check: bool) -> BatchResult:
     """The verdicts on one batch, in halves where the whole does not fit into memory.
 
@@ -147,7 +156,7 @@ def prepare(
         raise InvalidInput(
             f"{model} has {network.classes} outputs, but {dataset.name} has {dataset.class_count} classes"
         )
-    certifier = Certifier.of(adapted, settings, device, dtype)
+    certifier = _certifier(adapted, settings, device, dtype)
     batch_size = question.batch_size or batch_size_for(certifier.program)
     subject = Subject(
         model=model,

@@ -242,7 +242,7 @@ def _tensor(values: list[float | None]) -> torch.Tensor:
 
 def dump(value: Any, indent: int | None = None) -> str:
     """One line of JSON, or an indented text, with a line end; NaN and infinity raise ValueError."""
-    return json.dumps(value, allow_nan=False, indent=indent, ensure_ascii=False) + "\n"
+    return json.dumps(value, allow_nan=False, indent=indent) + "\n"
 
 
 def write_atomically(path: Path, text: str) -> None:

@@ -91,6 +91,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return PIPE_CLOSED
     except OSError as error:
         return _fail(str(error), BAD_INPUT)
+    except MemoryError:
+        return _fail("out of memory; a smaller --batch-size or --samples may help", BAD_INPUT)
     except Exception as error:
         told = "" if _debugging() else " (LLCERT_DEBUG=1 shows where)"
         return _fail(f"a bug in llcert, please report it: {type(error).__name__}: {error}{told}", BUG)
@@ -100,7 +102,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _fail(message: str, code: int) -> int:
     if _debugging():
         traceback.print_exc()
-    typer.echo(f"error: {' '.join(message.split())}", err=True)
+    line = " ".join(message.split())
+    typer.echo("error: " + "".join(c if c.isprintable() else "?" for c in line), err=True)
     return code
 
 

@@ -18,6 +18,7 @@ from llcert.errors import InvalidInput
 from llcert.frontend import parity
 from llcert.ir import LinearOp, Network, Node
 from llcert.program import Block, Program, lower
+from llcert.report.console import facts, plain
 from llcert.report.layers import block_name, layers
 
 
@@ -33,24 +34,24 @@ def show(model: str, *, cross_check: bool) -> int:
     console = stdout()
     console.print(Group(_head(path, network), Text(), _table(program, bound), Text(), *_folded(program)))
     if cross_check:
-        console.print(Text("cross-check  ", style="bold") + Text(parity.second_opinion(network, path).sentence))
+        console.print(Text("cross-check  ", style="bold") + plain(parity.second_opinion(network, path).sentence))
     console.print("Nothing in this model is refused: llcert certify accepts it.")
     return 0
 
 
 def _head(path: Path, network: Network) -> RenderableType:
-    grid = Table.grid(padding=(0, 2))
-    grid.add_column(no_wrap=True, style="bold")
-    grid.add_column(overflow="fold")
-    grid.add_row("model", f"{path}, {path.stat().st_size:,} bytes")
-    grid.add_row("sha256", file_sha256(path))
-    grid.add_row("input", f"{network.input_name} {_shape(network.input.shape)}, {_type(network.dtype)}, any batch size")
-    grid.add_row("output", f"{network.output_name}, {network.classes} logits")
-    grid.add_row("parameters", f"{sum(_parameters(n) for n in network.operators()):,}")
+    grid = facts()
+    grid.add_row("model", plain(f"{path}, {path.stat().st_size:,} bytes"))
+    grid.add_row("sha256", plain(file_sha256(path)))
+    grid.add_row(
+        "input", plain(f"{network.input_name} {_shape(network.input.shape)}, {_type(network.dtype)}, any batch size")
+    )
+    grid.add_row("output", plain(f"{network.output_name}, {network.classes} logits"))
+    grid.add_row("parameters", plain(f"{sum(_parameters(n) for n in network.operators()):,}"))
     for name, value in network.metadata.items():
-        grid.add_row("metadata", f"llcert.{name} = {value}")
+        grid.add_row("metadata", plain(f"llcert.{name} = {value}"))
     for note in network.notes:
-        grid.add_row("note", note)
+        grid.add_row("note", plain(note))
     return grid
 
 
@@ -66,7 +67,9 @@ def _table(program: Program, bound: GlobalBound) -> RenderableType:
         parameters = f"{sum(_parameters(n) for n in {*block.body, block.node}):,}"
         for _ in block.terms:
             layer = next(named)
-            table.add_row(layer.name, layer.operator, _shape(block.node.shape), parameters, f"{layer.global_norm:.4g}")
+            table.add_row(
+                plain(layer.name), layer.operator, _shape(block.node.shape), parameters, f"{layer.global_norm:.4g}"
+            )
             parameters = ""
     table.add_row("network", "", "", "", f"{float(bound.lipschitz):.4g}", style="bold")
     return table
@@ -78,7 +81,7 @@ def _folded(program: Program) -> Iterator[RenderableType]:
     if found:
         yield Text("Folded into one linear map each:", style="bold")
     for number, block in found:
-        yield Text(f"  {block_name(number, block)}: {', '.join(_spelled(block))}")
+        yield plain(f"  {block_name(number, block)}: {', '.join(_spelled(block))}")
 
 
 def _spelled(block: Block) -> list[str]:

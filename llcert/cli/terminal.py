@@ -88,7 +88,7 @@ class DownloadProgress:
     def __call__(self, chunks: Iterable[bytes], *, total: int | None, label: str) -> Iterable[bytes]:
         """The chunks unchanged. total: bytes to come, None if unknown."""
         if not self._console.is_terminal:
-            self._console.print(f"downloading {label}", soft_wrap=True)
+            self._console.print(f"downloading {label}", soft_wrap=True, markup=False)
             yield from chunks
             return
         columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), DownloadColumn())

@@ -50,27 +50,43 @@ def render(report: Report) -> RenderableType:
     if report.certified_accuracy is None:
         parts.append(Text(f"\n{_CEILING} ({percent(report.attacked_accuracy)})."))
     else:
-        parts.append(Text.assemble(("\nWhat holds certified accuracy down: ", "bold"), held_down_by(report)))
+        parts.append(Text.assemble(("\nWhat holds certified accuracy down: ", "bold"), printable(held_down_by(report))))
         words = report.assurance_words
         parts.append(Text.assemble((f"Assurance {report.subject.assurance.value}: ", "bold"), words))
-    parts += [Text.assemble(("warning: ", "bold yellow"), warning) for warning in report.warnings]
+    parts += [Text.assemble(("warning: ", "bold yellow"), printable(warning)) for warning in report.warnings]
     return Group(*parts)
+
+
+def facts() -> Table:
+    """A table of names and what is to be said about them."""
+    grid = Table.grid(padding=(0, 2))
+    grid.add_column(no_wrap=True, style="bold")
+    grid.add_column(overflow="fold")
+    return grid
+
+
+def plain(text: str) -> Text:
+    """Text from files and users, as it is: no markup, and nothing that moves a cursor."""
+    return Text(printable(text))
+
+
+def printable(text: str) -> str:
+    """The text, with a question mark for every character that does not print."""
+    return "".join(c if c.isprintable() else "?" for c in text)
 
 
 def _asked(report: Report) -> RenderableType:
     subject = report.subject
-    grid = Table.grid(padding=(0, 2))
-    grid.add_column(no_wrap=True, style="bold")
-    grid.add_column(overflow="fold")
+    grid = facts()
     shown = subject.eps_text if subject.eps_text == repr(subject.eps) else f"{subject.eps_text} = {subject.eps:.6g}"
     done = f"{len(report.samples)} of {subject.asked} images" if not report.complete else f"{subject.asked} images"
-    grid.add_row("model", subject.model)
-    grid.add_row("data", f"{subject.data}, {subject.split}, images {subject.selection} ({done})")
-    grid.add_row("eps", f"{shown}, an L2 radius in pixel units (pixels in [0, 1])")
-    grid.add_row("input", subject.normalisation)
-    grid.add_row("ran", f"{', '.join(('clean', *subject.stages))}; {subject.device}, {subject.dtype}")
+    grid.add_row("model", plain(subject.model))
+    grid.add_row("data", plain(f"{subject.data}, {subject.split}, images {subject.selection} ({done})"))
+    grid.add_row("eps", plain(f"{shown}, an L2 radius in pixel units (pixels in [0, 1])"))
+    grid.add_row("input", plain(subject.normalisation))
+    grid.add_row("ran", plain(f"{', '.join(('clean', *subject.stages))}; {subject.device}, {subject.dtype}"))
     for note in (n for n in subject.notes if n not in subject.warnings):
-        grid.add_row("note", note)
+        grid.add_row("note", plain(note))
     return grid
 
 
@@ -108,17 +124,19 @@ class _Layers:
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         left = options.max_width - _NUMBERS
-        operators = min(max(8, left // 2), max(len(r.layer.operator) for r in self.report.layers))
+        longest = [max(len(word) for word in words) for words in zip(*self._words(), strict=True)]
+        names = min(longest[0], max(8, left - longest[1], left // 2))
+        operators = max(8, left - names)
         table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False, header_style="bold")
         for name in ("layer", "operator"):
             table.add_column(name, no_wrap=True)
         for name in ("global", "local", "iter."):
             table.add_column(name, justify="right", no_wrap=True)
         table.add_column("varying", no_wrap=True)
-        for layer in self.report.layers:
+        for layer, (name, operator) in zip(self.report.layers, self._words(), strict=True):
             table.add_row(
-                _short(layer.layer.name, max(8, left - operators)),
-                _short(layer.layer.operator, operators),
+                Text(_short(name, names)),
+                Text(_short(operator, operators)),
                 _shown(layer.layer.global_norm, ".3g"),
                 _shown(layer.local_norm_mean, ".3g"),
                 _shown(layer.iterations_mean, ".0f"),
@@ -127,6 +145,9 @@ class _Layers:
         total = (self.report.subject.global_lipschitz, self.report.local_lipschitz_mean)
         table.add_row("network", "", *(_shown(value, ".3g") for value in total), style="bold")
         yield table
+
+    def _words(self) -> list[tuple[str, str]]:
+        return [(printable(r.layer.name), r.layer.operator) for r in self.report.layers]
 
 
 def _short(text: str, width: int) -> str:
@@ -189,7 +210,7 @@ class _Histogram:
     layer: LayerReport
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
-        yield Text(f"Iterations in {self.layer.layer.name}, images:", style="bold")
+        yield Text(f"Iterations in {printable(self.layer.layer.name)}, images:", style="bold")
         yield from self._rows("#" if options.ascii_only else "█", min(40, options.max_width - 30))
 
     def _rows(self, glyph: str, width: int) -> Iterator[Text]:
