@@ -9,6 +9,7 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
+from llcert.errors import UnsupportedModel
 from llcert.ir import Activation, Input, Join, LinearOp, Network, Node, Shape, apply, place, topological
 from llcert.ops import Clamp, Concat, Pad
 
@@ -148,12 +149,15 @@ def lower(network: Network, device: torch.device | str = "cpu", dtype: torch.dty
     """The program that computes a network. Cuts it at activations and at values where several branches meet and part.
 
     A concatenation of different sources is cut too, so that its ball is the root of the sum of squares.
+    Raises UnsupportedModel for operators that are neither linear nor an activation, and where there is none at all.
     """
+    _check(network)
     device = torch.device(device)
     output = _unclipped(place(network.output, device, dtype))
     cuts = _cuts(output)
     order = topological(output)
-    blocks = tuple(_block(n, cuts) for n in order if n in cuts and not isinstance(n.op, Input))
+    place_of = {node: i for i, node in enumerate(order)}
+    blocks = tuple(_block(n, cuts, place_of) for n in order if n in cuts and not isinstance(n.op, Input))
     return Program(next(n for n in order if isinstance(n.op, Input)), blocks, network.classes, device, dtype)
 
 
@@ -165,6 +169,17 @@ def _unclipped(output: Node) -> Node:
     if not (isinstance(output.op, Clamp) and output.op.is_relu and output.op.high is None):
         return output
     return apply(Pad(((0, 1),)), output.inputs[0], name=output.name)
+
+
+def _check(network: Network) -> None:
+    if isinstance(network.output.op, Input):
+        raise UnsupportedModel(f"{network.source or 'network'}: the output is the input; there is no layer to bound")
+    inputs = [n for n in topological(network.output) if isinstance(n.op, Input)]
+    if inputs != [network.input]:
+        raise UnsupportedModel(f"{network.source or 'network'}: {len(inputs)} inputs; llcert knows one image")
+    for node in network.operators():
+        if not isinstance(node.op, LinearOp | Join | Activation):
+            raise UnsupportedModel(f"{node.op.label} {node.name}: no bound is known; canonicalise the network first")
 
 
 def _cuts(output: Node) -> frozenset[Node]:
@@ -191,17 +206,17 @@ def _cuts(output: Node) -> frozenset[Node]:
     return frozenset(cuts)
 
 
-def _block(node: Node, cuts: frozenset[Node]) -> Block:
+def _block(node: Node, cuts: frozenset[Node], order: Mapping[Node, int]) -> Block:
     activation = node.op if isinstance(node.op, Activation) else None
     pre = node.inputs[0] if activation else node
-    body = () if activation and pre in cuts else _between(pre, cuts)
+    body = () if activation and pre in cuts else _between(pre, cuts, order)
     members = frozenset(body)
     sources = tuple(dict.fromkeys(i for n in body for i in n.inputs if i not in members)) or (pre,)
     terms = tuple(Term(s, _reached(s, body), pre) for s in sources)
     return Block(node, pre, body, terms, activation, disjoint=isinstance(pre.op, Concat) and pre in members)
 
 
-def _between(pre: Node, cuts: frozenset[Node]) -> tuple[Node, ...]:
+def _between(pre: Node, cuts: frozenset[Node], order: Mapping[Node, int]) -> tuple[Node, ...]:
     """`pre` and the linear nodes it depends on up to the cuts, in order."""
     inside: set[Node] = {pre}
     stack = [pre]
@@ -210,7 +225,7 @@ def _between(pre: Node, cuts: frozenset[Node]) -> tuple[Node, ...]:
             if i not in cuts and i not in inside:
                 inside.add(i)
                 stack.append(i)
-    return tuple(n for n in topological(pre) if n in inside)
+    return tuple(sorted(inside, key=order.__getitem__))
 
 
 def _reached(source: Node, body: tuple[Node, ...]) -> tuple[Node, ...]:

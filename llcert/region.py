@@ -33,8 +33,7 @@ class Region:
 
     def box_to_ball(self) -> Region:
         """The same set, its radius cut to the farthest corner of its box (METHOD, section 2)."""
-        corner = torch.linalg.vector_norm(self.reach.flatten(1), dim=1)
-        return replace(self, radius=torch.minimum(self.radius, corner))
+        return replace(self, radius=torch.minimum(self.radius, length(self.reach)))
 
     def ball_to_box(self) -> Region:
         """The same set, its box cut to the box around its ball."""
@@ -52,21 +51,28 @@ class Region:
     def contains(self, values: Tensor, *, slack: float) -> Tensor:
         """Whether each value lies in box and ball up to a relative rounding slack, `[batch]`.
 
-        Where the region is NaN nothing is claimed and everything is inside; elsewhere a NaN value is outside.
+        Where the region is NaN, or its centre overflowed, nothing is claimed and everything is inside; elsewhere a NaN
+        value is outside.
 
         values: `[batch, *shape]`. slack: dimensionless, times the size of the centre plus one.
         """
         allowance = slack * (1 + self.centre.abs())
-        above = (values >= self.lower - allowance) | self.lower.isnan()
-        below = (values <= self.upper + allowance) | self.upper.isnan()
-        distance = torch.linalg.vector_norm((values - self.centre).flatten(1), dim=1)
-        reached = self.radius + torch.linalg.vector_norm(allowance.flatten(1), dim=1)
-        return (above & below).flatten(1).all(1) & ((distance <= reached) | reached.isnan())
+        unknown = ~torch.isfinite(self.centre)
+        above = (values >= self.lower - allowance) | self.lower.isnan() | unknown
+        below = (values <= self.upper + allowance) | self.upper.isnan() | unknown
+        reached = self.radius + length(allowance)
+        near = (length(values - self.centre) <= reached) | ~torch.isfinite(reached)
+        return (above & below).flatten(1).all(1) & near
 
 
 def spread(per_image: Tensor, like: Tensor) -> Tensor:
     """`[batch]` reshaped to `[batch, 1, ...]` so that it broadcasts against `like`."""
     return per_image.reshape(-1, *[1] * (like.ndim - 1))
+
+
+def length(x: Tensor, start: int = 1) -> Tensor:
+    """The Euclidean norm over the axes from `start` on, added up in float64: float32 squares may vanish."""
+    return torch.linalg.vector_norm(x.flatten(start), dim=-1, dtype=torch.float64).to(x.dtype)
 
 
 def ball(images: Tensor, eps: float | Tensor, *, clip: bool = False) -> Region:

@@ -135,8 +135,13 @@ def _through(node: Node, inputs: list[_Known]) -> _Known:
     radius, factors = source.ball
     if node.op.moves:
         return _Known(Region(centre, lower, upper, unknown), (radius, magnitude.linear(factors)))
-    reach = node.op.transformed(torch.square).linear(factors.square()).sqrt() * spread(radius, centre)
+    reach = node.op.transformed(_squares).linear(_squares(factors)).sqrt() * spread(radius, centre)
     return _Known(Region(centre, torch.maximum(lower, centre - reach), torch.minimum(upper, centre + reach), unknown))
+
+
+def _squares(x: Tensor) -> Tensor:
+    """Upper bounds of the squares, of which no product of two vanishes; zero stays zero."""
+    return torch.where(x == 0, x, x.square().clamp(min=torch.finfo(x.dtype).tiny ** 0.5))
 
 
 def _middle(region: Region) -> tuple[Tensor, Tensor]:

@@ -11,7 +11,7 @@ from torch import Tensor
 from llcert.bounds.forward import Hidden
 from llcert.ir import Node
 from llcert.program import Program, Term
-from llcert.region import spread
+from llcert.region import length, spread
 
 
 @dataclass(frozen=True)
@@ -52,26 +52,27 @@ def largest_increase(directions: Tensor, hidden: Hidden, iterations: int = 30) -
     """Upper bounds on `max d . delta` over `||delta|| <= r`, `l - c <= delta <= u - c`, `[batch, directions]`.
 
     directions: d, `[batch, directions, size]`. By duality every `lam >= 0` gives the bound `lam r^2 / 2 + sum max
-    (d delta - lam delta^2 / 2)` (METHOD, section 5); lam falls to its optimum by a fixed-point iteration from
-    `||d|| / r`, where the box is ignored.
+    (d delta - lam delta^2 / 2)` (METHOD, section 5). In units of `||d||` and r, in which no square vanishes, lam falls
+    to its optimum by a fixed-point iteration from 1, where the box is ignored.
     """
     region = hidden.region
     moves = hidden.varying.flatten(1)
     down = torch.where(moves, (region.lower - region.centre).flatten(1), 0.0).clamp(max=0)[:, None]
     up = torch.where(moves, (region.upper - region.centre).flatten(1), 0.0).clamp(min=0)[:, None]
     d = torch.where(moves[:, None], directions, 0.0)
-    radius = region.radius[:, None]
-    box_only = (torch.maximum(d, torch.zeros_like(d)) * up + torch.minimum(d, torch.zeros_like(d)) * down).sum(-1)
-    ball_only = torch.linalg.vector_norm(d, dim=-1) * radius
-    lam = torch.linalg.vector_norm(d, dim=-1) / radius
+    box_only = (d.clamp(min=0) * up + d.clamp(max=0) * down).sum(-1)
+    ball_only = length(d, 2) * region.radius[:, None]
     best = torch.minimum(box_only, ball_only)
+    d = d / length(d, 2)[..., None]
+    down, up = down / region.radius[:, None, None], up / region.radius[:, None, None]
+    lam = torch.ones_like(best)
     for _ in range(iterations):
         delta = torch.maximum(torch.minimum(d / lam[..., None], up), down)
-        value = lam * radius.square() / 2 + (d * delta - lam[..., None] * delta.square() / 2).sum(-1)
+        value = ball_only * (lam / 2 + (d * delta - lam[..., None] * delta.square() / 2).sum(-1))
         best = torch.where(value < best, value, best)
         free = (delta < up) & (delta > down)
-        left = radius.square() - torch.where(free, torch.zeros_like(delta), delta).square().sum(-1)
-        following = torch.linalg.vector_norm(torch.where(free, d, torch.zeros_like(d)), dim=-1) / left.sqrt()
+        left = 1 - torch.where(free, torch.zeros_like(delta), delta).square().sum(-1)
+        following = length(torch.where(free, d, torch.zeros_like(d)), 2) / left.sqrt()
         if not bool((following < lam * (1 - 1e-6)).any()):
             break
         lam = torch.where(following < lam, following, lam)
@@ -84,7 +85,7 @@ def gloro_margins(logits: Tensor, labels: Tensor, last: LastLayer, hidden: Mappi
     for term in last.rows:
         known = hidden[term.source]
         d = last.differences(term, labels) * known.varying.flatten(1)[:, None]
-        margins = margins - torch.linalg.vector_norm(d, dim=-1) * known.region.radius[:, None]
+        margins = margins - length(d, 2) * known.region.radius[:, None]
     own = torch.nn.functional.one_hot(labels, logits.shape[1]).bool()
     return torch.where(own, torch.inf, margins)
 

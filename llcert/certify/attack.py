@@ -9,7 +9,7 @@ from torch import Tensor
 
 from llcert.certify.verdict import leads
 from llcert.program import Program
-from llcert.region import spread
+from llcert.region import length, spread
 
 
 @dataclass(frozen=True)
@@ -55,13 +55,14 @@ class PGD:
         current = begin
         for _ in range(self.steps + 1):
             gradient, failing = _gradient(program, current, labels[images])
+            failing = failing & (length((current - anchors[images]).double()) <= eps)
             points[images] = current
             hit[images] = failing
             images, gradient, current = images[~failing], gradient[~failing], current[~failing]
             if len(images) == 0:
                 break
-            length = spread(torch.linalg.vector_norm(gradient.flatten(1), dim=1), gradient)
-            direction = torch.where(length > 0, gradient / length, torch.zeros_like(gradient))
+            size = spread(length(gradient), gradient)
+            direction = torch.where(size > 0, gradient / size, torch.zeros_like(gradient))
             current = _project(current + self.step * eps * direction, anchors[images], eps)
         return hit, points
 
@@ -83,18 +84,17 @@ def _gradient(program: Program, points: Tensor, labels: Tensor) -> tuple[Tensor,
 
 def _random_point(anchors: Tensor, eps: float, generator: torch.Generator) -> Tensor:
     noise = torch.randn(anchors.shape, generator=generator, dtype=torch.float32).to(anchors.device, anchors.dtype)
-    length = torch.linalg.vector_norm(noise.flatten(1), dim=1)
     size = torch.rand(len(anchors), generator=generator).to(anchors.device, anchors.dtype) * eps
-    return _project(anchors + noise * spread(size / length, noise), anchors, eps)
+    return _project(anchors + noise * spread(size / length(noise), noise), anchors, eps)
 
 
 def _project(points: Tensor, anchors: Tensor, eps: float) -> Tensor:
     """The nearest point of the ball, then of the pixel range; an anchor outside [0, 1] widens the range.
 
-    A hair inside the ball, so that rounding does not carry a point out of it.
+    A hair inside the ball, so that rounding rarely carries a point out of it.
     """
     offset = points - anchors
-    length = spread(torch.linalg.vector_norm(offset.flatten(1), dim=1), offset)
+    size = spread(length(offset), offset)
     inside = eps * (1 - 1e-6)
-    offset = torch.where(length > inside, offset * (inside / length), offset)
+    offset = torch.where(size > inside, offset * (inside / size), offset)
     return torch.minimum(torch.maximum(anchors + offset, anchors.clamp(max=0)), anchors.clamp(min=1))

@@ -14,7 +14,7 @@ from llcert.certify.stages import Local
 from llcert.certify.verdict import Verdict, leads
 from llcert.errors import NumericalError
 from llcert.ir import Node
-from llcert.region import spread
+from llcert.region import length, spread
 
 _REPORT = "this is a bug in llcert, please report the model"
 
@@ -52,8 +52,7 @@ class SelfCheck:
         found = []
         for _ in range(self.points):
             noise = torch.randn(images.shape, generator=generator).to(images)
-            length = torch.linalg.vector_norm(noise.flatten(1), dim=1)
-            points = images + noise * spread(local.eps / length, noise)
+            points = images + noise * spread(local.eps / length(noise), noise)
             found.append(points.clamp(0, 1) if local.clip_input else points)
         found.append(self.pgd(local.program, images, labels, local.eps, local.seed)[1])
         return found
@@ -71,7 +70,7 @@ class SelfCheck:
         assert trace.lipschitz is not None
         moved = values[local.program.output][1] - local.program.logits(images)
         allowed = trace.lipschitz * local.eps * (1 + self.slack) + self.slack
-        if bool((torch.linalg.vector_norm(moved, dim=1) > allowed).any()):
+        if bool((length(moved) > allowed).any()):
             raise NumericalError(f"self-check: logits move more than the local Lipschitz bound allows; {_REPORT}")
 
 

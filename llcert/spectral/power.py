@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from llcert.region import length, spread
 from llcert.spectral.linear_map import Masked
 from llcert.spectral.norm import Norm, Side
 
@@ -67,16 +68,6 @@ def random_start(shape: tuple[int, ...], like: Tensor, seed: int) -> Tensor:
     """Seeded Gaussian vectors, drawn on the CPU so that every device starts alike, in the type and place of `like`."""
     generator = torch.Generator().manual_seed(seed)
     return torch.randn(shape, generator=generator, dtype=torch.float32).to(like.device, like.dtype)
-
-
-def length(x: Tensor) -> Tensor:
-    """The Euclidean norm of each image's value, `[batch]`, added up in float64: float32 squares may vanish."""
-    return torch.linalg.vector_norm(x.flatten(1), dim=1, dtype=torch.float64).to(x.dtype)
-
-
-def spread(per_image: Tensor, like: Tensor) -> Tensor:
-    """`[batch]` reshaped to broadcast against `like`."""
-    return per_image.reshape(-1, *[1] * (like.ndim - 1))
 
 
 def _unit(x: Tensor) -> Tensor:
