@@ -28,7 +28,10 @@ _BROKEN_CALL = (RuntimeError, ValueError, IndexError, TypeError, KeyError, ZeroD
 
 @dataclass(frozen=True, eq=False)
 class Literal:
-    """The nodes of every value that depends on the image. values: by its name in the file; outputs: of the graph."""
+    """The nodes of every value that depends on the image.
+
+    values: by its name in the file, the names of outputs first, those inside branches left out. outputs: of the graph.
+    """
 
     values: Mapping[str, Node]
     outputs: tuple[Node, ...]
@@ -96,7 +99,8 @@ def _walk(graph: Graph, dims: Sequence[int | None], *, batched: bool) -> Literal
     known = [o for o, v in zip(graph.outputs, outputs, strict=True) if not isinstance(v, Node)]
     if known:
         raise UnsupportedModel(f"{graph.source}: output {known[0]!r} does not depend on the input")
-    nodes = {n: v for n, v in walk.values.items() if isinstance(v, Node)}
+    own = (*graph.outputs, name, *(o for node in graph.nodes for o in node.output))
+    nodes = {n: v for n in own if isinstance(v := walk.values.get(n), Node)}
     return Literal(nodes, tuple(v for v in outputs if isinstance(v, Node)))
 
 

@@ -252,7 +252,8 @@ def test_two_outputs_of_one_classifier_are_one(tmp_path: Path) -> None:
 def test_a_known_condition_takes_its_branch(tmp_path: Path) -> None:
     body = (
         "s = Shape<start=1>(x) n = Constant<value_ints=[12]>() c = Equal(s, n) "
-        "y = If<then_branch = a () => (float[] p) {p = Gemm(x, w)}, else_branch = b () => (float[] q) {q = Sign(x)}>(c)"
+        "y = If<then_branch = a () => (float[M,5] p) {p = Gemm(x, w)}, "
+        "else_branch = b () => (float[M,12] q) {q = Sign(x)}>(c)"
     )
     assert is_dense(imported(tmp_path, body, DENSE, image=ROW))
 
