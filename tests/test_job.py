@@ -77,6 +77,20 @@ def test_pixels_outside_their_range_are_a_warning() -> None:
     assert llcert.certify(network(), (pixels, labels), eps=0.01).warnings == ()
 
 
+def test_a_softmax_that_was_removed_is_a_warning() -> None:
+    ended = replace(network(), notes=("final Softmax removed: certificates are about the logits",))
+    assert llcert.certify(ended, images(), eps=0.01).warnings == ended.notes
+
+
+def test_a_network_too_large_for_the_device_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object) -> Certifier:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(Certifier, "of", full)
+    with pytest.raises(InvalidInput, match="does not fit"):
+        llcert.certify(network(), images(), eps=0.01)
+
+
 def test_fingerprints_tell_networks_apart() -> None:
     assert fingerprint(network()) == fingerprint(network())
     assert fingerprint(network()) != fingerprint(network(scale=1.001))

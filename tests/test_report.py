@@ -216,6 +216,14 @@ def test_text_says_what_matters() -> None:
         assert words in printed
 
 
+def test_names_from_files_are_printed_as_they_are() -> None:
+    hostile = replace(SUBJECT, model="nets/[bold]a[/].onnx", layers=(Layer("\x1b[2J[red]", "Conv", 1.0),) * 2)
+    printed = text(report(FIRST, SECOND, subject=hostile))
+    assert "nets/[bold]a[/].onnx" in printed
+    assert "?[2J[red]" in printed
+    assert "\x1b" not in printed
+
+
 def test_text_without_block_characters() -> None:
     printed = text(report(FIRST, SECOND), encoding="ascii")
     assert "##" in printed

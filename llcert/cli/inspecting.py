@@ -16,8 +16,8 @@ from llcert.certify.arithmetic import full_precision
 from llcert.cli.terminal import stdout
 from llcert.errors import InvalidInput
 from llcert.frontend import parity
-from llcert.ir import LinearOp, Network, Node
-from llcert.program import Block, Program, lower
+from llcert.ir import Network, Node
+from llcert.program import Program, lower
 from llcert.report.console import facts, plain
 from llcert.report.layers import block_name, layers
 
@@ -43,9 +43,8 @@ def _head(path: Path, network: Network) -> RenderableType:
     grid = facts()
     grid.add_row("model", plain(f"{path}, {path.stat().st_size:,} bytes"))
     grid.add_row("sha256", plain(file_sha256(path)))
-    grid.add_row(
-        "input", plain(f"{network.input_name} {_shape(network.input.shape)}, {_type(network.dtype)}, any batch size")
-    )
+    shape, kind = _shape(network.input.shape), str(network.dtype).removeprefix("torch.")
+    grid.add_row("input", plain(f"{network.input_name} {shape}, {kind}, any batch size"))
     grid.add_row("output", plain(f"{network.output_name}, {network.classes} logits"))
     grid.add_row("parameters", plain(f"{sum(_parameters(n) for n in network.operators()):,}"))
     for name, value in network.metadata.items():
@@ -81,15 +80,7 @@ def _folded(program: Program) -> Iterator[RenderableType]:
     if found:
         yield Text("Folded into one linear map each:", style="bold")
     for number, block in found:
-        yield plain(f"  {block_name(number, block)}: {', '.join(_spelled(block))}")
-
-
-def _spelled(block: Block) -> list[str]:
-    return [f"{n.op.label}{'' if _adds_up(n) else ' (moves entries)'}" for n in block.body]
-
-
-def _adds_up(node: Node) -> bool:
-    return not (isinstance(node.op, LinearOp) and node.op.moves)
+        yield plain(f"  {block_name(number, block)}: {', '.join(n.op.label for n in block.body)}")
 
 
 def _parameters(node: Node) -> int:
@@ -98,7 +89,3 @@ def _parameters(node: Node) -> int:
 
 def _shape(shape: tuple[int, ...]) -> str:
     return "x".join(map(str, shape))
-
-
-def _type(dtype: torch.dtype) -> str:
-    return str(dtype).removeprefix("torch.")
