@@ -294,3 +294,15 @@ def test_a_real_interrupt(model: Path, tmp_path: Path) -> None:
     done = len(lines(out / "samples.jsonl"))
     assert 0 < done < 360
     assert json.loads((out / "summary.json").read_text())["samples"] == done
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_both_devices_agree(run: Run, model: Path) -> None:
+    found = [
+        json.loads(run("certify", model, "--dtype", "float64", "--device", device, "--json", "-").out)
+        for device in ("cpu", "cuda")
+    ]
+    assert found[1]["device"].startswith("cuda (")
+    assert found[0]["certified_accuracy"] == pytest.approx(found[1]["certified_accuracy"], abs=0.01)
+    assert found[0]["global_lipschitz"] == pytest.approx(found[1]["global_lipschitz"], rel=1e-3)
