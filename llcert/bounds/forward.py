@@ -166,14 +166,21 @@ def starting_vector(
 ) -> Tensor:
     """`[batch, *columns]`: where the power iteration of a term begins.
 
-    The unmasked vector gets a little noise, so that it is never orthogonal to what the masks leave.
+    The unmasked vector is nudged; saved ones are taken as they are.
     """
     if start is Start.SAVED and saved is not None and term in saved:
         return saved[term].to(columns.device, columns.dtype)
-    noise = random_start(tuple(columns.shape), columns, seed)
-    if start is not Start.UNMASKED:
-        return noise
-    return unmasked.vectors[term] + noise * (0.1 / max(columns[0].numel(), 1) ** 0.5)
+    if start is Start.UNMASKED:
+        return nudged(unmasked.vectors[term].expand_as(columns), seed)
+    return random_start(tuple(columns.shape), columns, seed)
+
+
+def nudged(vectors: Tensor, seed: int) -> Tensor:
+    """Unit vectors of another map and as much noise, `[batch, *columns]`, a start for an iteration on this one.
+
+    Near a singular vector that is not the largest one a power iteration stands still, and stops below the norm.
+    """
+    return vectors + random_start(tuple(vectors.shape), vectors, seed) / max(vectors[0].numel(), 1) ** 0.5
 
 
 def _local_norm(masked: Masked, unmasked: GlobalBound, solver: PowerIteration, start: Tensor) -> Norm:

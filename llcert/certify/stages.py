@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from llcert.bounds import GlobalBound, LastLayer, Rows, Start, Trace, propagate, worst_margins
+from llcert.bounds.forward import nudged
 from llcert.certify.attack import PGD
 from llcert.certify.verdict import Finding, LayerMeasure, Verdict, leads
 from llcert.program import Program
@@ -94,7 +95,7 @@ class Local:
 
     def trace(self, images: Tensor, rows: Rows, *, seed: int, before: Trace | None = None) -> Trace:
         """The forward pass over the eps-balls of some images; `before` lends its singular vectors as starts."""
-        saved = {t: n.vector for t, n in before.norms.items()} if before else None
+        saved = {t: nudged(n.vector, seed) for t, n in before.norms.items()} if before else None
         region = ball(images, self.eps, clip=self.clip_input)
         start = Start.SAVED if before else self.start
         return propagate(
