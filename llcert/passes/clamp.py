@@ -27,12 +27,23 @@ def drop_infinite_bounds(node: Node) -> Node | None:
 
 
 def merge(node: Node) -> Node | None:
-    """clamp(clamp(z)) -> clamp(z); exact for every order of the bounds, since minimum and maximum distribute."""
+    """clamp(clamp(z)) -> clamp(z); exact for every order of the bounds, since minimum and maximum distribute.
+
+    A trained bound is merged only where training cannot change which of two bounds binds, with one exception: that an
+    upper bound stays above the lower one, `theta >= 0`, is what trainers keep.
+    """
     match node:
         case Node(op=Clamp(low=low, high=high), inputs=(Node(op=Clamp() as inner, inputs=(z,)),)):
             ceiling = inner.high if inner.high is None else higher(inner.high, low)
-            return on(z, Clamp(higher(inner.low, low), lower(ceiling, high)), node.name)
+            keeps_room = ceiling is inner.high or not _trained(inner.high, low)
+            if keeps_room and not _trained(inner.low, low) and not _trained(ceiling, high):
+                return on(z, Clamp(higher(inner.low, low), lower(ceiling, high)), node.name)
     return None
+
+
+def _trained(a: Tensor | None, b: Tensor | None) -> bool:
+    """Whether training may change which of two bounds binds."""
+    return a is not None and b is not None and a is not b and (a.requires_grad or b.requires_grad)
 
 
 def unreflect(node: Node) -> Node | None:

@@ -15,11 +15,12 @@ from llcert.passes.constants import on
 
 def shortest(node: Node) -> Node | None:
     """Data movement from one source -> the source, one Reshape or one Take of it, where that does the same."""
-    if not _moves(node):
+    if not _moves(node) or math.prod(node.shape) == 0:
         return None
     for source, between in _sources(node):
         found = _direct(source, node, _index_map(source, between))
-        if found is source or (found is not None and len(between) > 1):
+        simpler = found is source or len(between) > 1 or isinstance(node.op, Transpose)
+        if found is not None and simpler:
             return found
     return None
 

@@ -1,0 +1,49 @@
+"""Final operators that keep the order of the classes."""
+
+from __future__ import annotations
+
+import pytest
+from pass_graphs import image, labels
+
+from llcert.ir import apply
+from llcert.ops import Head, Reshape, Sigmoid, relu
+from llcert.passes import strip_head
+
+
+@pytest.mark.parametrize("kind", ["Softmax", "LogSoftmax", "ArgMax"])
+def test_heads_go_with_a_note(kind: str) -> None:
+    logits = apply(relu(), image(4))
+    found, notes = strip_head(apply(Head(kind), logits))
+    assert found is logits
+    assert len(notes) == 1
+    assert kind in notes[0]
+
+
+def test_behind_and_in_front_of_reshapes() -> None:
+    logits = apply(Reshape((4,)), apply(relu(), image(4, 1, 1)))
+    head = apply(Reshape((4, 1, 1)), apply(Head("Softmax"), logits))
+    found, notes = strip_head(head)
+    assert found is logits
+    assert len(notes) == 1
+    label = apply(Reshape(()), apply(Head("ArgMax"), apply(Head("Softmax"), logits)))
+    found, notes = strip_head(label)
+    assert found is logits
+    assert [note.split()[1] for note in notes] == ["ArgMax", "Softmax"]
+
+
+def test_sigmoid_of_several_classes_goes_and_of_one_stays() -> None:
+    assert strip_head(apply(Sigmoid(), image(3)))[1] != ()
+    found, notes = strip_head(apply(Sigmoid(), image(1)))
+    assert labels(found) == ["Sigmoid"]
+    assert notes == ()
+
+
+def test_logits_are_a_line() -> None:
+    found, notes = strip_head(apply(relu(), image(2, 5)))
+    assert found.shape == (10,)
+    assert notes == ()
+
+
+def test_a_head_inside_stays() -> None:
+    inside = apply(relu(), apply(Head("Softmax"), image(3)))
+    assert strip_head(inside) == (inside, ())
