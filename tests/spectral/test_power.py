@@ -1,0 +1,210 @@
+"""Power iteration against dense singular values."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from llcert.ops import Conv
+from llcert.spectral import Masked, Norm, PowerIteration, Side, random_start
+
+TIGHT = PowerIteration(tolerance=1e-7, cap=20000)
+
+
+@dataclass(frozen=True)
+class Matrix:
+    """A dense map, as the solvers see it."""
+
+    entries: Tensor
+
+    @property
+    def columns(self) -> tuple[int, ...]:
+        return (self.entries.shape[1],)
+
+    def apply(self, x: Tensor) -> Tensor:
+        return x @ self.entries.T
+
+    def adjoint(self, y: Tensor) -> Tensor:
+        return y @ self.entries
+
+
+@dataclass(frozen=True)
+class Convolution:
+    """A convolution of `[2, 5, 5]`."""
+
+    op: Conv
+
+    @property
+    def columns(self) -> tuple[int, ...]:
+        return (2, 5, 5)
+
+    def apply(self, x: Tensor) -> Tensor:
+        return self.op.linear(x)
+
+    def adjoint(self, y: Tensor) -> Tensor:
+        return self.op.adjoint(y, self.columns)
+
+
+def _draw(*shape: int, seed: int, dtype: torch.dtype = torch.float64) -> Tensor:
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64).to(dtype)
+
+
+def _mask(*shape: int, seed: int, dtype: torch.dtype = torch.float64) -> Tensor:
+    return (torch.rand(shape, generator=torch.Generator().manual_seed(seed)) < 0.6).to(dtype)
+
+
+def _dense(seed: int, batch: int = 4, rows: int = 9, columns: int = 7) -> Masked:
+    masks = _mask(batch, rows, seed=seed + 1), _mask(batch, columns, seed=seed + 2)
+    return Masked(Matrix(_draw(rows, columns, seed=seed)), *masks)
+
+
+def _convolution(seed: int, batch: int = 3, stride: int = 1) -> Masked:
+    op = Conv(_draw(3, 2, 3, 3, seed=seed), None, (stride, stride), (1, 1))
+    shape = op.linear(torch.zeros(1, 2, 5, 5, dtype=torch.float64)).shape[1:]
+    return Masked(Convolution(op), _mask(batch, *shape, seed=seed + 1), _mask(batch, 2, 5, 5, seed=seed + 2))
+
+
+def _truth(masked: Masked) -> Tensor:
+    size = masked.columns[0].numel()
+    unit = torch.eye(size, dtype=masked.columns.dtype).reshape(size, *masked.map.columns)
+    entries = masked.map.apply(unit).flatten(1).T.double()
+    dense = masked.rows.flatten(1).double()[:, :, None] * entries * masked.columns.flatten(1).double()[:, None]
+    return torch.linalg.matrix_norm(dense, 2)
+
+
+def _solve(masked: Masked, solver: PowerIteration = TIGHT, seed: int = 0) -> Norm:
+    return solver(masked, random_start(tuple(masked.columns.shape), masked.columns, seed))
+
+
+@pytest.mark.parametrize("seed", range(20))
+@pytest.mark.parametrize("kind", ["dense", "convolution", "strided"])
+def test_agrees_with_dense_svd(kind: str, seed: int) -> None:
+    masked = _dense(seed) if kind == "dense" else _convolution(seed, stride=1 if kind == "convolution" else 2)
+    norm, truth = _solve(masked), _truth(masked)
+    assert norm.side is Side.ESTIMATE
+    assert norm.converged.all()
+    assert (norm.value <= truth * (1 + 1e-12)).all(), "power iteration came out above the norm"
+    assert (norm.value >= truth * (1 - 1e-3)).all()
+
+
+@given(seed=st.integers(0, 10_000), rows=st.integers(1, 12), columns=st.integers(1, 12), cap=st.integers(1, 30))
+@settings(max_examples=40, deadline=None)
+def test_never_above_the_truth_however_early_it_stops(seed: int, rows: int, columns: int, cap: int) -> None:
+    masked = _dense(seed, rows=rows, columns=columns)
+    norm = _solve(masked, PowerIteration(cap=cap), seed)
+    assert not (norm.value > _truth(masked) * (1 + 1e-12)).any()
+
+
+@pytest.mark.parametrize("compact", [1, 3, 5, 1000])
+def test_a_batch_is_its_images_one_by_one(compact: int) -> None:
+    masked, solver = _dense(3, batch=8), PowerIteration(compact=compact)
+    start = random_start((8, 7), masked.columns, 5)
+    together = solver(masked, start)
+    for i in range(8):
+        alone = solver(masked.select(torch.tensor([i])), start[i : i + 1])
+        assert torch.allclose(alone.value, together.value[i : i + 1], rtol=1e-12, atol=0)
+        assert torch.allclose(alone.vector, together.vector[i : i + 1], atol=1e-9)
+        assert alone.iterations == together.iterations[i]
+        assert alone.converged == together.converged[i]
+
+
+def test_vectors_are_unit_right_singular_vectors() -> None:
+    masked = _dense(11)
+    norm = _solve(masked)
+    assert torch.allclose(torch.linalg.vector_norm(norm.vector, dim=1), torch.ones(4, dtype=torch.float64))
+    assert torch.allclose(torch.linalg.vector_norm(masked.apply(norm.vector), dim=1), norm.value, rtol=1e-6)
+    assert (norm.vector[masked.columns == 0] == 0).all()
+
+
+@pytest.mark.parametrize("which", ["rows", "columns", "both"])
+def test_nothing_left_has_norm_zero(which: str) -> None:
+    masked = _dense(1, batch=2)
+    rows, columns = masked.rows.clone(), masked.columns.clone()
+    if which != "columns":
+        rows[0] = 0
+    if which != "rows":
+        columns[0] = 0
+    norm = _solve(Masked(masked.map, rows, columns))
+    assert norm.value[0] == 0
+    assert norm.converged.all()
+    assert norm.value[1] > 0, "an empty neighbour must not stop the others"
+
+
+@pytest.mark.parametrize("poison", [torch.nan, torch.inf, -torch.inf])
+def test_poisoned_maps_do_not_converge(poison: float) -> None:
+    entries = _draw(5, 4, seed=0)
+    entries[2, 1] = poison
+    ones = torch.ones(2, 5, dtype=torch.float64), torch.ones(2, 4, dtype=torch.float64)
+    norm = _solve(Masked(Matrix(entries), *ones))
+    assert not norm.converged.any()
+    assert (norm.iterations < 10).all(), "nothing is gained by going on"
+
+
+def test_a_poisoned_mask_spares_its_neighbours() -> None:
+    masked = _dense(4, batch=2)
+    rows = masked.rows.clone()
+    rows[0, 0] = torch.nan
+    norm, truth = _solve(Masked(masked.map, rows, masked.columns)), _truth(masked)
+    assert norm.converged.tolist() == [False, True]
+    assert torch.allclose(norm.value[1], truth[1])
+
+
+@pytest.mark.parametrize("scale", [1e-36, 1e-30, 1e-20, 1e20, 1e30, 1e36])
+def test_scales_keep_relative_accuracy_in_float32(scale: float) -> None:
+    entries = _draw(6, 6, seed=2, dtype=torch.float32)
+    ones = torch.ones(1, 6)
+    norm = _solve(Masked(Matrix(entries * scale), ones, ones), PowerIteration(tolerance=1e-5))
+    truth = torch.linalg.matrix_norm(entries.double(), 2) * scale
+    assert norm.converged.all()
+    assert abs(float(norm.value) / float(truth) - 1) <= 1e-4
+
+
+@pytest.mark.parametrize("cap", [0, 1, 3])
+def test_cap_reached_is_not_converged(cap: int) -> None:
+    norm = _solve(_dense(6), PowerIteration(tolerance=1e-12, cap=cap))
+    assert not norm.converged.any()
+    assert (norm.iterations <= cap).all()
+
+
+@pytest.mark.parametrize("start", [0.0, torch.nan, torch.inf])
+def test_useless_starts_are_replaced(start: float) -> None:
+    masked = _dense(8)
+    norm = TIGHT(masked, torch.full_like(masked.columns, start))
+    assert norm.converged.all()
+    assert torch.allclose(norm.value, _truth(masked), rtol=1e-3)
+
+
+def test_a_start_that_the_masks_wipe_out_is_replaced() -> None:
+    masked = _dense(8)
+    norm = TIGHT(masked, 1 - masked.columns)
+    assert norm.converged.all()
+    assert torch.allclose(norm.value, _truth(masked), rtol=1e-3)
+
+
+def test_a_start_in_the_null_space_does_not_converge() -> None:
+    entries, ones = torch.diag(torch.tensor([1.0, 0.0])), torch.ones(1, 2)
+    norm = TIGHT(Masked(Matrix(entries), ones, ones), torch.tensor([[0.0, 1.0]]))
+    assert not norm.converged.any()
+
+
+def test_seeds_reproduce() -> None:
+    like = torch.zeros((), dtype=torch.float64)
+    assert torch.equal(random_start((3, 4), like, 7), random_start((3, 4), like, 7))
+    assert not torch.equal(random_start((3, 4), like, 7), random_start((3, 4), like, 8))
+    first, second = (_solve(_dense(2), seed=3) for _ in range(2))
+    assert torch.equal(first.value, second.value)
+    assert torch.equal(first.vector, second.vector)
+
+
+def test_a_saved_start_needs_fewer_iterations() -> None:
+    masked, solver = _convolution(9), PowerIteration()
+    cold = _solve(masked, solver)
+    warm = solver(masked, cold.vector)
+    assert (warm.iterations <= 2).all()
+    assert warm.iterations.sum() < cold.iterations.sum()
+    assert (warm.value >= cold.value * (1 - 1e-12)).all()
