@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -233,7 +234,7 @@ def write_group_sort(op: GroupSort, builder: OnnxBuilder, inputs: Sequence[str],
     """A full TopK along the axis of groups; the second output, their positions, is left out."""
     before, size, after = node.shape[: op.axis], node.shape[op.axis], node.shape[op.axis + 1 :]
     count = builder.constant(torch.tensor([op.size]))
-    sort = {"name": node.name, "outputs": 2, "largest": int(op.descending), "sorted": 1}
+    sort: dict[str, Any] = {"name": node.name, "outputs": 2, "largest": int(op.descending), "sorted": 1}
     if op.size == size:
         return builder.add("TopK", [*inputs, count], axis=op.axis + 1, **sort)
     split = builder.constant(batched_shape((*before, size // op.size, op.size, *after)))
