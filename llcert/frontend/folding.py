@@ -26,8 +26,10 @@ Array = npt.NDArray[Any]
 _DEQUANTIZES = 19
 """The first opset whose DequantizeLinear the reference implementation knows; older ones mean the same."""
 
-_TOTAL = 4 * LARGEST
-"""Entries of all computed constants together."""
+_SMALL = 2**22
+_GROWTH = 4
+"""A computed constant holds at most this many times the entries of all initialisers, or `_SMALL`; all of them together
+as many times that."""
 
 
 def _kinds(names: str) -> frozenset[str]:
@@ -50,11 +52,19 @@ _NO_LARGER: Final = _kinds(
 
 @dataclass
 class Folder:
-    """Computes nodes whose inputs are all known; remembers how much it has computed. source: for messages."""
+    """Computes nodes whose inputs are all known; remembers how much it has computed.
 
-    source: str
+    held: the entries of all initialisers of the file, which is what decides how large a computed constant may be.
+    """
+
     opset: int
+    held: int
     spent: int = field(default=0)
+
+    @property
+    def allowed(self) -> int:
+        """The most entries one computed constant may have."""
+        return min(max(_GROWTH * self.held, _SMALL), LARGEST)
 
     def compute(self, node: onnx.NodeProto, inputs: Sequence[Tensor | None], where: str) -> tuple[Tensor, ...]:
         """Every output of one node; raises UnsupportedModel where it cannot or should not be computed."""
@@ -64,7 +74,7 @@ class Folder:
         self._check_size(node, arrays, where)
         outputs = _evaluate(node, arrays, self.opset, where)
         self.spent += sum(o.size for o in outputs)
-        if self.spent > _TOTAL:
+        if self.spent > _GROWTH * self.allowed:
             raise UnsupportedModel(f"{where}: the constants of the model need more memory than llcert allows")
         return tuple(tensor(o, where) for o in outputs)
 
@@ -75,7 +85,7 @@ class Folder:
             raise UnsupportedModel(f"{where}: its constant inputs do not fit it ({_line(error)})") from None
         if size is None:
             raise UnsupportedModel(f"{where}: llcert does not compute constants with this operator")
-        if not size <= LARGEST:
+        if not size <= self.allowed:
             raise UnsupportedModel(f"{where}: computes a constant of {size} entries, more than llcert allows")
 
 

@@ -111,7 +111,7 @@ class _Walk:
         self.graph = graph
         self.batched = batched
         self.values = values
-        self.folder = Folder(graph.source, graph.opset)
+        self.folder = Folder(graph.opset, held=sum(t.numel() for t in graph.constants.values()))
         self.used = {n for node in graph.nodes for n in node.input} | set(graph.outputs)
 
     def step(self, proto: onnx.NodeProto) -> None:

@@ -124,9 +124,11 @@ def _parse(data: bytes, source: str) -> onnx.ModelProto:
 
 
 def _touch_names(graph: onnx.GraphProto) -> None:
-    """Reads every name once: text that is not UTF-8 shows up only when it is read."""
+    """Reads every name once: text that is not UTF-8 shows up only when it is read. Raises ValueError."""
     for node in graph.node:
-        _ = node.name, node.op_type, node.domain, list(node.input), list(node.output)
+        if not (node.op_type + node.domain).isprintable():
+            raise ValueError("an operator has no printable name")
+        _ = node.name, list(node.input), list(node.output)
         for attribute in node.attribute:
             _ = attribute.name, attribute.ref_attr_name
     for tensor in graph.initializer:
@@ -304,6 +306,6 @@ def _check_schema(model: onnx.ModelProto, source: str) -> None:
     skeleton.graph.output.extend(_number(o.name) for o in model.graph.output)
     try:
         onnx.checker.check_model(skeleton)
-    except onnx.checker.ValidationError as error:
+    except (onnx.checker.ValidationError, UnicodeDecodeError) as error:
         lines = [line.strip() for line in str(error).splitlines() if line.strip()]
         raise UnsupportedModel(f"{source}: not a valid ONNX model ({lines[0][:200]})") from None
