@@ -70,4 +70,4 @@ def _crude(term: Term, rows: Tensor, columns: Tensor) -> Tensor:
     """Upper bound of a norm that needs no iteration: the root of the largest row sum times the largest column sum."""
     row_sums = (rows * term.magnitude(columns)).flatten(1).amax(1)
     column_sums = term.magnitude_adjoint(rows).flatten(1).amax(1)
-    return (row_sums * column_sums).sqrt()
+    return row_sums.sqrt() * column_sums.sqrt()
