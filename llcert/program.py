@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -14,6 +14,8 @@ from llcert.ir import Activation, Input, Join, LinearOp, Network, Node, Shape, a
 from llcert.ops import Clamp, Concat, Pad
 
 __all__ = ["Block", "Program", "Term", "lower"]
+
+Entrywise = Callable[[Tensor], Tensor]
 
 
 @dataclass(frozen=True)
@@ -39,37 +41,45 @@ class Term:
 
     def apply(self, x: Tensor) -> Tensor:
         """`A_s x`, `[batch, *output shape]`; x: `[batch, *source shape]`."""
-        return self._forward(x, absolute=False)
+        return self._forward(x)
 
     def magnitude(self, x: Tensor) -> Tensor:
         """`|A_k| ... |A_1| x`, entrywise at least `|A_s| x` for x >= 0; equal where the chain adds up only once."""
-        return self._forward(x, absolute=True)
+        return self._forward(x, torch.abs)
+
+    def reached(self, entries: Tensor) -> Tensor:
+        """The outputs that depend on some of the marked entries, boolean `[batch, *output shape]`: a superset.
+
+        entries: boolean `[batch, *source shape]`. Counts paths instead of multiplying weights, which may vanish.
+        """
+        paths = self._forward(entries.to(torch.float64), lambda a: (a != 0).to(torch.float64))
+        return ~(paths == 0)
 
     def adjoint(self, y: Tensor) -> Tensor:
         """`A_s* y`, `[batch, *source shape]`."""
-        return self._backward(y, absolute=False)
+        return self._backward(y)
 
     def magnitude_adjoint(self, y: Tensor) -> Tensor:
         """The adjoint of `magnitude`."""
-        return self._backward(y, absolute=True)
+        return self._backward(y, torch.abs)
 
-    def _forward(self, x: Tensor, *, absolute: bool) -> Tensor:
+    def _forward(self, x: Tensor, entrywise: Entrywise | None = None) -> Tensor:
         values: dict[Node, Tensor] = {self.source: x}
         for node in self.nodes:
             if isinstance(node.op, LinearOp):
-                op = node.op.transformed(torch.abs) if absolute else node.op
+                op = node.op.transformed(entrywise) if entrywise else node.op
                 values[node] = op.linear(values[node.inputs[0]])
             else:
                 parts = [values[i] if i in values else x.new_zeros(x.shape[0], *i.shape) for i in node.inputs]
                 values[node] = node.op(*parts)
         return values[self.output]
 
-    def _backward(self, y: Tensor, *, absolute: bool) -> Tensor:
+    def _backward(self, y: Tensor, entrywise: Entrywise | None = None) -> Tensor:
         pending: dict[Node, Tensor] = {self.output: y}
         for node in reversed(self.nodes):
             received = pending.pop(node)
             if isinstance(node.op, LinearOp):
-                op = node.op.transformed(torch.abs) if absolute else node.op
+                op = node.op.transformed(entrywise) if entrywise else node.op
                 parts: Sequence[Tensor] = (op.adjoint(received, node.inputs[0].shape),)
             elif isinstance(node.op, Join):
                 parts = node.op.adjoints(received, [i.shape for i in node.inputs])

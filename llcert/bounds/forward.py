@@ -92,7 +92,7 @@ def propagate(
         ceiling = unmasked.growth[block.node]
         growth[block.node] = _at_most(moved([growth[t.source] for t in block.terms]), ceiling)
         trace.before[block.node] = z
-        trace.hidden[block.node] = _activate(block, z, _at_most(moved(radii), ceiling * region.radius))
+        trace.hidden[block.node] = _activate(block, z, _at_most(moved(radii), ceiling * region.radius), sources)
     lipschitz = growth[program.output] if rows is Rows.MASK else None
     return Trace(trace.before, trace.hidden, trace.norms, lipschitz, Side.ESTIMATE)
 
@@ -202,13 +202,12 @@ def _at_most(value: Tensor, ceiling: Tensor) -> Tensor:
     return torch.where(value <= ceiling, value, ceiling.expand_as(value))
 
 
-def _activate(block: Block, z: Region, radius: Tensor) -> Hidden:
+def _activate(block: Block, z: Region, radius: Tensor, sources: Mapping[Node, Hidden]) -> Hidden:
     phi = block.activation
     if phi is None:
-        return Hidden(
-            Region(z.centre, z.lower, z.upper, radius).ball_to_box().box_to_ball(),
-            torch.ones_like(z.centre, dtype=torch.bool),
-        )
-    lower, upper = phi.box(z.lower, z.upper)
-    region = Region(phi(z.centre), lower, upper, radius).ball_to_box().box_to_ball()
-    return Hidden(region, phi.varying(z))
+        region = Region(z.centre, z.lower, z.upper, radius)
+        varying = torch.stack([t.reached(sources[t.source].varying) for t in block.terms]).any(0)
+    else:
+        region = Region(phi(z.centre), *phi.box(z.lower, z.upper), radius)
+        varying = phi.varying(z)
+    return Hidden(region.ball_to_box().box_to_ball(), varying)
