@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from llcert.program import Block, Term
+from llcert.region import length
 from llcert.spectral import Masked, PowerIteration, random_start
 
 
@@ -33,11 +34,11 @@ class Reach:
         """
         parts = torch.stack([n * r for n, r in zip(self.norms, radii, strict=True)])
         if self.disjoint:
-            return torch.linalg.vector_norm(parts, dim=0)
+            return length(parts.T)
         total = parts.sum(0)
         if self.together is None or self.weights is None:
             return total
-        joint = self.together * torch.linalg.vector_norm(torch.stack(list(radii)) / self.weights, dim=0)
+        joint = self.together * length((torch.stack(list(radii)) / self.weights).T)
         return torch.where(joint < total, joint, total)
 
 
