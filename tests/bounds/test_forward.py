@@ -143,7 +143,7 @@ def test_no_room_keeps_every_value_where_it_is() -> None:
         assert torch.equal(region.lower, region.upper)
 
 
-@pytest.mark.parametrize("cap", [0, 1, 2])
+@pytest.mark.parametrize("cap", [0, 1])
 def test_norms_that_did_not_converge_fall_back_on_the_global_ones(cap: int) -> None:
     program, image = _net(relu()), _image()
     bound = global_bound(program, TIGHT)
