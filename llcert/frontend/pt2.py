@@ -73,10 +73,10 @@ class _Archive:
             ((kind, value),) = spec.items()
             match kind:
                 case "user_input":
-                    images.append(value["arg"]["as_tensor"]["name"])
+                    images.append(_name(value["arg"]["as_tensor"]))
                 case "parameter" | "buffer" | "tensor_constant":
                     target = value.get("parameter_name") or value.get("buffer_name") or value["tensor_constant_name"]
-                    known[value["arg"]["name"]] = stored[target]
+                    known[_name(value["arg"])] = stored[target]
                 case _:
                     raise UnsupportedModel(f"{self.source}: holds a {kind}, which is not a tensor; save plain tensors")
         outputs = [spec["user_output"]["arg"] for spec in signature["output_specs"] if "user_output" in spec]
@@ -96,14 +96,15 @@ class _Archive:
             dtype=_DTYPES[meta["dtype"]],
             batch=BATCH if batch is None else int(batch),
             steps=tuple(self._step(node) for node in graph["nodes"]),
-            output=str(outputs[0]["as_tensor"]["name"]),
+            output=_name(outputs[0]["as_tensor"]),
             source=self.source,
         )
 
     def _step(self, node: Mapping[str, Any]) -> Step:
         arguments = {a["name"] or str(i): self._argument(a["arg"]) for i, a in enumerate(node["inputs"])}
         outputs = [_output(o) for o in node["outputs"]]
-        output = outputs[0] if len(outputs) == 1 else tuple(o if isinstance(o, str) else None for o in outputs)
+        several = tuple(o if isinstance(o, str) else None for o in outputs)
+        output = outputs[0] if len(outputs) == 1 and outputs[0] is not None else several
         stack = str((node.get("metadata") or {}).get("nn_module_stack", ""))
         return Step(self._target(node["target"]), arguments, output, _innermost(stack))
 
@@ -124,13 +125,13 @@ class _Archive:
             case "as_none" | "as_memory_format" | "as_layout" | "as_device":
                 return None
             case "as_tensor":
-                return Ref(value["name"])
+                return Ref(_name(value))
             case "as_tensors":
-                return [Ref(v["name"]) for v in value]
+                return [Ref(_name(v)) for v in value]
             case "as_optional_tensors":
-                return [Ref(v["as_tensor"]["name"]) if "as_tensor" in v else None for v in value]
+                return [Ref(_name(v["as_tensor"])) if "as_tensor" in v else None for v in value]
             case "as_optional_tensor":
-                return Ref(value["as_tensor"]["name"]) if "as_tensor" in value else None
+                return Ref(_name(value["as_tensor"])) if "as_tensor" in value else None
             case "as_sym_int" | "as_sym_float" | "as_sym_bool":
                 return _symbolic(value)
             case "as_sym_ints" | "as_sym_floats" | "as_sym_bools":
@@ -181,17 +182,27 @@ def _plain(value: Any) -> Any:
     return float(value) if value in ("Infinity", "-Infinity", "NaN") else value
 
 
+def _name(entry: Mapping[str, Any], key: str = "name") -> str:
+    """The name an entry holds; raises TypeError where it is no text."""
+    name = entry[key]
+    if not isinstance(name, str):
+        raise TypeError(f"{key} {str(name)[:50]} is no name")
+    return name
+
+
 def _symbolic(value: Mapping[str, Any]) -> Any:
     ((kind, content),) = value.items()
-    return Ref(content) if kind == "as_name" else content
+    return Ref(_name(value, kind)) if kind == "as_name" else content
 
 
-def _output(output: Mapping[str, Any]) -> Any:
-    """The name of a result, or a tuple of names for a list of them."""
+def _output(output: Mapping[str, Any]) -> str | tuple[str, ...] | None:
+    """The name of a result, or the names of a list of them; None for what nobody can use."""
     ((kind, value),) = output.items()
     if kind == "as_tensors":
-        return tuple(v["name"] for v in value)
-    return _symbolic(value).name if kind.startswith("as_sym") else (value["name"] if kind == "as_tensor" else None)
+        return tuple(_name(v) for v in value)
+    if kind.startswith("as_sym"):
+        return _name(value, "as_name")
+    return _name(value) if kind == "as_tensor" else None
 
 
 def _innermost(stack: str) -> str:
