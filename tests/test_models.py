@@ -1,0 +1,74 @@
+"""The committed networks: self-contained, described by their metadata, and as accurate as their cards say."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+
+from llcert.data import load_dataset
+
+MODELS = Path(__file__).parents[1] / "models"
+NAMES = ["digits_maxmin_clipped", "digits_relu", "digits_relu_theta", "digits_residual_bn"]
+
+
+@pytest.fixture(params=NAMES)
+def path(request: pytest.FixtureRequest) -> Path:
+    return MODELS / f"{request.param}.onnx"
+
+
+def quoted(path: Path, figure: str) -> float:
+    """A percentage from the table of the card beside the model."""
+    found = re.search(rf"^\| {figure} \| ([0-9.]+) \|$", path.with_suffix(".md").read_text(encoding="utf-8"), re.M)
+    assert found, f"{path.stem}.md has no line for {figure}"
+    return float(found[1])
+
+
+def test_every_model_has_a_test_and_a_card() -> None:
+    assert sorted(file.stem for file in MODELS.glob("*.onnx")) == NAMES
+    assert sorted(file.stem for file in MODELS.glob("*.md") if file.stem != "README") == NAMES
+
+
+def test_metadata_and_signature(path: Path) -> None:
+    model = onnx.load(path)
+    onnx.checker.check_model(model, full_check=True)
+    assert {entry.key: entry.value for entry in model.metadata_props} == {"llcert.data": "digits", "llcert.eps": "0.5"}
+    assert 17 <= max(entry.version for entry in model.opset_import) <= 20
+    (image,), (logits,) = model.graph.input, model.graph.output
+    assert (image.name, logits.name) == ("image", "logits")
+    batch, *shape = image.type.tensor_type.shape.dim
+    assert batch.dim_param == "batch"
+    assert [size.dim_value for size in shape] == [1, 8, 8]
+
+
+def test_nothing_lies_outside_the_file(path: Path) -> None:
+    model = onnx.load(path, load_external_data=False)
+    assert all(tensor.data_location != onnx.TensorProto.EXTERNAL for tensor in model.graph.initializer)
+    # exporters note the source files of the exporting machine
+    assert not any(node.metadata_props or node.doc_string for node in model.graph.node)
+
+
+def test_batch_norm_stays_a_node_of_its_own() -> None:
+    kinds = Counter(node.op_type for node in onnx.load(MODELS / "digits_residual_bn.onnx").graph.node)
+    assert kinds["BatchNormalization"] == kinds["Conv"] == 6
+    assert kinds["Add"] == 2
+
+
+def test_clean_accuracy_is_the_cards(path: Path) -> None:
+    data = load_dataset("digits", split="test")
+    session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+    right = 0
+    for batch in data.batches(range(len(data)), 128):
+        (logits,) = session.run(["logits"], {"image": batch.images.numpy()})
+        right += int((np.asarray(logits).argmax(axis=1) == batch.labels.numpy()).sum())
+    assert 100 * right / len(data) == pytest.approx(quoted(path, "clean"), abs=0.1)
+
+
+def test_cards_are_consistent(path: Path) -> None:
+    figures = [quoted(path, name) for name in ("certified, global", "certified, global and local", "PGD", "clean")]
+    assert figures == sorted(figures)
