@@ -64,7 +64,7 @@ def propagate(
     *,
     rows: Rows = Rows.MASK,
     solver: PowerIteration | None = None,
-    start: Start = Start.UNMASKED,
+    start: Start = Start.RANDOM,
     saved: Mapping[Term, Tensor] | None = None,
     seed: int = 0,
 ) -> Trace:
@@ -180,7 +180,7 @@ def nudged(vectors: Tensor, seed: int) -> Tensor:
 
     Near a singular vector that is not the largest one a power iteration stands still, and stops below the norm.
     """
-    return vectors + random_start(tuple(vectors.shape), vectors, seed) / max(vectors[0].numel(), 1) ** 0.5
+    return vectors + random_start(tuple(vectors.shape), vectors, seed) / max(vectors.shape[1:].numel(), 1) ** 0.5
 
 
 def _local_norm(masked: Masked, unmasked: GlobalBound, solver: PowerIteration, start: Tensor) -> Norm:

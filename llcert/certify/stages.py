@@ -83,7 +83,7 @@ class Local:
     eps: float
     bound: GlobalBound
     solver: PowerIteration = field(default_factory=PowerIteration)
-    start: Start = Start.UNMASKED
+    start: Start = Start.RANDOM
     clip_input: bool = False
     seed: int = 0
     name: str = "local"
@@ -94,12 +94,11 @@ class Local:
         return LastLayer.of(self.program)
 
     def trace(self, images: Tensor, rows: Rows, *, seed: int, before: Trace | None = None) -> Trace:
-        """The forward pass over the eps-balls of some images; `before` lends its singular vectors as starts."""
+        """The forward pass over the eps-balls of some images; for Start.SAVED, `before` lends its singular vectors."""
         saved = {t: nudged(n.vector, seed) for t, n in before.norms.items()} if before else None
         region = ball(images, self.eps, clip=self.clip_input)
-        start = Start.SAVED if before else self.start
         return propagate(
-            self.program, region, self.bound, rows=rows, solver=self.solver, start=start, saved=saved, seed=seed
+            self.program, region, self.bound, rows=rows, solver=self.solver, start=self.start, saved=saved, seed=seed
         )
 
     def __call__(self, images: Tensor, labels: Tensor, indices: Tensor) -> Finding:

@@ -135,7 +135,8 @@ Start = Annotated[
     str | None,
     typer.Option(
         metavar="NAME",
-        help="Where power iterations start: unmasked (the whole layer's singular vector) or random. Default: unmasked.",
+        help="Where power iterations start: random, unmasked (the whole layer's singular vector: fewer iterations, but some "
+        "stop too early) or saved (the first pass of an image lends its vectors to the second). Default: random.",
         rich_help_panel=EXPERT,
     ),
 ]
