@@ -19,6 +19,7 @@ from llcert_train.zoo import (
     ClippedMaxMin,
     ClippedReLU,
     MaxMin,
+    Residual,
     build,
 )
 
@@ -114,7 +115,7 @@ def test_thresholds_are_per_neuron_and_start_as_asked(kind: str) -> None:
 
 def test_a_residual_block_adds_its_input() -> None:
     net = build("residual-bn", input_shape=(1, 8, 8), classes=10).eval()
-    block = next(layer for layer in net if hasattr(layer, "body"))
+    block = next(layer for layer in net if isinstance(layer, Residual))
     x = torch.randn(2, 16, 8, 8)
     with torch.no_grad():
         assert torch.equal(block(x), block.body(x) + x)
