@@ -54,12 +54,12 @@ class Region:
         Where the region is NaN, or its centre overflowed, nothing is claimed and everything is inside; elsewhere a NaN
         value is outside.
 
-        values: `[batch, *shape]`. slack: dimensionless, times the size of the centre plus one.
+        values: `[batch, *shape]`. slack: dimensionless, times the size of each bound, and of the centre, plus one.
         """
         allowance = slack * (1 + self.centre.abs())
         unknown = ~torch.isfinite(self.centre)
-        above = (values >= self.lower - allowance) | self.lower.isnan() | unknown
-        below = (values <= self.upper + allowance) | self.upper.isnan() | unknown
+        above = (values >= self.lower - slack * self.lower.abs() - allowance) | self.lower.isnan() | unknown
+        below = (values <= self.upper + slack * self.upper.abs() + allowance) | self.upper.isnan() | unknown
         reached = self.radius + length(allowance)
         near = (length(values - self.centre) <= reached) | ~torch.isfinite(reached)
         return (above & below).flatten(1).all(1) & near

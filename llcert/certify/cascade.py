@@ -93,7 +93,7 @@ def cascade(
             seen = 0
         counts.append(StageCount(stage.name, seen, decided, time.perf_counter() - started))
     prediction = program.logits(images)[:, : program.classes].argmax(1)
-    share = (time.perf_counter() - begun) / len(images)
+    share = (time.perf_counter() - begun) / max(len(images), 1)
     return BatchResult(ledger.samples(indices, labels, prediction, share), tuple(counts), layers)
 
 

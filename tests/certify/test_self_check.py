@@ -1,0 +1,114 @@
+"""The self-check passes on sound bounds and notices rigged ones."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import pytest
+import torch
+from torch import Tensor
+
+from llcert.bounds import GlobalBound
+from llcert.certify import Certifier, Contradiction, Sample, SelfCheck, Settings, Verdict
+from llcert.errors import NumericalError
+from llcert.ir import Activation, Input, Network, apply
+from llcert.ops import Clamp, Leaky, Linear, MaxMin, Sigmoid, relu
+from llcert.region import Region
+
+INDICES = torch.arange(10)
+
+
+@dataclass(frozen=True)
+class Flat(Clamp):
+    """A ReLU that claims to be constant where it is not."""
+
+    low: Tensor | None = None
+
+    def slope(self, z: Region) -> Tensor:
+        return torch.zeros_like(z.centre)
+
+
+@dataclass(frozen=True)
+class Narrow(Clamp):
+    """A ReLU whose box is too small."""
+
+    def box(self, lower: Tensor, upper: Tensor) -> tuple[Tensor, Tensor]:
+        middle = self((lower + upper) / 2)
+        return middle, middle
+
+
+@dataclass(frozen=True)
+class Asleep(Clamp):
+    """A ReLU of which nothing is said to vary."""
+
+    def gaps(self, z: Region) -> tuple[Tensor, ...]:
+        return (torch.full_like(z.centre, -1.0),)
+
+
+def _network(phi: Activation, scale: float = 1.0) -> Network:
+    generator = torch.Generator().manual_seed(0)
+    hidden = apply(Linear(torch.randn(8, 4, generator=generator) * scale, torch.full((8,), scale)), apply(Input((4,))))
+    return Network(apply(Linear(torch.randn(3, 8, generator=generator)), apply(phi, hidden)))
+
+
+def _run(network: Network, eps: float = 0.1) -> tuple[Sample, ...]:
+    images = torch.rand(10, 4, generator=torch.Generator().manual_seed(1))
+    certifier = Certifier.of(network, Settings(eps))
+    return certifier(images, network(images).argmax(1), INDICES, self_check=True).samples
+
+
+@pytest.mark.parametrize("eps", [0.0, 1e-6, 0.1, 2.0])
+@pytest.mark.parametrize("phi", [relu(), Clamp(torch.zeros(()), torch.ones(())), MaxMin(0), Sigmoid()])
+def test_sound_bounds_pass(phi: Activation, eps: float) -> None:
+    assert len(_run(_network(phi), eps)) == 10
+    assert len(_run(_network(Leaky(torch.tensor(-0.5))), eps)) == 10
+
+
+@pytest.mark.parametrize("scale", [1e-30, 1e-20, 1e20, 1e30])
+def test_sound_bounds_pass_at_every_scale(scale: float) -> None:
+    assert len(_run(_network(relu(), scale))) == 10
+
+
+@pytest.mark.parametrize("rigged", [Flat, Narrow, Asleep])
+def test_rigged_bounds_are_noticed(rigged: type[Clamp]) -> None:
+    with pytest.raises(NumericalError):
+        _run(_network(rigged(low=torch.zeros(()))))
+
+
+def _certifier(eps: float) -> tuple[Certifier, Tensor, Tensor]:
+    network = _network(relu())
+    images = torch.rand(10, 4, generator=torch.Generator().manual_seed(1))
+    return Certifier.of(network, Settings(eps)), images, network(images).argmax(1)
+
+
+def test_a_shrunken_global_bound_is_noticed() -> None:
+    certifier, images, labels = _certifier(0.1)
+    bound = certifier.bound
+    small = GlobalBound(
+        {t: n / 100 for t, n in bound.norms.items()},
+        bound.vectors,
+        {n: g / 100 for n, g in bound.growth.items()},
+        bound.output,
+        bound.side,
+    )
+    local = replace(certifier.local, bound=small)
+    result = certifier(images, labels, INDICES)
+    with pytest.raises(NumericalError):
+        SelfCheck()(local, images, labels, INDICES, result)
+
+
+def test_a_certificate_that_an_attack_breaks_is_a_contradiction() -> None:
+    certifier, images, labels = _certifier(1.0)
+    result = certifier(images, labels, INDICES)
+    assert any(s.verdict is Verdict.ATTACKED for s in result.samples)
+    lies = replace(result, samples=tuple(replace(s, verdict=Verdict.CERTIFIED) for s in result.samples))
+    with pytest.raises(Contradiction):
+        SelfCheck()(certifier.local, images, labels, INDICES, lies)
+
+
+def test_only_the_first_images_are_checked() -> None:
+    certifier, images, labels = _certifier(1.0)
+    result = certifier(images, labels, INDICES)
+    lies = replace(result, samples=tuple(replace(s, verdict=Verdict.CERTIFIED) for s in result.samples))
+    robust = next(i for i, s in enumerate(result.samples) if s.verdict is Verdict.ATTACKED)
+    SelfCheck(images=robust)(certifier.local, images, labels, INDICES, lies)
