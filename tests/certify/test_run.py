@@ -202,9 +202,16 @@ def test_clipping_the_box_certifies_no_image_less() -> None:
 def test_precision_is_restored_even_after_an_error() -> None:
     setting = torch.backends.mkldnn.matmul  # type: ignore[attr-defined]
     before = setting.fp32_precision
-    with pytest.raises(ZeroDivisionError), full_precision():
-        assert setting.fp32_precision == "ieee"
-        raise ZeroDivisionError
+    seen = []
+
+    def fail() -> None:
+        with full_precision():
+            seen.append(setting.fp32_precision)
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        fail()
+    assert seen == ["ieee"]
     assert setting.fp32_precision == before
 
 
