@@ -64,7 +64,7 @@ def propagate(
     *,
     rows: Rows = Rows.MASK,
     solver: PowerIteration | None = None,
-    start: Start = Start.RANDOM,
+    start: Start = Start.UNMASKED,
     saved: Mapping[Term, Tensor] | None = None,
     seed: int = 0,
 ) -> Trace:

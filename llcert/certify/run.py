@@ -36,7 +36,7 @@ class Settings:
     seed: int = 0
     pgd: PGD = field(default_factory=PGD)
     solver: PowerIteration = field(default_factory=PowerIteration)
-    start: Start = Start.RANDOM
+    start: Start = Start.UNMASKED
 
     def __post_init__(self) -> None:
         if not 0 <= self.eps < float("inf"):

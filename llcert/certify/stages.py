@@ -83,7 +83,7 @@ class Local:
     eps: float
     bound: GlobalBound
     solver: PowerIteration = field(default_factory=PowerIteration)
-    start: Start = Start.RANDOM
+    start: Start = Start.UNMASKED
     clip_input: bool = False
     seed: int = 0
     name: str = "local"

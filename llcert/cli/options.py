@@ -118,7 +118,7 @@ Tolerance = Annotated[
     typer.Option(
         "--tolerance",
         metavar="X",
-        help="Where a power iteration stops: change of its unit vector. Default: 0.001.",
+        help="Where a power iteration stops: change of its unit vector. Default: 0.0001.",
         rich_help_panel=EXPERT,
     ),
 ]
@@ -127,7 +127,7 @@ Iterations = Annotated[
     typer.Option(
         "--max-iterations",
         metavar="N",
-        help="Cap of a power iteration; above it the global norm stands in. Default: 2000.",
+        help="Cap of a power iteration; above it the global norm stands in. Default: 5000.",
         rich_help_panel=EXPERT,
     ),
 ]
@@ -135,8 +135,8 @@ Start = Annotated[
     str | None,
     typer.Option(
         metavar="NAME",
-        help="Where power iterations start: random, unmasked (the whole layer's singular vector: fewer iterations, but some "
-        "stop too early) or saved (the first pass of an image lends its vectors to the second). Default: random.",
+        help="Where power iterations start: unmasked (the whole layer's singular vector, and noise), random, or saved "
+        "(the first pass of an image lends its vectors to the second). Default: unmasked.",
         rich_help_panel=EXPERT,
     ),
 ]
