@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -144,20 +145,23 @@ class Node:
 
 
 LARGEST = 2**27
-"""Entries of the largest value llcert computes with; a file that asks for more is broken or hostile."""
+"""Entries of the largest constant llcert takes from a file; one that asks for more is broken or hostile."""
+
+LARGEST_VALUE = 2**24
+"""Entries of the largest value of one image, likewise."""
 
 
 def apply(op: Op, *inputs: Node, name: str = "") -> Node:
-    """The node `op(*inputs)`; its shape comes from running the operator on tensors without storage.
+    """The node `op(*inputs)`; its shape comes from running the operator on a batch of no images, which costs nothing.
 
     Raises RuntimeError, ValueError or IndexError from torch where the shapes do not fit; importers name the node.
     """
     if isinstance(op, Input):
         return Node(op, (), name, shape=op.shape)
-    dtype = next((t.dtype for t in op.tensors().values() if t.is_floating_point()), torch.float32)
+    place = next((t for t in op.tensors().values() if t.is_floating_point()), torch.zeros(()))
     with torch.no_grad():
-        output = op.to("meta", dtype)(*(torch.zeros(1, *i.shape, dtype=dtype, device="meta") for i in inputs))
-    if output.numel() > LARGEST:
+        output = op(*(place.new_zeros(0, *i.shape) for i in inputs))
+    if math.prod(output.shape[1:]) > LARGEST_VALUE:
         raise UnsupportedModel(f"{op.label} {name}: {tuple(output.shape[1:])} is more than llcert can hold")
     return Node(op, inputs, name, shape=tuple(output.shape[1:]))
 

@@ -28,8 +28,8 @@ _DEQUANTIZES = 19
 
 _SMALL = 2**22
 _GROWTH = 4
-"""A computed constant holds at most this many times the entries of all initialisers, or `_SMALL`; all of them together
-as many times that."""
+"""A computed constant holds at most this many times the entries of all initialisers (at least `_SMALL`, at most
+`LARGEST`); all of them together as many times that."""
 
 
 def _kinds(names: str) -> frozenset[str]:
@@ -203,7 +203,7 @@ def initialiser(proto: onnx.TensorProto, source: str) -> Tensor:
     """The value of an initialiser whose bytes are in the model; refuses NaN, and infinities in more than one entry."""
     where = f"{source}: initialiser {proto.name!r}"
     declared = math.prod(proto.dims)
-    if any(d < 0 for d in proto.dims) or declared > LARGEST * 8:
+    if any(d < 0 for d in proto.dims) or declared > 8 * LARGEST:
         raise UnsupportedModel(f"{where}: its shape {list(proto.dims)} is not one a file can hold")
     try:
         array = numpy_helper.to_array(proto)

@@ -17,10 +17,11 @@ from llcert.errors import UnsupportedModel
 from llcert.frontend.advice import advice
 from llcert.frontend.folding import Folder, initialiser, tensor
 from llcert.frontend.normalise import Graph, where
-from llcert.ir import LARGEST, Input, Node, apply
+from llcert.ir import Input, Node, apply
 from llcert.ops.movement import reshaped
 from llcert.registry import BATCH, Call, Value, onnx_importers
 
+_LARGEST_IMAGE = 2**22
 _LEARNED = ("ai.onnx.ml",)
 _BROKEN_CALL = (RuntimeError, ValueError, IndexError, TypeError, KeyError, ZeroDivisionError, OverflowError)
 """What importers and torch raise where attributes or shapes make no sense."""
@@ -82,7 +83,7 @@ def _dimensions(graph: Graph) -> list[int | None]:
         axis = sizes.index(None, 1)
         raise UnsupportedModel(f"{place}: axis {axis} has no fixed size; export the model with a fixed image size")
     total = math.prod(d for d in sizes if d is not None)
-    if any(d is not None and d < 1 for d in sizes) or total > LARGEST:
+    if any(d is not None and d < 1 for d in sizes) or total > _LARGEST_IMAGE:
         raise UnsupportedModel(f"{place}: shape {sizes} is not one of an image")
     return sizes
 

@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 import onnx
 import torch
+from onnx import TensorProto, numpy_helper
 from torch import Tensor
 
 from llcert.errors import InvalidInput, UnsupportedModel
@@ -24,6 +25,9 @@ TOLERANCE = 1e-4
 """The largest relative difference between the network and the file's own runtime that is rounding."""
 
 _PIXELS, _WIDE = 4, 4
+_TOO_NEW = "official released onnx opset"
+"""What onnxruntime says of an opset that is newer than itself."""
+
 _NEWEST_FOR_RUNTIMES = 10
 """The file format version every supported onnxruntime reads; newer ones add nothing that a checked graph uses."""
 
@@ -198,41 +202,93 @@ def _runtime(graph: Graph, output: str) -> tuple[str, Runtime | None]:
         import onnxruntime
     except ImportError:
         return "onnxruntime", None
-    model = _cut(graph, output)
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = options.inter_op_num_threads = 1
-    options.log_severity_level = 4
-    try:
-        session = onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
-    except onnxruntime.capi.onnxruntime_pybind11_state.NotImplemented:
-        return _reference(model, graph)
-    except Exception as error:  # onnxruntime's own exceptions share no base class
-        raise _cannot_run(graph, error) from None
-
-    def run(image: Array) -> Array:
-        try:
-            result: Array = session.run([output], {graph.image.name: image})[0]
-        except Exception as error:
-            raise _cannot_run(graph, error) from None
-        return result
-
-    return f"onnxruntime {onnxruntime.__version__}", run
+    name, model = f"onnxruntime {onnxruntime.__version__}", _cut(graph, output)
+    session = _session(graph, model)
+    if session is None and _elem_type(model) == TensorProto.DOUBLE:
+        name, model = f"{name} in float32", in_single_precision(model)
+        session = _session(graph, model)
+    if session is None:
+        return "the onnx reference implementation (onnxruntime lacks what the file needs)", _reference(graph, model)
+    return name, _running(graph, model, session, output)
 
 
-def _reference(model: onnx.ModelProto, graph: Graph) -> tuple[str, Runtime]:
-    """onnx's own slow implementation: for what onnxruntime has no kernel for (convolutions in float64)."""
+def _reference(graph: Graph, model: onnx.ModelProto) -> Runtime:
+    """onnx's own slow implementation."""
     from onnx.reference import ReferenceEvaluator
 
-    evaluator = ReferenceEvaluator(model)
-
     def run(image: Array) -> Array:
         try:
-            results: Any = evaluator.run(None, {graph.image.name: image})
+            results: Any = ReferenceEvaluator(model).run(None, {graph.image.name: image})
         except Exception as error:  # raises whatever numpy or its own code does
             raise _cannot_run(graph, error) from None
         return np.asarray(results[0])
 
-    return "the onnx reference implementation (onnxruntime has no kernel for this file)", run
+    return run
+
+
+def _session(graph: Graph, model: onnx.ModelProto) -> Any:
+    """An onnxruntime session; None where it has no kernel in the model's precision, or does not know its opset."""
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = options.inter_op_num_threads = 1
+    options.log_severity_level = 4
+    content = model.SerializeToString()
+    try:
+        return onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
+    except onnxruntime.capi.onnxruntime_pybind11_state.NotImplemented:
+        return None
+    except Exception as error:  # onnxruntime's own exceptions share no base class
+        if _TOO_NEW in str(error):
+            return None
+        raise _cannot_run(graph, error) from None
+
+
+def _running(graph: Graph, model: onnx.ModelProto, session: Any, output: str) -> Runtime:
+    """How a session runs one image."""
+    dtype = np.float64 if _elem_type(model) == TensorProto.DOUBLE else np.float32
+
+    def run(image: Array) -> Array:
+        try:
+            results: list[Array] = session.run([output], {graph.image.name: image.astype(dtype)})
+        except Exception as error:  # onnxruntime's own exceptions share no base class
+            raise _cannot_run(graph, error) from None
+        return results[0]
+
+    return run
+
+
+def _elem_type(model: onnx.ModelProto) -> int:
+    named = {t.name for t in model.graph.initializer}
+    return next(i.type.tensor_type.elem_type for i in model.graph.input if i.name not in named)
+
+
+def in_single_precision(model: onnx.ModelProto) -> onnx.ModelProto:
+    """A copy of a model without functions in which every float64 is a float32."""
+    copy = onnx.ModelProto()
+    copy.CopyFrom(model)
+    graphs = [copy.graph]
+    while graphs:
+        graph = graphs.pop()
+        for tensor in graph.initializer:
+            _make_single(tensor)
+        for value in (*graph.input, *graph.output, *graph.value_info):
+            if value.type.tensor_type.elem_type == TensorProto.DOUBLE:
+                value.type.tensor_type.elem_type = TensorProto.FLOAT
+        for attribute in (a for node in graph.node for a in node.attribute):
+            if attribute.HasField("t"):
+                _make_single(attribute.t)
+            if attribute.HasField("g"):
+                graphs.append(attribute.g)
+            if attribute.name in ("to", "dtype") and attribute.i == TensorProto.DOUBLE:
+                attribute.i = TensorProto.FLOAT
+    return copy
+
+
+def _make_single(tensor: TensorProto) -> None:
+    if tensor.data_type == TensorProto.DOUBLE:
+        array = numpy_helper.to_array(tensor).astype(np.float32)
+        tensor.CopyFrom(numpy_helper.from_array(array, tensor.name))
 
 
 def _cannot_run(graph: Graph, error: Exception) -> UnsupportedModel:

@@ -86,8 +86,11 @@ def write_affine(op: Affine, builder: OnnxBuilder, inputs: Sequence[str], node: 
 
 @to_onnx(BatchNorm)
 def write_batch_norm(op: BatchNorm, builder: OnnxBuilder, inputs: Sequence[str], node: Node) -> str:
-    constants = [builder.constant(t) for t in (op.weight, op.bias, op.mean, op.variance)]
-    return builder.add("BatchNormalization", [*inputs, *constants], name=node.name, epsilon=op.eps)
+    # the file holds eps in single precision: what that loses goes into the variance
+    eps = float(torch.tensor(op.eps, dtype=torch.float32))
+    variance = (op.variance + op.eps) - eps if op.variance.dtype == torch.float64 else op.variance
+    constants = [builder.constant(t) for t in (op.weight, op.bias, op.mean, variance)]
+    return builder.add("BatchNormalization", [*inputs, *constants], name=node.name, epsilon=eps)
 
 
 @from_onnx("BatchNormalization")

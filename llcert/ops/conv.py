@@ -156,6 +156,8 @@ def read_conv_transpose(call: Call) -> Node:
     sizes = node.shape[1:]
     windows = read_unpadded(call, sizes, tuple(weight.shape[2:]))
     extra = call.integers("output_padding") or (0,) * len(sizes)
+    if any(e >= max(s, d) for e, s, d in zip(extra, windows.stride, windows.dilation, strict=True)):
+        call.refuse(f"its output_padding {extra} is not below its strides {windows.stride}")
     full = tuple((n - 1) * s + r + e for n, s, r, e in zip(sizes, windows.stride, windows.reach, extra, strict=True))
     cropped = _cropping(call, full, tuple(n * s for n, s in zip(sizes, windows.stride, strict=True)))
     groups = int(call.attributes.get("group", 1))

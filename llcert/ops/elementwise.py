@@ -16,6 +16,7 @@ from llcert.ops.join import Add
 from llcert.ops.linear import biased
 from llcert.ops.maxmin import Extreme, torch_reduced
 from llcert.ops.movement import Expand
+from llcert.ops.reduce import rescaled
 from llcert.registry import Call, Value, from_onnx, from_torch_op
 
 PRODUCT = (
@@ -89,7 +90,7 @@ def shifted(call: Call, node: Node, shift: Tensor) -> Node:
 def scaled(call: Call, node: Node, scale: Tensor) -> Node:
     """`x * scale`."""
     node, scale = aligned(call, node, scale)
-    return apply(Affine(scale=scale), node)
+    return rescaled(node, scale) or apply(Affine(scale=scale), node)
 
 
 def aligned(call: Call, node: Node, constant: Tensor) -> tuple[Node, Tensor]:

@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from llcert.ir import LARGEST, Activation, Node, Shape, apply
+from llcert.ir import LARGEST_VALUE, Activation, Node, Shape, apply
 from llcert.ops.windows import (
     Windows,
     foreign,
@@ -92,7 +92,7 @@ def read_max_pool(call: Call) -> Node:
 def check_windows(call: Call, shape: Shape, windows: Windows) -> None:
     """Nothing, where every window sees a real entry. shape: `[channels, *spatial]`; refuses where one does not."""
     sizes = shape[1:]
-    if shape[0] * math.prod(n + sum(p) for n, p in zip(sizes, windows.padding, strict=True)) > LARGEST:
+    if shape[0] * math.prod(n + sum(p) for n, p in zip(sizes, windows.padding, strict=True)) > LARGEST_VALUE:
         call.refuse(f"pads {shape} by {windows.padding}, which is more than llcert can hold")
     for i, (size, (before, after)) in enumerate(zip(sizes, windows.padding, strict=True)):
         kernel, dilation = windows.kernel[i], windows.dilation[i]

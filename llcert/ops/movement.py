@@ -28,6 +28,8 @@ class Reshape(Movement):
     moves = True
 
     def linear(self, x: Tensor) -> Tensor:
+        if math.prod(x.shape[1:]) != math.prod(self.shape):
+            raise ValueError(f"{tuple(x.shape[1:])} does not reshape to {self.shape}")
         return x.reshape(x.shape[0], *self.shape)
 
     def adjoint(self, y: Tensor, shape: Shape) -> Tensor:

@@ -74,6 +74,20 @@ def scalar(entrywise: Callable[[Tensor], Tensor], value: float) -> float:
     return float(entrywise(torch.tensor(value, dtype=torch.float64)))
 
 
+def rescaled(node: Node, scale: Tensor) -> Node | None:
+    """A sum or an average times one known number, as one operator; None for anything else."""
+    if scale.numel() != 1 or scale.requires_grad:
+        return None
+    match node.op:
+        case Reduce(weight=1.0):
+            op: LinearOp = replace(node.op, weight=float(scale))
+        case SumPool(kernel=kernel, weight=weight) if weight == 1 / math.prod(kernel):
+            op = replace(node.op, weight=float(scale) / math.prod(kernel))
+        case _:
+            return None
+    return apply(op, *node.inputs, name=node.name)
+
+
 @from_onnx("ReduceSum", "ReduceMean")
 def read_reduction(call: Call) -> Node:
     node, axes = call.node(0), call.integers("axes", 1)
