@@ -62,8 +62,10 @@ def reach(
     smallest = torch.finfo(rows.dtype).tiny
     sizes = torch.stack(list(norms)).clamp(min=smallest), torch.stack(list(radii)).clamp(min=smallest)
     weights = torch.sqrt(sizes[1] / sizes[0])
-    scaled = torch.cat([(c.flatten(1) * t[:, None]) for c, t in zip(columns, weights, strict=True)], 1)
-    norm = solver(Masked(SideBySide(block.terms), rows, scaled), random_start(tuple(scaled.shape), scaled, seed))
+    factors = torch.cat([t[:, None].expand(-1, c[0].numel()) for c, t in zip(columns, weights, strict=True)], 1)
+    kept = torch.cat([c.flatten(1) for c in columns], 1)
+    start = random_start(tuple(kept.shape), kept, seed) / factors  # uniform over the columns once they are weighted
+    norm = solver(Masked(SideBySide(block.terms), rows, kept * factors), start)
     together = torch.where(norm.converged, norm.value, torch.inf)
     return Reach(tuple(norms), together=together, weights=weights)
 

@@ -18,7 +18,7 @@ ASSURANCE_WORDS: Mapping[Assurance, str] = {
     Assurance.ESTIMATE: (
         "An estimate, not a proof: norms come from power iteration, which approaches each norm from below, and "
         "rounding is not accounted for. It is the practice of the literature; the bounds may be too small by the "
-        "iteration's error (0.01 to 0.11 % of the Lipschitz constant where it was measured against exact norms)."
+        "iteration's error. docs/soundness.md says how large it was where it was measured."
     ),
     Assurance.PROBABILISTIC: "Every norm bound holds with the stated probability.",
     Assurance.DETERMINISTIC: "Every number is a bound, rounding included.",

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from llcert.errors import InvalidInput
 from llcert.region import length, spread
 from llcert.spectral.linear_map import Masked
 from llcert.spectral.norm import Norm, Side
@@ -25,6 +26,10 @@ class PowerIteration:
     least: int = 10
     cap: int = 5000
     compact: int = 5
+
+    def __post_init__(self) -> None:
+        if not (0 < self.tolerance < 1 and self.cap >= 0 and self.compact >= 1):
+            raise InvalidInput(f"a power iteration needs 0 < tolerance < 1 and counts >= 0, not {self}")
 
     def __call__(self, masked: Masked, start: Tensor) -> Norm:
         """The norm of every image's map: an ESTIMATE. start: `[batch, *columns]`, any length.
