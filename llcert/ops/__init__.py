@@ -1,6 +1,6 @@
 """The operators. Each file holds all there is to know about its own: value, box, mask, slope, import and export."""
 
-from llcert.ops import elementwise
+from llcert.ops import elementwise, identity
 from llcert.ops.affine import Affine, BatchNorm
 from llcert.ops.clamp import Clamp, relu
 from llcert.ops.conv import Conv, ConvTranspose
@@ -41,5 +41,6 @@ __all__ = [
     "Tanh",
     "Transpose",
     "elementwise",
+    "identity",
     "relu",
 ]

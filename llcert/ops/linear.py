@@ -39,15 +39,19 @@ class Linear(LinearOp):
 @from_onnx("Gemm")
 def read_gemm(call: Call) -> Node:
     alpha, beta = float(call.attributes.get("alpha", 1.0)), float(call.attributes.get("beta", 1.0))
-    if isinstance(call.inputs[0], Tensor):
-        call.refuse("multiplies a constant from the left; write it as MatMul and Add, or transpose the layer")
-    node, matrix = call.node(0), _matrix(call, 1)
-    if call.attributes.get("transA", 0):
-        node = transposed(call, node)
-    weight = matrix if call.attributes.get("transB", 0) else matrix.T.contiguous()
+    a, b = (_factor(call, i, turned=bool(call.attributes.get(n, 0))) for i, n in enumerate(("transA", "transB")))
     if alpha != 1:
-        weight = weight * alpha
-    return _with_addend(call, apply(Linear(weight), node), beta)
+        a, b = (f * alpha if isinstance(f, Tensor) else f for f in (a, b))
+    return _with_addend(call, times(call, a, b), beta)
+
+
+def _factor(call: Call, index: int, *, turned: bool) -> Value:
+    """A factor of Gemm, transposed where its attribute says so."""
+    if isinstance(call.inputs[index], Node):
+        node = call.node(index)
+        return transposed(call, node) if turned else node
+    matrix = _matrix(call, index)
+    return matrix.T if turned else matrix
 
 
 def _with_addend(call: Call, product: Node, beta: float) -> Node:

@@ -306,63 +306,6 @@ def read_torch_expand(call: Call) -> Node:
     return _expanded(call, node, tuple(n if t == -1 else t for n, t in zip(node.shape, target, strict=True)))
 
 
-@from_torch_op("contiguous", "clone", "alias", "detach", "lift_fresh_copy", "lift_fresh", "identity")
-def read_torch_identity(call: Call) -> Node:
-    return call.node("self")
-
-
-@from_torch_op("dropout", "feature_dropout", "alpha_dropout", "feature_alpha_dropout", "native_dropout")
-def read_torch_dropout(call: Call) -> Node | tuple[Node, ...]:
-    if call.attributes["train"] and call.attributes["p"] != 0:
-        call.refuse("is in training mode; export the model after .eval()")
-    return (call.node("input"),) if call.kind == "native_dropout" else call.node("input")
-
-
-@from_torch_op("to", "_to_copy", "type_as", "float", "double")
-def read_torch_cast(call: Call) -> Node:
-    like = call.attributes.get("other")
-    dtype = like.dtype if isinstance(like, Tensor) else call.attributes.get("dtype")
-    if dtype not in (None, torch.float32, torch.float64):
-        call.refuse(f"casts a value of the image to {dtype}, which rounds it; remove the cast")
-    return call.node("self")
-
-
-@from_onnx("Identity")
-def read_identity(call: Call) -> Node:
-    return call.node(0)
-
-
-@from_onnx("Dropout")
-def read_dropout(call: Call) -> Node:
-    training = call.constant(2)
-    if training is not None and bool(training.any()):
-        call.refuse("is in training mode; export the model after .eval()")
-    if call.outputs > 1:
-        call.refuse("its mask is used; export the model after .eval()")
-    return call.node(0)
-
-
-_FLOAT, _DOUBLE = 1, 11
-
-
-@from_onnx("Cast")
-def read_cast(call: Call) -> Node:
-    if call.attributes.get("to") not in (_FLOAT, _DOUBLE):
-        call.refuse(
-            "casts a value of the image to another type than float32 or float64, which rounds it; "
-            "remove the cast or export the model in float32"
-        )
-    return call.node(0)
-
-
-@from_onnx("CastLike")
-def read_cast_like(call: Call) -> Node:
-    like = call.inputs[1] if len(call.inputs) > 1 else None
-    if isinstance(like, Tensor) and like.dtype not in (torch.float32, torch.float64):
-        call.refuse("casts a value of the image to another type than float32 or float64, which rounds it")
-    return call.node(0)
-
-
 @to_onnx(Reshape)
 def write_reshape(op: Reshape, builder: OnnxBuilder, inputs: Sequence[str], node: Node) -> str:
     return builder.add("Reshape", [*inputs, builder.constant(batched_shape(op.shape))], name=node.name)

@@ -17,6 +17,7 @@ from llcert.ir import Network
 
 ROW = "float[N,12] x"
 DENSE = {"w": noise(12, 5)}
+HALVED = {"w2": DENSE["w"] / 2, "z": torch.zeros(5, 1)}
 GEMM = "y = Gemm(x, w)"
 
 
@@ -138,12 +139,13 @@ def test_a_batch_axis_without_any_size_is_free(tmp_path: Path) -> None:
         ("float[3,4] x", "f = Flatten<axis=0>(x) y = Gemm(f, w)", (3, 4)),
         ("float[12,1] x", "t = Transpose<perm=[1,0]>(w) y = MatMul(t, x)", (12, 1)),
         ("float[12,1] x", "y = Gemm<transA=1>(x, w)", (12, 1)),
+        ("float[12,1] x", "y = Gemm<transA=1, alpha=2.0, beta=0.5>(w2, x, z)", (12, 1)),
         ("float[1,12] x", "s = Squeeze<axes=[0]>(x) y = MatMul(s, w)", (12,)),
         ("float[1,12] x", "t = Transpose<perm=[1,0]>(w) u = Transpose<perm=[1,0]>(x) y = MatMul(t, u)", (12,)),
     ],
 )
 def test_batch_one_baked_in_or_no_batch_axis(image: str, body: str, shape: tuple[int, ...], tmp_path: Path) -> None:
-    network = imported(tmp_path, body, DENSE, image=image, opset=11)
+    network = imported(tmp_path, body, DENSE | HALVED, image=image, opset=11)
     assert network.input.shape == shape
     assert is_dense(network)
 
@@ -243,7 +245,7 @@ def test_functions_that_unfold_without_end_are_refused(tmp_path: Path) -> None:
 
 
 def test_two_outputs_of_one_classifier_are_one(tmp_path: Path) -> None:
-    body = "h = Gemm(x, w) p = Softmax(h) l = ArgMax<axis=1>(h)"
+    body = "h = Gemm(x, w) p = Softmax(h) a = ArgMax<axis=1>(h) l = Cast<to=6>(a)"
     model = onnx_model(body, DENSE, image=ROW, outputs=("p", "l"))
     network = load(written(tmp_path, model))
     assert is_dense(network)
