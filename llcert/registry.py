@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NoReturn, Protocol, TypeVar
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -152,6 +153,11 @@ def to_onnx(op: type[Op]) -> Callable[[F], F]:
         return exporter
 
     return register
+
+
+def common_shape(*shapes: Sequence[int]) -> Shape:
+    """The shape that all the given ones broadcast to; raises ValueError where there is none."""
+    return tuple(int(n) for n in np.broadcast_shapes(*(tuple(s) for s in shapes)))
 
 
 def batched_shape(shape: Shape) -> Tensor:

@@ -73,6 +73,11 @@ def compare(network: Network, graph: Graph, images: Tensor | None = None) -> Agr
     if run is None:
         return Agreement(None, runtime, 0)
     theirs = _one_by_one(run, inputs.to(network.dtype).numpy(), _foreign_shape(graph, network), graph.source)
+    if theirs.shape[1] != network.classes:
+        raise UnsupportedModel(
+            f"{graph.source}: {runtime} computes {theirs.shape[1]} values for one image, llcert {network.classes}; "
+            "a batch size other than one is baked into the file"
+        )
     if not np.isfinite(theirs).all():
         raise UnsupportedModel(f"{graph.source}: its logits are NaN or infinite (by {runtime}); its weights are broken")
     agreement = Agreement(_difference(network, inputs, theirs), runtime, len(inputs))

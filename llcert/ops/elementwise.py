@@ -17,7 +17,7 @@ from llcert.ops.linear import biased
 from llcert.ops.maxmin import Extreme, torch_reduced
 from llcert.ops.movement import Expand
 from llcert.ops.reduce import rescaled
-from llcert.registry import Call, Value, from_onnx, from_torch_op
+from llcert.registry import Call, Value, common_shape, from_onnx, from_torch_op
 
 PRODUCT = (
     "{} two values that both depend on the image is not globally Lipschitz; "
@@ -96,22 +96,22 @@ def scaled(call: Call, node: Node, scale: Tensor) -> Node:
 def aligned(call: Call, node: Node, constant: Tensor) -> tuple[Node, Tensor]:
     """A value and a constant that meet entry by entry: the constant per image, the value expanded to their shape."""
     constant = floating(call.per_image(constant, len(node.shape)))
-    return expanded(node, common_shape(call, (node.shape, tuple(constant.shape)))), constant
+    return expanded(node, meeting(call, (node.shape, tuple(constant.shape)))), constant
 
 
 def broadcast(call: Call, nodes: Sequence[Node]) -> tuple[Node, ...]:
     """Values that meet entry by entry, each expanded to their common shape."""
     if call.batched and len({len(n.shape) for n in nodes}) > 1:
         call.refuse(f"values of shapes {', '.join(str(n.shape) for n in nodes)} would meet across the batch axis")
-    shape = common_shape(call, [n.shape for n in nodes])
+    shape = meeting(call, [n.shape for n in nodes])
     return tuple(expanded(n, shape) for n in nodes)
 
 
-def common_shape(call: Call, shapes: Sequence[Shape]) -> Shape:
+def meeting(call: Call, shapes: Sequence[Shape]) -> Shape:
     """The shape that all the given ones broadcast to; refuses where there is none."""
     try:
-        return tuple(torch.broadcast_shapes(*shapes))
-    except RuntimeError:
+        return common_shape(*shapes)
+    except ValueError:
         call.refuse(f"shapes {', '.join(str(tuple(s)) for s in shapes)} (without batch axis) do not fit together")
 
 

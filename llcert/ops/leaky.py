@@ -11,7 +11,7 @@ from torch import Tensor
 from llcert.ir import Activation, Node, Shape, apply
 from llcert.ops.affine import channelwise
 from llcert.region import Region
-from llcert.registry import Call, OnnxBuilder, from_onnx, from_torch_op, to_onnx
+from llcert.registry import Call, OnnxBuilder, common_shape, from_onnx, from_torch_op, to_onnx
 
 
 @dataclass(frozen=True)
@@ -72,7 +72,7 @@ def read_leaky_relu(call: Call) -> Node:
 def read_parametric_relu(call: Call) -> Node:
     node = call.node(0)
     slope = call.per_image(call.required(1), len(node.shape))
-    if torch.broadcast_shapes(node.shape, slope.shape) != node.shape:
+    if common_shape(node.shape, slope.shape) != node.shape:
         call.refuse(f"slopes of shape {tuple(slope.shape)} do not fit a value of shape {node.shape}")
     return apply(Leaky(slope), node)
 

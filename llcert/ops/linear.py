@@ -5,14 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from llcert.ir import LinearOp, Node, Shape, apply
 from llcert.ops.affine import Affine
 from llcert.ops.movement import Reshape, Transpose, reshaped
-from llcert.registry import Call, OnnxBuilder, Value, from_onnx, from_torch_op, to_onnx
+from llcert.registry import Call, OnnxBuilder, Value, common_shape, from_onnx, from_torch_op, to_onnx
 
 
 @dataclass(frozen=True)
@@ -59,7 +58,7 @@ def _with_addend(call: Call, product: Node, beta: float) -> Node:
     if addend is None or beta == 0:
         return product
     addend = call.per_image(addend if beta == 1 else addend * beta, len(product.shape))
-    if torch.broadcast_shapes(product.shape, addend.shape) != product.shape:
+    if common_shape(product.shape, addend.shape) != product.shape:
         call.refuse(f"adds a constant of shape {tuple(addend.shape)} to a value of shape {product.shape}")
     return biased(product, addend)
 

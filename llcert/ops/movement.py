@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from llcert.ir import LinearOp, Node, Shape, apply
-from llcert.registry import BATCH, Call, OnnxBuilder, batched_shape, from_onnx, from_torch_op, to_onnx
+from llcert.registry import BATCH, Call, OnnxBuilder, batched_shape, common_shape, from_onnx, from_torch_op, to_onnx
 
 
 class Movement(LinearOp):
@@ -169,7 +169,7 @@ def read_expand(call: Call) -> Node:
             if target[0] not in (1, BATCH):
                 call.refuse(f"repeats images along the batch axis (target {target})")
             target = target[1:]
-    return _expanded(call, node, tuple(torch.broadcast_shapes(node.shape, target)))
+    return _expanded(call, node, common_shape(node.shape, target))
 
 
 def _expanded(call: Call, node: Node, shape: Shape) -> Node:

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from llcert.ir import Node, Op, apply
+from llcert.registry import common_shape
 
 Fingerprint = tuple[object, ...]
 
@@ -36,7 +37,7 @@ def higher(a: Tensor | None, b: Tensor | None) -> Tensor | None:
     """The larger of two lower bounds, None for none; one of the two itself where it wins everywhere."""
     if a is None or b is None:
         return b if a is None else a
-    shape = torch.broadcast_shapes(a.shape, b.shape)
+    shape = common_shape(a.shape, b.shape)
     if a.shape == shape and bool((a >= b).all()):
         return a
     if b.shape == shape and bool((b >= a).all()):
@@ -48,7 +49,7 @@ def lower(a: Tensor | None, b: Tensor | None) -> Tensor | None:
     """The smaller of two upper bounds, None for none; one of the two itself where it wins everywhere."""
     if a is None or b is None:
         return b if a is None else a
-    shape = torch.broadcast_shapes(a.shape, b.shape)
+    shape = common_shape(a.shape, b.shape)
     if a.shape == shape and bool((a <= b).all()):
         return a
     if b.shape == shape and bool((b <= a).all()):

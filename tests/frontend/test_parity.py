@@ -61,6 +61,12 @@ def test_small_logits_are_no_excuse(tmp_path: Path) -> None:
         parity.check(wrong, tmp_path / "model.onnx")
 
 
+def test_constants_for_more_images_than_one_are_refused(tmp_path: Path) -> None:
+    body, constants = "y = Add(x, c)", {"c": torch.ones(17, 12)}
+    with pytest.raises(UnsupportedModel, match="computes 204 values for one image, llcert 12"):
+        imported(tmp_path, body, constants, image="float[N,12] x")
+
+
 def test_logits_that_overflow_are_refused(tmp_path: Path) -> None:
     body, weights = "h = MatMul(x, w) y = MatMul(h, v)", {"w": noise(12, 5) * 1e30, "v": noise(5, 3) * 1e30}
     with pytest.raises(UnsupportedModel, match="logits are NaN or infinite"):
