@@ -22,7 +22,7 @@ def below_elementwise(node: Node) -> Node | None:
         case Transpose(order=order):
             op = _permuted(node.op, order)
         case Reshape():
-            op = node.op if _treats_entries_alike(node.op) else None
+            op = _of_one_number(node.op, len(moved.inputs[0].shape))
         case _:
             return None
     return None if op is None else on(on(moved.inputs[0], op, node.name), moved.op)
@@ -45,9 +45,16 @@ def below_join(node: Node) -> Node | None:
     return on(apply(op, *(i.inputs[0] for i in node.inputs), name=node.name), first)
 
 
-def _treats_entries_alike(op: Op) -> bool:
-    single = all(t.numel() == 1 for t in op.tensors().values())
-    return isinstance(op, Affine | Clamp | Leaky | Sigmoid | Tanh) and single
+def _of_one_number(op: Op, rank: int) -> Op | None:
+    """The operator where it treats all entries alike, without the axes of its numbers that a value of `rank` lacks."""
+    tensors = op.tensors()
+    if not isinstance(op, Affine | Clamp | Leaky | Sigmoid | Tanh) or any(t.numel() != 1 for t in tensors.values()):
+        return None
+    tall = {name: tensor for name, tensor in tensors.items() if tensor.ndim > rank}
+    if any(t.requires_grad for t in tall.values()):
+        return None
+    low: dict[str, Any] = {name: tensor.reshape(()) for name, tensor in tall.items()}
+    return dataclasses.replace(op, **low) if low else op
 
 
 def _permuted(op: Op, order: tuple[int, ...]) -> Op | None:

@@ -6,7 +6,7 @@ import pytest
 import torch
 from pass_graphs import canonical, image, labels
 
-from llcert.ir import Node, Op, apply
+from llcert.ir import Node, Op, apply, evaluate
 from llcert.ops import Add, Affine, Clamp, Concat, GroupSort, Leaky, Linear, MaxMin, Reshape, Sigmoid, Transpose, relu
 from llcert.passes import sink
 
@@ -41,6 +41,21 @@ def test_layout_changes_around_sums_and_concatenations_cancel() -> None:
 def test_a_reshape_passes_what_treats_all_entries_alike() -> None:
     before = apply(Reshape((4, 3)), apply(relu(), apply(Reshape((12,)), image(4, 3))))
     assert labels(canonical(before)) == ["ReLU"]
+
+
+@pytest.mark.parametrize("op", [Affine(torch.full((1, 1, 1), 2.0)), Leaky(torch.rand(1, 1, 1))])
+def test_one_number_with_more_axes_than_the_value_behind_the_reshape(op: Op) -> None:
+    x = torch.rand(2, 12)
+    before = apply(op, apply(Reshape((1, 4, 3)), image(12)))
+    after = sink.below_elementwise(before)
+    assert after is not None
+    assert after.shape == before.shape
+    assert torch.equal(evaluate(after, x), evaluate(before, x))
+
+
+def test_one_trained_number_with_more_axes_stays_where_it_is() -> None:
+    trained = torch.ones(1, 1, 1, requires_grad=True)
+    assert not fires(apply(Affine(trained), apply(Reshape((1, 4, 3)), image(12))))
 
 
 def fires(node: Node) -> bool:
