@@ -1,9 +1,13 @@
-"""Against values that an independent implementation of the paper computed (Done 3 of the first release)."""
+"""Against values that an independent implementation of the paper computed, with the paper's stopping rule.
+
+The rule matters: at the default 1e-4 our norms come closer to the truth than the given ones (docs/soundness.md).
+"""
 
 from __future__ import annotations
 
 import gzip
 import lzma
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +19,7 @@ from llcert.bounds import Rows, worst_margins
 from llcert.certify import Certifier, Settings, Verdict
 from llcert.frontend.onnx_file import load
 from llcert.ops import MaxMin
+from llcert.spectral import PowerIteration
 
 SLACK = 3e-3
 """Their norms stop early, a little below the truth."""
@@ -40,15 +45,17 @@ def _compare(shared: Path, name: str, images: int) -> None:
     given = {key: torch.as_tensor(stored[key][:count]) for key in stored if stored[key].ndim and key != "global_norms"}
     pixels, labels = _pixels(shared, name, count), given["label"]
     network = load(shared / "reference" / f"{name}.onnx")
-    certifier = Certifier.of(network, Settings(float(stored["eps"]), stages=("local",)))
-    program, blocks = certifier.program, certifier.program.blocks[:-1]
+    settings = Settings(float(stored["eps"]), stages=("local",))
+    certifier = Certifier.of(network, settings)
+    paper = Certifier.of(network, replace(settings, solver=PowerIteration(tolerance=1e-3)))
+    program, blocks = paper.program, paper.program.blocks[:-1]
     logits = program.logits(pixels)
     assert torch.allclose(logits, given["logits"], rtol=0, atol=1e-4)
 
-    norms = torch.tensor([float(certifier.bound.norms[b.terms[0]]) for b in blocks], dtype=torch.float64)
+    norms = torch.tensor([float(paper.bound.norms[b.terms[0]]) for b in blocks], dtype=torch.float64)
     assert (norms / torch.from_numpy(stored["global_norms"]) - 1).abs().max() <= 1e-3
 
-    trace = certifier.local.trace(pixels, Rows.MASK, seed=0)
+    trace = paper.local.trace(pixels, Rows.MASK, seed=0)
     local = torch.stack([trace.norms[b.terms[0]].value for b in blocks], 1)
     assert (local / given["local_norms"]).max() <= 1 + SLACK
 
@@ -61,7 +68,7 @@ def _compare(shared: Path, name: str, images: int) -> None:
         assert (upper <= given["mean_upper"][:, number] + slack).all(), f"upper of block {number}"
         assert (trace.hidden[block.node].varying.flatten(1).sum(1) <= given["varying"][:, number]).all()
 
-    margins = worst_margins(logits, labels, certifier.local.last, trace.hidden)
+    margins = worst_margins(logits, labels, paper.local.last, trace.hidden)
     worst = torch.where(torch.isinf(margins), logits, logits.gather(1, labels[:, None]) - margins)
     assert (worst <= given["worst_logits"] + SLACK * given["worst_logits"].abs().clamp(min=1)).all()
 
