@@ -18,7 +18,7 @@ from llcert.errors import InvalidInput
 from llcert.frontend import onnx_file, pt2
 from llcert.ir import Network
 from llcert.job import prepare
-from llcert.question import Question
+from llcert.question import Question, parse_list
 from llcert.report import Report, Tally
 
 ENDINGS = (".onnx", ".onnx.gz", ".pt2")
@@ -31,7 +31,8 @@ def load(path: Path | str) -> Network:
     """
     path = Path(path)
     if not is_file(path):
-        raise InvalidInput(f"model {str(path)[:200]!r}: no such file")
+        what = "a folder; name a model file in it" if is_folder(path) else "no such file"
+        raise InvalidInput(f"model {str(path)[:200]!r}: {what}")
     name = path.name.lower()
     if name.endswith(".pt2"):
         return pt2.load_pt2(path)
@@ -44,6 +45,14 @@ def is_file(path: Path) -> bool:
     """Whether a file lies there; names that no system allows count as missing."""
     try:
         return path.is_file()
+    except (OSError, ValueError):
+        return False
+
+
+def is_folder(path: Path) -> bool:
+    """Whether a folder lies there, likewise."""
+    try:
+        return path.is_dir()
     except (OSError, ValueError):
         return False
 
@@ -69,18 +78,28 @@ def certify(
     asked = Question(
         eps=None if eps is None else str(eps),
         data=data if isinstance(data, str) else None,
-        stages=None if stages is None else tuple(stages),
+        stages=None if stages is None else parse_list(stages) if isinstance(stages, str) else tuple(stages),
         mean=None if mean is None else tuple(mean),
         std=None if std is None else tuple(std),
         **question,
     )
-    given = images_and_labels(*data) if isinstance(data, tuple) else data
-    dataset = given if isinstance(given, Dataset) else None
-    job = prepare(network, asked, dataset=dataset, self_check=self_check)
+    job = prepare(network, asked, dataset=_given(data), self_check=self_check)
     tally = Tally(job.subject)
     for result in job.results():
         tally.add(result)
     return tally.report()
+
+
+def _given(data: object) -> Dataset | None:
+    """The data set that was handed in; None where the question names it or the metadata does."""
+    match data:
+        case None | str():
+            return None
+        case Dataset():
+            return data
+        case (Tensor() as images, Tensor() as labels):
+            return images_and_labels(images, labels)
+    raise InvalidInput(f"data of type {type(data).__name__}: give a name, a path as text, or tensors (images, labels)")
 
 
 def images_and_labels(images: Tensor, labels: Tensor) -> Dataset:
@@ -89,6 +108,8 @@ def images_and_labels(images: Tensor, labels: Tensor) -> Dataset:
         raise InvalidInput(
             f"images {list(images.shape)} and labels {list(labels.shape)}: give [batch, *shape], [batch]"
         )
+    if labels.is_floating_point() or labels.is_complex():
+        raise InvalidInput(f"labels of type {labels.dtype}: give whole numbers, one an image")
     pixels = images.detach().to("cpu", torch.float32).numpy()
     classes = labels.detach().cpu().numpy().astype(np.int64)
     shape = tuple(pixels.shape[1:])
