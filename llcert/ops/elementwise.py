@@ -172,7 +172,7 @@ def read_arithmetic(call: Call) -> Node:
     a, b = call.attributes["self"], call.attributes["other"]
     alpha = call.constant("alpha")
     if alpha is not None and bool(alpha != 1):
-        b = scaled(call, b, alpha) if isinstance(b, Node) else b * alpha
+        a, b = (_times(call, a, alpha), b) if call.kind == "rsub" else (a, _times(call, b, alpha))
     match call.kind:
         case "add":
             return add(call, (a, b))
@@ -185,6 +185,11 @@ def read_arithmetic(call: Call) -> Node:
     if call.attributes.get("rounding_mode") is not None:
         call.refuse("rounds its result, which makes it a step function; divide without rounding_mode")
     return divide(call, a, b)
+
+
+def _times(call: Call, value: Value, factor: Tensor) -> Value:
+    """Whatever is subtracted or added, times the `alpha` of torch."""
+    return scaled(call, value, factor) if isinstance(value, Node) else value * factor
 
 
 @from_torch_op("neg", "negative")
