@@ -103,17 +103,25 @@ def _given(data: object) -> Dataset | None:
 
 
 def images_and_labels(images: Tensor, labels: Tensor) -> Dataset:
-    """A data set of tensors. images: `[batch, *shape]`, pixel units; labels: `[batch]`."""
+    """A data set of tensors. images: `[batch, *shape]`, pixel units, or bytes 0 to 255; labels: `[batch]`."""
     if images.ndim < 2 or labels.ndim != 1:
         raise InvalidInput(
             f"images {list(images.shape)} and labels {list(labels.shape)}: give [batch, *shape], [batch]"
         )
     if labels.is_floating_point() or labels.is_complex():
         raise InvalidInput(f"labels of type {labels.dtype}: give whole numbers, one an image")
-    pixels = images.detach().to("cpu", torch.float32).numpy()
+    in_bytes = images.dtype == torch.uint8
+    pixels = images.detach().to("cpu", torch.uint8 if in_bytes else torch.float32).numpy()
     classes = labels.detach().cpu().numpy().astype(np.int64)
     shape = tuple(pixels.shape[1:])
-    return Dataset("images", "given", ArrayImages(pixels), classes, int(classes.max(initial=0)) + 1, shape)
+    return Dataset(
+        "images",
+        "given",
+        ArrayImages(pixels, 255.0 if in_bytes else 1.0),
+        classes,
+        int(classes.max(initial=0)) + 1,
+        shape,
+    )
 
 
 def file_sha256(path: Path) -> str:

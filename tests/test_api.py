@@ -38,6 +38,12 @@ def test_labels_are_not_rounded(network: Network) -> None:
         llcert.certify(network, (PIXELS, LABELS + 0.5))
 
 
+def test_bytes_are_pixels_of_255(network: Network) -> None:
+    level = (PIXELS * 255).to(torch.uint8)
+    one, two = (llcert.certify(network, (x, LABELS)) for x in (level, level.float() / 255))
+    assert [s.margin for s in one.samples] == [s.margin for s in two.samples]
+
+
 def test_stages_as_text_are_a_list(network: Network) -> None:
     report = llcert.certify(network, (PIXELS, LABELS), stages="global, local")
     assert report.subject.stages == ("global", "local")

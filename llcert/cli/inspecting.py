@@ -14,8 +14,9 @@ from llcert.api import file_sha256, load
 from llcert.bounds import GlobalBound, global_bound
 from llcert.certify.arithmetic import full_precision
 from llcert.cli.terminal import stdout
-from llcert.errors import InvalidInput
+from llcert.errors import InvalidInput, UnsupportedModel
 from llcert.frontend import parity
+from llcert.frontend.refusals import unsupported
 from llcert.ir import Network, Node
 from llcert.program import Program, lower
 from llcert.report.console import facts, plain
@@ -27,7 +28,7 @@ def show(model: str, *, cross_check: bool) -> int:
     path = Path(model)
     if cross_check and path.name.lower().endswith(".pt2"):
         raise InvalidInput(f"{path}: --cross-check compares .onnx files; a .pt2 file has no second importer")
-    network = load(path)
+    network = _loaded(path)
     program = lower(network, "cpu", network.dtype)
     with torch.no_grad(), full_precision():
         bound = global_bound(program)
@@ -37,6 +38,17 @@ def show(model: str, *, cross_check: bool) -> int:
         console.print(Text("cross-check  ", style="bold") + plain(parity.second_opinion(network, path).sentence))
     console.print("Nothing in this model is refused: llcert certify accepts it.")
     return 0
+
+
+def _loaded(path: Path) -> Network:
+    """The network; where it is refused, every operator type in it that llcert has no rule for is printed first."""
+    try:
+        return load(path)
+    except UnsupportedModel:
+        if path.name.lower().endswith((".onnx", ".onnx.gz")):
+            for line in unsupported(path):
+                stdout().print(plain(f"refused  {line}"), soft_wrap=True)
+        raise
 
 
 def _head(path: Path, network: Network) -> RenderableType:

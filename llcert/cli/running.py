@@ -81,12 +81,15 @@ def _continued(question: Question, directory: RunDirectory) -> Question:
 
 def _job(path: Path, question: Question, *, self_check: bool) -> Job:
     network = load(path)
+    console = stderr()
+    if console.is_terminal:
+        console.print("reading the data, computing the global bound ...", style="dim")
     return prepare(
         network,
         question,
         model=str(path),
         sha256=file_sha256(path),
-        progress=DownloadProgress(stderr()),
+        progress=DownloadProgress(console),
         parity=None if path.name.endswith(".pt2") else lambda images: parity.check(network, path, images),
         self_check=self_check,
     )

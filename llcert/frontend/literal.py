@@ -138,7 +138,9 @@ class _Walk:
         return self.values[name]
 
     def _wanted(self, proto: onnx.NodeProto) -> int:
-        """How many outputs are needed: up to the last that anything reads."""
+        """How many outputs are needed: up to the last that anything reads; all, where listing them means training."""
+        if proto.op_type == "BatchNormalization" and self._version(proto) < 14:
+            return len([o for o in proto.output if o])
         return max((i + 1 for i, name in enumerate(proto.output) if name in self.used), default=1)
 
     def _version(self, proto: onnx.NodeProto) -> int:

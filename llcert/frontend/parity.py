@@ -84,7 +84,7 @@ def compare(network: Network, graph: Graph, images: Tensor | None = None) -> Agr
     if not _within(agreement):
         raise UnsupportedModel(
             f"{graph.source}: llcert and {runtime} disagree by {agreement.difference:.1e} (relative, allowed "
-            f"{TOLERANCE:.0e}); the import is wrong for this file, please report it"
+            f"{TOLERANCE:.0e}): the file computes with its batch size, or the import is wrong; please report it"
         )
     return agreement
 

@@ -5,6 +5,9 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import onnx
+import onnx.parser
+
 from .conftest import Run
 
 
@@ -29,6 +32,16 @@ def test_inspect_refuses_in_one_line(run: Run, tmp_path: Path) -> None:
     result = run("inspect", tmp_path / "noise.onnx")
     assert result.code == 2
     assert "noise.onnx" in result.complaint
+
+
+def test_inspect_lists_every_operator_without_a_rule(run: Run, tmp_path: Path) -> None:
+    text = """<ir_version: 8, opset_import: ["" : 17]>
+    g (float[N, 4] x) => (float[N, 4] y) { a = Sign(x) b = Erf(a) c = Sign(b) s = Shape(c) y = Reshape(c, s) }"""
+    onnx.save(onnx.parser.parse_model(text), tmp_path / "odd.onnx")
+    result = run("inspect", tmp_path / "odd.onnx")
+    assert result.code == 2
+    assert [line.split()[:2] for line in result.out.splitlines()] == [["refused", "Sign"], ["refused", "Erf"]]
+    assert "step function" in result.out
 
 
 def test_cross_check_agrees_or_says_why_not(run: Run, model: Path) -> None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import onnx
+import onnx.parser
 import pytest
 import torch
 from onnx import helper
@@ -117,3 +119,14 @@ def test_doubling_concatenations_are_refused(tmp_path: Path) -> None:
     body = " ".join(f"c{i + 1} = Concat<axis=1>(c{i}, c{i})" for i in range(30)).replace("c0", "x")
     with pytest.raises(UnsupportedModel, match="more than llcert can hold"):
         imported(tmp_path, f"{body} y = Relu(c30)", image=ROW)
+
+
+def test_batch_norm_with_statistics_as_outputs_is_training(tmp_path: Path) -> None:
+    """Before opset 14 listing them was how a file said so."""
+    text = """<ir_version: 4, opset_import: ["" : 9]>
+    g (float[N, 3, 2, 2] x) => (float[N, 12] y)
+    <float[3] one = {1, 1, 1}, float[3] zero = {0, 0, 0}>
+    { h, m, v, sm, sv = BatchNormalization(x, one, zero, zero, one) y = Flatten(h) }"""
+    onnx.save(onnx.parser.parse_model(text), tmp_path / "training.onnx")
+    with pytest.raises(UnsupportedModel, match=r"BatchNormalization, opset 9\): is in training mode"):
+        load(tmp_path / "training.onnx")
