@@ -1,4 +1,4 @@
-"""How many images fit into one batch."""
+"""How many images fit into one batch, and how many threads they keep busy."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ _SHARE = 0.25
 _REGIONS = 16  # tensors of the size of every value that a forward pass of bounds keeps or makes at once
 _MARGINS = 8  # tensors of classes times the last hidden value that a margin makes at once
 _UNKNOWN = 2 << 30
+_WORTH_SHARING = 1 << 20  # multiplications an image below which threads wait for each other longer than they work
 
 
 def batch_size_for(program: Program) -> int:
@@ -27,6 +28,17 @@ def batch_size_for(program: Program) -> int:
     image = width * (_REGIONS * (values + _size(program.input.shape)) + _MARGINS * program.classes * last)
     fitting = int(_SHARE * free_memory(program.device) / image)
     return 1 << (max(1, min(fitting, MOST)).bit_length() - 1)
+
+
+def threads_for(program: Program, available: int) -> int:
+    """Threads a program can use of those available: one for a small network, which more would slow down.
+
+    On a busy machine ten times: they spin at every one of thousands of small products.
+    """
+    nodes = {node for block in program.blocks for node in block.body}
+    weights = ((n.shape, n.op.tensors().get("weight")) for n in nodes)
+    work = sum(_size(shape) * (w.numel() // w.shape[0]) for shape, w in weights if w is not None and w.ndim > 1)
+    return 1 if work < _WORTH_SHARING else available
 
 
 def free_memory(device: torch.device) -> int:

@@ -17,8 +17,9 @@ from llcert.errors import InvalidInput
 from llcert.ir import Input, Network, apply
 from llcert.job import certify_batch, fingerprint, prepare
 from llcert.ops import Linear, relu
+from llcert.program import lower
 from llcert.question import Question
-from llcert.sizing import MOST, batch_size_for, free_memory
+from llcert.sizing import MOST, batch_size_for, free_memory, threads_for
 
 
 def network(scale: float = 1.0, classes: int = 3) -> Network:
@@ -133,3 +134,9 @@ def test_batch_sizes_are_powers_of_two_within_memory(monkeypatch: pytest.MonkeyP
     assert small & (small - 1) == 0
     monkeypatch.setattr("llcert.sizing.free_memory", lambda device: 0)
     assert batch_size_for(program) == 1
+
+
+def test_small_networks_run_on_one_thread() -> None:
+    assert threads_for(Certifier.of(network(), Settings(eps=0.1)).program, 8) == 1
+    wide = apply(Linear(torch.zeros(1024, 1024)), apply(Input((1024,))))
+    assert threads_for(lower(Network(wide)), 8) == 8

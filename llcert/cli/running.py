@@ -10,6 +10,7 @@ from datetime import timedelta
 from pathlib import Path
 
 import numpy as np
+import torch
 
 from llcert.api import file_sha256, load
 from llcert.certify import Contradiction, Sample, Verdict
@@ -21,6 +22,7 @@ from llcert.question import Question
 from llcert.report import Report, Tally
 from llcert.report.diagnosis import percent
 from llcert.run_directory import RunDirectory, dump, open_directory, write_atomically
+from llcert.sizing import threads_for
 
 _MISSED, _INTERRUPTED = 1, 130
 
@@ -53,6 +55,7 @@ def run(model: str, question: Question, outputs: Outputs, *, self_check: bool) -
         directory = open_directory(outputs.out, resume=outputs.resume, overwrite=outputs.overwrite)
         question = _continued(question, directory)
     job = _job(Path(model), question, self_check=self_check)
+    torch.set_num_threads(threads_for(job.certifier.program, torch.get_num_threads()))
     tally = Tally(job.subject)
     try:
         finished = _work(job, tally, directory, question)
