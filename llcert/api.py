@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
+from dataclasses import fields
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ from llcert.errors import InvalidInput
 from llcert.frontend import onnx_file, pt2
 from llcert.ir import Network
 from llcert.job import prepare
-from llcert.question import Question, parse_list
+from llcert.question import Question, parse_list, parse_numbers
 from llcert.report import Report, Tally
 
 ENDINGS = (".onnx", ".onnx.gz", ".pt2")
@@ -63,8 +64,8 @@ def certify(
     eps: float | Fraction | str | None = None,
     *,
     stages: Sequence[str] | None = None,
-    mean: Sequence[float] | None = None,
-    std: Sequence[float] | None = None,
+    mean: float | Sequence[float] | None = None,
+    std: float | Sequence[float] | None = None,
     self_check: bool = True,
     **question: Any,
 ) -> Report:
@@ -79,9 +80,9 @@ def certify(
         eps=None if eps is None else str(eps),
         data=data if isinstance(data, str) else None,
         stages=None if stages is None else parse_list(stages) if isinstance(stages, str) else tuple(stages),
-        mean=None if mean is None else tuple(mean),
-        std=None if std is None else tuple(std),
-        **question,
+        mean=_numbers(mean, "mean"),
+        std=_numbers(std, "std"),
+        **_known(question),
     )
     job = prepare(network, asked, dataset=_given(data), self_check=self_check)
     tally = Tally(job.subject)
@@ -122,6 +123,23 @@ def images_and_labels(images: Tensor, labels: Tensor) -> Dataset:
         int(classes.max(initial=0)) + 1,
         shape,
     )
+
+
+def _numbers(values: float | Sequence[float] | None, name: str) -> tuple[float, ...] | None:
+    """One finite number a channel, or one for all."""
+    if values is None:
+        return None
+    listed = values if isinstance(values, Sequence) else (values,)
+    return parse_numbers(",".join(map(str, listed)), name)
+
+
+def _known(question: dict[str, Any]) -> dict[str, Any]:
+    """The same arguments; refuses names that no question has."""
+    names = {f.name for f in fields(Question)}
+    for name in question:
+        if name not in names:
+            raise InvalidInput(f"certify has no argument {name!r}; it knows {', '.join(sorted(names))}")
+    return question
 
 
 def file_sha256(path: Path) -> str:

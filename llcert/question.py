@@ -15,6 +15,16 @@ from llcert.errors import InvalidInput
 _FRACTION = re.compile(r"([0-9]{1,18}(?:\.[0-9]{1,18})?)\s*/\s*([0-9]{1,18}(?:\.[0-9]{1,18})?)")
 
 
+_KINDS: Mapping[str, tuple[type, ...]] = {
+    "str | None": (str,),
+    "bool | None": (bool,),
+    "int | None": (int,),
+    "float | None": (float, int),
+    "tuple[str, ...] | None": (tuple,),
+    "tuple[float, ...] | None": (tuple,),
+}
+
+
 @dataclass(frozen=True)
 class Question:
     """One field for each thing that may be asked; None where the user said nothing.
@@ -43,6 +53,14 @@ class Question:
     tolerance: float | None = None
     iterations: int | None = None
     start: str | None = None
+
+    def __post_init__(self) -> None:
+        for f in dataclasses.fields(self):
+            value, kinds = getattr(self, f.name), _KINDS[str(f.type)]
+            if value is not None and (not isinstance(value, kinds) or (isinstance(value, bool) and bool not in kinds)):
+                raise InvalidInput(f"{f.name} {str(value)[:40]!r}: give {' or '.join(k.__name__ for k in kinds)}")
+        if self.batch_size is not None and self.batch_size < 1:
+            raise InvalidInput(f"batch size {self.batch_size}: give a whole number >= 1, or nothing to choose one")
 
     def filled(self, earlier: Question) -> Question:
         """The same question, with what it leaves open taken from an earlier one."""

@@ -38,6 +38,32 @@ def test_labels_are_not_rounded(network: Network) -> None:
         llcert.certify(network, (PIXELS, LABELS + 0.5))
 
 
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        {"samples": 3},
+        {"seed": "a"},
+        {"seed": True},
+        {"batch_size": 0},
+        {"mean": "x"},
+        {"mean": [0.1, float("nan")]},
+        {"colour": "red"},
+        {"clip_input": 1},
+        {"dtype": torch.float32},
+    ],
+)
+def test_arguments_of_another_kind_are_refused_in_one_line(network: Network, arguments: dict[str, object]) -> None:
+    with pytest.raises(InvalidInput, match=r"^[^\n]+$"):
+        llcert.certify(network, (PIXELS, LABELS), **arguments)  # type: ignore[arg-type]
+
+
+def test_one_number_is_a_mean_for_every_channel(network: Network) -> None:
+    image = torch.rand(2, 3, 4, 4)
+    flat = Network(apply(Linear(torch.eye(2, 48)), apply(Input((48,)))), metadata={"eps": "0.1"})
+    one, three = (llcert.certify(flat, (image, LABELS[:2]), mean=m, std=0.5) for m in (0.5, [0.5, 0.5, 0.5]))
+    assert [s.margin for s in one.samples] == [s.margin for s in three.samples]
+
+
 def test_bytes_are_pixels_of_255(network: Network) -> None:
     level = (PIXELS * 255).to(torch.uint8)
     one, two = (llcert.certify(network, (x, LABELS)) for x in (level, level.float() / 255))
