@@ -9,12 +9,12 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from llcert.bounds.join import reach
+from llcert.bounds.join import Reach, reach
 from llcert.bounds.lipschitz import GlobalBound
 from llcert.ir import LinearOp, Node
 from llcert.program import Block, Program, Term
 from llcert.region import Region, spread
-from llcert.spectral import Masked, Norm, PowerIteration, Side, random_start
+from llcert.spectral import Masked, Norm, PowerIteration, Side, Solver, random_start
 
 
 class Start(enum.Enum):
@@ -32,6 +32,14 @@ class Rows(enum.Enum):
     SECANT = "secant"  # chords from the centre: a bound on deviation from the image alone; never larger
 
 
+class Balls(enum.Enum):
+    """What the radius of every value comes from."""
+
+    LOCAL = "local"  # norms of each image's masked maps (eq. 6)
+    GLOBAL = "global"  # unmasked norms, the same for all images (BCP)
+    BOX = "box"  # none: the farthest corner of the box (interval bounds)
+
+
 @dataclass(frozen=True)
 class Hidden:
     """What is known of a block's output: its region, and which entries may vary (`[batch, *shape]`, boolean)."""
@@ -45,8 +53,9 @@ class Trace:
     """Everything a forward pass found. An ESTIMATE wherever its norms are.
 
     before: the region of each block's value before its activation (radius: not computed, infinite).
-    hidden: of each block's output, keyed by its node, and of the input. norms: of each term, `[batch]` each.
-    lipschitz: local Lipschitz constant of the logits, `[batch]` (eq. 6; only with Rows.MASK, else None).
+    hidden: of each block's output, keyed by its node, and of the input. norms: of each term, `[batch]` each, where
+    they are local. lipschitz: Lipschitz constant of the logits on each ball, `[batch]` (eq. 6; with local balls only
+    under Rows.MASK, and with boxes alone None).
     side: the weakest side among the norms used.
     """
 
@@ -60,41 +69,60 @@ class Trace:
 def propagate(
     program: Program,
     region: Region,
-    unmasked: GlobalBound,
+    unmasked: GlobalBound | None,
     *,
+    balls: Balls = Balls.LOCAL,
     rows: Rows = Rows.MASK,
-    solver: PowerIteration | None = None,
+    solver: Solver | None = None,
     start: Start = Start.UNMASKED,
     saved: Mapping[Term, Tensor] | None = None,
     seed: int = 0,
+    joint: bool = True,
 ) -> Trace:
     """Outer bounds of every value over `region`, with local norms that are never above the unmasked ones.
 
     region: of the image, `[batch, *input shape]`. unmasked: the global bound of the same program: local norms that
-    do not converge fall back on it. saved: start vectors `[batch, *columns]` of earlier calls, for Start.SAVED.
+    do not converge fall back on it; None for Balls.BOX, which needs none. saved: start vectors `[batch, *columns]` of
+    earlier calls, for Start.SAVED. joint: as for `global_bound`.
     The result is an ESTIMATE: its norms come from power iteration, and rounding is not paid for.
     """
-    solver = solver or PowerIteration()
     everything = torch.ones_like(region.centre, dtype=torch.bool)
     trace = Trace(hidden={program.input: Hidden(region, everything)})
     growth = {program.input: torch.ones_like(region.radius)}
     for number, block in enumerate(program.blocks):
         sources = {s: trace.hidden[s] for s in block.sources}
         z = box(block, sources)
-        weights = row_weights(block, z, rows)
-        columns = [sources[t.source].varying.to(z.centre.dtype) for t in block.terms]
-        for term, mask in zip(block.terms, columns, strict=True):
-            given = starting_vector(term, unmasked, mask, start, saved, seed + number)
-            trace.norms[term] = _local_norm(Masked(term, weights, mask), unmasked, solver, given)
-        sizes = [trace.norms[t].value for t in block.terms]
-        radii = [sources[t.source].region.radius for t in block.terms]
-        moved = reach(block, weights, columns, sizes, radii, solver, seed + number)
-        ceiling = unmasked.growth[block.node]
-        growth[block.node] = _at_most(moved([growth[t.source] for t in block.terms]), ceiling)
+        radius = torch.full_like(region.radius, torch.inf)
+        if unmasked is not None and balls is not Balls.BOX:
+            ceiling = unmasked.growth[block.node].expand_as(radius)
+            growth[block.node], radius = ceiling, ceiling * region.radius
+            if balls is Balls.LOCAL:
+                masked = _masked(block, sources, row_weights(block, z, rows))
+                for term, own in masked.items():
+                    given = starting_vector(term, unmasked, own.columns, start, saved, seed + number)
+                    trace.norms[term] = _local_norm(own, unmasked, solver or PowerIteration(), given)
+                moved = _reach(block, masked, trace, (solver or PowerIteration()) if joint else None, seed + number)
+                growth[block.node] = _at_most(moved([growth[t.source] for t in block.terms]), ceiling)
+                radius = _at_most(moved([sources[t.source].region.radius for t in block.terms]), radius)
         trace.before[block.node] = z
-        trace.hidden[block.node] = _activate(block, z, _at_most(moved(radii), ceiling * region.radius), sources)
-    lipschitz = growth[program.output] if rows is Rows.MASK else None
+        trace.hidden[block.node] = _activate(block, z, radius, sources)
+    bounded = balls is Balls.GLOBAL or (balls is Balls.LOCAL and rows is Rows.MASK)
+    lipschitz = growth[program.output] if bounded else None
     return Trace(trace.before, trace.hidden, trace.norms, lipschitz, Side.ESTIMATE)
+
+
+def _masked(block: Block, sources: Mapping[Node, Hidden], rows: Tensor) -> dict[Term, Masked]:
+    """Each term of a block without the rows and columns that stay constant."""
+    return {t: Masked(t, rows, sources[t.source].varying.to(rows.dtype)) for t in block.terms}
+
+
+def _reach(block: Block, masked: Mapping[Term, Masked], trace: Trace, solver: Solver | None, seed: int) -> Reach:
+    """How far the block's output moves, by the norms the trace holds."""
+    rows = next(iter(masked.values())).rows
+    columns = [masked[t].columns for t in block.terms]
+    sizes = [trace.norms[t].value for t in block.terms]
+    radii = [trace.hidden[t.source].region.radius for t in block.terms]
+    return reach(block, rows, columns, sizes, radii, solver, seed)
 
 
 def box(block: Block, sources: Mapping[Node, Hidden]) -> Region:
@@ -135,13 +163,19 @@ def _through(node: Node, inputs: list[_Known]) -> _Known:
     radius, factors = source.ball
     if node.op.moves:
         return _Known(Region(centre, lower, upper, unknown), (radius, magnitude.linear(factors)))
-    reach = node.op.transformed(_squares).linear(_squares(factors)).sqrt() * spread(radius, centre)
+    reach = _root(node.op.transformed(_squares).linear(_squares(factors))) * spread(radius, centre)
     return _Known(Region(centre, torch.maximum(lower, centre - reach), torch.minimum(upper, centre + reach), unknown))
 
 
 def _squares(x: Tensor) -> Tensor:
     """Upper bounds of the squares, of which no product of two vanishes; zero stays zero."""
     return torch.where(x == 0, x, x.square().clamp(min=torch.finfo(x.dtype).tiny ** 0.5))
+
+
+def _root(x: Tensor) -> Tensor:
+    """The square root, whose slope at zero is taken as zero."""
+    positive = x > 0
+    return torch.where(positive, torch.where(positive, x, 1.0).sqrt(), x)
 
 
 def _middle(region: Region) -> tuple[Tensor, Tensor]:
@@ -183,7 +217,7 @@ def nudged(vectors: Tensor, seed: int) -> Tensor:
     return vectors + random_start(tuple(vectors.shape), vectors, seed) / max(vectors.shape[1:].numel(), 1) ** 0.5
 
 
-def _local_norm(masked: Masked, unmasked: GlobalBound, solver: PowerIteration, start: Tensor) -> Norm:
+def _local_norm(masked: Masked, unmasked: GlobalBound, solver: Solver, start: Tensor) -> Norm:
     """The local norm, cut at the unmasked one (Theorem 1), which also answers where the solver did not converge."""
     term = masked.map
     assert isinstance(term, Term)

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from llcert.program import Block, Term
 from llcert.region import length
-from llcert.spectral import Masked, PowerIteration, random_start
+from llcert.spectral import Masked, Solver, random_start
 
 
 @dataclass(frozen=True)
@@ -48,16 +48,16 @@ def reach(
     columns: Sequence[Tensor],
     norms: Sequence[Tensor],
     radii: Sequence[Tensor],
-    solver: PowerIteration,
+    solver: Solver | None,
     seed: int,
 ) -> Reach:
-    """The block's reach, with one more norm where branches add up.
+    """The block's reach, with one more norm where branches add up and there is a solver for it.
 
     rows, columns: factors of the maps, `[batch, *shape]`. norms, radii: of each term and source, `[batch]`. The weights
     `t_s = sqrt(r_s / norm_s)` never do worse than the sum: the joint norm is at most `sqrt(sum norm_s^2 t_s^2)`.
     """
     alone = Reach(tuple(norms), block.disjoint)
-    if len(norms) == 1 or block.disjoint:
+    if solver is None or len(norms) == 1 or block.disjoint:
         return alone
     smallest = torch.finfo(rows.dtype).tiny
     sizes = torch.stack(list(norms)).clamp(min=smallest), torch.stack(list(radii)).clamp(min=smallest)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
@@ -10,7 +11,7 @@ from torch import Tensor
 from llcert.bounds.join import reach
 from llcert.ir import Node
 from llcert.program import Block, Program, Term
-from llcert.spectral import Masked, PowerIteration, Side, random_start
+from llcert.spectral import Masked, PowerIteration, Side, Solver, random_start
 
 
 @dataclass(frozen=True)
@@ -33,8 +34,19 @@ class GlobalBound:
         return self.growth[self.output]
 
 
-def global_bound(program: Program, solver: PowerIteration | None = None, seed: int = 0) -> GlobalBound:
-    """The global Lipschitz bound, an ESTIMATE; where an iteration does not converge, a crude upper bound answers."""
+def global_bound(
+    program: Program,
+    solver: Solver | None = None,
+    seed: int = 0,
+    *,
+    starts: Mapping[Term, Tensor] | None = None,
+    joint: bool = True,
+) -> GlobalBound:
+    """The global Lipschitz bound, an ESTIMATE; where an iteration does not converge, a crude upper bound answers.
+
+    starts: vectors `[1, *columns]` to begin with, such as those of an earlier bound; random where there are none.
+    joint: whether branches that add up get one more norm of them all, which may say less than their sum.
+    """
     solver = solver or PowerIteration(tolerance=1e-4, cap=20000, compact=50)
     norms: dict[Term, Tensor] = {}
     vectors: dict[Term, Tensor] = {}
@@ -42,9 +54,11 @@ def global_bound(program: Program, solver: PowerIteration | None = None, seed: i
     for number, block in enumerate(program.blocks):
         rows, columns = _everything(program, block)
         for term, every in zip(block.terms, columns, strict=True):
-            norms[term], vectors[term] = _unmasked(term, rows, every, solver, seed + number)
+            start = (starts or {}).get(term, random_start((1, *term.columns), every, seed + number))
+            norms[term], vectors[term] = _unmasked(term, rows, every, solver, start)
         sizes, radii = [norms[t][None] for t in block.terms], [growth[t.source][None] for t in block.terms]
-        growth[block.node] = reach(block, rows, columns, sizes, radii, solver, seed + number)(radii)[0]
+        branches = solver if joint else None
+        growth[block.node] = reach(block, rows, columns, sizes, radii, branches, seed + number)(radii)[0]
     return GlobalBound(norms, vectors, growth, program.output, Side.ESTIMATE)
 
 
@@ -57,12 +71,11 @@ def _everything(program: Program, block: Block) -> tuple[Tensor, list[Tensor]]:
     return rows, [one.expand(1, *t.columns) for t in block.terms]
 
 
-def _unmasked(term: Term, rows: Tensor, columns: Tensor, solver: PowerIteration, seed: int) -> tuple[Tensor, Tensor]:
-    start = random_start((1, *term.columns), columns, seed)
+def _unmasked(term: Term, rows: Tensor, columns: Tensor, solver: Solver, start: Tensor) -> tuple[Tensor, Tensor]:
     if term.moves:
         return (rows * term.magnitude(columns)).max(), start
     norm = solver(Masked(term, rows, columns), start)
-    value = torch.where(norm.converged, norm.value, _crude(term, rows, columns))
+    value = norm.value if bool(norm.converged.all()) else _crude(term, rows, columns)
     return value[0], norm.vector
 
 

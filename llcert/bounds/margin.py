@@ -61,15 +61,36 @@ def largest_increase(directions: Tensor, hidden: Hidden, iterations: int = 30) -
     up = torch.where(moves, (region.upper - region.centre).flatten(1), 0.0).clamp(min=0)[:, None]
     d = torch.where(moves[:, None], directions, 0.0)
     box_only = (d.clamp(min=0) * up + d.clamp(max=0) * down).sum(-1)
-    ball_only = length(d, 2) * region.radius[:, None]
+    size, radius = length(d, 2), region.radius[:, None]
+    ball_only = size * radius
     best = torch.minimum(box_only, ball_only)
-    d = d / length(d, 2)[..., None]
-    down, up = down / region.radius[:, None, None], up / region.radius[:, None, None]
-    lam = torch.ones_like(best)
+    size, radius = _nonzero(size)[..., None], _nonzero(radius)[..., None]
+    d, down, up = d / size, down / radius, up / radius
+    with torch.no_grad():
+        lam = _multiplier(d, down, up, iterations)
+    value = ball_only * _dual(lam, d, down, up)[0]
+    return torch.where(value < best, value, best)
+
+
+def _nonzero(x: Tensor) -> Tensor:
+    """The same where positive or NaN, and 1 for zero, so that neither values nor gradients divide by it."""
+    return torch.where(x == 0, torch.ones_like(x), x)
+
+
+def _dual(lam: Tensor, d: Tensor, down: Tensor, up: Tensor) -> tuple[Tensor, Tensor]:
+    """The dual value of a multiplier, and the delta where it is taken; all in units of `||d||` and r."""
+    delta = torch.maximum(torch.minimum(d / lam[..., None], up), down)
+    return lam / 2 + (d * delta - lam[..., None] * delta.square() / 2).sum(-1), delta
+
+
+def _multiplier(d: Tensor, down: Tensor, up: Tensor, iterations: int) -> Tensor:
+    """The multiplier of the least dual value that the iteration meets, `[batch, directions]`."""
+    lam = torch.ones_like(d[..., 0])
+    best, least = lam, torch.full_like(lam, torch.inf)
     for _ in range(iterations):
-        delta = torch.maximum(torch.minimum(d / lam[..., None], up), down)
-        value = ball_only * (lam / 2 + (d * delta - lam[..., None] * delta.square() / 2).sum(-1))
-        best = torch.where(value < best, value, best)
+        value, delta = _dual(lam, d, down, up)
+        better = value < least
+        best, least = torch.where(better, lam, best), torch.where(better, value, least)
         free = (delta < up) & (delta > down)
         left = 1 - torch.where(free, torch.zeros_like(delta), delta).square().sum(-1)
         following = length(torch.where(free, d, torch.zeros_like(d)), 2) / left.sqrt()

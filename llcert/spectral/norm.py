@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import enum
 from dataclasses import dataclass
+from typing import Protocol
 
 from torch import Tensor
+
+from llcert.spectral.linear_map import Masked
 
 
 class Side(enum.Enum):
@@ -29,3 +32,11 @@ class Norm:
     vector: Tensor
     iterations: Tensor
     converged: Tensor
+
+
+class Solver(Protocol):
+    """Finds the norms of a batch of masked maps."""
+
+    def __call__(self, masked: Masked, start: Tensor) -> Norm:
+        """The norm of every image's map; start: `[batch, *columns]`, any length."""
+        ...
