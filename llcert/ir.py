@@ -22,6 +22,9 @@ Shape = tuple[int, ...]
 class Op(ABC):
     """An operation on batched values. Concrete operators are frozen dataclasses; tensors are their parameters."""
 
+    trainable: tuple[str, ...] = ()
+    """The fields whose tensors training may move, besides those that require gradients already."""
+
     @abstractmethod
     def __call__(self, *values: Tensor) -> Tensor:
         """The value of the operator, `[batch, *shape]`."""

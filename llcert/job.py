@@ -141,10 +141,10 @@ def prepare(
     called with some of the images, to compare the network with its runtime.
     Raises InvalidInput in one line for whatever cannot be answered, UnsupportedModel where the parity check fails.
     """
-    question = _with_metadata(question, network)
+    question = with_metadata(question, network)
     model = model or network.source or "network"
     settings = _settings(question, model)
-    device, dtype = _device(question.device), _dtype(question.dtype, network)
+    device, dtype = device_of(question.device), _dtype(question.dtype, network)
     dataset = dataset or _dataset(question, model, progress)
     indices = select(question.samples, len(dataset))
     fit = partial(adapt, image_shape=dataset.image_shape, layout=question.layout, mean=question.mean, std=question.std)
@@ -174,7 +174,7 @@ def prepare(
         layers=layers(certifier.program, certifier.bound),
         global_lipschitz=float(certifier.bound.lipschitz),
         normalisation=_normalisation(notes),
-        device=_device_name(device),
+        device=device_name(device),
         dtype=str(dtype).removeprefix("torch."),
         batch_size=batch_size,
         seed=settings.seed,
@@ -187,7 +187,7 @@ def prepare(
     return Job(certifier, dataset, indices, batch_size, subject, identity, self_check)
 
 
-def _with_metadata(question: Question, network: Network) -> Question:
+def with_metadata(question: Question, network: Network) -> Question:
     """The question, its gaps filled with the model's metadata; what was asked wins."""
     known = network.metadata
     mean, std = (
@@ -253,7 +253,8 @@ def _first_images(dataset: Dataset, indices: range) -> Tensor:
     return batch.images
 
 
-def _device(text: str | None) -> torch.device:
+def device_of(text: str | None) -> torch.device:
+    """The device of that name; auto, or None, is CUDA where there is any. InvalidInput where it is not to be had."""
     match text:
         case None | "auto":
             return torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -264,7 +265,8 @@ def _device(text: str | None) -> torch.device:
     raise InvalidInput(f"device {text[:40]!r}: choose auto, cpu or cuda")
 
 
-def _device_name(device: torch.device) -> str:
+def device_name(device: torch.device) -> str:
+    """What a report calls a device."""
     return f"cuda ({torch.cuda.get_device_name(device)})" if device.type == "cuda" else device.type
 
 

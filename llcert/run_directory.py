@@ -101,7 +101,7 @@ class RunDirectory:
             for name in (BATCHES, SAMPLES):
                 mode = "r+b" if (self.path / name).exists() else "w+b"
                 self._files[name] = open(self.path / name, mode, buffering=0)  # noqa: SIM115
-            _lock(self._files[BATCHES], self.path)
+            lock(self._files[BATCHES], self.path)
         except OSError as error:
             raise InvalidInput(f"--out {self.path}: cannot be written ({error.strerror or error})") from error
 
@@ -271,7 +271,7 @@ def _content(file: IO[bytes]) -> bytes:
     return file.read()
 
 
-def _lock(file: IO[bytes], path: Path) -> None:
+def lock(file: IO[bytes], path: Path) -> None:
     """Keeps a second process out of the folder; the system lets go of the lock however this one ends."""
     if sys.platform == "win32":
         return

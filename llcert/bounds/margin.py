@@ -84,12 +84,13 @@ def _dual(lam: Tensor, d: Tensor, down: Tensor, up: Tensor) -> tuple[Tensor, Ten
 
 
 def _multiplier(d: Tensor, down: Tensor, up: Tensor, iterations: int) -> Tensor:
-    """The multiplier of the least dual value that the iteration meets, `[batch, directions]`."""
+    """The multiplier of the least dual value that the iteration meets, `[batch, directions]`; above zero, which is the
+    box alone."""
     lam = torch.ones_like(d[..., 0])
     best, least = lam, torch.full_like(lam, torch.inf)
     for _ in range(iterations):
         value, delta = _dual(lam, d, down, up)
-        better = value < least
+        better = (value < least) & (lam >= torch.finfo(lam.dtype).tiny)
         best, least = torch.where(better, lam, best), torch.where(better, value, least)
         free = (delta < up) & (delta > down)
         left = 1 - torch.where(free, torch.zeros_like(delta), delta).square().sum(-1)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -29,11 +29,11 @@ class ImageSource(Protocol):
 
     @property
     def pixel_range(self) -> tuple[float, float]:
-        """Lowest and highest value the images hold, or may hold where they are not decoded yet."""
+        """Lowest and highest value the images hold, or may hold where not all are looked at, as those not decoded."""
 
     def __len__(self) -> int: ...
 
-    def read(self, indices: range) -> npt.NDArray[np.float32]:
+    def read(self, indices: Sequence[int]) -> npt.NDArray[np.float32]:
         """Images `[len(indices), *shape]`. Raises InvalidInput where one cannot be decoded."""
 
 
@@ -59,9 +59,34 @@ class ArrayImages:
     def __len__(self) -> int:
         return len(self.values)
 
-    def read(self, indices: range) -> npt.NDArray[np.float32]:
+    def read(self, indices: Sequence[int]) -> npt.NDArray[np.float32]:
         chosen = self.values[np.asarray(indices, dtype=np.int64)]
         return np.divide(chosen, np.float32(self.scale), dtype=np.float32)
+
+
+@dataclass(frozen=True, eq=False)
+class Subset:
+    """Chosen images of another source, read when they are asked for; `subset` makes and checks one.
+
+    positions: of each image in `source`, `[images]`.
+    """
+
+    source: ImageSource
+    positions: npt.NDArray[np.int64]
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return self.source.shape
+
+    @property
+    def pixel_range(self) -> tuple[float, float]:
+        return self.source.pixel_range
+
+    def __len__(self) -> int:
+        return len(self.positions)
+
+    def read(self, indices: Sequence[int]) -> npt.NDArray[np.float32]:
+        return self.source.read(self.positions[np.asarray(indices, dtype=np.int64)].tolist())
 
 
 @dataclass(frozen=True, eq=False)
@@ -137,6 +162,33 @@ class Dataset:
         positions = np.asarray(chosen, dtype=np.int64)
         images = self.images.read(chosen).reshape(len(chosen), *self.image_shape)
         return Batch(torch.from_numpy(images), torch.from_numpy(self.labels[positions]), torch.from_numpy(positions))
+
+
+def subset(dataset: Dataset, positions: Sequence[int] | npt.NDArray[np.integer[Any]], split: str) -> Dataset:
+    """The images of `dataset` at these positions, in this order, with its classes; no image is decoded or copied yet.
+
+    The indices of its batches count within the subset. split: what its images are for, such as `train`.
+    Raises InvalidInput where no position is given, one is no whole number, or one lies outside the data set.
+    """
+    within = _positions(dataset, np.asarray(positions))
+    taken = f"{len(within):,} of {len(dataset):,} images"
+    return dataclasses.replace(
+        dataset,
+        split=split,
+        images=Subset(dataset.images, within),
+        labels=dataset.labels[within],
+        note=f"{dataset.note}; {taken}" if dataset.note else taken,
+    )
+
+
+def _positions(dataset: Dataset, given: npt.NDArray[Any]) -> npt.NDArray[np.int64]:
+    """`[images]`, each checked to lie in the data set."""
+    if given.ndim != 1 or (given.size and given.dtype.kind not in "iu"):
+        raise InvalidInput(f"{dataset.name}: positions of type {given.dtype} {list(given.shape)}; give whole numbers")
+    wrong = given[(given < 0) | (given >= len(dataset))]
+    if wrong.size:
+        raise InvalidInput(f"{dataset.name}: image {wrong[0]} does not exist, the last is {len(dataset) - 1}")
+    return given.astype(np.int64)
 
 
 _SAMPLES = re.compile(r"(?P<count>[0-9]{1,18})|(?P<start>[0-9]{0,18}):(?P<stop>[0-9]{0,18})")

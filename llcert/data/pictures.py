@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import warnings
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
@@ -106,7 +106,7 @@ class EncodedImages:
     def __len__(self) -> int:
         return len(self.names)
 
-    def read(self, indices: range) -> npt.NDArray[np.float32]:
+    def read(self, indices: Sequence[int]) -> npt.NDArray[np.float32]:
         names = [self.names[index] for index in indices]
         images = np.empty((len(names), *self.shape), np.float32)
         for image, name, content in zip(images, names, self.fetch(names), strict=True):

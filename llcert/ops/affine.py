@@ -20,6 +20,7 @@ class Affine(LinearOp):
     scale: Tensor | None = None
     shift: Tensor | None = None
     moves = True
+    trainable = ("scale", "shift")
 
     def linear(self, x: Tensor) -> Tensor:
         return x if self.scale is None else x * self.scale
@@ -49,6 +50,7 @@ class BatchNorm(LinearOp):
     eps: float = 1e-5
     spatial: int = 2
     moves = True
+    trainable = ("weight", "bias")
 
     @property
     def scale(self) -> Tensor:

@@ -41,6 +41,7 @@ class Conv(LinearOp):
     padding: Shape = (0, 0)
     dilation: Shape = (1, 1)
     groups: int = 1
+    trainable = ("weight", "bias")
 
     def linear(self, x: Tensor) -> Tensor:
         convolve = F.conv1d if len(self.stride) == 1 else F.conv2d
@@ -76,6 +77,7 @@ class ConvTranspose(LinearOp):
     output_padding: Shape = (0, 0)
     dilation: Shape = (1, 1)
     groups: int = 1
+    trainable = ("weight", "bias")
 
     def linear(self, x: Tensor) -> Tensor:
         transposed = F.conv_transpose1d if len(self.stride) == 1 else F.conv_transpose2d

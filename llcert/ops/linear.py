@@ -20,6 +20,7 @@ class Linear(LinearOp):
 
     weight: Tensor
     bias: Tensor | None = None
+    trainable = ("weight", "bias")
 
     def linear(self, x: Tensor) -> Tensor:
         return F.linear(x, self.weight)

@@ -1,9 +1,11 @@
+import dataclasses
+
 import numpy as np
 import pytest
 import torch
 
-from llcert.data import Dataset, select
-from llcert.data.dataset import ArrayImages
+from llcert.data import Dataset, load_dataset, select
+from llcert.data.dataset import ArrayImages, subset
 from llcert.errors import InvalidInput
 
 
@@ -75,6 +77,74 @@ def test_labels_are_checked(labels, message):
 def test_no_images():
     with pytest.raises(InvalidInput, match="no images"):
         Dataset("x", "test", ArrayImages(np.zeros((0, 4), np.uint8), 255.0), np.zeros(0, np.int64), 3, (4,))
+
+
+@pytest.mark.parametrize("kind", [list, tuple, np.array, lambda found: np.array(found, np.uint8)])
+def test_a_subset_holds_the_chosen_images_in_their_order(kind):
+    whole = dataclasses.replace(bytes_set(), class_names=("a", "b", "c"), note="made here")
+    part = subset(whole, kind([7, 2, 9, 2]), "train")
+    assert (part.name, part.split, part.class_count, part.class_names) == ("tiny", "train", 3, ("a", "b", "c"))
+    assert part.note == "made here; 4 of 10 images"
+    (everything,) = whole.batches(range(10), 10)
+    (found,) = part.batches(range(4), 4)
+    assert torch.equal(found.images, everything.images[[7, 2, 9, 2]])
+    assert found.labels.tolist() == part.labels.tolist() == [1, 2, 0, 2]
+    assert found.indices.tolist() == [0, 1, 2, 3]
+
+
+def test_a_subset_is_a_set_like_any_other():
+    part = subset(bytes_set(), range(9, 3, -1), "train")
+    assert part.note == "6 of 10 images"
+    assert [batch.labels.tolist() for batch in part.batches(range(1, 5), 3)] == [[2, 1, 0], [2]]
+    assert next(part.reshape((6,)).batches(range(2), 2)).images.shape == (2, 6)
+    smaller = subset(part, [5, 0], "test")
+    assert torch.equal(
+        next(smaller.batches(range(2), 2)).images.flatten() * 255, torch.tensor([*range(24, 30), *range(54, 60)])
+    )
+    with pytest.raises(InvalidInput, match="image 6 does not exist"):
+        list(part.batches(range(4, 7), 4))
+
+
+def test_a_subset_follows_neither_its_positions_nor_the_labels_of_the_whole():
+    whole, positions = bytes_set(), np.array([1, 2])
+    part = subset(whole, positions, "train")
+    positions[:] = 0
+    whole.labels[:] = 0
+    assert next(part.batches(range(2), 2)).images[0, 0, 0] == 6 / np.float32(255)
+    assert part.labels.tolist() == [1, 2]
+
+
+def test_a_subset_of_values_outside_the_unit_range():
+    data = Dataset("x", "test", ArrayImages(np.array([[0.5], [2.0]], np.float32)), np.zeros(2, np.int64), 1, (1,))
+    assert subset(data, [1], "train").outside_unit_range
+
+
+@pytest.mark.parametrize(
+    ("positions", "message"),
+    [
+        ([], "holds no images"),
+        ([0, 10], "image 10 does not exist, the last is 9"),
+        ([-1], "image -1 does not exist"),
+        (np.array([1 << 63], np.uint64), "does not exist"),
+        ([0.0], "give whole numbers"),
+        ([True] * 10, "give whole numbers"),
+        ([[0, 1]], "give whole numbers"),
+    ],
+)
+def test_positions_of_a_subset_are_checked(positions, message):
+    with pytest.raises(InvalidInput, match=message):
+        subset(bytes_set(), positions, "train")
+
+
+def test_only_the_chosen_pictures_of_a_subset_are_decoded(write):
+    for number in range(4):
+        write.put(f"set/a/{number}.png", write.picture(np.full((2, 2), 51 * number, np.uint8)))
+    data = load_dataset(str(write.root / "set"))
+    part = subset(data, [3, 1], "train")
+    for damaged in (0, 2):
+        write.put(f"set/a/{damaged}.png", b"")
+    (found,) = part.batches(range(2), 2)
+    assert torch.equal(found.images[:, 0, 0, 0], torch.tensor([0.6, 0.2]))
 
 
 @pytest.mark.parametrize(

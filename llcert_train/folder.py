@@ -1,0 +1,234 @@
+"""The folder of a training run: `run.json` what was asked, `metrics.jsonl` one line an epoch, `checkpoint.pt` the state
+to go on from, and at the end `model.onnx`, its card `model.md`, and `certify/`, the run that certified it."""
+
+from __future__ import annotations
+
+import json
+import os
+import pickle
+import time
+import zipfile
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import IO, Any
+
+import torch
+
+from llcert.errors import InvalidInput
+from llcert.run_directory import FILES as CERTIFY_FILES
+from llcert.run_directory import dump, lock, write_atomically
+from llcert_train.metrics import Epoch, read
+
+FORMAT = "llcert training 1"
+RUN, METRICS, CHECKPOINT, MODEL, CARD, CERTIFY = (
+    "run.json",
+    "metrics.jsonl",
+    "checkpoint.pt",
+    "model.onnx",
+    "model.md",
+    "certify",
+)
+_LOCK = ".lock"
+FILES = (CARD, MODEL, CHECKPOINT, METRICS, RUN)
+
+
+@dataclass(frozen=True)
+class Stored:
+    """What `run.json` says: the recipe, and what a run that goes on must agree with."""
+
+    recipe: Mapping[str, Any]
+    identity: Mapping[str, Any]
+
+
+@dataclass
+class TrainingFolder:
+    """A folder while a run writes to it. Make one with `open_folder`. rank: each process has its own checkpoint."""
+
+    path: Path
+    stored: Stored | None = None
+    rank: int = 0
+    _lock: IO[bytes] | None = None
+    _saved: float = field(default_factory=time.monotonic)
+
+    @property
+    def model(self) -> Path:
+        return self.path / MODEL
+
+    @property
+    def certify(self) -> Path:
+        return self.path / CERTIFY
+
+    def begin(self, recipe: Mapping[str, Any], identity: Mapping[str, Any]) -> None:
+        """Creates the folder, or checks that the run in it is the same; keeps other processes out of it.
+
+        Raises InvalidInput naming the first difference to the run that lies here.
+        """
+        if self.stored is not None:
+            _same({**self.stored.recipe, **self.stored.identity}, {**recipe, **identity}, self.path)
+        if self.rank:
+            return
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            self._lock = open(self.path / _LOCK, "wb")  # noqa: SIM115
+            lock(self._lock, self.path)
+        except OSError as error:
+            raise InvalidInput(f"--out {self.path}: cannot be written ({error.strerror or error})") from error
+        if self.stored is None:
+            self._write(RUN, dump({"format": FORMAT, "recipe": dict(recipe), "identity": dict(identity)}, indent=2))
+
+    def close(self) -> None:
+        """Lets other processes in again."""
+        if self._lock is not None:
+            self._lock.close()
+            (self.path / _LOCK).unlink(missing_ok=True)
+            self._lock = None
+
+    def checkpoint(self) -> Mapping[str, Any] | None:
+        """The state of the last checkpoint; None where there is none. Later lines of the metrics are dropped.
+
+        Raises InvalidInput where the file is damaged. It is read without unpickling anything but tensors.
+        """
+        path = self._checkpoint
+        if not path.exists():
+            self._cut(-1)
+            return None
+        try:
+            state: Mapping[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+            self._cut(int(state["step"]))
+        except _NOT_A_CHECKPOINT as error:
+            first = str(error).splitlines()[0] if str(error) else type(error).__name__
+            raise InvalidInput(f"{path}: not a checkpoint llcert can read ({first[:120]}); use --overwrite") from None
+        return state
+
+    def due(self, minutes: float) -> bool:
+        """Whether the last checkpoint is older than that."""
+        return time.monotonic() - self._saved >= 60 * minutes
+
+    def save(self, state: Mapping[str, Any]) -> None:
+        """Replaces the checkpoint, at once or not at all. Raises InvalidInput where it cannot be written."""
+        path, part = self._checkpoint, self._checkpoint.with_name(f".{self._checkpoint.name}.part")
+        try:
+            with part.open("wb") as file:
+                torch.save(dict(state), file)
+                file.flush()
+                os.fsync(file.fileno())
+            part.replace(path)
+        except (OSError, RuntimeError) as error:  # torch reports a full disk as a RuntimeError of its zip writer
+            part.unlink(missing_ok=True)
+            raise InvalidInput(f"{path}: cannot be written ({_reason(error)})") from error
+        except BaseException:
+            part.unlink(missing_ok=True)
+            raise
+        self._saved = time.monotonic()
+
+    def append(self, epoch: Epoch) -> None:
+        """Adds a line to the metrics."""
+        if self.rank:
+            return
+        try:
+            with (self.path / METRICS).open("ab") as file:
+                file.write(dump(epoch.to_json()).encode())
+                file.flush()
+                os.fsync(file.fileno())
+        except OSError as error:
+            raise InvalidInput(f"{self.path / METRICS}: cannot be written ({_reason(error)})") from error
+
+    def epochs(self) -> tuple[Epoch, ...]:
+        """The epochs written so far."""
+        return read(self.path / METRICS) if (self.path / METRICS).exists() else ()
+
+    def write_card(self, text: str) -> None:
+        """Replaces the model's card."""
+        self._write(CARD, text)
+
+    @property
+    def _checkpoint(self) -> Path:
+        return self.path / (CHECKPOINT if self.rank == 0 else f"checkpoint.{self.rank}.pt")
+
+    def _cut(self, step: int) -> None:
+        """Drops the metrics of epochs that ended after a step, and a line that was not finished."""
+        path = self.path / METRICS
+        if self.rank or not path.exists():
+            return
+        lines = path.read_bytes().splitlines(keepends=True)
+        kept = [line for line in lines if line.endswith(b"\n") and json.loads(line)["step"] <= step]
+        if kept != lines:
+            self._write(METRICS, b"".join(kept).decode())
+
+    def _write(self, name: str, text: str) -> None:
+        try:
+            write_atomically(self.path / name, text)
+        except OSError as error:
+            raise InvalidInput(f"{self.path / name}: cannot be written ({_reason(error)})") from error
+
+
+_NOT_A_CHECKPOINT = (
+    OSError,
+    RuntimeError,
+    ValueError,
+    KeyError,
+    TypeError,
+    EOFError,
+    pickle.UnpicklingError,
+    zipfile.BadZipFile,
+)
+
+
+def open_folder(path: Path, *, resume: bool, overwrite: bool, rank: int = 0) -> TrainingFolder:
+    """The folder for a new run, or for one that goes on; nothing is created before `begin`.
+
+    resume: continues the run that lies here, or starts one. overwrite: removes the files of an earlier run.
+    Raises InvalidInput where something lies here and neither is given, or where it is not a training run's.
+    """
+    if resume and overwrite:
+        raise InvalidInput("--resume and --overwrite exclude each other")
+    if path.exists() and not path.is_dir():
+        raise InvalidInput(f"--out {path}: not a folder")
+    if not path.exists() or not any(path.iterdir()):
+        return TrainingFolder(path, rank=rank)
+    ours = (path / RUN).exists()
+    if not (resume or overwrite):
+        what = "holds an earlier run" if ours else "is not empty"
+        raise InvalidInput(f"--out {path}: {what}; give --resume to continue it or --overwrite to replace it")
+    stored = _stored(path)
+    if overwrite:
+        if rank == 0:
+            _remove(path)
+        return TrainingFolder(path, rank=rank)
+    return TrainingFolder(path, stored, rank)
+
+
+def _remove(path: Path) -> None:
+    """Deletes what a training run leaves in a folder, and nothing else."""
+    for name in FILES:
+        (path / name).unlink(missing_ok=True)
+        (path / f".{name}.part").unlink(missing_ok=True)
+    for other in path.glob("checkpoint.*.pt"):
+        other.unlink()
+    for name in CERTIFY_FILES:
+        (path / CERTIFY / name).unlink(missing_ok=True)
+
+
+def _stored(path: Path) -> Stored:
+    try:
+        content = json.loads((path / RUN).read_bytes())
+        if content["format"] != FORMAT:
+            raise InvalidInput(f"{path / RUN}: not a training run that this version of llcert can continue")
+        return Stored(dict(content["recipe"]), dict(content["identity"]))
+    except (ValueError, KeyError, TypeError, OSError, RecursionError) as error:
+        raise InvalidInput(f"{path / RUN}: not written by llcert's training; choose another folder") from error
+
+
+def _same(before: Mapping[str, Any], now: Mapping[str, Any], path: Path) -> None:
+    for name, value in now.items():
+        if before.get(name) != json.loads(json.dumps(value)):
+            raise InvalidInput(
+                f"--resume: {name} is {value} now, but was {before.get(name)} in {path}; "
+                "ask for the same or start again with --overwrite"
+            )
+
+
+def _reason(error: BaseException) -> str:
+    cause = error.__cause__ or error.__context__ if isinstance(error, RuntimeError) else error
+    return getattr(cause, "strerror", None) or str(error).splitlines()[0][:160]

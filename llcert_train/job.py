@@ -1,0 +1,263 @@
+"""A training run from what was asked to a trainer that is ready to go."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from llcert.api import file_sha256, load
+from llcert.data import NAMED, Dataset, load_dataset
+from llcert.data.dataset import subset
+from llcert.data.store import Progress
+from llcert.errors import InvalidInput
+from llcert.frontend.adapt import adapt
+from llcert.frontend.exported import from_torch
+from llcert.ir import Network
+from llcert.job import device_of, with_metadata
+from llcert.program import lower
+from llcert.question import Question
+from llcert_train import zoo
+from llcert_train.clip import clipped, folded, with_maxmin
+from llcert_train.data import TrainingData, order, split_path, stratified
+from llcert_train.schedules import Schedule
+from llcert_train.settings import Activation, BatchNorm, Granularity, Recipe, positive_eps
+from llcert_train.team import Team
+from llcert_train.trainer import Trainer
+from llcert_train.watch import Watch
+from llcert_train.weights import Weights
+
+_MOST_LOST = 0.005
+"""Share of the training images whose class surgery may change for the worse."""
+
+_CLIPPED_ON, _CHUNK = 2048, 256
+
+
+@dataclass(frozen=True)
+class Task:
+    """What is trained, on what, where. model: a file, or None for a new network of the recipe's architecture.
+
+    test_data: a path, beside a path of training data. mean, std, layout: of the images in front of the network.
+    """
+
+    model: Path | None
+    test_data: str | None = None
+    data_root: str | None = None
+    mean: tuple[float, ...] | None = None
+    std: tuple[float, ...] | None = None
+    layout: str | None = None
+    device: str | None = None
+
+
+@dataclass(frozen=True)
+class Job:
+    """A run ready to go. eps_text: as written. identity: what a run that is continued must agree with."""
+
+    trainer: Trainer
+    watch: Watch
+    test: Dataset
+    question: Question
+    recipe: Recipe
+    identity: dict[str, Any]
+    notes: tuple[str, ...] = field(default=())
+
+    def network(self) -> Network:
+        """The network as it is now, to be saved: it carries what is needed to certify it."""
+        said = self.question
+        known = {
+            "eps": said.eps,
+            "data": said.data if said.data in NAMED else None,
+            "mean": _listed(said.mean),
+            "std": _listed(said.std),
+            "layout": said.layout,
+        }
+        network = self.trainer.weights.network
+        metadata = {**network.metadata, **{k: v for k, v in known.items() if v is not None}}
+        if known["data"] is None:
+            metadata.pop("data", None)
+        return dataclasses.replace(network, metadata=metadata)
+
+
+def prepare(task: Task, recipe: Recipe, *, team: Team | None = None, progress: Progress | None = None) -> Job:
+    """The run that a task and a recipe describe; what the recipe leaves open comes from the model's metadata.
+
+    progress: wraps downloads of data. Raises InvalidInput in one line for whatever cannot be done.
+    """
+    device = device_of(task.device)
+    network = None if task.model is None else load(task.model)
+    question = _question(task, recipe, network)
+    train, test = _datasets(question, task, recipe.seed, progress)
+    if network is None:
+        network = _built(recipe, train)
+    _check_labels(network, train, test)
+    eps = positive_eps(question.eps or "")
+    kept, held = _parts(train, recipe)
+    fit = _fitting(question, train)
+    network, notes = (network, ()) if task.model is None else _operated(network, kept, recipe, fit)
+    weights = Weights.of(network, device)
+    if recipe.orthogonal:
+        weights = weights.orthogonal(recipe.seed)
+    adapted, front = fit(weights.network)
+    program = lower(adapted, device, network.dtype)
+    data = TrainingData.of(kept, device)
+    trainer = Trainer(weights, program, recipe, Schedule(recipe, eps), data, team or Team())
+    images, labels = TrainingData.of(held, device).batch(torch.arange(len(held)))
+    watch = Watch(program, images.to(program.dtype), labels, eps, recipe.attack_steps, recipe.seed)
+    warm = (trainer.warm.sentence,) if trainer.warm is not None else ()
+    identity = _identity(task, question, train)
+    return Job(trainer, watch, test, question, recipe, identity, (*front, *notes, data.sentence, *warm))
+
+
+def _question(task: Task, recipe: Recipe, network: Network | None) -> Question:
+    """What was asked, its gaps filled by the model's metadata; data and eps are known afterwards."""
+    question = Question(
+        eps=recipe.eps or None,
+        data=recipe.data or None,
+        data_root=task.data_root,
+        mean=task.mean,
+        std=task.std,
+        layout=task.layout,
+        device=task.device,
+    )
+    if network is not None:
+        question = with_metadata(question, network)
+    subject = str(task.model or recipe.arch or "the recipe")
+    if question.data is None:
+        raise InvalidInput(f"{subject} names no data: give --data ({', '.join(NAMED)}, or a path)")
+    if question.eps is None:
+        raise InvalidInput(f"{subject} names no eps: give --eps, an L2 radius in pixel units such as 36/255")
+    return question
+
+
+def _datasets(question: Question, task: Task, seed: int, progress: Progress | None) -> tuple[Dataset, Dataset]:
+    """Training and test images."""
+    name, root = question.data or "", None if task.data_root is None else Path(task.data_root)
+    if name in NAMED:
+        if task.test_data is not None:
+            raise InvalidInput(f"--test-data: {name} has a test set of its own; leave the option out")
+        train, test = (load_dataset(name, split=s, root=root, progress=progress) for s in ("train", "test"))
+        return train, test
+    whole = load_dataset(name)
+    if task.test_data is None:
+        return split_path(whole, seed)
+    return whole, load_dataset(task.test_data, split="test", root=root, progress=progress)
+
+
+def _built(recipe: Recipe, train: Dataset) -> Network:
+    """A new network of the zoo."""
+    kind = zoo.ActivationKind.RELU if recipe.activation == Activation.KEEP else recipe.activation
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(recipe.seed)
+        module = zoo.build(
+            recipe.arch,
+            input_shape=train.image_shape,
+            classes=train.class_count,
+            activation=kind,
+            threshold=recipe.threshold,
+        )
+    return dataclasses.replace(from_torch(module, torch.zeros(1, *train.image_shape)), source=recipe.arch)
+
+
+def _check_labels(network: Network, train: Dataset, test: Dataset) -> None:
+    for dataset in (train, test):
+        if dataset.class_count != network.classes:
+            raise InvalidInput(
+                f"{network.source}: {network.classes} outputs, but {dataset.name} ({dataset.split}) has "
+                f"{dataset.class_count} classes; train on data whose labels are the network's"
+            )
+    if train.image_shape != test.image_shape:
+        raise InvalidInput(
+            f"{test.name} ({test.split}) holds images of {list(test.image_shape)}, {train.name} of "
+            f"{list(train.image_shape)}"
+        )
+
+
+def _parts(train: Dataset, recipe: Recipe) -> tuple[Dataset, Dataset]:
+    """The images trained on, and those kept aside to watch."""
+    share = min(recipe.held_out / len(train), 0.5)
+    kept, held = stratified(train.labels, share, recipe.seed)
+    if not len(held):
+        raise InvalidInput(f"{train.name}: no class holds two images, so none can be kept aside; add more")
+    return subset(train, kept, "train"), subset(train, held, "held out")
+
+
+Fit = Callable[[Network], tuple[Network, tuple[str, ...]]]
+
+
+def _fitting(question: Question, train: Dataset) -> Fit:
+    """How images get in front of a network."""
+
+    def fit(network: Network) -> tuple[Network, tuple[str, ...]]:
+        return adapt(network, train.image_shape, layout=question.layout, mean=question.mean, std=question.std)
+
+    return fit
+
+
+def _operated(network: Network, train: Dataset, recipe: Recipe, fit: Fit) -> tuple[Network, tuple[str, ...]]:
+    """The network after surgery, and what that did to it."""
+    if recipe.activation not in list(Activation):
+        raise InvalidInput(f"activation {recipe.activation[:40]!r}: choose {', '.join(Activation)}")
+    if recipe.orthogonal:
+        raise InvalidInput("orthogonal: only new networks can have orthogonal weights; use llcert train")
+    before = network
+    if recipe.batch_norm is BatchNorm.FOLD:
+        network = folded(network)
+    if recipe.activation == Activation.KEEP:
+        return network, ()
+    if recipe.activation == Activation.MAXMIN:
+        network = with_maxmin(network)
+    front = fit(dataclasses.replace(before, output=before.input))[0]
+    chosen = order(seed=recipe.seed, epoch=-1, count=len(train))[:_CLIPPED_ON]
+    images, labels = TrainingData.of(subset(train, chosen.numpy(), "train"), torch.device("cpu")).batch(
+        torch.arange(len(chosen))
+    )
+    entering = [front(part) for part in images.to(network.dtype).split(_CHUNK)]
+    return _clipped(before, network, entering, labels, recipe)
+
+
+def _clipped(
+    before: Network, network: Network, entering: list[Tensor], labels: Tensor, recipe: Recipe
+) -> tuple[Network, tuple[str, ...]]:
+    """With thresholds that hardly any image reaches; out of reach of all of them where that would cost accuracy."""
+    per_channel = recipe.per is Granularity.CHANNEL
+    clean, old = _accuracy(before, entering, labels), _accuracy(network, entering, labels)
+    for quantile in (recipe.quantile, 1.0):
+        result = clipped(network, entering, quantile=quantile, per_channel=per_channel)
+        new = _accuracy(result, entering, labels)
+        if new >= old - _MOST_LOST:
+            break
+    note = (
+        f"surgery ({recipe.activation}, quantile {quantile:g}): clean accuracy on {len(labels):,} training images "
+        f"{100 * clean:.1f} % before, {100 * new:.1f} % after"
+    )
+    return result, (note,)
+
+
+@torch.no_grad()
+def _accuracy(network: Network, batches: list[Tensor], labels: Tensor) -> float:
+    right = torch.cat([network(part).argmax(1) for part in batches]) == labels
+    return float(right.double().mean())
+
+
+def _identity(task: Task, question: Question, train: Dataset) -> dict[str, Any]:
+    """What must be the same for a run to be continued, besides the recipe."""
+    return {
+        "model_sha256": None if task.model is None else file_sha256(task.model),
+        "data": question.data,
+        "test_data": task.test_data,
+        "eps": question.eps,
+        "mean": list(question.mean or ()),
+        "std": list(question.std or ()),
+        "layout": question.layout,
+        "labels_sha256": hashlib.sha256(train.labels.tobytes()).hexdigest(),
+    }
+
+
+def _listed(values: tuple[float, ...] | None) -> str | None:
+    return None if values is None else ",".join(f"{v!r}" for v in values)

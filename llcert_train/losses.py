@@ -1,0 +1,73 @@
+"""Robust losses: each a function of logits and of worst logits, with its source.
+
+logits: `[batch, classes]`, at the images themselves. worst: `[batch, classes]`, upper bounds on the wrong logits over
+the ball, relative to the true one at its value at the image (see `worst_logits`). labels: `[batch]`.
+Every loss is the mean over the batch, a scalar, dimensionless.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+
+def worst_logits(logits: Tensor, labels: Tensor, margins: Tensor) -> Tensor:
+    """The worst logits that margins allow, `[batch, classes]`: `z_y - margin_j`, and `z_y` for the true class.
+
+    margins: lower bounds on `z_y - z_j` over the ball, `[batch, classes]`, infinite for j = y.
+    """
+    own = F.one_hot(labels, logits.shape[1]).bool()
+    truth = logits.gather(1, labels[:, None])
+    return torch.where(own, truth, truth - torch.where(own, torch.zeros_like(margins), margins))
+
+
+def clean(logits: Tensor, labels: Tensor) -> Tensor:
+    """Cross-entropy at the images themselves."""
+    return F.cross_entropy(logits, labels)
+
+
+def worst_case(worst: Tensor, labels: Tensor) -> Tensor:
+    """Cross-entropy of the worst logits: the form of LMT (Tsuzuku et al. 2018), IBP (Gowal et al. 2018) and BCP (Lee et
+    al. 2020), which differ in how they bound the logits."""
+    return F.cross_entropy(worst, labels)
+
+
+def gloro(logits: Tensor, worst: Tensor, labels: Tensor) -> Tensor:
+    """Cross-entropy with one more class, whose logit is the largest wrong one (Leino et al. 2021)."""
+    own = F.one_hot(labels, logits.shape[1]).bool()
+    rival = worst.masked_fill(own, -torch.inf).amax(1, keepdim=True)
+    return F.cross_entropy(torch.cat((logits, rival), 1), labels)
+
+
+def emma(logits: Tensor, worst: Tensor, labels: Tensor) -> Tensor:
+    """Cross-entropy of logits raised only as far as their class still loses: EMMA (Hu et al., NeurIPS 2023).
+
+    Each wrong class gets its own radius, at most the full one and at most what lifts it level with the true class; no
+    gradient goes through the choice of the radius.
+    """
+    increase = worst - logits
+    behind = (logits.gather(1, labels[:, None]) - logits).detach()
+    share = torch.where(increase > 0, behind / increase.detach().clamp(min=torch.finfo(increase.dtype).tiny), 1.0)
+    return F.cross_entropy(logits + share.clamp(0, 1) * increase, labels)
+
+
+def logit_annealing(worst: Tensor, labels: Tensor, *, exponent: float, offset: float) -> Tensor:
+    """`-(1 - p)^exponent log p`, p the probability of the true class with its logit lowered by `offset`: logit
+    annealing (Lai et al., ICML 2025), which stops pulling where the margin is large already."""
+    handicap = offset * F.one_hot(labels, worst.shape[1]).to(worst.dtype)
+    log_p = F.log_softmax(worst - handicap, 1).gather(1, labels[:, None])[:, 0]
+    missing = -torch.expm1(log_p)
+    return -(missing.clamp(min=0) ** exponent * log_p).mean()
+
+
+def sparsity(gaps: Sequence[Sequence[Tensor]]) -> Tensor:
+    """Mean distance of an activation from being constant (eq. 12), added up over activations.
+
+    gaps: for each activation its distances from each of its constant pieces, `[batch, *shape]`, pre-activation units;
+    infinite where there is no such piece, which counts nothing. A mean over neurons and images, where the paper's
+    formula leaves the scale open.
+    """
+    return torch.stack([torch.where(gap.isfinite(), gap, 0.0).clamp(min=0).mean() for own in gaps for gap in own]).sum()

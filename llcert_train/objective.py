@@ -1,0 +1,226 @@
+"""The loss of a batch: what the bounds say about it, and what a recipe makes of that."""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+
+import torch
+from torch import Tensor, nn
+
+from llcert.bounds import (
+    Balls,
+    GlobalBound,
+    Hidden,
+    LastLayer,
+    Start,
+    Trace,
+    global_bound,
+    gloro_margins,
+    lmt_margins,
+    propagate,
+    worst_margins,
+)
+from llcert.ir import Node
+from llcert.program import Program, Term
+from llcert.region import Region, ball
+from llcert_train import losses
+from llcert_train.norms import FewIterations
+from llcert_train.settings import Ball, Loss, Recipe
+from llcert_train.settings import Start as RecipeStart
+
+
+class Margin(enum.Enum):
+    """How far the logits can move against each other, once the last hidden region is known."""
+
+    LOGITS = enum.auto()  # one ball around all logits (LMT)
+    BALL = enum.auto()  # the ball of the last hidden value (GloRo)
+    BOX = enum.auto()  # its box, and its ball where it has one (BCP; IBP without a ball)
+
+
+class Form(enum.Enum):
+    """What the robust term of the loss is."""
+
+    WORST_CASE = enum.auto()
+    GLORO = enum.auto()
+    EMMA = enum.auto()
+    LOGIT_ANNEALING = enum.auto()
+
+
+@dataclass(frozen=True)
+class Method:
+    """A row of the paper's Table 2. balls: None for no bound at all. Forms other than the worst case stand alone; the
+    worst case is weighed against the clean loss by kappa."""
+
+    balls: Balls | None
+    margin: Margin
+    form: Form = Form.WORST_CASE
+
+
+METHODS: Mapping[Loss, Method] = MappingProxyType(
+    {
+        Loss.STANDARD: Method(None, Margin.BOX),
+        Loss.IBP: Method(Balls.BOX, Margin.BOX),
+        Loss.LMT: Method(Balls.GLOBAL, Margin.LOGITS),
+        Loss.GLORO: Method(Balls.GLOBAL, Margin.BALL, Form.GLORO),
+        Loss.BCP: Method(Balls.GLOBAL, Margin.BOX),
+        Loss.LOCAL_LIP_G: Method(Balls.LOCAL, Margin.BALL, Form.GLORO),
+        Loss.LOCAL_LIP_B: Method(Balls.LOCAL, Margin.BOX),
+        Loss.EMMA: Method(Balls.LOCAL, Margin.BOX, Form.EMMA),
+        Loss.LOGIT_ANNEALING: Method(Balls.LOCAL, Margin.BOX, Form.LOGIT_ANNEALING),
+    }
+)
+
+
+def method_of(recipe: Recipe) -> Method:
+    """The recipe's method, its balls replaced where the recipe says so; those without a ball have none to replace."""
+    method = METHODS[recipe.loss]
+    if recipe.ball is None or method.balls in (None, Balls.BOX):
+        return method
+    balls = Balls.LOCAL if recipe.ball is Ball.LOCAL else Balls.GLOBAL
+    return Method(balls, method.margin, method.form)
+
+
+@dataclass(frozen=True)
+class Measures:
+    """The loss of a batch, a scalar with a gradient, its parts without, and the vectors its norms were found with.
+
+    vectors: right singular vectors of each image's maps, `[batch, *columns]`; unmasked: of the whole maps.
+    """
+
+    loss: Tensor
+    clean_loss: Tensor
+    robust_loss: Tensor
+    sparsity: Tensor
+    vectors: dict[Term, Tensor]
+    unmasked: dict[Term, Tensor]
+
+
+class Objective(nn.Module):
+    """The loss of a recipe on a program; its parameters are the program's leaves.
+
+    A module, so that PyTorch's engine for several devices can wrap it.
+    """
+
+    def __init__(self, program: Program, recipe: Recipe, leaves: Mapping[str, nn.Parameter]) -> None:
+        super().__init__()
+        self.program = program
+        self.recipe = recipe
+        self.method = method_of(recipe)
+        self.leaves = nn.ParameterList(leaves.values())
+        self.solver = FewIterations(recipe.iterations, recipe.mixed)
+
+    def forward(
+        self,
+        images: Tensor,
+        labels: Tensor,
+        radius: float,
+        kappa: float,
+        unmasked: Mapping[Term, Tensor],
+        saved: Mapping[Term, Tensor],
+        seed: int,
+    ) -> Measures:
+        """The measures of a batch.
+
+        images: `[batch, *shape]`, pixel units. radius: trained at, likewise; 0 asks for no bound. kappa: weight of the
+        clean loss. unmasked, saved: where power iterations start, on the whole maps and on each image's; random
+        where a term is missing. seed: of random starts.
+        """
+        if self.method.balls is None or radius == 0:
+            logits = self.program.logits(images)
+            return self._measures(logits, labels, logits, kappa, None, None)
+        bound = None if self.method.balls is Balls.BOX else self._bound(unmasked)
+        trace = self._trace(images, radius, bound, saved, seed)
+        logits = self.program.logits(images) if trace is None else trace.hidden[self.program.output].region.centre
+        margins = self._margins(logits, labels, bound, trace, radius)
+        worst = losses.worst_logits(logits, labels, margins)
+        return self._measures(logits, labels, worst, kappa, bound, trace)
+
+    def _bound(self, starts: Mapping[Term, Tensor]) -> GlobalBound:
+        return global_bound(self.program, self.solver, starts=starts, joint=False)
+
+    def _trace(
+        self, images: Tensor, radius: float, bound: GlobalBound | None, saved: Mapping[Term, Tensor], seed: int
+    ) -> Trace | None:
+        """The forward pass of the bounds; None where the global bound says all that is needed."""
+        balls, recipe = self.method.balls, self.recipe
+        assert balls is not None
+        if balls is Balls.GLOBAL and self.method.margin is not Margin.BOX and recipe.sparsity == 0:
+            return None
+        start = Start.SAVED if recipe.start is RecipeStart.SAVED else Start.RANDOM
+        return propagate(
+            self.program,
+            ball(images, radius),
+            bound,
+            balls=balls,
+            solver=self.solver,
+            start=start,
+            saved=saved,
+            seed=seed,
+            joint=False,
+        )
+
+    def _margins(
+        self, logits: Tensor, labels: Tensor, bound: GlobalBound | None, trace: Trace | None, radius: float
+    ) -> Tensor:
+        if self.method.margin is Margin.LOGITS:
+            assert bound is not None
+            lipschitz = bound.lipschitz if trace is None or trace.lipschitz is None else trace.lipschitz
+            return lmt_margins(logits, labels, lipschitz * radius)
+        last = LastLayer.of(self.program)
+        if trace is None:
+            assert bound is not None
+            hidden = {t.source: self._ball(t.source, bound.growth[t.source] * radius, logits) for t in last.rows}
+            return gloro_margins(logits, labels, last, hidden)
+        margins = gloro_margins if self.method.margin is Margin.BALL else worst_margins
+        return margins(logits, labels, last, trace.hidden)
+
+    def _ball(self, node: Node, radius: Tensor, logits: Tensor) -> Hidden:
+        """A value of which nothing is known but the radius of its ball."""
+        nothing = logits.new_zeros(len(logits), *node.shape)
+        region = Region(nothing, nothing - torch.inf, nothing + torch.inf, radius.expand(len(logits)))
+        return Hidden(region, torch.ones_like(nothing, dtype=torch.bool))
+
+    def _measures(
+        self,
+        logits: Tensor,
+        labels: Tensor,
+        worst: Tensor,
+        kappa: float,
+        bound: GlobalBound | None,
+        trace: Trace | None,
+    ) -> Measures:
+        logits, worst = logits / self.recipe.temperature, worst / self.recipe.temperature
+        clean, robust = losses.clean(logits, labels), self._robust(logits, worst, labels)
+        if self.method.balls is None:
+            kappa = 1.0
+        elif self.method.form is not Form.WORST_CASE:
+            kappa = 0.0
+        loss = clean if kappa == 1 else robust if kappa == 0 else kappa * clean + (1 - kappa) * robust
+        sparsity = logits.new_zeros(())
+        if self.recipe.sparsity > 0 and trace is not None:
+            sparsity = self._sparsity(trace)
+            loss = loss + self.recipe.sparsity * sparsity
+        vectors = {} if trace is None else {t: n.vector.detach() for t, n in trace.norms.items()}
+        unmasked = {} if bound is None else {t: v.detach() for t, v in bound.vectors.items()}
+        return Measures(loss, clean.detach(), robust.detach(), sparsity.detach(), vectors, unmasked)
+
+    def _robust(self, logits: Tensor, worst: Tensor, labels: Tensor) -> Tensor:
+        match self.method.form:
+            case Form.WORST_CASE:
+                return losses.worst_case(worst, labels)
+            case Form.GLORO:
+                return losses.gloro(logits, worst, labels)
+            case Form.EMMA:
+                return losses.emma(logits, worst, labels)
+            case Form.LOGIT_ANNEALING:
+                recipe = self.recipe
+                return losses.logit_annealing(worst, labels, exponent=recipe.annealing, offset=recipe.offset)
+
+    def _sparsity(self, trace: Trace) -> Tensor:
+        """Eq. 12 over all activations that can become constant."""
+        gaps = [b.activation.gaps(trace.before[b.node]) for b in self.program.blocks if b.activation is not None]
+        known = [own for own in gaps if own]
+        return losses.sparsity(known) if known else next(self.leaves.parameters()).new_zeros(())

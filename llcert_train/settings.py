@@ -1,0 +1,270 @@
+"""What a training run is asked to do: one frozen dataclass, a documented field a line. Cheap to import."""
+
+from __future__ import annotations
+
+import dataclasses
+import enum
+import json
+import math
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+from llcert.errors import InvalidInput
+from llcert.question import parse_eps
+
+
+class Activation(enum.StrEnum):
+    """What becomes of a network's activations before training."""
+
+    RELU_THETA = "relu-theta"  # ReLU gets a threshold (eq. 8), MaxMin two
+    MAXMIN = "maxmin"  # ReLU becomes MaxMin, and MaxMin gets its thresholds
+    KEEP = "keep"  # as they are
+
+
+class Loss(enum.StrEnum):
+    """The rows of the paper's Table 2 that one trainer covers, and two later losses."""
+
+    STANDARD = "standard"
+    IBP = "ibp"
+    LMT = "lmt"
+    GLORO = "gloro"
+    BCP = "bcp"
+    LOCAL_LIP_G = "local-lip-g"
+    LOCAL_LIP_B = "local-lip-b"
+    EMMA = "emma"
+    LOGIT_ANNEALING = "logit-annealing"
+
+
+class Ball(enum.StrEnum):
+    """Where the radius of the hidden values comes from, in place of what the loss has by itself."""
+
+    GLOBAL = "global"
+    LOCAL = "local"
+
+
+class Start(enum.StrEnum):
+    """Where the power iterations of a training step begin (Table 1)."""
+
+    SAVED = "saved"
+    RANDOM = "random"
+
+
+class Granularity(enum.StrEnum):
+    """How many thresholds an activation gets."""
+
+    NEURON = "neuron"
+    CHANNEL = "channel"
+
+
+class BatchNorm(enum.StrEnum):
+    """What becomes of batch normalisation, whose statistics stay as they are in either case."""
+
+    KEEP = "keep"
+    FOLD = "fold"
+
+
+class WarmPlace(enum.StrEnum):
+    """Where saved singular vectors lie."""
+
+    AUTO = "auto"
+    DEVICE = "device"
+    HOST = "host"
+
+
+class WarmType(enum.StrEnum):
+    """The precision that saved singular vectors are kept in."""
+
+    FLOAT16 = "float16"
+    BFLOAT16 = "bfloat16"
+    FLOAT32 = "float32"
+
+
+def _said(
+    default: Any, text: str, *, least: float | None = None, most: float | None = None, above: bool = False
+) -> Any:
+    """A field with its help and range; above: the least value itself is not allowed."""
+    return field(default=default, metadata={"help": text, "least": least, "most": most, "above": above})
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Everything that decides how a network is trained; the same words in TOML files and, with dashes, as options.
+
+    Shares are of the whole run, so that a recipe with fewer epochs has the same shape.
+    Raises InvalidInput where a value has the wrong type or lies outside its range.
+    """
+
+    # what is trained on what; the command line may leave them to the model file
+    arch: str = _said("", "A network of the zoo, for llcert train.")
+    data: str = _said("", "Training data: a name, or a path.")
+    eps: str = _said("", "L2 radius in pixel units, 36/255 or 0.141.")
+    activation: str = _said("relu-theta", "relu-theta, maxmin or keep; for llcert train also relu and maxmin-clipped.")
+    threshold: float = _said(2.0, "Where the thresholds of a new network start.", least=0)
+    quantile: float = _said(
+        0.999, "Where those of an imported one start: this quantile of what the neuron does.", least=0.5, most=1
+    )
+    per: Granularity = _said(Granularity.NEURON, "One threshold a neuron, or one a channel.")
+    batch_norm: BatchNorm = _said(BatchNorm.KEEP, "keep, or fold into the layer in front.")
+    orthogonal: bool = _said(False, "Make weights orthogonal by the Cayley transform (llcert train).")
+
+    # the objective
+    loss: Loss = _said(Loss.LOCAL_LIP_B, ", ".join(Loss) + ".")
+    ball: Ball | None = _said(None, "global or local, in place of the bound that the loss comes with.")
+    overshoot: float = _said(1.1, "Radius trained at, in units of eps.", least=0, above=True)
+    kappa: float = _said(0.0, "Weight of the clean loss at the end of the ramp; 1 at its start.", least=0, most=1)
+    sparsity: float = _said(0.0, "Weight of the sparsity loss (eq. 12), a mean over neurons and images.", least=0)
+    temperature: float = _said(1.0, "Divides the logits in every loss.", least=0, above=True)
+    annealing: float = _said(5.0, "Exponent of logit annealing.", least=0)
+    offset: float = _said(2.0, "Handicap of the true logit under logit annealing.", least=0)
+
+    # the schedule
+    epochs: int = _said(60, "Passes over the training images.", least=1)
+    minutes: float = _said(0.0, "As many epochs as fit into so many minutes, at most --epochs; 0: no limit.", least=0)
+    warm_up: float = _said(0.025, "Share of the run at radius 0.", least=0, most=1)
+    ramp: float = _said(0.5, "Share of the run after which radius and kappa have their last values.", least=0, most=1)
+    batch: int = _said(128, "Images a step.", least=1)
+    rate: float = _said(1e-3, "Adam's rate.", least=0, above=True)
+    final_rate: float = _said(1e-6, "Where it has fallen to at the end.", least=0, above=True)
+    decay_from: float = _said(0.5, "Share of the run after which it falls, exponentially.", least=0, most=1)
+    clip_gradient: float = _said(0.0, "Longest gradient of a step; 0: any.", least=0)
+    crop: int = _said(0, "Random crops after padding by so many pixels.", least=0)
+    flip: bool = _said(False, "Random horizontal flips.")
+
+    # the power iteration
+    start: Start = _said(Start.SAVED, "Where power iterations start: saved (one vector an image and layer) or random.")
+    iterations: int = _said(2, "Power iterations a step.", least=0)
+    warm_type: WarmType = _said(WarmType.FLOAT16, "Precision of saved vectors: float16, bfloat16 or float32.")
+    warm_place: WarmPlace = _said(WarmPlace.AUTO, "Where they lie: device, host, or auto, by what fits.")
+    mixed: bool = _said(False, "Find directions in bfloat16; norms stay in full precision.")
+
+    # watching and saving
+    held_out: int = _said(256, "Training images kept aside to watch the run with.", least=1)
+    evaluate: int = _said(1, "Epochs between two looks at them.", least=1)
+    attack_steps: int = _said(20, "PGD steps of such a look.", least=1)
+    checkpoint: float = _said(5.0, "Minutes between two checkpoints.", least=0)
+    seed: int = _said(0, "Of everything random.", least=0, most=2**31 - 1)
+
+    def __post_init__(self) -> None:
+        for f in dataclasses.fields(self):
+            object.__setattr__(self, f.name, _checked(f, getattr(self, f.name)))
+        if self.eps:
+            positive_eps(self.eps)
+        if self.warm_up > self.ramp:
+            raise InvalidInput(f"ramp {self.ramp:g} ends before warm-up {self.warm_up:g} does")
+
+    def changed(self, values: Mapping[str, Any]) -> Recipe:
+        """The recipe with other values of some fields; None changes nothing."""
+        return dataclasses.replace(self, **{k: v for k, v in values.items() if v is not None})
+
+    def to_json(self) -> dict[str, Any]:
+        """Every field as a plain value."""
+        return {f.name: _plain(getattr(self, f.name)) for f in dataclasses.fields(self)}
+
+    def to_toml(self) -> str:
+        """The recipe as a file that `read_recipe` reads; what is not set is left out."""
+        lines = [f"{k} = {_toml(v)}" for k, v in self.to_json().items() if v is not None]
+        return "\n".join(lines) + "\n"
+
+
+def positive_eps(text: str) -> float:
+    """The radius that the text stands for, above 0; InvalidInput for anything else."""
+    value = parse_eps(text)
+    if value <= 0:
+        raise InvalidInput(f"eps {text[:40]!r}: training needs a radius above 0, in pixel units")
+    return value
+
+
+def recipe_names() -> tuple[str, ...]:
+    """The recipes that come with the package."""
+    folder = resources.files("llcert_train").joinpath("recipes")
+    return tuple(sorted(entry.name.removesuffix(".toml") for entry in folder.iterdir() if entry.name.endswith(".toml")))
+
+
+def read_recipe(name_or_path: str) -> Recipe:
+    """The recipe of that name, or in that TOML file. Raises InvalidInput in one line where there is none."""
+    if name_or_path in recipe_names():
+        inside = resources.files("llcert_train").joinpath("recipes", f"{name_or_path}.toml")
+        return _parsed(inside.read_bytes(), name_or_path)
+    path = Path(name_or_path)
+    try:
+        content = path.read_bytes()
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or "cannot be read"
+        raise InvalidInput(
+            f"recipe {name_or_path[:200]!r}: {reason}; choose {', '.join(recipe_names())}, or name a TOML file"
+        ) from None
+    return _parsed(content, str(path))
+
+
+def _parsed(content: bytes, source: str) -> Recipe:
+    try:
+        values = tomllib.loads(content.decode())
+    except (ValueError, RecursionError) as error:
+        raise InvalidInput(f"recipe {source}: not a TOML file ({error})") from None
+    known = {f.name for f in dataclasses.fields(Recipe)}
+    for name in values:
+        if name not in known:
+            raise InvalidInput(f"recipe {source}: knows no {name[:40]!r}; it knows {', '.join(sorted(known))}")
+    try:
+        return Recipe(**values)
+    except InvalidInput as error:
+        raise InvalidInput(f"recipe {source}: {error}") from None
+
+
+def kind_of(f: dataclasses.Field[Any]) -> type[Any]:
+    """The type of a field's values: bool, int, float, str or an enum."""
+    names: dict[str, type[Any]] = {"bool": bool, "int": int, "float": float, "str": str}
+    name = str(f.type).removesuffix(" | None")
+    return names.get(name) or globals()[name]
+
+
+def _checked(f: dataclasses.Field[Any], value: Any) -> Any:
+    """The value in the field's type; InvalidInput where it cannot be."""
+    kind = kind_of(f)
+    if value is None and f.default is None:
+        return None
+    if issubclass(kind, enum.Enum):
+        return _member(f.name, kind, value)
+    allowed = (int, float) if kind is float else (kind,)
+    too_large = isinstance(value, int) and abs(value) >= 2**63
+    if not isinstance(value, allowed) or (isinstance(value, bool) and kind is not bool) or too_large:
+        raise InvalidInput(f"{f.name} {str(value)[:40]!r}: give {_WORDS[kind]}")
+    return _in_range(f, kind(value)) if kind in (int, float) else value
+
+
+_WORDS: Mapping[type, str] = {bool: "true or false", int: "a whole number", float: "a number", str: "a text"}
+
+
+def _member(name: str, kind: type, value: Any) -> Any:
+    try:
+        return kind(value)
+    except ValueError:
+        choices = ", ".join(str(m.value) for m in kind)  # type: ignore[attr-defined]
+        raise InvalidInput(f"{name} {str(value)[:40]!r}: choose {choices}") from None
+
+
+def _in_range(f: dataclasses.Field[Any], value: Any) -> Any:
+    least, most = f.metadata["least"], f.metadata["most"]
+    low_enough = most is None or value <= most
+    high_enough = least is None or (value > least if f.metadata["above"] else value >= least)
+    if not (math.isfinite(value) and low_enough and high_enough):
+        bounds = [f"{'above' if f.metadata['open'] else 'at least'} {least:g}"] if least is not None else []
+        bounds += [f"at most {most:g}"] if most is not None else []
+        raise InvalidInput(f"{f.name} {value:g}: must be {' and '.join(bounds)}")
+    return value
+
+
+def _plain(value: Any) -> Any:
+    return value.value if isinstance(value, enum.Enum) else value
+
+
+def _toml(value: Any) -> str:
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, str):
+        return json.dumps(value)
+    return repr(value)

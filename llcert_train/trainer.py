@@ -1,0 +1,236 @@
+"""The state of a run and one step of it; all randomness is a function of the seed and of the step."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import lru_cache
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from llcert.bounds import Balls, global_bound
+from llcert.errors import LlcertError
+from llcert.program import Program, Term
+from llcert.spectral import PowerIteration
+from llcert_train.augment import Augmentation
+from llcert_train.data import TrainingData, generator, order
+from llcert_train.metrics import Epoch, Train
+from llcert_train.objective import Measures, Objective
+from llcert_train.schedules import Schedule
+from llcert_train.settings import Recipe, Start
+from llcert_train.team import Team
+from llcert_train.warm_start import WarmStarts, iterated
+from llcert_train.watch import Watch
+from llcert_train.weights import Weights
+
+_PARTS = ("loss", "clean_loss", "robust_loss", "sparsity")
+
+
+class Diverged(LlcertError):
+    """Training ran into NaN or infinity; the last checkpoint is from before."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How long a run is, in steps."""
+
+    epochs: int
+    steps_per_epoch: int
+
+    @property
+    def steps(self) -> int:
+        return self.epochs * self.steps_per_epoch
+
+
+@dataclass
+class Trainer:
+    """A network on its way. step: steps done. seconds: spent so far, of all the runs that were continued.
+
+    sums: of the losses since the epoch began, `[4]`, float64. unmasked: singular vectors of the whole maps.
+    """
+
+    weights: Weights
+    program: Program
+    recipe: Recipe
+    schedule: Schedule
+    data: TrainingData
+    team: Team = field(default_factory=Team)
+    plan: Plan = Plan(1, 1)
+    step: int = 0
+    seconds: float = 0.0
+
+    def __post_init__(self) -> None:
+        recipe, device = self.recipe, self.program.device
+        self.shard = self.team.shard(len(self.data))
+        self.batch = min(self.team.share(recipe.batch), len(self.shard))
+        self.plan = Plan(recipe.epochs, len(self.shard) // self.batch)
+        self.augmentation = Augmentation(recipe.crop, recipe.flip)
+        self.objective = Objective(self.program, recipe, self.weights.leaves)
+        self.model = self.team.wrapped(self.objective)
+        self.moved = self.weights.moved
+        self.optimiser = torch.optim.Adam(self.moved.values(), recipe.rate)
+        self.sums = torch.zeros(len(_PARTS), dtype=torch.float64, device=device)
+        self.epoch_began = self.seconds
+        self.unmasked = self._unmasked()
+        saved = self.objective.method.balls is Balls.LOCAL and recipe.start is Start.SAVED
+        self.warm = (
+            WarmStarts.of(self.program, len(self.shard), recipe.warm_type, recipe.warm_place)
+            if saved and iterated(self.program)
+            else None
+        )
+
+    def _unmasked(self) -> dict[Term, Tensor]:
+        """Singular vectors of the whole maps as they are now, where the method needs them."""
+        if self.objective.method.balls in (None, Balls.BOX):
+            return {}
+        with torch.no_grad():
+            return global_bound(self.program, PowerIteration(tolerance=1e-3, cap=1000), seed=self.recipe.seed).vectors
+
+    @property
+    def done(self) -> bool:
+        return self.step >= self.plan.steps
+
+    @property
+    def epoch(self) -> int:
+        """Epochs finished."""
+        return self.step // self.plan.steps_per_epoch
+
+    @property
+    def between_epochs(self) -> bool:
+        return self.step % self.plan.steps_per_epoch == 0
+
+    @property
+    def progress(self) -> float:
+        """Share of the run that is done."""
+        return self.step / self.plan.steps
+
+    def train_step(self) -> None:
+        """One step of the optimiser. Raises Diverged, with the weights as they were, where a number is not finite."""
+        began = time.perf_counter()
+        places = self._places()
+        images, labels = self.data.batch(self.shard[places])
+        images = self.augmentation(images, seed=self.recipe.seed + 7919 * self.team.rank, step=self.step)
+        images = images.to(self.program.dtype)
+        measures = self._measured(places, images, labels, self.schedule.radius(self.progress))
+        self._check(self._gradient(measures.loss), measures.loss)
+        for group in self.optimiser.param_groups:
+            group["lr"] = self.schedule.rate(self.progress)
+        self.optimiser.step()
+        self.weights.project()
+        self.weights.refresh()
+        if self.warm is not None:
+            self.warm.store(places, measures.vectors)
+        self.unmasked = measures.unmasked or self.unmasked
+        self.sums += torch.stack([getattr(measures, part).detach().double() for part in _PARTS])
+        self.step += 1
+        self.seconds += time.perf_counter() - began
+
+    def _places(self) -> Tensor:
+        """The next batch, as positions in this process's shard."""
+        every = _order(self.recipe.seed, self.epoch, len(self.shard), self.team.rank)
+        begin = self.step % self.plan.steps_per_epoch * self.batch
+        return every[begin : begin + self.batch]
+
+    def _measured(self, places: Tensor, images: Tensor, labels: Tensor, radius: float) -> Measures:
+        seed = generator("start", seed=self.recipe.seed, number=self.step).initial_seed() >> 2
+        saved = self.warm.load(places, self.unmasked, seed) if self.warm is not None and radius > 0 else {}
+        kappa = self.schedule.kappa(self.progress)
+        measures: Measures = self.model(images, labels, radius, kappa, self.unmasked, saved, seed)
+        return measures
+
+    def _gradient(self, loss: Tensor) -> Tensor:
+        """The length of the gradient, which is then in place; cut to the recipe's limit."""
+        for leaf in (*self.weights.leaves.values(), *self.moved.values()):
+            leaf.grad = None
+        loss.backward()
+        self.weights.pull_back()
+        limit = self.recipe.clip_gradient or math.inf
+        return torch.nn.utils.clip_grad_norm_(list(self.moved.values()), limit)
+
+    def _check(self, gradient: Tensor, loss: Tensor) -> None:
+        finite = bool(torch.isfinite(gradient) & torch.isfinite(loss))
+        if self.team.any(not finite, self.program.device):
+            where = f"step {self.step + 1} (epoch {self.epoch + 1})"
+            raise Diverged(
+                f"training diverged in {where}: the loss is {float(loss.detach()):g}, its gradient's length "
+                f"{float(gradient):g}; use a lower --rate, --clip-gradient 1, or a longer --ramp"
+            )
+
+    def cost(self) -> float:
+        """Seconds a step takes at the full radius, measured without moving anything."""
+        places = self._places()
+        images, labels = self.data.batch(self.shard[places])
+        radius = self.schedule.radius(1.0)
+        taken = []
+        for _ in range(3):
+            began = time.perf_counter()
+            self._gradient(self._measured(places, images.to(self.program.dtype), labels, radius).loss).item()
+            taken.append(time.perf_counter() - began)
+        return min(taken[1:])
+
+    def record(self, watch: Watch | None) -> Epoch:
+        """What the epoch that just ended was like, and what the watch sees now; the sums start anew."""
+        train = self._trained() if self.step else None
+        began = time.perf_counter()
+        held_out = watch(self.unmasked) if watch is not None else None
+        self.seconds += time.perf_counter() - began
+        self.sums.zero_()
+        self.epoch_began = self.seconds
+        at = max(0, self.step - 1) / self.plan.steps
+        return Epoch(
+            epoch=self.epoch,
+            step=self.step,
+            seconds=self.seconds,
+            eps=self.schedule.radius(at),
+            kappa=self.schedule.kappa(at),
+            rate=self.schedule.rate(at),
+            train=train,
+            held_out=held_out,
+        )
+
+    def _trained(self) -> Train:
+        means = self.team.mean(self.sums / self.plan.steps_per_epoch).tolist()
+        spent = max(self.seconds - self.epoch_began, 1e-9)
+        speed = self.plan.steps_per_epoch * self.batch * self.team.size / spent
+        return Train(**dict(zip(_PARTS, means, strict=True)), images_per_second=speed)
+
+    def state(self) -> dict[str, Any]:
+        """Everything that a continued run needs to go on bit for bit."""
+        return {
+            "step": self.step,
+            "epochs": self.plan.epochs,
+            "seconds": self.seconds,
+            "epoch_began": self.epoch_began,
+            "sums": self.sums,
+            "weights": {name: leaf.detach() for name, leaf in self._stored().items()},
+            "optimiser": self.optimiser.state_dict(),
+            "unmasked": [self.unmasked[t] for t in iterated(self.program) if t in self.unmasked],
+            "warm": self.warm.state() if self.warm is not None else None,
+        }
+
+    def _stored(self) -> dict[str, Tensor]:
+        return {**self.weights.leaves, **self.moved}
+
+    @torch.no_grad()
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Takes over what `state` returned, in place."""
+        self.step, self.seconds, self.epoch_began = state["step"], state["seconds"], state["epoch_began"]
+        self.plan = Plan(state["epochs"], self.plan.steps_per_epoch)
+        self.sums.copy_(state["sums"])
+        for name, leaf in self._stored().items():
+            leaf.copy_(state["weights"][name])
+        self.optimiser.load_state_dict(state["optimiser"])
+        device = self.program.device
+        terms = [t for t in iterated(self.program) if t in self.unmasked]
+        self.unmasked |= {t: v.to(device) for t, v in zip(terms, state["unmasked"], strict=True)}
+        if self.warm is not None:
+            self.warm.restore(state["warm"])
+
+
+@lru_cache(maxsize=2)
+def _order(seed: int, epoch: int, count: int, rank: int) -> Tensor:
+    return order(seed=seed + rank * 104729, epoch=epoch, count=count)

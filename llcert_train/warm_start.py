@@ -1,0 +1,106 @@
+"""One singular vector for each training image and layer, kept in low precision between the steps that improve it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from llcert.bounds.forward import nudged
+from llcert.errors import InvalidInput
+from llcert.program import Program, Term
+from llcert.sizing import free_memory
+from llcert_train.settings import WarmPlace, WarmType
+
+_SHARE = 0.5
+_TYPES = {WarmType.FLOAT16: torch.float16, WarmType.BFLOAT16: torch.bfloat16, WarmType.FLOAT32: torch.float32}
+
+
+def iterated(program: Program) -> tuple[Term, ...]:
+    """The terms whose norm takes an iteration, in order: the keys of all warm starts."""
+    return tuple(t for block in program.blocks for t in block.terms if not t.moves)
+
+
+@dataclass(frozen=True)
+class WarmStarts:
+    """Vectors of some images, `[images, *columns]` for each term, and which images have theirs already.
+
+    Scaled by the root of their length, so that no entry of a typical vector vanishes in float16.
+    """
+
+    terms: tuple[Term, ...]
+    vectors: tuple[Tensor, ...]
+    seen: Tensor
+    device: torch.device
+
+    @staticmethod
+    def of(program: Program, images: int, kind: WarmType, place: WarmPlace) -> WarmStarts:
+        """Room for so many images, where it fits: on the program's device, else in the host's memory.
+
+        Raises InvalidInput where it fits nowhere.
+        """
+        terms = iterated(program)
+        size = images * sum(torch.Size(t.columns).numel() for t in terms) * _TYPES[kind].itemsize
+        where = _place(program.device, size, place)
+        pinned = where.type == "cpu" and program.device.type == "cuda"
+        vectors = tuple(
+            torch.zeros(images, *t.columns, dtype=_TYPES[kind], device=where, pin_memory=pinned) for t in terms
+        )
+        return WarmStarts(terms, vectors, torch.zeros(images, dtype=torch.bool), program.device)
+
+    @property
+    def sentence(self) -> str:
+        """Where they lie and what they take, for the user."""
+        size = sum(v.numel() * v.element_size() for v in self.vectors) / 2**20
+        first, images = self.vectors[0], f"{len(self.seen):,} images x {len(self.terms)} layers"
+        place = f"{first.device.type}{', pinned' if first.is_pinned() else ''}"
+        return f"warm starts: {images} as {str(first.dtype).removeprefix('torch.')}, {size:,.0f} MiB on {place}"
+
+    def load(self, positions: Tensor, unmasked: Mapping[Term, Tensor], seed: int) -> dict[Term, Tensor]:
+        """The vectors of some images on the program's device; of one that has none, the whole map's and noise.
+
+        positions: int64 `[batch]`, on the CPU. unmasked: `[1, *columns]` for each term.
+        """
+        known = self.seen[positions]
+        found: dict[Term, Tensor] = {}
+        for number, (term, vectors) in enumerate(zip(self.terms, self.vectors, strict=True)):
+            chosen = vectors[positions.to(vectors.device)].to(self.device, torch.float32, non_blocking=True)
+            if not bool(known.all()):
+                fresh = nudged(unmasked[term].to(chosen).expand_as(chosen), seed + number)
+                old = known.to(self.device).reshape(-1, *[1] * len(term.columns))
+                chosen = torch.where(old, chosen, fresh)
+            found[term] = chosen
+        return found
+
+    def store(self, positions: Tensor, found: Mapping[Term, Tensor]) -> None:
+        """Keeps the vectors of some images, `[batch, *columns]` for each term; terms without any are left alone."""
+        if not found:
+            return
+        for term, vectors in zip(self.terms, self.vectors, strict=True):
+            scaled = found[term] * torch.Size(term.columns).numel() ** 0.5
+            vectors[positions.to(vectors.device)] = scaled.to(vectors.device, vectors.dtype)
+        self.seen[positions] = True
+
+    def state(self) -> dict[str, Tensor | Sequence[Tensor]]:
+        """What a checkpoint keeps."""
+        return {"vectors": list(self.vectors), "seen": self.seen}
+
+    def restore(self, state: Mapping[str, Tensor | Sequence[Tensor]]) -> None:
+        """Takes over what `state` returned, in place."""
+        for own, other in zip(self.vectors, state["vectors"], strict=True):
+            own.copy_(other)
+        self.seen.copy_(torch.as_tensor(state["seen"]))
+
+
+def _place(device: torch.device, size: int, wanted: WarmPlace) -> torch.device:
+    if wanted is not WarmPlace.HOST and (wanted is WarmPlace.DEVICE or size <= _SHARE * free_memory(device)):
+        return device
+    host = torch.device("cpu")
+    if size > _SHARE * free_memory(host):
+        raise InvalidInput(
+            f"warm starts take {size / 2**30:,.1f} GiB, more than half of the memory that is free; "
+            "use --start random, --warm-type float16, or fewer training images"
+        )
+    return host

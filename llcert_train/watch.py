@@ -1,0 +1,129 @@
+"""How a network in training does on images kept aside: accuracies, losses, bounds."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from llcert.bounds import GlobalBound, Rows, Trace, global_bound, worst_margins
+from llcert.bounds.forward import nudged
+from llcert.certify import PGD, Local
+from llcert.certify.arithmetic import full_precision
+from llcert.certify.stages import positive
+from llcert.certify.verdict import leads
+from llcert.program import Program, Term
+from llcert.report.layers import layers
+from llcert.report.report import Layer as Named
+from llcert.report.report import finite, mean
+from llcert.report.tally import histogram
+from llcert.sizing import batch_size_for
+from llcert.spectral import PowerIteration
+from llcert_train.losses import worst_logits
+from llcert_train.metrics import HeldOut, Layer
+
+_SOLVER = PowerIteration(tolerance=1e-3, cap=300)
+_UNMASKED = PowerIteration(tolerance=1e-3, cap=3000)
+
+
+@dataclass(frozen=True)
+class Watch:
+    """Looks at a program through held-out images, as often as asked while its weights change in place.
+
+    images: `[images, *input shape]`, pixel units; labels: `[images]`. eps: radius in pixel units. Certified means by
+    the local bound (eq. 6), which is never above the global one; every bound is an estimate.
+    """
+
+    program: Program
+    images: Tensor
+    labels: Tensor
+    eps: float
+    attack_steps: int
+    seed: int
+
+    def __call__(self, starts: Mapping[Term, Tensor]) -> HeldOut:
+        """What the images show now. starts: vectors near the singular ones of the whole maps, if there are any."""
+        with torch.no_grad(), full_precision():
+            near = {term: nudged(vector, self.seed) for term, vector in starts.items()}
+            bound = global_bound(self.program, _UNMASKED, seed=self.seed, starts=near)
+            local = Local(self.program, self.eps, bound, solver=_SOLVER, seed=self.seed)
+            return _combined([*self._looks(local)], layers(self.program, bound), bound)
+
+    def _looks(self, local: Local) -> Iterator[_Look]:
+        size = batch_size_for(self.program)
+        for images, labels in zip(self.images.split(size), self.labels.split(size), strict=True):
+            trace = local.trace(images, Rows.MASK, seed=self.seed)
+            logits = self.program.logits(images)
+            margins = worst_margins(logits, labels, local.last, trace.hidden)
+            right, certified = leads(logits, labels), positive(margins.amin(1))
+            certified = certified & right
+            safe = right.clone()
+            open_ = torch.nonzero(right & ~certified)[:, 0]
+            if len(open_):
+                pgd = PGD(steps=self.attack_steps)
+                safe[open_] = ~pgd(self.program, images[open_], labels[open_], self.eps, self.seed)[0]
+            yield _Look(
+                self.program, trace, logits, labels, worst_logits(logits, labels, margins), right, safe, certified
+            )
+
+
+@dataclass(frozen=True)
+class _Look:
+    """One batch: its bounds, logits and verdicts."""
+
+    program: Program
+    trace: Trace
+    logits: Tensor
+    labels: Tensor
+    worst: Tensor
+    right: Tensor
+    safe: Tensor
+    certified: Tensor
+
+    def varying(self, number: int) -> list[float]:
+        """Share of varying outputs of a block, one an image."""
+        block = self.program.blocks[number]
+        return self.trace.hidden[block.node].varying.flatten(1).float().mean(1).tolist()
+
+
+def _combined(looks: list[_Look], named: tuple[Named, ...], bound: GlobalBound) -> HeldOut:
+    count = sum(len(look.labels) for look in looks)
+    return HeldOut(
+        images=count,
+        clean_accuracy=_share(look.right for look in looks),
+        attacked_accuracy=_share(look.safe for look in looks),
+        certified_accuracy=_share(look.certified for look in looks),
+        clean_loss=_mean(F.cross_entropy(look.logits, look.labels, reduction="none") for look in looks),
+        robust_loss=_mean(F.cross_entropy(look.worst, look.labels, reduction="none") for look in looks),
+        global_lipschitz=finite(float(bound.lipschitz)),
+        local_lipschitz=_mean(look.trace.lipschitz for look in looks if look.trace.lipschitz is not None),
+        layers=tuple(_layers(looks, named)),
+    )
+
+
+def _layers(looks: list[_Look], named: tuple[Named, ...]) -> Iterator[Layer]:
+    names = iter(named)
+    for number, block in enumerate(looks[0].program.blocks):
+        varying = mean(v for look in looks for v in look.varying(number))
+        for term in block.terms:
+            own, norms = next(names), [look.trace.norms[term] for look in looks]
+            iterations = [i for n in norms for i in n.iterations.tolist()]
+            yield Layer(
+                own.name,
+                own.operator,
+                finite(own.global_norm),
+                mean(v for n in norms for v in n.value.tolist()),
+                varying,
+                () if term.moves else histogram(iterations, 20),
+            )
+
+
+def _share(parts: Iterable[Tensor]) -> float:
+    return float(torch.cat(list(parts)).double().mean())
+
+
+def _mean(parts: Iterable[Tensor]) -> float | None:
+    return mean(torch.cat(list(parts)).tolist())
