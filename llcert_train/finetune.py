@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -54,12 +55,15 @@ def out_of_time(trainer: Trainer) -> bool:
     return trainer.team.any(trainer.seconds > limit, trainer.program.device)
 
 
-def planned(trainer: Trainer, seconds_of_look: float) -> Plan:
+def planned(trainer: Trainer, watch: Watch) -> Plan:
     """The recipe's epochs, or as many as fit into its minutes, by what a step and a look cost right now."""
     recipe, plan = trainer.recipe, trainer.plan
     if not recipe.minutes:
         return plan
-    epoch = trainer.cost() * plan.steps_per_epoch + seconds_of_look / recipe.evaluate
+    began = time.perf_counter()
+    watch(trainer.unmasked)
+    look = time.perf_counter() - began
+    epoch = trainer.cost() * plan.steps_per_epoch + look / recipe.evaluate
     fitting = int(_MARGIN * 60 * recipe.minutes / max(epoch, 1e-9))
     epochs = trainer.team.agreed(max(1, min(recipe.epochs, fitting)), trainer.program.device)
     return Plan(epochs, plan.steps_per_epoch)

@@ -35,8 +35,9 @@ FILES = (CARD, MODEL, CHECKPOINT, METRICS, RUN)
 
 @dataclass(frozen=True)
 class Stored:
-    """What `run.json` says: the recipe, and what a run that goes on must agree with."""
+    """What `run.json` says: the task and the recipe, and what else a run that goes on must agree with."""
 
+    task: Mapping[str, Any]
     recipe: Mapping[str, Any]
     identity: Mapping[str, Any]
 
@@ -59,7 +60,7 @@ class TrainingFolder:
     def certify(self) -> Path:
         return self.path / CERTIFY
 
-    def begin(self, recipe: Mapping[str, Any], identity: Mapping[str, Any]) -> None:
+    def begin(self, task: Mapping[str, Any], recipe: Mapping[str, Any], identity: Mapping[str, Any]) -> None:
         """Creates the folder, or checks that the run in it is the same; keeps other processes out of it.
 
         Raises InvalidInput naming the first difference to the run that lies here.
@@ -75,7 +76,8 @@ class TrainingFolder:
         except OSError as error:
             raise InvalidInput(f"--out {self.path}: cannot be written ({error.strerror or error})") from error
         if self.stored is None:
-            self._write(RUN, dump({"format": FORMAT, "recipe": dict(recipe), "identity": dict(identity)}, indent=2))
+            content = {"format": FORMAT, "task": dict(task), "recipe": dict(recipe), "identity": dict(identity)}
+            self._write(RUN, dump(content, indent=2))
 
     def close(self) -> None:
         """Lets other processes in again."""
@@ -215,7 +217,7 @@ def _stored(path: Path) -> Stored:
         content = json.loads((path / RUN).read_bytes())
         if content["format"] != FORMAT:
             raise InvalidInput(f"{path / RUN}: not a training run that this version of llcert can continue")
-        return Stored(dict(content["recipe"]), dict(content["identity"]))
+        return Stored(dict(content["task"]), dict(content["recipe"]), dict(content["identity"]))
     except (ValueError, KeyError, TypeError, OSError, RecursionError) as error:
         raise InvalidInput(f"{path / RUN}: not written by llcert's training; choose another folder") from error
 

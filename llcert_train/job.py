@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -53,6 +53,17 @@ class Task:
     std: tuple[float, ...] | None = None
     layout: str | None = None
     device: str | None = None
+
+    def filled(self, stored: Mapping[str, Any]) -> Task:
+        """The task, its gaps filled from what an earlier run was asked."""
+        gaps = {k: v for k, v in stored.items() if getattr(self, k, 0) is None}
+        values: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in gaps.items()}
+        return dataclasses.replace(self, **values)
+
+    def to_json(self) -> dict[str, Any]:
+        """What was said, but for the model, whose content counts and not its place."""
+        said = {k: v for k, v in dataclasses.asdict(self).items() if k != "model"}
+        return {k: list(v) if isinstance(v, tuple) else v for k, v in said.items()}
 
 
 @dataclass(frozen=True)

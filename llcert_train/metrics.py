@@ -24,7 +24,7 @@ class _Record:
 
     def to_json(self) -> dict[str, Any]:
         """Every field as a plain JSON value; what is not finite is null, since JSON has no word for it."""
-        return {f.name: _plain(getattr(self, f.name)) for f in dataclasses.fields(self)}  # type: ignore[arg-type]
+        return {name: _plain(value) for name, value in vars(self).items()}
 
 
 @dataclass(frozen=True)

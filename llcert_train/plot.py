@@ -157,7 +157,9 @@ def _written(out: Path, contents: Mapping[str, bytes]) -> Iterator[Path]:
             _write_atomically(out / name, content)
             yield out / name
     except OSError as error:
-        raise InvalidInput(f"--out {out}: cannot be written ({error.strerror or error})") from None
+        raise InvalidInput(
+            f"{out}: cannot be written ({error.strerror or error}); choose another folder for the pictures"
+        ) from None
 
 
 def _write_atomically(path: Path, content: bytes) -> None:
@@ -388,7 +390,7 @@ def _name_layers(axes: Axes, names: Sequence[str], *, room: float) -> None:
 
 def _figure4(runs: Sequence[Run], notes: list[str]) -> Figure | None:
     """A panel a layer with a histogram of its power iterations, runs overlaid."""
-    shots = _snapshots(runs, lambda layers: layers, lambda layer: bool(layer.iterations))
+    shots = _snapshots(runs, lambda layers: layers, lambda layer: any(images for _, _, images in layer.iterations))
     if not shots:
         return None
     names = _shown_layers("figure4", shots, notes)

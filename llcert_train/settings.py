@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from importlib import resources
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from llcert.errors import InvalidInput
@@ -88,6 +89,18 @@ def _said(
 ) -> Any:
     """A field with its help and range; above: the least value itself is not allowed."""
     return field(default=default, metadata={"help": text, "least": least, "most": most, "above": above})
+
+
+GROUPS: Mapping[str, str] = MappingProxyType(
+    {
+        "arch": "What is trained",
+        "loss": "Objective",
+        "epochs": "Schedule",
+        "start": "Power iteration",
+        "held_out": "Watching and saving",
+    }
+)
+"""The groups of a recipe's fields, each by its first field."""
 
 
 @dataclass(frozen=True)

@@ -25,7 +25,7 @@ from llcert.spectral import PowerIteration
 from llcert_train.losses import worst_logits
 from llcert_train.metrics import HeldOut, Layer
 
-_SOLVER = PowerIteration(tolerance=1e-3, cap=300)
+_SOLVER = PowerIteration(tolerance=1e-3, cap=2000)
 _UNMASKED = PowerIteration(tolerance=1e-3, cap=3000)
 
 

@@ -13,7 +13,9 @@ import typer
 
 from llcert.cli.attack import attack
 from llcert.cli.certify import certify
+from llcert.cli.finetune import finetune, train
 from llcert.cli.inspect import inspect
+from llcert.cli.plot import plot
 from llcert.errors import LlcertError, NumericalError
 
 DONE, MISSED, BAD_INPUT, BUG, INTERRUPTED, PIPE_CLOSED = 0, 1, 2, 3, 130, 141
@@ -30,13 +32,17 @@ llcert attack net.onnx --data mnist --eps 1.58
 
 llcert inspect net.onnx
 
+llcert finetune models/digits_relu.onnx --out runs/digits
+
+llcert train --recipe mnist-4c3f --out runs/mnist
+
 [dim]Exit codes: 0 done, 1 --fail-under missed, 2 bad input, 3 a bug in llcert, 130 interrupted.[/]
 """
 
 app = typer.Typer(
     name="llcert",
     help="Certified robustness of trained networks: for which images does [bold]no[/] change of L2 length up to eps "
-    "change the predicted class? From an ONNX file to a report.",
+    "change the predicted class? From an ONNX file to a report, and to a network of which more can be said.",
     epilog=_EPILOG,
     no_args_is_help=True,
     add_completion=False,
@@ -44,7 +50,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for command in (certify, attack, inspect):
+for command in (certify, attack, inspect, finetune, train, plot):
     app.command(epilog="Documentation: docs/cli.md")(command)
 
 # the base of every usage error; typer does not export it by name

@@ -11,7 +11,7 @@ from llcert.cli import options as o
 from llcert.question import parse_list
 
 Runs = Annotated[
-    list[Path], typer.Argument(metavar="RUN...", help="Folders of training runs; each holds a metrics.jsonl.")
+    list[Path], typer.Argument(metavar="RUN", help="Folders of training runs; each holds a metrics.jsonl.")
 ]
 Out = Annotated[
     Path | None,
@@ -30,8 +30,7 @@ Labels = Annotated[
 def plot(runs: Runs, out: Out = None, labels: Labels = None) -> None:
     """Pictures of training runs, each as PNG and SVG, after Figures 2 to 4 of the paper; several runs are compared.
 
-    figure2: Lipschitz bounds, losses and accuracies by epoch. figure3: varying neurons by layer. figure4: power
-    iterations by layer.
+    figure2: bounds, losses and accuracies by epoch; figure3: varying neurons, figure4: power iterations, by layer.
     """
     from llcert_train.plot import draw, read_runs
 

@@ -14,7 +14,8 @@ import torch
 
 from llcert.api import file_sha256, load
 from llcert.certify import Contradiction, Sample, Verdict
-from llcert.cli.terminal import DownloadProgress, image_progress, stderr, stdout, uninterrupted
+from llcert.cli.terminal import DownloadProgress, stderr, stdout, uninterrupted, work_progress
+from llcert.data import Dataset
 from llcert.errors import InvalidInput, NumericalError
 from llcert.frontend import parity
 from llcert.job import Job, prepare
@@ -48,13 +49,18 @@ class Outputs:
                 raise InvalidInput(f"{name} {path}: not a file that can be written; its folder must exist")
 
 
-def run(model: str, question: Question, outputs: Outputs, *, self_check: bool) -> int:
-    """Answers a question about a model file; the exit code. Raises LlcertError for everything that cannot be done."""
+def run(
+    model: str, question: Question, outputs: Outputs, *, self_check: bool = True, dataset: Dataset | None = None
+) -> int:
+    """Answers a question about a model file; the exit code. Raises LlcertError for everything that cannot be done.
+
+    dataset: in place of the one the question names.
+    """
     directory = None
     if outputs.out is not None:
         directory = open_directory(outputs.out, resume=outputs.resume, overwrite=outputs.overwrite)
         question = _continued(question, directory)
-    job = _job(Path(model), question, self_check=self_check)
+    job = _job(Path(model), question, self_check=self_check, dataset=dataset)
     torch.set_num_threads(threads_for(job.certifier.program, torch.get_num_threads()))
     tally = Tally(job.subject)
     try:
@@ -82,7 +88,7 @@ def _continued(question: Question, directory: RunDirectory) -> Question:
     return replace(question, batch_size=question.batch_size or directory.stored.identity.get("batch_size"))
 
 
-def _job(path: Path, question: Question, *, self_check: bool) -> Job:
+def _job(path: Path, question: Question, *, self_check: bool, dataset: Dataset | None) -> Job:
     network = load(path)
     console = stderr()
     if console.is_terminal:
@@ -92,6 +98,7 @@ def _job(path: Path, question: Question, *, self_check: bool) -> Job:
         question,
         model=str(path),
         sha256=file_sha256(path),
+        dataset=dataset,
         progress=DownloadProgress(console),
         parity=None if path.name.endswith(".pt2") else lambda images: parity.check(network, path, images),
         self_check=self_check,
@@ -104,7 +111,7 @@ def _work(job: Job, tally: Tally, directory: RunDirectory | None, question: Ques
     for result in done:
         tally.add(result)
     try:
-        with image_progress(stderr(), total=len(job.indices)) as progress:
+        with work_progress(stderr(), "images", total=len(job.indices)) as progress:
             progress.advance(len(tally))
             for result in job.results(skip=len(done)):
                 with uninterrupted():

@@ -30,24 +30,24 @@ def stderr() -> Console:
     return Console(stderr=True, highlight=False)
 
 
-class ImageProgress:
-    """How many images are done. Does nothing where there is no terminal."""
+class WorkProgress:
+    """How much is done. Does nothing where there is no terminal."""
 
-    def __init__(self, progress: Progress | None, total: int) -> None:
+    def __init__(self, progress: Progress | None, label: str, total: int) -> None:
         self._progress = progress
-        self._task = progress.add_task("images", total=total) if progress else None
+        self._task = progress.add_task(label, total=total) if progress else None
 
-    def advance(self, images: int) -> None:
-        """So many more images are done."""
+    def advance(self, count: int) -> None:
+        """So many more are done."""
         if self._progress is not None and self._task is not None:
-            self._progress.advance(self._task, images)
+            self._progress.advance(self._task, count)
 
 
 @contextmanager
-def image_progress(console: Console, total: int) -> Iterator[ImageProgress]:
+def work_progress(console: Console, label: str, total: int) -> Iterator[WorkProgress]:
     """A bar with the time left, gone when the work is done."""
     if not console.is_terminal:
-        yield ImageProgress(None, total)
+        yield WorkProgress(None, label, total)
         return
     columns = (
         TextColumn("{task.description}"),
@@ -58,7 +58,7 @@ def image_progress(console: Console, total: int) -> Iterator[ImageProgress]:
         TimeRemainingColumn(),
     )
     with Progress(*columns, console=console, transient=True) as progress:
-        yield ImageProgress(progress, total)
+        yield WorkProgress(progress, label, total)
 
 
 @contextmanager

@@ -1,0 +1,186 @@
+"""Runs a training for the command line: folder, progress, interruption, and the certificate at the end."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import shlex
+import signal
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import torch
+from rich.console import Console
+
+import llcert
+from llcert.cli.running import Outputs
+from llcert.cli.running import run as certify
+from llcert.cli.terminal import DownloadProgress, WorkProgress, stderr, work_progress
+from llcert.job import device_of
+from llcert.report.diagnosis import percent
+from llcert.run_directory import SUMMARY
+from llcert.sizing import threads_for
+from llcert_train.card import card
+from llcert_train.finetune import Step, finetune, planned
+from llcert_train.folder import TrainingFolder, open_folder
+from llcert_train.job import Job, Task, prepare
+from llcert_train.metrics import Epoch, HeldOut
+from llcert_train.settings import Recipe, read_recipe
+from llcert_train.team import assembled, own_device
+
+_INTERRUPTED = 130
+
+
+@dataclass(frozen=True)
+class Request:
+    """What the command line asked. recipe: a name or a file; None is a recipe of defaults. fields: of the recipe, those
+    that were given by options, None for the others."""
+
+    task: Task
+    recipe: str | None
+    fields: Mapping[str, Any]
+    out: Path
+    resume: bool = False
+    overwrite: bool = False
+
+
+def run(request: Request) -> int:
+    """Trains, exports, certifies; the exit code. Raises LlcertError for everything that cannot be done."""
+    device = own_device(device_of(request.task.device))
+    with assembled(device) as team:
+        folder = open_folder(request.out, resume=request.resume, overwrite=request.overwrite, rank=team.rank)
+        task = request.task if folder.stored is None else request.task.filled(folder.stored.task)
+        console = stderr() if team.leads else Console(quiet=True)
+        job = prepare(task, _recipe(request, folder), team=team, progress=DownloadProgress(console))
+        folder.begin(task.to_json(), job.recipe.to_json(), job.identity)
+        try:
+            if not _trained(job, folder, console):
+                return _interrupted(request, folder, job, console)
+            return _delivered(request, folder, job, console) if team.leads else 0
+        finally:
+            folder.close()
+
+
+def _recipe(request: Request, folder: TrainingFolder) -> Recipe:
+    """The recipe of the run that goes on, or the one asked for; options win over it."""
+    if folder.stored is not None and request.recipe in (None, "finetune"):
+        base = Recipe(**folder.stored.recipe)
+    else:
+        base = Recipe() if request.recipe is None else read_recipe(request.recipe)
+    return base.changed(request.fields)
+
+
+def _trained(job: Job, folder: TrainingFolder, console: Console) -> bool:
+    """Trains to the end; False if the user interrupted, after a step that was finished and saved."""
+    trainer = job.trainer
+    torch.set_num_threads(threads_for(trainer.program, torch.get_num_threads()))
+    for note in (*job.trainer.weights.network.notes, *job.notes):
+        console.print(f"note   {note}", soft_wrap=True, markup=False)
+    state = folder.checkpoint() if folder.stored is not None else None
+    if state is not None:
+        trainer.restore(state)
+        console.print(f"going on after step {trainer.step:,} of {trainer.plan.steps:,}")
+    else:
+        trainer.plan = planned(trainer, job.watch)
+    console.print(_HEADER, style="bold", soft_wrap=True)
+    with work_progress(console, "steps", total=trainer.plan.steps) as progress, _watched() as stopped:
+        progress.advance(trainer.step)
+        for event in finetune(trainer, job.watch, folder):
+            _tell(event, console, progress)
+            if trainer.team.any(stopped.is_set, trainer.program.device):
+                folder.save(trainer.state())
+                return False
+    return True
+
+
+_HEADER = "epoch  radius    loss   clean     PGD  certified  global/local bound  images/s"
+
+
+def _tell(event: Step | Epoch, console: Console, progress: WorkProgress) -> None:
+    if isinstance(event, Step):
+        progress.advance(1)
+        return
+    look, train = event.held_out, event.train
+    if look is None and train is None:
+        return
+    loss = "-" if train is None or train.loss is None else f"{train.loss:.3f}"
+    speed = "-" if train is None or train.images_per_second is None else f"{train.images_per_second:,.0f}"
+    line = f"{event.epoch:5d}  {event.eps or 0:6.4f} {loss:>7} {_seen(look)} {speed:>9}"
+    console.print(line, highlight=False, soft_wrap=True)
+
+
+def _seen(look: HeldOut | None) -> str:
+    if look is None:
+        return f"{'-':>7} {'-':>7} {'-':>10} {'-':>19}"
+    clean, pgd, certified = (percent(s) for s in (look.clean_accuracy, look.attacked_accuracy, look.certified_accuracy))
+    bounds = "/".join("-" if b is None else f"{b:.4g}" for b in (look.global_lipschitz, look.local_lipschitz))
+    return f"{clean:>7} {pgd:>7} {certified:>10} {bounds:>19}"
+
+
+class _Stop:
+    """Whether the user asked to stop."""
+
+    def __init__(self) -> None:
+        self.is_set = False
+
+    def __call__(self, number: int, frame: FrameType | None) -> None:
+        if self.is_set and number == signal.SIGINT:
+            raise KeyboardInterrupt
+        self.is_set = True
+
+
+@contextmanager
+def _watched() -> Iterator[_Stop]:
+    """Notes an interrupt, so that the step under way is finished; a second one does not wait."""
+    stop = _Stop()
+    before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield stop
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _interrupted(request: Request, folder: TrainingFolder, job: Job, console: Console) -> int:
+    if request.task.model is None:
+        command = f"llcert train --out {shlex.quote(str(folder.path))} --resume"
+    else:
+        model = shlex.quote(str(request.task.model))
+        command = f"llcert finetune {model} --out {shlex.quote(str(folder.path))} --resume"
+    trainer = job.trainer
+    console.print(
+        f"interrupted after step {trainer.step:,} of {trainer.plan.steps:,}, saved; go on with: {command}",
+        soft_wrap=True,
+        markup=False,
+    )
+    return _INTERRUPTED
+
+
+def _delivered(request: Request, folder: TrainingFolder, job: Job, console: Console) -> int:
+    """Writes the model, certifies the file by the public path, writes its card."""
+    llcert.save(job.network(), folder.model)
+    question = dataclasses.replace(job.question, data=request.task.test_data or job.question.data)
+    summary = folder.certify / SUMMARY
+    outputs = Outputs(out=folder.certify, resume=folder.certify.exists())
+    code = certify(str(folder.model), question, outputs, dataset=job.test)
+    if code:
+        return code
+    origin = f"`{request.task.model.name}`" if request.task.model else f"a new {job.recipe.arch}"
+    folder.write_card(
+        card(
+            name=folder.path.name,
+            recipe=job.recipe,
+            summary=json.loads(summary.read_text()),
+            epochs=folder.epochs(),
+            origin=origin,
+            notes=job.notes,
+        )
+    )
+    console.print(
+        f"wrote {folder.model} and its card; llcert plot {folder.path} draws the run", soft_wrap=True, markup=False
+    )
+    return 0
