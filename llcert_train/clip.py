@@ -22,10 +22,13 @@ _SMALLEST = 0.1
 
 
 def with_maxmin(network: Network) -> Network:
-    """The network with a MaxMin of channel halves for each ReLU; another function, to be trained anew."""
+    """The network with a MaxMin of channel halves for each ReLU; another function, to be trained anew.
+
+    One that ends in a ReLU keeps it: logits must not change places.
+    """
 
     def swapped(node: Node) -> Op:
-        if not _is_relu(node.op):
+        if not _is_relu(node.op) or node is network.output:
             return node.op
         if not node.shape or node.shape[0] % 2:
             where = node.name or "a ReLU"
@@ -41,9 +44,11 @@ def clipped(network: Network, batches: Iterable[Tensor], *, quantile: float, per
     batches: training images `[batch, *input shape]`, pixel units. quantile: of what each neuron does on them, where its
     threshold starts; 1 is the largest value, which changes nothing for these images. per_channel: one threshold a
     channel (the first axis), the largest of its neurons'. Thresholds that the network has already become learnable.
+    Logits get none.
     Raises InvalidInput where there is nothing to clip.
     """
-    chosen = [n for n in network.operators() if _is_relu(n.op) or isinstance(n.op, MaxMin)]
+    inner = (n for n in network.operators() if n is not network.output)
+    chosen = [n for n in inner if _is_relu(n.op) or isinstance(n.op, MaxMin)]
     if not chosen:
         raise InvalidInput(
             f"{network.source or 'the network'}: no ReLU and no MaxMin to put a threshold on; use --activation keep"
@@ -100,12 +105,17 @@ def _with_thresholds(op: Op, thresholds: list[Tensor]) -> Op:
     """The activation with these thresholds, or with its own where they bind already; all of them learnable."""
     if isinstance(op, Clamp):
         (high,) = thresholds
-        return dataclasses.replace(op, high=_learnable(high if op.high is None else op.high.expand_as(high)))
+        return dataclasses.replace(op, high=_learnable(high if op.high is None else _expanded(op.high, high)))
     assert isinstance(op, MaxMin)
     high, low = thresholds
-    high = high if op.high is None else op.high.expand_as(high)
-    low = -low if op.low is None else op.low.expand_as(low)
+    high = high if op.high is None else _expanded(op.high, high)
+    low = -low if op.low is None else _expanded(op.low, low)
     return dataclasses.replace(op, high=_learnable(high), low=_learnable(low))
+
+
+def _expanded(own: Tensor, found: Tensor) -> Tensor:
+    """An activation's own thresholds, no fewer than were found: they stay as they are, one a neuron too."""
+    return own.expand(torch.broadcast_shapes(own.shape, found.shape))
 
 
 def _learnable(threshold: Tensor) -> Tensor:

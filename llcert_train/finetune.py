@@ -36,11 +36,14 @@ def finetune(trainer: Trainer, watch: Watch, folder: TrainingFolder) -> Iterator
         yield first
     while not trainer.done and not out_of_time(trainer):
         trainer.train_step()
-        yield Step(trainer.step, trainer.plan.steps)
+        step, epoch = Step(trainer.step, trainer.plan.steps), None
         if trainer.between_epochs:
-            looking = trainer.team.leads and (trainer.done or trainer.epoch % recipe.evaluate == 0)
+            last = out_of_time(trainer) or trainer.done
+            looking = trainer.team.leads and (last or trainer.epoch % recipe.evaluate == 0)
             epoch = trainer.record(watch if looking else None)
             folder.append(epoch)
+        yield step
+        if epoch is not None:
             yield epoch
         if trainer.team.any(folder.due(recipe.checkpoint), trainer.program.device):
             folder.save(trainer.state())

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import json
 import os
-import pickle
+import re
 import time
 import zipfile
 from collections.abc import Mapping
@@ -15,10 +15,12 @@ from typing import IO, Any
 
 import torch
 
+from llcert.data.reading import reading
 from llcert.errors import InvalidInput
 from llcert.run_directory import FILES as CERTIFY_FILES
 from llcert.run_directory import dump, lock, write_atomically
 from llcert_train.metrics import Epoch, read
+from llcert_train.settings import Recipe
 
 FORMAT = "llcert training 1"
 RUN, METRICS, CHECKPOINT, MODEL, CARD, CERTIFY = (
@@ -31,6 +33,9 @@ RUN, METRICS, CHECKPOINT, MODEL, CARD, CERTIFY = (
 )
 _LOCK = ".lock"
 FILES = (CARD, MODEL, CHECKPOINT, METRICS, RUN)
+_OTHERS = re.compile(r"checkpoint\.[0-9]+\.pt")
+_PROCESSES = {"processes": 1}
+"""What the identity of runs says that were written before it held the number of processes."""
 
 
 @dataclass(frozen=True)
@@ -44,11 +49,15 @@ class Stored:
 
 @dataclass
 class TrainingFolder:
-    """A folder while a run writes to it. Make one with `open_folder`. rank: each process has its own checkpoint."""
+    """A folder while a run writes to it. Make one with `open_folder`.
+
+    rank: each process has its own checkpoint. replaces: whether an earlier run is removed as this one begins.
+    """
 
     path: Path
     stored: Stored | None = None
     rank: int = 0
+    replaces: bool = False
     _lock: IO[bytes] | None = None
     _saved: float = field(default_factory=time.monotonic)
 
@@ -66,18 +75,33 @@ class TrainingFolder:
         Raises InvalidInput naming the first difference to the run that lies here.
         """
         if self.stored is not None:
-            _same({**self.stored.recipe, **self.stored.identity}, {**recipe, **identity}, self.path)
+            before = _PROCESSES | dict(self.stored.recipe) | dict(self.stored.identity)
+            _same(before, {**recipe, **identity}, self.path)
         if self.rank:
             return
+        self._lock_folder()
+        try:
+            if self.replaces:
+                _remove(self.path)
+            if self.stored is None:
+                content = {"format": FORMAT, "task": dict(task), "recipe": dict(recipe), "identity": dict(identity)}
+                self._write(RUN, dump(content, indent=2))
+        except BaseException:
+            self.close()
+            raise
+
+    def _lock_folder(self) -> None:
         try:
             self.path.mkdir(parents=True, exist_ok=True)
-            self._lock = open(self.path / _LOCK, "wb")  # noqa: SIM115
-            lock(self._lock, self.path)
+            file = open(self.path / _LOCK, "wb")  # noqa: SIM115
         except OSError as error:
             raise InvalidInput(f"--out {self.path}: cannot be written ({error.strerror or error})") from error
-        if self.stored is None:
-            content = {"format": FORMAT, "task": dict(task), "recipe": dict(recipe), "identity": dict(identity)}
-            self._write(RUN, dump(content, indent=2))
+        try:
+            lock(file, self.path)
+        except BaseException:
+            file.close()
+            raise
+        self._lock = file
 
     def close(self) -> None:
         """Lets other processes in again."""
@@ -89,19 +113,19 @@ class TrainingFolder:
     def checkpoint(self) -> Mapping[str, Any] | None:
         """The state of the last checkpoint; None where there is none. Later lines of the metrics are dropped.
 
-        Raises InvalidInput where the file is damaged. It is read without unpickling anything but tensors.
+        Raises InvalidInput where a file is damaged. It is read without unpickling anything but tensors.
         """
-        path = self._checkpoint
-        if not path.exists():
-            self._cut(-1)
+        if not (self.path / CHECKPOINT).exists():
+            self._cut(0)
             return None
-        try:
-            state: Mapping[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
-            self._cut(int(state["step"]))
-        except _NOT_A_CHECKPOINT as error:
-            first = str(error).splitlines()[0] if str(error) else type(error).__name__
-            raise InvalidInput(f"{path}: not a checkpoint llcert can read ({first[:120]}); use --overwrite") from None
-        return state
+        state = _state(self.path / CHECKPOINT)
+        self._cut(state["step"])
+        return self._own(state) if self.rank else state
+
+    def _own(self, first: Mapping[str, Any]) -> Mapping[str, Any]:
+        """This process's state; where it was killed before it could save, the first one's and what warm starts it has."""
+        own = _state(self._checkpoint) if self._checkpoint.exists() else {}
+        return own if own.get("step") == first["step"] else {**first, "warm": own.get("warm")}
 
     def due(self, minutes: float) -> bool:
         """Whether the last checkpoint is older than that."""
@@ -149,12 +173,16 @@ class TrainingFolder:
         return self.path / (CHECKPOINT if self.rank == 0 else f"checkpoint.{self.rank}.pt")
 
     def _cut(self, step: int) -> None:
-        """Drops the metrics of epochs that ended after a step, and a line that was not finished."""
+        """Drops the metrics of epochs that ended after a step, and a line that was not finished.
+
+        A run that goes on from step 0 looks at epoch 0 again.
+        """
         path = self.path / METRICS
         if self.rank or not path.exists():
             return
-        lines = path.read_bytes().splitlines(keepends=True)
-        kept = [line for line in lines if line.endswith(b"\n") and json.loads(line)["step"] <= step]
+        with reading(path, f"record of a run; {_AGAIN}"):
+            lines = path.read_bytes().splitlines(keepends=True)
+            kept = [line for line in lines if step and line.endswith(b"\n") and json.loads(line)["step"] <= step]
         if kept != lines:
             self._write(METRICS, b"".join(kept).decode())
 
@@ -165,29 +193,33 @@ class TrainingFolder:
             raise InvalidInput(f"{self.path / name}: cannot be written ({_reason(error)})") from error
 
 
-_NOT_A_CHECKPOINT = (
-    OSError,
-    RuntimeError,
-    ValueError,
-    KeyError,
-    TypeError,
-    EOFError,
-    pickle.UnpicklingError,
-    zipfile.BadZipFile,
-)
+_AGAIN = "start again with --overwrite"
+
+
+def _state(path: Path) -> Mapping[str, Any]:
+    """What `save` wrote, no byte of it changed: torch itself compares no checksums."""
+    with reading(path, f"checkpoint; {_AGAIN}"):
+        with zipfile.ZipFile(path) as archive:
+            broken = archive.testzip()
+        if broken is not None:
+            raise InvalidInput(f"{path}: {broken} is damaged; {_AGAIN}")
+        state: Mapping[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+        if not (isinstance(state, dict) and type(state["step"]) is int and state["step"] >= 0):
+            raise ValueError("no step")
+    return state
 
 
 def open_folder(path: Path, *, resume: bool, overwrite: bool, rank: int = 0) -> TrainingFolder:
     """The folder for a new run, or for one that goes on; nothing is created before `begin`.
 
-    resume: continues the run that lies here, or starts one. overwrite: removes the files of an earlier run.
-    Raises InvalidInput where something lies here and neither is given, or where it is not a training run's.
+    resume: continues the run that lies here, or starts one. overwrite: replaces an earlier run, whose files `begin`
+    removes. Raises InvalidInput where something lies here and neither is given, or where it is not a training run's.
     """
     if resume and overwrite:
         raise InvalidInput("--resume and --overwrite exclude each other")
     if path.exists() and not path.is_dir():
         raise InvalidInput(f"--out {path}: not a folder")
-    if not path.exists() or not any(path.iterdir()):
+    if not path.exists() or all(inside.name == _LOCK for inside in path.iterdir()):
         return TrainingFolder(path, rank=rank)
     ours = (path / RUN).exists()
     if not (resume or overwrite):
@@ -195,19 +227,16 @@ def open_folder(path: Path, *, resume: bool, overwrite: bool, rank: int = 0) -> 
         raise InvalidInput(f"--out {path}: {what}; give --resume to continue it or --overwrite to replace it")
     stored = _stored(path)
     if overwrite:
-        if rank == 0:
-            _remove(path)
-        return TrainingFolder(path, rank=rank)
+        return TrainingFolder(path, rank=rank, replaces=True)
     return TrainingFolder(path, stored, rank)
 
 
 def _remove(path: Path) -> None:
     """Deletes what a training run leaves in a folder, and nothing else."""
-    for name in FILES:
+    others = [other.name for other in path.iterdir() if _OTHERS.fullmatch(other.name)]
+    for name in (*FILES, *others):
         (path / name).unlink(missing_ok=True)
         (path / f".{name}.part").unlink(missing_ok=True)
-    for other in path.glob("checkpoint.*.pt"):
-        other.unlink()
     for name in CERTIFY_FILES:
         (path / CERTIFY / name).unlink(missing_ok=True)
 
@@ -215,11 +244,15 @@ def _remove(path: Path) -> None:
 def _stored(path: Path) -> Stored:
     try:
         content = json.loads((path / RUN).read_bytes())
-        if content["format"] != FORMAT:
-            raise InvalidInput(f"{path / RUN}: not a training run that this version of llcert can continue")
-        return Stored(dict(content["task"]), dict(content["recipe"]), dict(content["identity"]))
-    except (ValueError, KeyError, TypeError, OSError, RecursionError) as error:
+        known = content["format"] == FORMAT
+        stored = Stored(*(dict(content[part]) for part in ("task", "recipe", "identity"))) if known else None
+        if stored is not None:
+            Recipe(**stored.recipe)
+    except (ValueError, KeyError, TypeError, OSError, RecursionError, InvalidInput) as error:
         raise InvalidInput(f"{path / RUN}: not written by llcert's training; choose another folder") from error
+    if stored is None:
+        raise InvalidInput(f"{path / RUN}: not a training run that this version of llcert can continue")
+    return stored
 
 
 def _same(before: Mapping[str, Any], now: Mapping[str, Any], path: Path) -> None:

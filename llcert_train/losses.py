@@ -60,7 +60,8 @@ def logit_annealing(worst: Tensor, labels: Tensor, *, exponent: float, offset: f
     handicap = offset * F.one_hot(labels, worst.shape[1]).to(worst.dtype)
     log_p = F.log_softmax(worst - handicap, 1).gather(1, labels[:, None])[:, 0]
     missing = -torch.expm1(log_p)
-    return -(missing.clamp(min=0) ** exponent * log_p).mean()
+    missing = missing.clamp(min=torch.finfo(missing.dtype).tiny)  # a power below 1 is infinitely steep at zero
+    return -(missing**exponent * log_p).mean()
 
 
 def sparsity(gaps: Sequence[Sequence[Tensor]]) -> Tensor:

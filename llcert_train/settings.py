@@ -245,7 +245,7 @@ def _checked(f: dataclasses.Field[Any], value: Any) -> Any:
     allowed = (int, float) if kind is float else (kind,)
     too_large = isinstance(value, int) and abs(value) >= 2**63
     if not isinstance(value, allowed) or (isinstance(value, bool) and kind is not bool) or too_large:
-        raise InvalidInput(f"{f.name} {str(value)[:40]!r}: give {_WORDS[kind]}")
+        raise InvalidInput(f"{f.name} {_shown(value)}: give {_WORDS[kind]}")
     return _in_range(f, kind(value)) if kind in (int, float) else value
 
 
@@ -257,7 +257,15 @@ def _member(name: str, kind: type, value: Any) -> Any:
         return kind(value)
     except ValueError:
         choices = ", ".join(str(m.value) for m in kind)  # type: ignore[attr-defined]
-        raise InvalidInput(f"{name} {str(value)[:40]!r}: choose {choices}") from None
+        raise InvalidInput(f"{name} {_shown(value)}: choose {choices}") from None
+
+
+def _shown(value: Any) -> str:
+    """A value that was given, for a message; Python does not print the digits of huge numbers."""
+    try:
+        return repr(str(value)[:40])
+    except ValueError:
+        return "of too many digits"
 
 
 def _in_range(f: dataclasses.Field[Any], value: Any) -> Any:
@@ -265,7 +273,7 @@ def _in_range(f: dataclasses.Field[Any], value: Any) -> Any:
     low_enough = most is None or value <= most
     high_enough = least is None or (value > least if f.metadata["above"] else value >= least)
     if not (math.isfinite(value) and low_enough and high_enough):
-        bounds = [f"{'above' if f.metadata['open'] else 'at least'} {least:g}"] if least is not None else []
+        bounds = [f"{'above' if f.metadata['above'] else 'at least'} {least:g}"] if least is not None else []
         bounds += [f"at most {most:g}"] if most is not None else []
         raise InvalidInput(f"{f.name} {value:g}: must be {' and '.join(bounds)}")
     return value
@@ -278,6 +286,6 @@ def _plain(value: Any) -> Any:
 def _toml(value: Any) -> str:
     if isinstance(value, bool):
         return str(value).lower()
-    if isinstance(value, str):
-        return json.dumps(value)
+    if isinstance(value, str):  # characters of more than 16 bits are pairs in JSON, which TOML refuses
+        return '"' + "".join(json.dumps(c)[1:-1] if c <= "\uffff" else f"\\U{ord(c):08x}" for c in value) + '"'
     return repr(value)

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from llcert.bounds import Balls, global_bound
+from llcert.data.reading import reading
 from llcert.errors import LlcertError
 from llcert.program import Program, Term
 from llcert.spectral import PowerIteration
@@ -217,18 +218,26 @@ class Trainer:
 
     @torch.no_grad()
     def restore(self, state: Mapping[str, Any]) -> None:
-        """Takes over what `state` returned, in place."""
-        self.step, self.seconds, self.epoch_began = state["step"], state["seconds"], state["epoch_began"]
-        self.plan = Plan(state["epochs"], self.plan.steps_per_epoch)
-        self.sums.copy_(state["sums"])
-        for name, leaf in self._stored().items():
-            leaf.copy_(state["weights"][name])
-        self.optimiser.load_state_dict(state["optimiser"])
-        device = self.program.device
-        terms = [t for t in iterated(self.program) if t in self.unmasked]
-        self.unmasked |= {t: v.to(device) for t, v in zip(terms, state["unmasked"], strict=True)}
-        if self.warm is not None:
-            self.warm.restore(state["warm"])
+        """Takes over what `state` returned, in place. Raises InvalidInput for what another run returned."""
+        with reading("checkpoint", "state of this run; start again with --overwrite"):
+            self.step, self.seconds = int(state["step"]), float(state["seconds"])
+            self.epoch_began = float(state["epoch_began"])
+            self.plan = Plan(int(state["epochs"]), self.plan.steps_per_epoch)
+            _take(self.sums, state["sums"])
+            for name, leaf in self._stored().items():
+                _take(leaf, state["weights"][name])
+            self.optimiser.load_state_dict(state["optimiser"])
+            terms = [t for t in iterated(self.program) if t in self.unmasked]
+            for term, vector in zip(terms, state["unmasked"], strict=True):
+                _take(self.unmasked[term], vector)
+            if self.warm is not None and state["warm"] is not None:
+                self.warm.restore(state["warm"])
+
+
+def _take(own: Tensor, other: Tensor) -> None:
+    if own.shape != other.shape:
+        raise ValueError(f"a value of {list(other.shape)} in place of {list(own.shape)}")
+    own.copy_(other)
 
 
 @lru_cache(maxsize=2)

@@ -95,12 +95,14 @@ class WarmStarts:
 
 
 def _place(device: torch.device, size: int, wanted: WarmPlace) -> torch.device:
-    if wanted is not WarmPlace.HOST and (wanted is WarmPlace.DEVICE or size <= _SHARE * free_memory(device)):
+    share = 1.0 if wanted is WarmPlace.DEVICE else _SHARE
+    if wanted is not WarmPlace.HOST and size <= share * free_memory(device):
         return device
     host = torch.device("cpu")
-    if size > _SHARE * free_memory(host):
+    if wanted is WarmPlace.DEVICE or size > _SHARE * free_memory(host):
+        limit = "all" if wanted is WarmPlace.DEVICE else "half"
         raise InvalidInput(
-            f"warm starts take {size / 2**30:,.1f} GiB, more than half of the memory that is free; "
+            f"warm starts take {size / 2**30:,.1f} GiB, more than {limit} of the memory that is free; "
             "use --start random, --warm-type float16, or fewer training images"
         )
     return host

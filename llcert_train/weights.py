@@ -101,7 +101,7 @@ class _Collector:
         self.leaves: dict[str, nn.Parameter] = {}
         self.floors: dict[str, Tensor] = {}
         self._device, self._dtype = device, dtype
-        self._known: dict[int, nn.Parameter] = {}
+        self._known: dict[int, str] = {}
 
     def rebuilt(self, output: Node) -> Node:
         new: dict[Node, Node] = {}
@@ -119,18 +119,28 @@ class _Collector:
         fields: dict[str, nn.Parameter] = {}
         for field, tensor in node.op.tensors().items():
             if tensor.is_floating_point() and (field in node.op.trainable or tensor.requires_grad):
-                name = f"{position}.{node.op.label}.{field}"
-                fields[field] = self._leaf(name, tensor)
+                name = self._leaf(f"{position}.{node.op.label}.{field}", tensor)
+                fields[field] = self.leaves[name]
                 if isinstance(node.op, Clamp) and field == "high" and node.op.low is not None:
-                    self.floors[name] = node.op.low.detach()
+                    floor = _largest(node.op.low.detach(), tensor)
+                    self.floors[name] = torch.maximum(floor, self.floors.get(name, floor))
         return dataclasses.replace(node.op, **fields) if fields else node.op  # type: ignore[type-var]
 
-    def _leaf(self, name: str, tensor: Tensor) -> nn.Parameter:
-        if id(tensor) not in self._known:
+    def _leaf(self, name: str, tensor: Tensor) -> str:
+        """The name of the leaf in place of a tensor: the one given, where the tensor is met for the first time."""
+        known = self._known.setdefault(id(tensor), name)
+        if known == name:
             # contiguous: rounding depends on how a matrix lies in memory
             copy = tensor.detach().to(self._device, self._dtype, copy=True).contiguous()
-            self._known[id(tensor)] = self.leaves[name] = nn.Parameter(copy)
-        return self._known[id(tensor)]
+            self.leaves[name] = nn.Parameter(copy)
+        return known
+
+
+def _largest(low: Tensor, high: Tensor) -> Tensor:
+    """The largest of the lower bounds that meet each upper one, in their shape."""
+    low = low.expand(torch.broadcast_shapes(low.shape, high.shape))
+    met = [i for i in range(-low.ndim, 0) if i < -high.ndim or (high.shape[i] == 1 and low.shape[i] > 1)]
+    return (low.amax(met, keepdim=True) if met else low).reshape(high.shape)
 
 
 def _in_front(node: Node, front: set[Node]) -> bool:

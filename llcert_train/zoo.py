@@ -130,6 +130,7 @@ ARCHITECTURES: Mapping[str, Architecture] = MappingProxyType(
             (*_TINY_WIDE, Conv(128), _halve(128, padding=0), Conv(256), _halve(256, padding=0)), (256,)
         ),
         "mlp": Architecture(dense=(256, 128)),
+        "tiny-conv": Architecture((_halve(8), _halve(16)), (64,)),
         "small-conv": Architecture((Conv(16), _halve(32)), (64,)),
         "residual-bn": Architecture((Conv(16), Block(16), Block(32, stride=2)), batch_norm=True),
     }
