@@ -123,7 +123,7 @@ class TrainingFolder:
         return self._own(state) if self.rank else state
 
     def _own(self, first: Mapping[str, Any]) -> Mapping[str, Any]:
-        """This process's state; where it was killed before it could save, the first one's and what warm starts it has."""
+        """This process's state; where it was killed before it saved, the first one's and what warm starts it has."""
         own = _state(self._checkpoint) if self._checkpoint.exists() else {}
         return own if own.get("step") == first["step"] else {**first, "warm": own.get("warm")}
 

@@ -55,8 +55,13 @@ class Task:
     device: str | None = None
 
     def filled(self, stored: Mapping[str, Any]) -> Task:
-        """The task, its gaps filled from what an earlier run was asked."""
-        gaps = {k: v for k, v in stored.items() if getattr(self, k, 0) is None}
+        """The task, its gaps filled from what an earlier run was asked. Raises InvalidInput for what no run wrote."""
+        for name, value in stored.items():
+            if name not in self.to_json() or not _sayable(name, value):
+                raise InvalidInput(
+                    f"--resume: {name[:40]!r} was not written by llcert's training; choose another folder"
+                )
+        gaps = {k: v for k, v in stored.items() if getattr(self, k) is None}
         values: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in gaps.items()}
         return dataclasses.replace(self, **values)
 
@@ -64,6 +69,13 @@ class Task:
         """What was said, but for the model, whose content counts and not its place."""
         said = {k: v for k, v in dataclasses.asdict(self).items() if k != "model"}
         return {k: list(v) if isinstance(v, tuple) else v for k, v in said.items()}
+
+
+def _sayable(name: str, value: object) -> bool:
+    """Whether a field of a task can hold a JSON value."""
+    if value is None or name not in ("mean", "std"):
+        return value is None or isinstance(value, str)
+    return isinstance(value, list) and all(type(v) in (int, float) for v in value)
 
 
 @dataclass(frozen=True)
@@ -121,7 +133,7 @@ def prepare(task: Task, recipe: Recipe, *, team: Team | None = None, progress: P
     images, labels = TrainingData.of(held, device).batch(torch.arange(len(held)))
     watch = Watch(program, images.to(program.dtype), labels, eps, recipe.attack_steps, recipe.seed)
     warm = (trainer.warm.sentence,) if trainer.warm is not None else ()
-    identity = _identity(task, question, train)
+    identity = _identity(task, question, train, trainer.team)
     return Job(trainer, watch, test, question, recipe, identity, (*front, *notes, data.sentence, *warm))
 
 
@@ -256,7 +268,7 @@ def _accuracy(network: Network, batches: list[Tensor], labels: Tensor) -> float:
     return float(right.double().mean())
 
 
-def _identity(task: Task, question: Question, train: Dataset) -> dict[str, Any]:
+def _identity(task: Task, question: Question, train: Dataset, team: Team) -> dict[str, Any]:
     """What must be the same for a run to be continued, besides the recipe."""
     return {
         "model_sha256": None if task.model is None else file_sha256(task.model),
@@ -267,6 +279,7 @@ def _identity(task: Task, question: Question, train: Dataset) -> dict[str, Any]:
         "std": list(question.std or ()),
         "layout": question.layout,
         "labels_sha256": hashlib.sha256(train.labels.tobytes()).hexdigest(),
+        "processes": team.size,
     }
 
 

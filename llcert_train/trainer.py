@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from llcert.bounds import Balls, global_bound
+from llcert.certify.arithmetic import full_precision
 from llcert.data.reading import reading
 from llcert.errors import LlcertError
 from llcert.program import Program, Term
@@ -116,8 +117,9 @@ class Trainer:
         images, labels = self.data.batch(self.shard[places])
         images = self.augmentation(images, seed=self.recipe.seed + 7919 * self.team.rank, step=self.step)
         images = images.to(self.program.dtype)
-        measures = self._measured(places, images, labels, self.schedule.radius(self.progress))
-        self._check(self._gradient(measures.loss), measures.loss)
+        with full_precision():
+            measures = self._measured(places, images, labels, self.schedule.radius(self.progress))
+            self._check(self._gradient(measures.loss), measures.loss)
         for group in self.optimiser.param_groups:
             group["lr"] = self.schedule.rate(self.progress)
         self.optimiser.step()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import importlib.util
 import inspect
 import pkgutil
@@ -17,6 +18,7 @@ import pytest
 
 import llcert.ops  # registers the importers
 from llcert import registry
+from llcert_train.settings import Recipe, kind_of
 
 ROOT = Path(__file__).parents[1]
 DOCUMENTS = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")])
@@ -105,6 +107,22 @@ def operator_table() -> str:
 
 def test_the_table_of_operators_is_that_of_the_code() -> None:
     assert operator_table() in (ROOT / "README.md").read_text(), f"put into README.md:\n{operator_table()}"
+
+
+def recipe_table() -> str:
+    """The table of docs/cli.md: every field of a recipe."""
+    lines = ["| option | meaning | default |", "|---|---|---|"]
+    for field in dataclasses.fields(Recipe):
+        kind, default = kind_of(field), Recipe().to_json()[field.name]
+        option = field.name.replace("_", "-")
+        given = f"`--{option}`, `--no-{option}`" if kind is bool else f"`--{option}`"
+        shown = "" if default in (None, "") else f"`{str(default).lower() if kind is bool else default}`"
+        lines.append(f"| {given if field.name != 'arch' else '`ARCH`'} | {field.metadata['help']} | {shown} |")
+    return "\n".join(lines)
+
+
+def test_the_table_of_recipes_is_that_of_the_code() -> None:
+    assert recipe_table() in (ROOT / "docs/cli.md").read_text(), f"put into docs/cli.md:\n{recipe_table()}"
 
 
 def test_ci_runs_the_command_that_the_readme_prints() -> None:

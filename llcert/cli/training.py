@@ -20,6 +20,7 @@ import llcert
 from llcert.cli.running import Outputs
 from llcert.cli.running import run as certify
 from llcert.cli.terminal import DownloadProgress, WorkProgress, stderr, work_progress
+from llcert.errors import InvalidInput
 from llcert.job import device_of
 from llcert.report.diagnosis import percent
 from llcert.run_directory import SUMMARY
@@ -31,6 +32,7 @@ from llcert_train.job import Job, Task, prepare
 from llcert_train.metrics import Epoch, HeldOut
 from llcert_train.settings import Recipe, read_recipe
 from llcert_train.team import assembled, own_device
+from llcert_train.zoo import ARCHITECTURES
 
 _INTERRUPTED = 130
 
@@ -71,7 +73,10 @@ def _recipe(request: Request, folder: TrainingFolder) -> Recipe:
         base = Recipe(**folder.stored.recipe)
     else:
         base = Recipe() if request.recipe is None else read_recipe(request.recipe)
-    return base.changed(request.fields)
+    recipe = base.changed(request.fields)
+    if request.task.model is None and not recipe.arch:
+        raise InvalidInput(f"name an architecture ({', '.join(ARCHITECTURES)}) or a --recipe that has one")
+    return recipe
 
 
 def _trained(job: Job, folder: TrainingFolder, console: Console) -> bool:

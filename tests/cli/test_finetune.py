@@ -1,0 +1,290 @@
+"""Training from the command line: from a file to a certified file, from a recipe to a certified file."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from PIL import Image
+
+import llcert
+from llcert_train.settings import read_recipe, recipe_names
+
+from .conftest import Run
+
+MODELS = Path(__file__).parents[2] / "models"
+SHORT = ("--epochs", 2, "--batch", 256, "--held-out", 20, "--attack-steps", 5)
+
+
+def summary(out: Path) -> dict[str, object]:
+    found: dict[str, object] = json.loads((out / "certify" / "summary.json").read_text())
+    return found
+
+
+def accuracies(found: dict[str, object]) -> list[object]:
+    return [found[f"{kind}_accuracy"] for kind in ("clean", "attacked", "certified")]
+
+
+@pytest.fixture(scope="module")
+def tuned(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A short run on the digits."""
+    out = tmp_path_factory.mktemp("runs") / "digits"
+    command = [sys.executable, "-m", "llcert", "finetune", str(MODELS / "digits_relu.onnx"), "--out", str(out)]
+    subprocess.run([*command, *map(str, SHORT)], check=True, capture_output=True)
+    return out
+
+
+def test_leaves_one_model_and_what_belongs_to_it(tuned: Path) -> None:
+    assert [p.relative_to(tuned) for p in tuned.rglob("*.onnx")] == [Path("model.onnx")]
+    assert {p.name for p in tuned.iterdir()} == {
+        "model.onnx",
+        "model.md",
+        "run.json",
+        "metrics.jsonl",
+        "checkpoint.pt",
+        "certify",
+    }
+    assert [json.loads(line)["epoch"] for line in (tuned / "metrics.jsonl").read_text().splitlines()] == [0, 1, 2]
+
+
+def test_the_file_keeps_names_metadata_and_shape(tuned: Path) -> None:
+    before, after = (onnx.load(path) for path in (MODELS / "digits_relu.onnx", tuned / "model.onnx"))
+    for kind in ("input", "output"):
+        assert [v.name for v in getattr(before.graph, kind)] == [v.name for v in getattr(after.graph, kind)]
+    assert {p.key: p.value for p in after.metadata_props} == {"llcert.data": "digits", "llcert.eps": "0.5"}
+    labels = [n.op.label for n in llcert.load(tuned / "model.onnx").operators()]
+    plain = [n.op.label for n in llcert.load(MODELS / "digits_relu.onnx").operators()]
+    assert labels == [label.replace("ReLU", "ReLU-theta") for label in plain]
+
+
+def test_a_fresh_certification_gives_the_numbers_of_the_run(run: Run, tuned: Path) -> None:
+    fresh = run("certify", tuned / "model.onnx", "--json", "-")
+    assert fresh.code == 0
+    assert accuracies(json.loads(fresh.out)) == accuracies(summary(tuned))
+
+
+def test_the_card_tells_the_numbers_and_the_recipe(tuned: Path) -> None:
+    card = (tuned / "model.md").read_text()
+    clean, attacked, certified = accuracies(summary(tuned))
+    for words, share in (("clean", clean), ("PGD", attacked), ("certified", certified)):
+        assert f"| {words} | {100 * float(str(share)):.2f} |" in card
+    assert 'loss = "local-lip-b"' in card
+    assert "0.5" in card
+    assert str(tuned.parent) not in card
+
+
+def test_a_finished_run_is_not_trained_again(run: Run, tuned: Path) -> None:
+    before = (tuned / "model.onnx").read_bytes()
+    result = run("finetune", MODELS / "digits_relu.onnx", "--out", tuned, "--resume")
+    assert result.code == 0, result.err
+    assert (tuned / "model.onnx").read_bytes() == before
+
+
+def test_plots_of_the_run(run: Run, tuned: Path, tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib")
+    result = run("plot", tuned, "--out", tmp_path)
+    assert result.code == 0, result.err
+    names = {f"figure{n}.{kind}" for n in (2, 3, 4) for kind in ("png", "svg")}
+    assert {p.name for p in tmp_path.iterdir()} == names
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--eps", "0"], "above 0"),
+        (["--eps", "-1"], "eps"),
+        (["--loss", "hope"], "standard, ibp"),
+        (["--activation", "swish"], "relu-theta, maxmin, keep"),
+        (["--epochs", 0], "at least 1"),
+        (["--rate", "nan"], "rate"),
+        (["--recipe", "nothing"], "finetune"),
+        (["--data", "nowhere"], "nowhere"),
+        (["--test-data", "x.npz"], "--test-data"),
+        (["--crop", 8], "crop"),
+        (["--resume", "--overwrite"], "exclude"),
+        (["--device", "abacus"], "device"),
+    ],
+)
+def test_bad_arguments_are_one_line(run: Run, tmp_path: Path, arguments: list[object], words: str) -> None:
+    out = tmp_path / "run"
+    result = run("finetune", MODELS / "digits_relu.onnx", "--out", out, *SHORT, *arguments)
+    assert result.code == 2
+    assert words in result.err.splitlines()[-1]
+    assert not list(tmp_path.rglob("*.onnx"))
+
+
+def test_bad_data_is_one_line(run: Run, tmp_path: Path) -> None:
+    images = np.zeros((30, 1, 8, 8), np.uint8)
+    for name, labels, words in (
+        ("many", np.arange(30) % 11, "11 classes"),
+        ("few", np.arange(30) % 9, "9 classes"),
+        ("negative", np.arange(30) % 10 - 1, "labels run from -1"),
+    ):
+        np.savez(tmp_path / f"{name}.npz", x=images, y=labels)
+        result = run(
+            "finetune", MODELS / "digits_relu.onnx", "--data", tmp_path / f"{name}.npz", "--out", tmp_path / "o"
+        )
+        assert result.code == 2
+        assert words in result.complaint
+    assert not (tmp_path / "o").exists()
+
+
+def test_a_network_with_nothing_to_clip(run: Run, tmp_path: Path) -> None:
+    model = tmp_path / "linear.onnx"
+    module = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(64, 10))
+    llcert.save(llcert.from_torch(module, torch.zeros(1, 1, 8, 8)), model)
+    asked = ("finetune", model, "--data", "digits", "--eps", 0.5, "--out", tmp_path / "run", *SHORT)
+    result = run(*asked)
+    assert result.code == 2
+    assert "--activation keep" in result.complaint
+    assert run(*asked, "--activation", "keep").code == 0
+
+
+def test_data_from_a_path_is_split_and_not_named_in_the_file(run: Run, tmp_path: Path) -> None:
+    data = llcert.load_dataset("digits", split="train")
+    (batch,) = data.batches(range(400), 400)
+    np.savez(tmp_path / "mine.npz", x=batch.images.numpy(), y=batch.labels.numpy())
+    out = tmp_path / "run"
+    result = run("finetune", MODELS / "digits_relu.onnx", "--data", tmp_path / "mine.npz", "--out", out, *SHORT)
+    assert result.code == 0, result.err
+    found = summary(out)
+    assert found["samples"] == 80
+    assert found["split"] == "test"
+    assert llcert.load(out / "model.onnx").metadata == {"eps": "0.5"}
+
+
+def test_normalisation_outside_the_graph_goes_into_the_metadata(run: Run, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    model = MODELS / "digits_relu.onnx"
+    result = run("finetune", model, "--out", out, "--mean", 0.1, "--std", 0.5, *SHORT)
+    assert result.code == 0, result.err
+    metadata = llcert.load(out / "model.onnx").metadata
+    assert (metadata["mean"], metadata["std"]) == ("0.1", "0.5")
+    fresh = run("certify", out / "model.onnx", "--json", "-")
+    assert accuracies(json.loads(fresh.out)) == accuracies(summary(out))
+
+
+def _mnist(root: Path, count: int = 20) -> None:
+    """Random pictures in MNIST's files."""
+    rng = np.random.default_rng(0)
+    folder = root / "mnist"
+    folder.mkdir(parents=True)
+    for stem in ("train", "t10k"):
+        images, labels = rng.integers(0, 256, (count, 28, 28), dtype=np.uint8), np.arange(count) % 10
+        for kind, array in (("images-idx3", images), ("labels-idx1", labels.astype(np.uint8))):
+            header = bytes([0, 0, 8, array.ndim]) + np.array(array.shape, ">u4").tobytes()
+            (folder / f"{stem}-{kind}-ubyte").write_bytes(header + array.tobytes())
+
+
+def _tiny_imagenet(root: Path, classes: int = 2, each: int = 4) -> None:
+    """Random pictures in Tiny-ImageNet's folders."""
+    top = root / "tiny-imagenet" / "tiny-imagenet-200"
+    wnids = [f"n{i:08d}" for i in range(classes)]
+    rng = np.random.default_rng(0)
+    lines = []
+    for wnid in wnids:
+        for part in (f"train/{wnid}/images", "val/images"):
+            (top / part).mkdir(parents=True, exist_ok=True)
+            for i in range(each):
+                stream = io.BytesIO()
+                Image.fromarray(rng.integers(0, 256, (64, 64, 3), dtype=np.uint8)).save(stream, "JPEG")
+                name = f"{wnid}_{i}.JPEG" if part.startswith("train") else f"val_{len(lines)}.JPEG"
+                (top / part / name).write_bytes(stream.getvalue())
+                if part.startswith("val"):
+                    lines.append(f"{name}\t{wnid}\t0\t0\t62\t62")
+    (top / "wnids.txt").write_text("\n".join(wnids))
+    (top / "val" / "val_annotations.txt").write_text("\n".join(lines))
+
+
+def _cifar(root: Path, count: int = 30) -> None:
+    """Random pictures in CIFAR-10's binary files."""
+    rng = np.random.default_rng(0)
+    folder = root / "cifar10" / "cifar-10-batches-bin"
+    folder.mkdir(parents=True)
+    for name in (*(f"data_batch_{i}" for i in range(1, 6)), "test_batch"):
+        records = rng.integers(0, 256, (count, 3073), dtype=np.uint8)
+        records[:, 0] = np.arange(count) % 10
+        (folder / f"{name}.bin").write_bytes(records.tobytes())
+
+
+WRITERS = {"mnist": _mnist, "tiny-imagenet": _tiny_imagenet, "cifar10": _cifar}
+SLOW = ("tiny-imagenet-8c2f", "cifar10-6c2f", "cifar10-6c2f-maxmin", "cifar10-4c3f")
+
+
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(n, marks=[pytest.mark.slow] if n in SLOW else []) for n in recipe_names() if n != "finetune"],
+)
+def test_every_recipe_runs_end_to_end(run: Run, tmp_path: Path, name: str) -> None:
+    WRITERS[read_recipe(name).data](tmp_path / "data")
+    small = ("--epochs", 2, "--batch", 4, "--held-out", 2, "--attack-steps", 2, "--evaluate", 2, "--warm-up", 0)
+    out = tmp_path / "run"
+    result = run("train", "--recipe", name, "--data-root", tmp_path / "data", "--out", out, *small)
+    assert result.code == 0, result.err
+    assert [p.name for p in out.rglob("*.onnx")] == ["model.onnx"]
+    assert llcert.load(out / "model.onnx").metadata["eps"] == read_recipe(name).eps
+
+
+def test_a_recipe_of_ones_own(run: Run, tmp_path: Path) -> None:
+    file = tmp_path / "mine.toml"
+    file.write_text(
+        'arch = "mlp"\ndata = "digits"\neps = "0.3"\nloss = "gloro"\nepochs = 1\nbatch = 256\nheld_out = 20\n'
+    )
+    result = run("train", "--recipe", file, "--out", tmp_path / "run", "--rate", 0.002)
+    assert result.code == 0, result.err
+    stored = json.loads((tmp_path / "run" / "run.json").read_text())["recipe"]
+    assert (stored["loss"], stored["rate"], stored["eps"]) == ("gloro", 0.002, "0.3")
+
+
+def test_orthogonal_layers_have_norm_one(run: Run, tmp_path: Path) -> None:
+    asked = ("train", "tiny-conv", "--data", "digits", "--eps", 0.3, "--orthogonal", "--activation", "maxmin")
+    result = run(*asked, "--out", tmp_path / "run", *SHORT, "--loss", "gloro")
+    assert result.code == 0, result.err
+    layers = summary(tmp_path / "run")["layers"]
+    assert isinstance(layers, list)
+    assert all(layer["global_norm"] <= 1 + 1e-4 for layer in layers[:-1])
+
+
+def test_train_without_an_architecture(run: Run, tmp_path: Path) -> None:
+    result = run("train", "--data", "digits", "--eps", 1, "--out", tmp_path / "run")
+    assert result.code == 2
+    assert "4C3F" in result.complaint
+
+
+@pytest.mark.skipif(os.name == "nt", reason="sends a POSIX signal")
+def test_interrupted_and_resumed_gives_the_same_model(run: Run, tmp_path: Path) -> None:
+    asked = ["finetune", str(MODELS / "digits_relu.onnx"), "--epochs", "3", "--batch", "64", "--held-out", "16"]
+    whole, cut = tmp_path / "whole", tmp_path / "cut"
+    assert run(*asked, "--out", whole).code == 0
+    command = [sys.executable, "-m", "llcert", *asked, "--out", str(cut)]
+    alone = {**os.environ, "OMP_NUM_THREADS": "1"}  # rounding depends on the number of threads
+    with subprocess.Popen(command, env=alone, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True) as process:
+        while process.poll() is None and not (cut / "metrics.jsonl").exists():
+            time.sleep(0.01)
+        time.sleep(0.3)
+        process.send_signal(signal.SIGINT)
+        _, err = process.communicate()
+    assert process.returncode == 130, err
+    assert not (cut / "model.onnx").exists()
+    found = re.search(r"interrupted after step (\d+) of (\d+), saved; go on with: llcert finetune .* --resume", err)
+    assert found is not None
+    assert 0 < int(found[1]) < int(found[2])
+    assert run("finetune", MODELS / "digits_relu.onnx", "--out", cut, "--resume").code == 0
+    assert (cut / "model.onnx").read_bytes() == (whole / "model.onnx").read_bytes()
+
+
+def test_another_recipe_cannot_be_resumed(run: Run, tuned: Path) -> None:
+    result = run("finetune", MODELS / "digits_relu.onnx", "--out", tuned, "--resume", "--rate", 0.5)
+    assert result.code == 2
+    assert "rate is 0.5 now, but was 0.001" in result.complaint

@@ -1,0 +1,577 @@
+"""The losses of every recipe: their bounds against search and dense matrices, their gradients against differences."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+from unittest.mock import patch
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from toys import TOYS, toy, toy_batch
+
+from llcert.bounds import global_bound, propagate
+from llcert.ir import Network
+from llcert.ops import Clamp, Linear, MaxMin
+from llcert.program import Program, Term, lower
+from llcert.region import ball
+from llcert.spectral import PowerIteration
+from llcert_train import losses
+from llcert_train.objective import Form, Measures, Objective, method_of
+from llcert_train.settings import Loss, Recipe
+from llcert_train.weights import Weights
+
+RADIUS = 0.3
+CONVERGED = {
+    torch.float64: PowerIteration(tolerance=1e-8, cap=5000),
+    torch.float32: PowerIteration(tolerance=1e-4, cap=500),
+}
+BOUNDED = [loss for loss in Loss if loss is not Loss.STANDARD]
+BALLS = ("local", "global")
+METHODS: dict[str, dict[str, Any]] = {
+    **{str(loss): {"loss": loss} for loss in BOUNDED},
+    **{f"{loss}, {b} ball": {"loss": loss, "ball": b} for loss in BOUNDED if loss is not Loss.IBP for b in BALLS},
+}
+"""Every way to bound the logits: each loss as it is and with either ball."""
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A network in training, its images, and vectors of its maps that have converged at RADIUS."""
+
+    weights: Weights
+    program: Program
+    images: Tensor
+    labels: Tensor
+    vectors: Mapping[Term, Tensor]
+    unmasked: Mapping[Term, Tensor]
+
+    def measures(self, radius: float = RADIUS, kappa: float = 0.0, **recipe: Any) -> Measures:
+        """What a recipe's objective says, from the converged vectors on."""
+        objective = Objective(self.program, Recipe(**{"iterations": 10, **recipe}), self.weights.leaves)
+        return objective(self.images, self.labels, radius, kappa, self.unmasked, self.vectors, 0)
+
+    def loss(self, **how: Any) -> float:
+        with torch.no_grad():
+            return float(self.measures(**how).loss)
+
+    def worst(self, radius: float = RADIUS, **recipe: Any) -> tuple[Tensor, Tensor]:
+        """Logits and worst logits that the recipe's loss is made of."""
+        found: list[tuple[Tensor, Tensor]] = []
+        original = losses.worst_logits
+
+        def noted(logits: Tensor, labels: Tensor, margins: Tensor) -> Tensor:
+            found.append((logits, original(logits, labels, margins)))
+            return found[-1][1]
+
+        with patch.object(losses, "worst_logits", noted):
+            self.measures(radius, **recipe)
+        ((logits, worst),) = found
+        return logits, worst
+
+    def seen(self, radius: float = RADIUS, **recipe: Any) -> tuple[Tensor, Tensor]:
+        """The same without gradients."""
+        with torch.no_grad():
+            return self.worst(radius, **recipe)
+
+
+def subject(network: Network, images: Tensor, labels: Tensor) -> Subject:
+    weights = Weights.of(network, "cpu")
+    program = lower(weights.network, dtype=network.dtype)
+    solver = CONVERGED[program.dtype]
+    with torch.no_grad():
+        bound = global_bound(program, solver, joint=False)
+        trace = propagate(program, ball(images, RADIUS), bound, solver=solver, joint=False)
+    vectors = {term: norm.vector for term, norm in trace.norms.items()}
+    return Subject(weights, program, images, labels, vectors, bound.vectors)
+
+
+def drawn(name: str, seed: int = 0, count: int = 4) -> Subject:
+    network = toy(name, seed)
+    return subject(network, *toy_batch(network, count, seed))
+
+
+def lengths(x: Tensor) -> Tensor:
+    return torch.linalg.vector_norm(x.flatten(1), dim=1).reshape(-1, *[1] * (x.ndim - 1))
+
+
+def largest_found(program: Program, image: Tensor, label: int, radius: float) -> Tensor:
+    """The largest `z_j - z_y` that random and gradient search find in the ball of one image, `[classes]`."""
+    classes, generator = program.output.shape[0], torch.Generator().manual_seed(label)
+    noise = torch.randn(classes * 24, *image.shape, generator=generator, dtype=image.dtype)
+    size = torch.rand(classes * 24, *[1] * image.ndim, generator=generator, dtype=image.dtype)
+    size[::2] = 1
+    offset = radius * size * noise / lengths(noise)
+    rival = torch.arange(classes).repeat_interleave(24)
+    best = torch.full((classes,), -torch.inf, dtype=image.dtype)
+    for step in range(25):
+        points = (image + offset).requires_grad_()
+        logits = program.logits(points)
+        gaps = logits - logits[:, label : label + 1]
+        best = torch.maximum(best, gaps.detach().amax(0))
+        (slope,) = torch.autograd.grad(gaps.gather(1, rival[:, None]).sum(), points)
+        offset = offset + radius / (2 + step) * slope / lengths(slope).clamp(min=1e-30)
+        offset = offset * (radius / lengths(offset).clamp(min=radius))
+    return best
+
+
+def found_by_search(s: Subject, radius: float) -> Tensor:
+    """`[batch, classes]`: the largest `z_j - z_y` seen in the ball of each image."""
+    pairs = zip(s.images, s.labels.tolist(), strict=True)
+    return torch.stack([largest_found(s.program, image, label, radius) for image, label in pairs])
+
+
+@pytest.mark.parametrize("name", TOYS)
+def test_no_point_of_the_ball_passes_the_worst_logits(name: str) -> None:
+    s = drawn(name)
+    seen = found_by_search(s, RADIUS)
+    assert (seen > 0).any(), "no image can be attacked: the test says little"
+    for words, recipe in METHODS.items():
+        logits, worst = s.seen(**recipe)
+        assert torch.equal(logits, s.program.logits(s.images)), words
+        allowed = worst - worst.gather(1, s.labels[:, None])
+        assert (seen <= allowed + 1e-7 * (1 + allowed.abs())).all(), words
+
+
+@pytest.mark.parametrize(("name", "radius"), [("dense ReLU-theta", 0.03), ("conv clipped MaxMin", 0.8)])
+def test_two_hundred_iterations_from_random_starts_do_as_well(name: str, radius: float) -> None:
+    network = toy(name, 1)
+    weights = Weights.of(network, "cpu")
+    program = lower(weights.network, dtype=torch.float64)
+    s = Subject(weights, program, *toy_batch(network, 2, 1), {}, {})
+    seen = found_by_search(s, radius)
+    for recipe in METHODS.values():
+        _, worst = s.seen(radius, iterations=200, **recipe)
+        allowed = worst - worst.gather(1, s.labels[:, None])
+        assert (seen <= allowed + 1e-4 * (1 + allowed.abs())).all()
+
+
+# The bounds themselves, written out for one hidden layer with dense matrices and loops.
+
+
+@dataclass(frozen=True)
+class Layer:
+    """A hidden value: its centre, box and ball, which entries vary, and its Lipschitz constant."""
+
+    centre: Tensor
+    lower: Tensor
+    upper: Tensor
+    radius: float
+    varying: Tensor
+    growth: float
+
+
+def spectral(matrix: Tensor) -> float:
+    return float(torch.linalg.matrix_norm(matrix, 2)) if matrix.numel() else 0.0
+
+
+def kept_and_varying(op: Clamp | MaxMin, lower: Tensor, upper: Tensor) -> tuple[list[bool], list[bool]]:
+    """Which rows of the map in front count, and which outputs vary, by the words of section 3."""
+    if isinstance(op, Clamp):
+        assert op.high is not None
+        varies = [bool(u > 0 and low < t) for low, u, t in zip(lower, upper, op.high, strict=True)]
+        return varies, varies
+    assert op.high is not None
+    assert op.low is not None
+    half = len(lower) // 2
+    rows, outputs = [False] * len(lower), [False] * len(lower)
+    for i, j in zip(range(half), range(half, 2 * half), strict=True):
+        outputs[i] = not bool(max(lower[i], lower[j]) >= op.high[i])
+        outputs[j] = not bool(min(upper[i], upper[j]) <= op.low[i])
+        if lower[i] >= upper[j]:
+            rows[i], rows[j] = outputs[i], outputs[j]
+        elif lower[j] >= upper[i]:
+            rows[j], rows[i] = outputs[i], outputs[j]
+        else:
+            rows[i] = rows[j] = outputs[i] or outputs[j]
+    return rows, outputs
+
+
+@torch.no_grad()
+def hidden_layer(first: Linear, op: Clamp | MaxMin, x: Tensor, radius: float, balls: str) -> Layer:
+    """Sections 2 and 3 for one image. balls: local, global or box."""
+    W, b = first.weight.detach(), first.bias.detach()  # type: ignore[union-attr]
+    z = W @ x + b
+    reach = radius * torch.linalg.vector_norm(W, dim=1)
+    lower, upper = z - reach, z + reach
+    rows, outputs = kept_and_varying(op, lower, upper)
+    growth = {"local": spectral(W[rows]), "global": spectral(W), "box": float("inf")}[balls]
+    centre, low, high = (op(v[None])[0] for v in (z, lower, upper))
+    low, high = torch.maximum(low, centre - growth * radius), torch.minimum(high, centre + growth * radius)
+    corner = float(torch.linalg.vector_norm(torch.maximum(high - centre, centre - low)))
+    return Layer(centre, low, high, min(growth * radius, corner), torch.tensor(outputs), growth)
+
+
+def farthest(d: Tensor, down: Tensor, up: Tensor, radius: float) -> float:
+    """`max d . delta` over box and ball by bisection on the multiplier."""
+    corner = torch.where(d > 0, up, down)
+    if torch.linalg.vector_norm(corner) <= radius:
+        return float(d @ corner)
+    low, high = 1e-12, float(torch.linalg.vector_norm(d)) / radius + 1e-12
+    for _ in range(200):
+        middle = (low * high) ** 0.5
+        point = torch.minimum(torch.maximum(d / middle, down), up)
+        low, high = (middle, high) if torch.linalg.vector_norm(point) > radius else (low, middle)
+    return float(d @ torch.minimum(torch.maximum(d / high, down), up))
+
+
+def expected_increase(first: Linear, op: Clamp | MaxMin, last: Linear, x: Tensor, y: int, recipe: Recipe) -> Tensor:
+    """How much each `z_j - z_y` may grow, `[classes]`, by the definition of the recipe's loss."""
+    balls = {"lmt": "global", "gloro": "global", "bcp": "global", "ibp": "box"}.get(recipe.loss, "local")
+    if recipe.ball is not None:
+        balls = str(recipe.ball)
+    W = last.weight.detach()
+    h = hidden_layer(first, op, x, RADIUS, balls)
+    masked = W * h.varying
+    d = W - W[y]
+    if recipe.loss is Loss.LMT:
+        return 2**0.5 * RADIUS * h.growth * spectral(masked if balls == "local" else W) * torch.ones(len(W))
+    if recipe.loss in (Loss.GLORO, Loss.LOCAL_LIP_G):
+        ball_only = torch.linalg.vector_norm(d * h.varying if balls == "local" else d, dim=1)
+        return ball_only * (h.radius if balls == "local" else h.growth * RADIUS)
+    down, up = torch.where(h.varying, h.lower - h.centre, 0), torch.where(h.varying, h.upper - h.centre, 0)
+    return torch.tensor([farthest(row * h.varying, down, up, h.radius) for row in d])
+
+
+@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("name", ["one hidden ReLU-theta", "one hidden clipped MaxMin"])
+def test_worst_logits_are_the_definition_of_the_method(name: str, seed: int) -> None:
+    s = drawn(name, seed)
+    first, op, last = (node.op for node in s.weights.network.operators())
+    assert isinstance(first, Linear)
+    assert isinstance(op, Clamp | MaxMin)
+    assert isinstance(last, Linear)
+    for words, recipe in METHODS.items():
+        logits, worst = s.seen(**recipe)
+        for i, (x, y) in enumerate(zip(s.images, s.labels.tolist(), strict=True)):
+            increase = expected_increase(first, op, last, x, y, Recipe(**recipe)).to(logits)
+            increase[y] = 0
+            torch.testing.assert_close(worst[i], logits[i] + increase, rtol=1e-5, atol=1e-7, msg=words)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_worst_logits_of_a_linear_network(seed: int) -> None:
+    """Exact but for LMT; interval bounds take the box around the ball."""
+    s = drawn("linear", seed)
+    (node,) = s.weights.network.operators()
+    assert isinstance(node.op, Linear)
+    W = node.op.weight.detach()
+    for words, recipe in METHODS.items():
+        logits, worst = s.seen(**recipe)
+        d = W[None] - W[s.labels][:, None]
+        increase = RADIUS * torch.linalg.vector_norm(d, dim=2)
+        if recipe["loss"] is Loss.LMT:
+            increase = 2**0.5 * RADIUS * spectral(W) * F.one_hot(s.labels, len(W)).logical_not()
+        torch.testing.assert_close(worst, logits + increase, msg=words)
+
+
+def finer(s: Subject, tight: Mapping[str, Any], loose: Mapping[str, Any], radius: float = RADIUS) -> None:
+    worst, other = (s.seen(radius, **recipe)[1] for recipe in (tight, loose))
+    assert (worst <= other + 1e-7 * (1 + other.abs())).all()
+    assert s.loss(radius=radius, **tight) <= s.loss(radius=radius, **loose) + 1e-7
+
+
+@pytest.mark.parametrize("name", TOYS)
+def test_sharper_methods_are_never_looser(name: str) -> None:
+    """Theorem 1: local <= global; box and ball <= box alone, and <= ball alone; by class <= around all logits."""
+    s = drawn(name, 1)
+    for loss in BOUNDED:
+        if loss is not Loss.IBP:
+            finer(s, {"loss": loss, "ball": "local"}, {"loss": loss, "ball": "global"})
+    for tight, loose in (
+        (Loss.LOCAL_LIP_B, Loss.BCP),
+        (Loss.BCP, Loss.IBP),
+        (Loss.LOCAL_LIP_G, Loss.GLORO),
+    ):
+        finer(s, {"loss": tight}, {"loss": loose})
+    for kind in BALLS:
+        worst = [s.seen(loss=loss, ball=kind)[1] for loss in (Loss.BCP, Loss.GLORO, Loss.LMT)]
+        for tight, loose in itertools.pairwise(worst):
+            assert (tight <= loose + 1e-7).all()
+
+
+@pytest.mark.parametrize("name", ["conv clipped MaxMin", "residual"])
+def test_a_larger_radius_never_helps(name: str) -> None:
+    s = drawn(name, 2, count=2)
+    for loss in BOUNDED:
+        worst = [s.seen(r, iterations=60, loss=loss)[1] for r in (0.1, 0.3, 0.6)]
+        for small, large in itertools.pairwise(worst):
+            assert (small <= large + 1e-4 * (1 + large.abs())).all()
+
+
+# Gradients
+
+
+def leaves(s: Subject) -> list[Tensor]:
+    return list(s.weights.leaves.values())
+
+
+def gradients(s: Subject, loss: Tensor) -> list[Tensor]:
+    found = torch.autograd.grad(loss, leaves(s), allow_unused=True)
+    return [torch.zeros_like(p) if g is None else g for p, g in zip(leaves(s), found, strict=True)]
+
+
+def difference(s: Subject, direction: list[Tensor], value: Callable[[], float], step: float = 1e-6) -> float:
+    """The central difference of a value along a direction of all leaves; the leaves are left as they were."""
+    before = [p.detach().clone() for p in leaves(s)]
+    found = []
+    with torch.no_grad():
+        for sign in (1, -1):
+            for p, old, d in zip(leaves(s), before, direction, strict=True):
+                p.copy_(old + sign * step * d)
+            found.append(value())
+        for p, old in zip(leaves(s), before, strict=True):
+            p.copy_(old)
+    return (found[0] - found[1]) / (2 * step)
+
+
+def directions(s: Subject, count: int) -> Iterator[list[Tensor]]:
+    generator = torch.Generator().manual_seed(5)
+    for _ in range(count):
+        yield [torch.randn(p.shape, generator=generator, dtype=p.dtype) for p in leaves(s)]
+
+
+def frozen_emma(s: Subject, recipe: dict[str, Any]) -> Callable[[], float]:
+    """EMMA's loss as a function of the weights with the radius of every class fixed at what it is now."""
+    logits, worst = s.seen(**recipe)
+    behind, increase = logits.gather(1, s.labels[:, None]) - logits, worst - logits
+    share = torch.where(increase > 0, behind / increase.clamp(min=1e-300), 1.0).clamp(0, 1)
+
+    def value() -> float:
+        logits, worst = s.seen(**recipe)
+        raised = logits + share * (worst - logits)
+        return float(F.cross_entropy(raised / recipe.get("temperature", 1.0), s.labels))
+
+    return value
+
+
+@pytest.mark.parametrize(
+    "name", ["dense ReLU-theta", "conv", "conv clipped MaxMin", "late residual", "concatenated", "batch norm", "smooth"]
+)
+def test_gradient_of_the_loss(name: str) -> None:
+    s = drawn(name, 3)
+    for words, recipe in METHODS.items():
+        emma = method_of(Recipe(**recipe)).form is Form.EMMA
+        how = {**recipe, "temperature": 1.7} if emma else {**recipe, "temperature": 1.7, "sparsity": 0.4, "kappa": 0.3}
+        value = frozen_emma(s, how) if emma else lambda how=how: s.loss(**how)
+        slopes = gradients(s, s.measures(**how).loss)
+        assert any(bool((g != 0).any()) for g in slopes)
+        for direction in directions(s, 2):
+            analytic = sum(float((g * d).sum()) for g, d in zip(slopes, direction, strict=True))
+            assert analytic == pytest.approx(difference(s, direction, value), rel=2e-4, abs=1e-6), words
+
+
+def test_gradient_reaches_every_leaf() -> None:
+    for name in ("dense ReLU-theta", "conv clipped MaxMin", "batch norm", "late residual"):
+        s = drawn(name, 4)
+        slopes = gradients(s, s.measures(loss=Loss.LOCAL_LIP_B, sparsity=0.1).loss)
+        assert all(bool((g != 0).any()) for g in slopes), name
+
+
+# What the parts mean
+
+
+def by_hand_gloro(logits: Tensor, worst: Tensor, labels: Tensor) -> Tensor:
+    total = 0.0
+    for z, w, y in zip(logits, worst, labels.tolist(), strict=True):
+        rival = max(float(v) for j, v in enumerate(w) if j != y)
+        total += float(torch.logsumexp(torch.cat((z, z.new_tensor([rival]))), 0) - z[y])
+    return torch.tensor(total / len(labels), dtype=logits.dtype)
+
+
+def by_hand_annealing(worst: Tensor, labels: Tensor) -> Tensor:
+    """With exponent 5 and offset 2, as a recipe has them."""
+    total = 0.0
+    for w, y in zip(worst, labels.tolist(), strict=True):
+        lowered = w.clone()
+        lowered[y] -= 2
+        p = float(torch.softmax(lowered, 0)[y])
+        total -= (1 - p) ** 5 * float(torch.log(torch.tensor(p, dtype=torch.float64)))
+    return torch.tensor(total / len(labels), dtype=worst.dtype)
+
+
+def by_hand_emma(logits: Tensor, worst: Tensor, labels: Tensor) -> Tensor:
+    """Each wrong logit at most level with the true one, unless it was ahead already."""
+    raised = torch.minimum(worst, torch.maximum(logits, logits.gather(1, labels[:, None])))
+    return F.cross_entropy(raised, labels)
+
+
+def by_hand(form: Form, logits: Tensor, worst: Tensor, labels: Tensor) -> Tensor:
+    match form:
+        case Form.WORST_CASE:
+            return F.cross_entropy(worst, labels)
+        case Form.GLORO:
+            return by_hand_gloro(logits, worst, labels)
+        case Form.EMMA:
+            return by_hand_emma(logits, worst, labels)
+        case Form.LOGIT_ANNEALING:
+            return by_hand_annealing(worst, labels)
+
+
+@pytest.mark.parametrize("temperature", [1.0, 0.4])
+def test_the_loss_is_that_of_its_worst_logits(temperature: float) -> None:
+    s = drawn("conv", 5, count=6)
+    for words, recipe in METHODS.items():
+        logits, worst = s.seen(**recipe)
+        form = method_of(Recipe(**recipe)).form
+        robust = by_hand(form, logits / temperature, worst / temperature, s.labels)
+        clean = F.cross_entropy(logits / temperature, s.labels)
+        for kappa in (0.0, 0.25, 1.0):
+            found = s.measures(kappa=kappa, temperature=temperature, **recipe)
+            torch.testing.assert_close(found.robust_loss, robust, msg=words)
+            torch.testing.assert_close(found.clean_loss, clean, msg=words)
+            expected = kappa * clean + (1 - kappa) * robust if form is Form.WORST_CASE else robust
+            torch.testing.assert_close(found.loss.detach(), expected, msg=words)
+            assert not any(part.requires_grad for part in (found.clean_loss, found.robust_loss, found.sparsity))
+
+
+@pytest.mark.parametrize("loss", Loss)
+def test_radius_zero_is_the_limit_of_small_radii(loss: Loss) -> None:
+    """The clean loss for those that are a cross-entropy of worst logits; the others keep their own form."""
+    s = drawn("conv clipped MaxMin", 6, count=6)
+    logits = s.program.logits(s.images).detach()
+    found, near = s.measures(0.0, loss=loss), s.measures(1e-9, loss=loss)
+    form = method_of(Recipe(loss=loss)).form
+    torch.testing.assert_close(found.loss, near.loss)
+    torch.testing.assert_close(found.loss.detach(), by_hand(form, logits, logits, s.labels))
+    torch.testing.assert_close(found.clean_loss, F.cross_entropy(logits, s.labels))
+    assert found.vectors == {}
+    assert found.unmasked == {}
+    if form in (Form.WORST_CASE, Form.EMMA):
+        assert torch.equal(found.loss.detach(), found.clean_loss)
+
+
+@pytest.mark.parametrize("radius", [0.0, RADIUS])
+def test_the_standard_loss_is_the_clean_one_whatever_kappa_says(radius: float) -> None:
+    s = drawn("conv", 7)
+    for kappa in (0.0, 0.5, 1.0):
+        found = s.measures(radius, kappa, loss=Loss.STANDARD)
+        torch.testing.assert_close(found.loss, F.cross_entropy(s.program.logits(s.images), s.labels))
+        assert found.vectors == {}
+
+
+def test_a_temperature_divides_the_last_layer() -> None:
+    s = drawn("dense ReLU-theta", 8)
+    expected = [s.loss(kappa=0.3, temperature=2.5, **recipe) for recipe in METHODS.values()]
+    last = [node.op for node in s.weights.network.operators()][-1]
+    with torch.no_grad():
+        for tensor in last.tensors().values():
+            tensor.div_(2.5)
+    assert [s.loss(kappa=0.3, **recipe) for recipe in METHODS.values()] == pytest.approx(expected, rel=1e-8)
+
+
+@pytest.mark.parametrize("loss", BOUNDED)
+def test_sparsity_is_equation_12(loss: Loss) -> None:
+    """Mean over neurons and images of the distance from being constant, with boxes that are known in closed form."""
+    for name in ("one hidden ReLU-theta", "one hidden clipped MaxMin"):
+        s = drawn(name, 2)
+        first, op, _ = (node.op for node in s.weights.network.operators())
+        total = torch.zeros((), dtype=torch.float64)
+        for x in s.images:
+            W, b = first.tensors()["weight"].detach(), first.tensors()["bias"].detach()
+            reach = RADIUS * torch.linalg.vector_norm(W, dim=1)
+            lower, upper = W @ x + b - reach, W @ x + b + reach
+            if isinstance(op, Clamp):
+                assert op.high is not None
+                total += (upper.clamp(min=0) + (op.high.detach() - lower).clamp(min=0)).sum()
+            else:
+                assert isinstance(op, MaxMin)
+                (la, lb), (ua, ub) = lower.chunk(2), upper.chunk(2)
+                total += (torch.minimum(ua, ub) - op.low.detach()).clamp(min=0).sum()  # type: ignore[union-attr]
+                total += (op.high.detach() - torch.maximum(la, lb)).clamp(min=0).sum()  # type: ignore[union-attr]
+        expected = total / (len(s.images) * len(upper))
+        plain, found = s.measures(loss=loss, sparsity=0.0), s.measures(loss=loss, sparsity=0.7)
+        torch.testing.assert_close(found.sparsity, expected)
+        torch.testing.assert_close(found.loss - 0.7 * found.sparsity, found.robust_loss)
+        assert float(plain.sparsity) == 0
+
+
+def test_the_standard_loss_knows_no_sparsity() -> None:
+    assert float(drawn("conv").measures(loss=Loss.STANDARD, sparsity=1.0).sparsity) == 0
+
+
+# Vectors
+
+
+@pytest.mark.parametrize("name", ["conv clipped MaxMin", "late residual", "batch norm"])
+def test_vectors_make_the_next_step_exact(name: str) -> None:
+    """What a measure returns is a start from which two iterations say what a thousand do."""
+    s = drawn(name, 9)
+    exact = s.loss(loss=Loss.LOCAL_LIP_B, iterations=1000)
+    with torch.no_grad():
+        again = s.measures(loss=Loss.LOCAL_LIP_B, iterations=2)
+    assert float(again.loss) == pytest.approx(exact, rel=1e-6)
+    cold = replace(s, vectors={}, unmasked={})
+    assert cold.loss(loss=Loss.LOCAL_LIP_B, iterations=0) < exact
+    norms = [float(torch.linalg.vector_norm(v.flatten(1), dim=1).max()) for v in again.vectors.values()]
+    assert max(norms) <= 1 + 1e-6
+
+
+def test_random_starts_take_no_saved_vectors() -> None:
+    s = drawn("conv", 10)
+    other = replace(s, vectors={t: torch.randn_like(v) for t, v in s.vectors.items()})
+    how = {"loss": Loss.LOCAL_LIP_B, "iterations": 1}
+    assert s.loss(start="random", **how) == other.loss(start="random", **how)
+    assert s.loss(start="saved", **how) != other.loss(start="saved", **how)
+
+
+def test_mixed_precision_finds_nearly_the_same_norms() -> None:
+    network = toy("conv", 11)
+    images, labels = (t.float() if t.is_floating_point() else t for t in toy_batch(network, 4, 11))
+    single = replace(network, output=lower(network, dtype=torch.float32).blocks[-1].node)
+    s = subject(single, images, labels)
+    assert s.program.dtype == torch.float32
+    exact = s.loss(loss=Loss.LOCAL_LIP_B)
+    assert s.loss(loss=Loss.LOCAL_LIP_B, mixed=True, iterations=5) == pytest.approx(exact, rel=0.01)
+
+
+# Networks and images in which something is dead
+
+
+def damaged(s: Subject) -> Iterator[str]:
+    """The subject with some of its leaves dead, one after the other, and what was done to it."""
+    before = [p.detach().clone() for p in leaves(s)]
+
+    def put(values: list[Tensor]) -> None:
+        with torch.no_grad():
+            for p, v in zip(leaves(s), values, strict=True):
+                p.copy_(v)
+
+    yield "nothing"
+    put([torch.zeros_like(p) for p in before])
+    yield "all zero"
+    for dead, name in enumerate(s.weights.leaves):
+        put([torch.zeros_like(p) if i == dead else p for i, p in enumerate(before)])
+        yield f"{name} zero"
+    for value in (-100.0, 100.0):
+        pairs = zip(s.weights.leaves, before, strict=True)
+        put([torch.full_like(p, value) if name.endswith("bias") else p for name, p in pairs])
+        yield f"biases {value}"
+    put([1e-30 * p for p in before])
+    yield "tiny"
+    put([1e8 * p for p in before])
+    yield "large"
+    put(before)
+
+
+@pytest.mark.parametrize("name", TOYS)
+def test_dead_networks_have_finite_gradients(name: str) -> None:
+    network = toy(name, 12)
+    single = replace(network, output=lower(network, dtype=torch.float32).blocks[-1].node)
+    shape = network.input.shape
+    images = torch.cat((torch.zeros(2, *shape), torch.ones(2, *shape), torch.full((2, *shape), 0.5)))
+    labels = torch.tensor([0, 1, 0, 1, 2, 2])
+    s = subject(single, images, labels)
+    s = replace(
+        s, vectors={t: v * (torch.arange(6) % 2).reshape(-1, *[1] * (v.ndim - 1)) for t, v in s.vectors.items()}
+    )
+    for words in damaged(s):
+        for loss in Loss:
+            how: dict[str, Any] = {"loss": loss, "iterations": 2, "kappa": 0.5, "sparsity": 0.1}
+            found = s.measures(**how)
+            assert found.loss.isfinite(), f"{words}, {loss}"
+            assert all(bool(g.isfinite().all()) for g in gradients(s, found.loss)), f"{words}, {loss}"

@@ -1,0 +1,419 @@
+"""Recipes: every range and type, TOML there and back, what ships, and the command line's options for all of it."""
+
+from __future__ import annotations
+
+import dataclasses
+import enum
+import math
+import re
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+import typer
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from llcert.cli import main
+from llcert.cli.app import app
+from llcert.data import NAMED
+from llcert.errors import InvalidInput
+from llcert_train.settings import (
+    GROUPS,
+    Activation,
+    Ball,
+    Granularity,
+    Loss,
+    Recipe,
+    kind_of,
+    positive_eps,
+    read_recipe,
+    recipe_names,
+)
+from llcert_train.zoo import ARCHITECTURES, ActivationKind
+
+FIELDS = {f.name: f for f in dataclasses.fields(Recipe)}
+KINDS = {name: kind_of(f) for name, f in FIELDS.items()}
+NUMBERS = [name for name, kind in KINDS.items() if kind in (int, float)]
+ENUMS = [name for name, kind in KINDS.items() if issubclass(kind, enum.Enum)]
+TEXTS = [name for name, kind in KINDS.items() if kind is str]
+
+TOML = {
+    "text": '"seven"',
+    "number": "1.5",
+    "whole number": "1",
+    "truth": "true",
+    "list": "[1, 2]",
+    "table": "{ inner = 1 }",
+    "date": "1979-05-27",
+    "not a number": "nan",
+    "infinity": "inf",
+    "minus infinity": "-inf",
+    "huge": "9223372036854775807000",
+    "hexadecimal": "0x" + "f" * 8000,
+    "list of huge ones": "[0x" + "f" * 8000 + "]",
+    "binary": "0b" + "1" * 40000,
+}
+FITTING: Mapping[type, set[str]] = {
+    bool: {"truth"},
+    int: {"whole number"},
+    float: {"number", "whole number"},
+    str: {"text"},
+}
+"""Which of them a field of that type takes, where its range does; fields of an enum take none."""
+
+
+def read(content: str | bytes, folder: Path) -> Recipe:
+    path = folder / "recipe.toml"
+    path.write_bytes(content if isinstance(content, bytes) else content.encode())
+    return read_recipe(str(path))
+
+
+def refused(content: str | bytes, folder: Path) -> str:
+    """The message of a refusal: one line, of a length that fits a terminal."""
+    with pytest.raises(InvalidInput) as caught:
+        read(content, folder)
+    message = str(caught.value)
+    assert "\n" not in message
+    assert str(folder / "recipe.toml") in message
+    return message
+
+
+def around(name: str) -> dict[str, Any]:
+    """Values of other fields that leave a field its whole range."""
+    return {"warm_up": {"ramp": 1.0}, "ramp": {"warm_up": 0.0}}.get(name, {})
+
+
+class TestValues:
+    @pytest.mark.parametrize("kind", TOML)
+    @pytest.mark.parametrize("name", FIELDS)
+    def test_types(self, name: str, kind: str, tmp_path: Path) -> None:
+        content = "\n".join([f"{name} = {TOML[kind]}", *(f"{k} = {v}" for k, v in around(name).items())])
+        fits = kind in FITTING.get(KINDS[name], set()) and name != "eps"
+        if fits and KINDS[name] in (int, float):
+            least, most = FIELDS[name].metadata["least"], FIELDS[name].metadata["most"]
+            fits = (least is None or float(TOML[kind]) >= least) and (most is None or float(TOML[kind]) <= most)
+        if fits:
+            value = getattr(read(content, tmp_path), name)
+            assert value == tomllib.loads(content)[name]
+            assert type(value) is KINDS[name]
+        else:
+            message = refused(content, tmp_path)
+            assert name in message
+            assert len(message) < 400
+
+    @pytest.mark.parametrize("name", NUMBERS)
+    def test_ranges(self, name: str) -> None:
+        f, kind = FIELDS[name], KINDS[name]
+        least, most, above = (f.metadata[key] for key in ("least", "most", "above"))
+        assert least is not None, "a number of a recipe has a least value"
+        inside = [least + 1 if kind is int else math.nextafter(least, math.inf), f.default]
+        outside = [least - 1 if kind is int else math.nextafter(least, -math.inf), -math.inf, math.nan, math.inf]
+        (outside if above else inside).append(least)
+        if most is not None:
+            inside.append(most)
+            outside.append(most + 1 if kind is int else math.nextafter(most, math.inf))
+        for value in inside:
+            found = getattr(Recipe(**{**around(name), name: value}), name)
+            assert found == value
+            assert type(found) is kind
+        for value in outside:
+            with pytest.raises(InvalidInput, match=rf"^{name} .*: (must be|give) ") as caught:
+                Recipe(**{**around(name), name: value})
+            assert "\n" not in str(caught.value)
+            if isinstance(value, kind):
+                assert ("above" if above else "at least") in str(caught.value)
+                assert f"{least:g}" in str(caught.value)
+                assert most is None or f"at most {most:g}" in str(caught.value)
+
+    @pytest.mark.parametrize("name", ENUMS)
+    def test_choices(self, name: str) -> None:
+        for member in KINDS[name]:
+            assert getattr(Recipe(**{name: member.value}), name) is member
+            assert getattr(Recipe(**{name: member}), name) is member
+        for wrong in ("", "nonsense", member.value.upper(), 1, [], {}, "x" * 500, "two\nlines"):
+            with pytest.raises(InvalidInput) as caught:
+                Recipe(**{name: wrong})
+            message = str(caught.value)
+            assert message.startswith(name)
+            assert "\n" not in message
+            assert all(m.value in message for m in KINDS[name])
+
+    def test_only_the_ball_may_be_left_open(self) -> None:
+        assert Recipe(ball=None).ball is None
+        for name in set(FIELDS) - {"ball"}:
+            with pytest.raises(InvalidInput, match=name):
+                Recipe(**{name: None})
+
+    def test_a_whole_number_is_a_number(self) -> None:
+        recipe = Recipe(kappa=1, overshoot=2)
+        assert (type(recipe.kappa), type(recipe.overshoot)) == (float, float)
+        assert recipe == Recipe(kappa=1.0, overshoot=2.0)
+
+    @pytest.mark.parametrize("eps", ["0", "0/255", "-1", "nan", "inf", "1e999", "1/0", "thirty", " ", "1e-400"])
+    def test_eps_is_above_zero(self, eps: str) -> None:
+        with pytest.raises(InvalidInput, match="eps"):
+            Recipe(eps=eps)
+
+    def test_eps_stays_as_written(self) -> None:
+        assert Recipe(eps="36/255").eps == "36/255"
+        assert positive_eps("36/255") == 36 / 255
+
+    def test_the_ramp_ends_after_the_warm_up(self) -> None:
+        Recipe(warm_up=0.5, ramp=0.5)
+        with pytest.raises(InvalidInput, match=r"ramp 0\.4 ends before warm-up 0\.5"):
+            Recipe(warm_up=0.5, ramp=0.4)
+
+    def test_a_recipe_is_a_value(self) -> None:
+        assert Recipe(epochs=3) == Recipe(epochs=3) != Recipe(epochs=4)
+        assert hash(Recipe(epochs=3)) == hash(Recipe(epochs=3))
+        with pytest.raises(dataclasses.FrozenInstanceError):
+            Recipe().epochs = 3  # type: ignore[misc]
+
+
+class TestFiles:
+    @pytest.mark.parametrize(
+        ("content", "words"),
+        [
+            ("learning_rate = 1e-3", "knows no 'learning_rate'"),
+            ("[train]\nepochs = 3", "knows no 'train'"),
+            ("[[loss]]\nname = 1", "loss"),
+            ("epochs = 3\nepochs = 4", "not a TOML file"),
+            ("epochs: 3", "not a TOML file"),
+            ("epochs = ", "not a TOML file"),
+            ('data = "two\nlines"', "not a TOML file"),
+            ("x = " + "[" * 100_000, "not a TOML file"),
+            ("epochs = " + "9" * 5000, "not a TOML file"),
+            (b"\xff\xfe\x00", "not a TOML file"),
+            (b"\x00\x01\x02", "not a TOML file"),
+            (b"PK\x03\x04" + bytes(200), "not a TOML file"),
+            (f'"{"k" * 5000}" = 1', "knows no"),
+            ('"two\\nlines" = 1', "knows no"),
+            ("warm_up = 0.9", "ramp"),
+        ],
+    )
+    def test_what_is_refused(self, content: str | bytes, words: str, tmp_path: Path) -> None:
+        assert words in refused(content, tmp_path)
+
+    def test_unknown_names_are_told_what_there_is(self, tmp_path: Path) -> None:
+        message = refused("epoch = 3", tmp_path)
+        assert all(name in message for name in FIELDS)
+
+    def test_line_ends_of_windows(self, tmp_path: Path) -> None:
+        assert read("epochs = 3\r\nflip = true\r\n", tmp_path) == Recipe(epochs=3, flip=True)
+
+    def test_nothing_said_is_the_defaults(self, tmp_path: Path) -> None:
+        assert read("", tmp_path) == read("# nothing\n", tmp_path) == Recipe()
+
+    @pytest.mark.parametrize(
+        ("name", "words"),
+        [
+            ("missing.toml", "No such file"),
+            (".", "directory"),
+            ("", "directory"),
+            ("\0", "cannot"),
+            ("x" * 9000, "long"),
+        ],
+    )
+    def test_what_is_no_file(self, name: str, words: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.chdir(tmp_path)
+        with pytest.raises(InvalidInput) as caught:
+            read_recipe(name)
+        message = str(caught.value)
+        assert words in message
+        assert "\n" not in message
+        assert len(message) < 600
+        assert all(known in message for known in recipe_names())
+
+    def test_a_file_that_may_not_be_read(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        def denied(self: Path) -> bytes:
+            raise PermissionError(13, "Permission denied")
+
+        monkeypatch.setattr(Path, "read_bytes", denied)
+        with pytest.raises(InvalidInput, match="Permission denied"):
+            read_recipe(str(tmp_path / "recipe.toml"))
+
+
+def numbers(name: str) -> st.SearchStrategy[Any]:
+    least, most, above = (FIELDS[name].metadata[key] for key in ("least", "most", "above"))
+    if KINDS[name] is int:
+        return st.integers(least, 2**63 - 1 if most is None else most)
+    return st.floats(least, most, exclude_min=above, allow_nan=False, allow_infinity=False)
+
+
+def values(name: str) -> st.SearchStrategy[Any]:
+    if name == "eps":
+        return st.sampled_from(["", "36/255", "0.5", "1e-3"])
+    if name in NUMBERS:
+        return numbers(name)
+    if name in TEXTS:
+        return st.text(st.characters(exclude_categories=["Cs"]), max_size=20)
+    if name in ENUMS:
+        return st.sampled_from([*KINDS[name], *([None] if FIELDS[name].default is None else [])])
+    return st.booleans()
+
+
+@st.composite
+def recipes(draw: st.DrawFn) -> Recipe:
+    given_values = {name: draw(values(name)) for name in FIELDS if draw(st.booleans())}
+    shares = sorted(given_values.get(name, FIELDS[name].default) for name in ("warm_up", "ramp"))
+    return Recipe(**{**given_values, "warm_up": shares[0], "ramp": shares[1]})
+
+
+class TestRoundTrip:
+    @given(recipes())
+    @settings(max_examples=150, deadline=None)
+    def test_toml_and_json(self, recipe: Recipe) -> None:
+        text = recipe.to_toml()
+        found = tomllib.loads(text)
+        assert Recipe(**found) == recipe
+        assert len(text.splitlines()) == len(found) == len(FIELDS) - (recipe.ball is None)
+        assert Recipe(**recipe.to_json()) == recipe
+        assert all(type(v) in (bool, int, float, str, type(None)) for v in recipe.to_json().values())
+
+    @pytest.mark.parametrize(
+        "text", ["\U0001f600", 'a"b\\c', "tab\tline\nreturn\r", "\x00\x1f\x7f\x80", "é漢\uffff", "# x"]
+    )
+    def test_texts(self, text: str, tmp_path: Path) -> None:
+        assert read(Recipe(data=text, arch=text).to_toml(), tmp_path) == Recipe(data=text, arch=text)
+
+    @pytest.mark.parametrize("name", recipe_names())
+    def test_what_ships(self, name: str, tmp_path: Path) -> None:
+        recipe = read_recipe(name)
+        assert read(recipe.to_toml(), tmp_path) == recipe
+
+
+class TestChanged:
+    @given(recipes(), recipes())
+    @settings(max_examples=50, deadline=None)
+    def test_takes_what_is_given_and_leaves_the_rest(self, recipe: Recipe, other: Recipe) -> None:
+        names = [n for n in FIELDS if n not in ("warm_up", "ramp") and getattr(other, n) is not None]
+        for name in names:
+            value = getattr(other, name)
+            found = recipe.changed({name: value, **{n: None for n in FIELDS if n != name}})
+            assert getattr(found, name) == value
+            assert all(getattr(found, n) == getattr(recipe, n) for n in FIELDS if n != name)
+        assert recipe.changed(other.to_json() | {"ball": other.ball}) == dataclasses.replace(
+            other, ball=other.ball or recipe.ball
+        )
+
+    def test_nothing(self) -> None:
+        recipe = Recipe(epochs=3)
+        assert recipe.changed({}) == recipe.changed(dict.fromkeys(FIELDS)) == recipe
+
+    def test_values_that_look_like_nothing_count(self) -> None:
+        recipe = Recipe(flip=True, kappa=0.5, data="mnist")
+        assert recipe.changed({"flip": False, "kappa": 0.0, "data": ""}) == Recipe()
+
+    def test_words_of_the_command_line(self) -> None:
+        recipe = Recipe().changed({"loss": "gloro", "ball": "local", "per": "channel"})
+        assert (recipe.loss, recipe.ball, recipe.per) == (Loss.GLORO, Ball.LOCAL, Granularity.CHANNEL)
+
+    def test_checks_what_is_given(self) -> None:
+        for wrong in ({"kappa": 2.0}, {"loss": "none"}, {"epochs": 0}, {"warm_up": 1.0}, {"eps": "0"}):
+            with pytest.raises(InvalidInput):
+                Recipe().changed(wrong)
+
+
+@pytest.mark.parametrize("name", recipe_names())
+def test_recipes_name_what_exists(name: str) -> None:
+    recipe = read_recipe(name)
+    assert Recipe() != recipe
+    if name == "finetune":
+        assert (recipe.arch, recipe.data, recipe.eps) == ("", "", "")
+        assert recipe.activation in list(Activation)
+        return
+    assert recipe.arch in ARCHITECTURES
+    assert recipe.data in NAMED
+    assert positive_eps(recipe.eps) > 0
+    assert recipe.activation in list(ActivationKind)
+
+
+@pytest.mark.parametrize(
+    ("name", "trained_at", "tolerance"),
+    [
+        ("cifar10-4c3f", 0.1551, 5e-5),
+        ("cifar10-6c2f", 0.1551, 5e-5),
+        ("cifar10-6c2f-maxmin", 0.1551, 5e-5),
+        ("mnist-4c3f", 1.75, 5e-4),
+        ("tiny-imagenet-8c2f", 0.16, 5e-5),
+    ],
+)
+def test_recipes_train_at_the_papers_radius(name: str, trained_at: float, tolerance: float) -> None:
+    """METHOD, section 9."""
+    recipe = read_recipe(name)
+    assert recipe.overshoot * positive_eps(recipe.eps) == pytest.approx(trained_at, abs=tolerance)
+    assert (recipe.rate, recipe.final_rate, recipe.decay_from, recipe.batch) == (1e-3, 1e-6, 0.5, 256)
+
+
+def options(command: str) -> dict[str, Any]:
+    """The parameters of a command by field name."""
+    found = typer.main.get_command(app).commands[command].params  # type: ignore[attr-defined]
+    return {str(p.name): p for p in found}
+
+
+class TestCommandLine:
+    def test_there_is_a_recipe_to_name(self) -> None:
+        assert recipe_names() == tuple(sorted(recipe_names()))
+        assert len(recipe_names()) >= 6
+
+    def test_every_field_is_an_option(self) -> None:
+        both = options("finetune").keys() | options("train").keys()
+        assert set(FIELDS) <= both
+
+    @pytest.mark.parametrize("command", ["finetune", "train"])
+    def test_options_say_what_the_fields_say(self, command: str) -> None:
+        found = options(command)
+        shared = [n for n in FIELDS if n in found and found[n].param_type_name == "option"]
+        assert len(shared) > len(FIELDS) - 6
+        for name in shared:
+            option = found[name]
+            assert f"--{name.replace('_', '-')}" in option.opts
+            assert (f"--no-{name.replace('_', '-')}" in option.secondary_opts) == (KINDS[name] is bool)
+            assert option.default is None, "what is not given must not win over a recipe"
+            assert option.help.startswith(FIELDS[name].metadata["help"])
+            default = FIELDS[name].default
+            if default not in (None, ""):
+                written = str(default.value if isinstance(default, enum.Enum) else default)
+                assert f"Default: {written.lower() if KINDS[name] is bool else written}." in option.help
+
+    @pytest.mark.parametrize("name", FIELDS)
+    def test_every_field_has_help(self, name: str) -> None:
+        text = FIELDS[name].metadata["help"]
+        assert len(text) > 10
+        assert text.endswith(".")
+        assert text[0].isupper() or name in ("loss", "activation", "batch_norm", "ball")
+
+    @pytest.mark.parametrize("name", ENUMS)
+    def test_help_names_every_choice(self, name: str) -> None:
+        words = re.findall(r"[\w-]+", FIELDS[name].metadata["help"])
+        assert {m.value for m in KINDS[name]} <= set(words)
+
+    def test_activations_are_named_too(self) -> None:
+        words = re.findall(r"[\w-]+", FIELDS["activation"].metadata["help"])
+        assert {*Activation, *ActivationKind} <= set(words)
+
+    def test_groups_begin_at_fields(self) -> None:
+        assert set(GROUPS) <= set(FIELDS)
+        assert next(iter(FIELDS)) in GROUPS
+
+    @pytest.mark.parametrize(
+        ("arguments", "words"),
+        [
+            (["--loss", "hinge"], "local-lip-b"),
+            (["--epochs", "0"], "epochs 0"),
+            (["--epochs", "1.5"], "epochs"),
+            (["--kappa", "nan"], "kappa"),
+            (["--warm-up", "0.9"], "ramp"),
+            (["--recipe", "nothing-like-it"], "cifar10-6c2f"),
+            (["--eps", "zero"], "eps"),
+        ],
+    )
+    def test_wrong_options_are_one_line(
+        self, arguments: list[str], words: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        assert main(["train", "mlp", "--data", "digits", "--out", str(tmp_path / "run"), *arguments]) == 2
+        (line,) = capsys.readouterr().err.splitlines()
+        assert words in line

@@ -1,0 +1,310 @@
+"""The trainer: runs that go on bit for bit, runs that learn, runs that diverge, and what each step is asked."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+from toy_runs import Run, asked, same, timeless_state
+
+from llcert.ops import Clamp
+from llcert_train.metrics import Epoch
+from llcert_train.settings import Loss
+from llcert_train.trainer import Diverged
+
+WAYS: dict[str, dict[str, Any]] = {
+    "saved starts": {"loss": "local-lip-b"},
+    "random starts": {"loss": "local-lip-b", "start": "random"},
+    "saved starts in bfloat16, kappa, sparsity": {
+        "loss": "local-lip-b",
+        "warm_type": "bfloat16",
+        "kappa": 0.3,
+        "sparsity": 0.1,
+    },
+    "gloro": {"loss": "gloro"},
+    "standard": {"loss": "standard"},
+    "emma, gradients cut": {"loss": "emma", "clip_gradient": 0.1},
+    "crop and flip": {"loss": "local-lip-b", "crop": 1, "flip": True},
+    "clipped MaxMin": {"loss": "local-lip-b", "activation": "maxmin"},
+    "orthogonal": {"loss": "gloro", "new": True, "arch": "tiny-conv", "orthogonal": True, "rate": 0.05},
+    "new, clipped MaxMin": {"loss": "local-lip-g", "new": True, "arch": "tiny-conv", "activation": "maxmin-clipped"},
+}
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_a_run_that_goes_on_is_the_run_that_was_left_alone(way: str, tmp_path: Path) -> None:
+    """Stopped in an epoch and at its end: weights, optimiser, warm starts and metrics alike."""
+    question = asked(tmp_path, **WAYS[way])
+    straight = question.begun(tmp_path / "straight").go()
+    per_epoch = straight.job.trainer.plan.steps_per_epoch
+    assert straight.job.trainer.plan.steps == 2 * per_epoch == 10
+    for stop in (2, per_epoch):
+        out = tmp_path / f"stopped {stop}"
+        first = question.begun(out).go(stop)
+        assert first.job.trainer.step == stop
+        second = question.begun(out, resume=True)
+        assert same(timeless_state(second.job), timeless_state(first.job))
+        assert same(second.go().told[0], first_told(straight, after=stop)), "it goes on with the step that follows"
+        assert same(timeless_state(second.job), timeless_state(straight.job))
+        assert second.lines == straight.lines
+
+
+def first_told(run: Run, *, after: int) -> object:
+    """The step that follows the one after which a run was stopped."""
+    return next(e for e in run.told if not isinstance(e, Epoch) and e.done == after + 1)
+
+
+def test_two_runs_are_equal_and_a_seed_makes_another(tmp_path: Path) -> None:
+    one, two = (asked(tmp_path, epochs=1).begun(tmp_path / name).go() for name in ("one", "two"))
+    other = asked(tmp_path, epochs=1, seed=1).begun(tmp_path / "other").go()
+    assert same(timeless_state(one.job), timeless_state(two.job))
+    assert one.lines == two.lines
+    assert not same(timeless_state(one.job)["weights"], timeless_state(other.job)["weights"])
+
+
+@pytest.mark.parametrize("loss", ["local-lip-b", "local-lip-g", "emma"])
+def test_training_learns_to_be_certified(loss: str, tmp_path: Path) -> None:
+    recipe = {"epochs": 20, "ramp": 0.5, "warm_up": 0.0, "rate": 0.02, "eps": "0.5", "evaluate": 20}
+    run = asked(tmp_path, loss=loss, **recipe).begun(tmp_path / "out").go()
+    before, after = (e.held_out for e in run.told if isinstance(e, Epoch) and e.held_out is not None)
+    assert before.certified_accuracy == 0
+    assert after.certified_accuracy is not None
+    assert after.certified_accuracy > 0.8
+
+
+# What every step is asked
+
+
+def noted_calls(run: Run) -> list[tuple[float, float, float]]:
+    """Radius, weight of the clean loss and rate of every step of a run to its end."""
+    trainer, calls = run.job.trainer, []
+    objective = trainer.model
+
+    def noted(images: Tensor, labels: Tensor, radius: float, kappa: float, *rest: Any) -> Any:
+        calls.append((radius, kappa))
+        return objective(images, labels, radius, kappa, *rest)
+
+    trainer.model = noted  # type: ignore[assignment]
+    rates = []
+    step = trainer.optimiser.step
+
+    def stepped() -> None:
+        rates.append(trainer.optimiser.param_groups[0]["lr"])
+        step()
+
+    trainer.optimiser.step = stepped  # type: ignore[method-assign,assignment]
+    run.go()
+    return [(radius, kappa, rate) for (radius, kappa), rate in zip(calls, rates, strict=True)]
+
+
+def test_schedules_reach_every_step_and_every_epoch(tmp_path: Path) -> None:
+    how = {"epochs": 5, "warm_up": 0.2, "ramp": 0.6, "kappa": 0.25, "overshoot": 1.5, "eps": "0.4", "evaluate": 9}
+    run = asked(tmp_path, rate=1e-2, final_rate=1e-4, decay_from=0.4, **how).begun(tmp_path / "out")
+    steps = noted_calls(run)
+    total = len(steps)
+    assert total == 5 * run.job.trainer.plan.steps_per_epoch
+    for number, (radius, kappa, rate) in enumerate(steps):
+        progress = number / total
+        share = min(1.0, max(0.0, (progress - 0.2) / 0.4))
+        assert radius == pytest.approx(share * 1.5 * 0.4)
+        assert kappa == pytest.approx(1 - share * 0.75)
+        assert rate == pytest.approx(1e-2 * 10 ** (-2 * max(0.0, progress - 0.4) / 0.6))
+    epochs = [e for e in run.told if isinstance(e, Epoch)]
+    assert [e.epoch for e in epochs] == [0, 1, 2, 3, 4, 5]
+    for epoch in epochs[1:]:
+        assert epoch.step is not None
+        assert (epoch.eps, epoch.kappa, epoch.rate) == steps[epoch.step - 1]
+
+
+def test_every_image_is_trained_on_once_an_epoch(tmp_path: Path) -> None:
+    """But for those that are left of the last batch, which differ between epochs."""
+    run = asked(tmp_path, epochs=3, batch=10).begun(tmp_path / "out")
+    trainer, seen = run.job.trainer, []
+    batch = trainer.data.batch
+
+    def noted(positions: Tensor) -> tuple[Tensor, Tensor]:
+        seen.append(positions)
+        return batch(positions)
+
+    object.__setattr__(trainer.data, "batch", noted)
+    run.go()
+    epochs = [torch.cat(seen[i : i + trainer.plan.steps_per_epoch]) for i in range(0, len(seen), len(seen) // 3)]
+    assert len(epochs) == 3
+    left_out = []
+    for positions in epochs:
+        assert len(positions) == len(set(positions.tolist())) == len(trainer.data) // 10 * 10
+        left_out.append(set(range(len(trainer.data))) - set(positions.tolist()))
+    assert not torch.equal(epochs[0], epochs[1])
+    assert left_out[0] != left_out[1]
+
+
+def test_held_out_and_test_images_are_never_trained_on(tmp_path: Path) -> None:
+    job = asked(tmp_path).job()
+    pixels = job.trainer.data.pixels.flatten(1)
+    trained = {p.numpy().tobytes() for p in pixels}
+    watched = {p.numpy().tobytes() for p in (job.watch.images * 255).round().to(torch.uint8).flatten(1)}
+    (batch,) = job.test.batches(range(len(job.test)), len(job.test))
+    tested = {p.numpy().tobytes() for p in (batch.images * 255).round().to(torch.uint8).flatten(1)}
+    assert (len(trained), len(watched), len(tested)) == (84, 12, 24)
+    assert len(trained | watched | tested) == 120
+
+
+def test_a_batch_larger_than_the_data_is_all_of_it(tmp_path: Path) -> None:
+    run = asked(tmp_path, batch=100_000, epochs=1).begun(tmp_path / "out").go()
+    assert (run.job.trainer.plan.steps_per_epoch, run.job.trainer.batch) == (1, len(run.job.trainer.data))
+
+
+def test_means_of_an_epoch(tmp_path: Path) -> None:
+    """The losses of its steps, those of a resumed epoch too, in the order the record names them."""
+    run = asked(tmp_path, epochs=2, kappa=0.5, sparsity=0.2).begun(tmp_path / "out")
+    trainer, told = run.job.trainer, []
+    objective = trainer.model
+
+    def noted(*arguments: Any) -> Any:
+        told.append(objective(*arguments))
+        return told[-1]
+
+    trainer.model = noted  # type: ignore[assignment]
+    run.go()
+    steps = trainer.plan.steps_per_epoch
+    for epoch in [e for e in run.told if isinstance(e, Epoch)][1:]:
+        own = told[(epoch.epoch - 1) * steps : epoch.epoch * steps]
+        assert epoch.train is not None
+        for part in ("loss", "clean_loss", "robust_loss", "sparsity"):
+            mean = sum(float(getattr(m, part).detach()) for m in own) / steps
+            assert getattr(epoch.train, part) == pytest.approx(mean, rel=1e-6)
+
+
+# Thresholds
+
+
+def test_thresholds_never_fall_below_zero(tmp_path: Path) -> None:
+    """With a rate that would carry them there at once."""
+    trainer = asked(tmp_path, sparsity=1.0, rate=0.5, warm_up=0.0).job().trainer
+    ops = [n.op for n in trainer.weights.network.operators() if isinstance(n.op, Clamp)]
+    assert len(ops) == 3
+    reached = 0
+    while not trainer.done:
+        try:
+            trainer.train_step()
+        except Diverged:
+            break
+        for op in ops:
+            assert op.high is not None
+            assert bool((op.high >= 0).all())
+            reached += int((op.high == 0).sum())
+    assert trainer.step > 3
+    assert reached > 0, "no threshold was ever pushed to its floor: the test says little"
+
+
+# Divergence
+
+
+def poisoned(trainer: Any, value: float) -> None:
+    with torch.no_grad():
+        next(iter(trainer.weights.leaves.values())).flatten()[0] = value
+
+
+@pytest.mark.parametrize("loss", Loss)
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_weights_that_are_not_finite_stop_the_run(loss: Loss, value: float, tmp_path: Path) -> None:
+    trainer = asked(tmp_path, loss=loss, warm_up=0.0).job().trainer
+    trainer.train_step()
+    trainer.train_step()
+    poisoned(trainer, value)
+    before = timeless_copy(trainer)
+    with pytest.raises(Diverged) as caught:
+        trainer.train_step()
+    says_what_to_change(caught.value, step=3)
+    assert same(timeless_copy(trainer), before), "a step that is refused moves nothing"
+
+
+def timeless_copy(trainer: Any) -> dict[str, Any]:
+    state = {k: v for k, v in trainer.state().items() if k != "seconds"}
+    return copied(state)
+
+
+def copied(value: Any) -> Any:
+    if isinstance(value, Tensor):
+        return value.clone()
+    if isinstance(value, dict):
+        return {k: copied(v) for k, v in value.items()}
+    return [copied(v) for v in value] if isinstance(value, list | tuple) else value
+
+
+def says_what_to_change(error: Exception, step: int) -> None:
+    (line,) = str(error).splitlines()
+    assert f"step {step} " in line
+    assert "--rate" in line
+    assert "--clip-gradient" in line
+
+
+def test_a_run_that_diverges_leaves_its_last_checkpoint(tmp_path: Path) -> None:
+    question = asked(tmp_path, rate=1e30, final_rate=1e30)
+    run = question.begun(tmp_path / "out")
+    run.folder.save(run.job.trainer.state())
+    before = (tmp_path / "out" / "checkpoint.pt").read_bytes()
+    with pytest.raises(Diverged) as caught:
+        run.go()
+    run.folder.close()
+    says_what_to_change(caught.value, step=run.job.trainer.step + 1)
+    assert 1 <= run.job.trainer.step < run.job.trainer.plan.steps
+    assert (tmp_path / "out" / "checkpoint.pt").read_bytes() == before
+    assert sorted(p.name for p in (tmp_path / "out").iterdir()) == ["checkpoint.pt", "metrics.jsonl", "run.json"]
+    again = question.begun(tmp_path / "out", resume=True)
+    assert again.job.trainer.step == 0
+    assert all(bool(p.isfinite().all()) for p in again.job.trainer.weights.leaves.values())
+    again.folder.close()
+
+
+def test_a_last_step_that_diverges_leaves_finite_weights(tmp_path: Path) -> None:
+    """One step: nothing looks at the weights again before they are saved."""
+    run = asked(tmp_path, rate=1e30, final_rate=1e30, epochs=1, batch=1000).begun(tmp_path / "out").go()
+    assert all(bool(p.isfinite().all()) for p in run.job.trainer.weights.leaves.values())
+
+
+# Cost and clocks
+
+
+def test_measuring_the_cost_moves_nothing(tmp_path: Path) -> None:
+    question = asked(tmp_path, flip=True, loss="local-lip-b")
+    measured, left_alone = question.job(), question.job()
+    before = timeless_copy(measured.trainer)
+    assert measured.trainer.cost() > 0
+    assert same(timeless_copy(measured.trainer), before)
+    for job in (measured, left_alone):
+        for _ in range(4):
+            job.trainer.train_step()
+    assert same(timeless_state(measured), timeless_state(left_alone))
+
+
+def test_seconds_add_up_over_runs(tmp_path: Path) -> None:
+    question = asked(tmp_path)
+    first = question.begun(tmp_path / "out").go(7)
+    second = question.begun(tmp_path / "out", resume=True)
+    assert second.job.trainer.seconds == first.job.trainer.seconds > 0
+    second.go()
+    seconds = [e.seconds for e in second.folder.epochs()]
+    assert seconds == sorted(seconds)
+    assert second.job.trainer.seconds > first.job.trainer.seconds
+
+
+# The state is only what it says
+
+
+def test_a_state_is_plain(tmp_path: Path) -> None:
+    """Tensors, numbers, texts, lists and dictionaries: what a reader without pickle can take."""
+
+    def plain(value: Any) -> bool:
+        if isinstance(value, dict):
+            return all(isinstance(k, str | int) and plain(v) for k, v in value.items())
+        if isinstance(value, list | tuple):
+            return all(map(plain, value))
+        return value is None or type(value) in (Tensor, torch.nn.Parameter, int, float, bool, str)
+
+    trainer = asked(tmp_path).job().trainer
+    trainer.train_step()
+    assert plain(trainer.state())
