@@ -55,9 +55,9 @@ def _measured(summary: Mapping[str, Any]) -> Iterator[str]:
     for words, key in (("clean", "clean_accuracy"), ("PGD", "attacked_accuracy"), ("certified", "certified_accuracy")):
         yield f"| {words} | {_percent(summary[key])} |"
     yield ""
-    yield f"Global Lipschitz bound {summary['global_lipschitz']:.3g}. Assurance: `{summary['assurance']}`. " + str(
-        summary["assurance_words"]
-    )
+    bound = summary["global_lipschitz"]
+    told = "-" if bound is None else f"{bound:.3g}"
+    yield f"Global Lipschitz bound {told}. Assurance: `{summary['assurance']}`. {summary['assurance_words']}"
 
 
 def _before_and_after(epochs: tuple[Epoch, ...]) -> Iterator[str]:

@@ -34,8 +34,6 @@ RUN, METRICS, CHECKPOINT, MODEL, CARD, CERTIFY = (
 _LOCK = ".lock"
 FILES = (CARD, MODEL, CHECKPOINT, METRICS, RUN)
 _OTHERS = re.compile(r"checkpoint\.[0-9]+\.pt")
-_PROCESSES = {"processes": 1}
-"""What the identity of runs says that were written before it held the number of processes."""
 
 
 @dataclass(frozen=True)
@@ -75,7 +73,7 @@ class TrainingFolder:
         Raises InvalidInput naming the first difference to the run that lies here.
         """
         if self.stored is not None:
-            before = _PROCESSES | dict(self.stored.recipe) | dict(self.stored.identity)
+            before = dict(self.stored.recipe) | dict(self.stored.identity)
             _same(before, {**recipe, **identity}, self.path)
         if self.rank:
             return

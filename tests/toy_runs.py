@@ -20,6 +20,7 @@ from llcert_train.folder import METRICS, TrainingFolder, open_folder
 from llcert_train.job import Job, Task, prepare
 from llcert_train.metrics import Epoch
 from llcert_train.settings import Recipe
+from llcert_train.team import Team
 
 SMALL: Mapping[str, Any] = {
     "eps": "0.3",
@@ -51,17 +52,18 @@ def small_network(seed: int = 0, *, classes: int = 3, metadata: Mapping[str, str
 
 @dataclass(frozen=True)
 class Asked:
-    """A task and a recipe, which can be prepared any number of times."""
+    """A task and a recipe, which can be prepared any number of times, by one process or several."""
 
     task: Task
     recipe: Recipe
+    team: Team = field(default_factory=Team)
 
     def job(self) -> Job:
-        return prepare(self.task, self.recipe)
+        return prepare(self.task, self.recipe, team=self.team)
 
     def begun(self, out: Path, *, resume: bool = False) -> Run:
         """A run in its folder, which went on from the checkpoint that lies there."""
-        folder, job = open_folder(out, resume=resume, overwrite=False), self.job()
+        folder, job = open_folder(out, resume=resume, overwrite=False, rank=self.team.rank), self.job()
         folder.begin(self.task.to_json(), job.recipe.to_json(), job.identity)
         try:
             state = folder.checkpoint() if folder.stored is not None else None
