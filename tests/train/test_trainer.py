@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import torch
 from torch import Tensor
 from toy_runs import Run, asked, same, timeless_state
 
+from llcert.bounds import global_bound
 from llcert.ops import Clamp
 from llcert_train.metrics import Epoch
 from llcert_train.settings import Loss
@@ -178,6 +180,61 @@ def test_means_of_an_epoch(tmp_path: Path) -> None:
             assert getattr(epoch.train, part) == pytest.approx(mean, rel=1e-6)
 
 
+def stationary(tmp_path: Path, epochs: int, **recipe: Any) -> list[float]:
+    """The robust loss of each epoch of a run that moves no weight to speak of and begins with poor vectors."""
+    still = {"rate": 1e-30, "final_rate": 1e-30, "warm_up": 0.0, "ramp": 0.0, "loss": "local-lip-g", "batch": 1000}
+    trainer = asked(tmp_path, **still, epochs=epochs, **recipe).job().trainer
+    generator = torch.Generator().manual_seed(0)
+    trainer.unmasked = {t: torch.randn(v.shape, generator=generator) for t, v in trainer.unmasked.items()}
+    losses = []
+    while not trainer.done:
+        trainer.train_step()
+        losses.append(float(trainer.sums[2]))
+        trainer.sums.zero_()
+    return losses
+
+
+def test_saved_vectors_get_better_with_every_epoch(tmp_path: Path) -> None:
+    """Estimates from below rise to the norms, epoch after epoch; from random starts they stay where they are."""
+    how = {"iterations": 1, "new": True, "arch": "mlp"}
+    saved, random = stationary(tmp_path, 6, **how), stationary(tmp_path, 6, start="random", **how)
+    assert saved == sorted(saved)
+    assert saved[-1] - saved[0] > 10 * (max(random) - min(random))
+
+
+def test_each_image_has_its_own_vectors(tmp_path: Path) -> None:
+    """A step stores those of its batch, where the data has these images, and leaves the others alone."""
+    trainer = asked(tmp_path, loss="local-lip-b", warm_up=0.0, ramp=0.0, warm_type="float32").job().trainer
+    assert trainer.warm is not None
+    places = trainer._places()
+    others = [i for i in range(len(trainer.data)) if i not in places.tolist()]
+    trainer.train_step()
+    assert trainer.warm.seen[places].all()
+    assert not trainer.warm.seen[others].any()
+    for vectors in trainer.warm.vectors:
+        assert (vectors[places].flatten(1).norm(dim=1) > 0).all()
+        assert (vectors[others] == 0).all()
+
+
+# Weights that are computed
+
+
+def test_orthogonal_weights_follow_their_parameters(tmp_path: Path) -> None:
+    """After every step: they move, and every layer but the last keeps norm one."""
+    trainer = asked(tmp_path, **WAYS["orthogonal"]).job().trainer
+    computed = trainer.weights.computed
+    assert len(computed) == 3
+    for _ in range(3):
+        before = {name: c.leaf.detach().clone() for name, c in computed.items()}
+        trainer.train_step()
+        for name, c in computed.items():
+            assert torch.equal(c.leaf, c.value())
+            assert not torch.equal(c.leaf, before[name])
+    with torch.no_grad():
+        bound = global_bound(trainer.program, seed=1)
+    assert all(float(bound.norms[term]) <= 1 + 1e-4 for block in trainer.program.blocks[:-1] for term in block.terms)
+
+
 # Thresholds
 
 
@@ -220,6 +277,24 @@ def test_weights_that_are_not_finite_stop_the_run(loss: Loss, value: float, tmp_
         trainer.train_step()
     says_what_to_change(caught.value, step=3)
     assert same(timeless_copy(trainer), before), "a step that is refused moves nothing"
+
+
+def test_a_gradient_that_is_not_finite_stops_the_run(tmp_path: Path) -> None:
+    """Though the loss is: nothing of it reaches a weight."""
+    trainer = asked(tmp_path).job().trainer
+    trainer.train_step()
+    objective, leaf = trainer.model, next(iter(trainer.weights.leaves.values()))
+
+    def steep(*arguments: Any) -> Any:
+        found = objective(*arguments)
+        return replace(found, loss=found.loss + (0 * leaf.sum()).abs().sqrt())
+
+    trainer.model = steep  # type: ignore[assignment]
+    before = timeless_copy(trainer)
+    with pytest.raises(Diverged) as caught:
+        trainer.train_step()
+    says_what_to_change(caught.value, step=2)
+    assert same(timeless_copy(trainer), before)
 
 
 def timeless_copy(trainer: Any) -> dict[str, Any]:
