@@ -42,9 +42,16 @@ def threads_for(program: Program, available: int) -> int:
 
 
 def free_memory(device: torch.device) -> int:
-    """Bytes that are free on a device; a careful guess where the system does not say."""
+    """Bytes that are free on a device; a careful guess where the system does not say.
+
+    Of the host's memory, this process's part of what the processes that torchrun started on it share.
+    """
     if device.type == "cuda":
         return int(torch.cuda.mem_get_info(device)[0])
+    return _host_memory() // max(1, int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
+
+
+def _host_memory() -> int:
     try:
         lines = Path("/proc/meminfo").read_text().splitlines()
         return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:"))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -36,7 +37,7 @@ class Augmentation:
         """
         if not (self.crop or self.flip):
             return images
-        self._check(images)
+        self.check(images.shape)
         count, channels, height, width = images.shape
         tops, lefts, mirrored = self._drawn(count, seed=seed, step=step).to(images.device).unsqueeze(-1)
         down, right = (torch.arange(side, device=images.device) for side in (height, width))
@@ -46,8 +47,11 @@ class Augmentation:
         each, every = (torch.arange(size, device=images.device) for size in (count, channels))
         return padded[each[:, None, None, None], every[:, None, None], rows[:, None, :, None], columns[:, None, None]]
 
-    def _check(self, images: Tensor) -> None:
-        shape = list(images.shape)
+    def check(self, shape: Sequence[int]) -> None:
+        """Nothing, where images `[batch, *shape]` can be augmented; InvalidInput elsewhere. shape: of a batch."""
+        shape = list(shape)
+        if not (self.crop or self.flip):
+            return
         if len(shape) != 4:
             raise InvalidInput(f"crop and flip need [batch, channels, height, width], not images of {shape}")
         if self.crop >= min(shape[2:]):

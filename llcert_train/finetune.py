@@ -41,6 +41,7 @@ def finetune(trainer: Trainer, watch: Watch, folder: TrainingFolder) -> Iterator
             last = out_of_time(trainer) or trainer.done
             looking = trainer.team.leads and (last or trainer.epoch % recipe.evaluate == 0)
             epoch = trainer.record(watch if looking else None)
+            trainer.check_norm(epoch)
             folder.append(epoch)
         yield step
         if epoch is not None:

@@ -31,6 +31,9 @@ RUN, METRICS, CHECKPOINT, MODEL, CARD, CERTIFY = (
     "model.md",
     "certify",
 )
+CHANGEABLE = ("rate", "final_rate", "clip_gradient", "checkpoint", "evaluate")
+"""Fields of the recipe that a run may go on with another value of."""
+
 _LOCK = ".lock"
 FILES = (CARD, MODEL, CHECKPOINT, METRICS, RUN)
 _OTHERS = re.compile(r"checkpoint\.[0-9]+\.pt")
@@ -74,14 +77,15 @@ class TrainingFolder:
         """
         if self.stored is not None:
             before = dict(self.stored.recipe) | dict(self.stored.identity)
-            _same(before, {**recipe, **identity}, self.path)
+            now = {**recipe, **identity}
+            _same(before, {k: v for k, v in now.items() if k not in CHANGEABLE}, self.path)
         if self.rank:
             return
         self._lock_folder()
         try:
             if self.replaces:
                 _remove(self.path)
-            if self.stored is None:
+            if self.stored is None or dict(self.stored.recipe) != dict(recipe):
                 content = {"format": FORMAT, "task": dict(task), "recipe": dict(recipe), "identity": dict(identity)}
                 self._write(RUN, dump(content, indent=2))
         except BaseException:
@@ -104,8 +108,8 @@ class TrainingFolder:
     def close(self) -> None:
         """Lets other processes in again."""
         if self._lock is not None:
-            self._lock.close()
             (self.path / _LOCK).unlink(missing_ok=True)
+            self._lock.close()
             self._lock = None
 
     def checkpoint(self) -> Mapping[str, Any] | None:
@@ -232,11 +236,11 @@ def open_folder(path: Path, *, resume: bool, overwrite: bool, rank: int = 0) -> 
 def _remove(path: Path) -> None:
     """Deletes what a training run leaves in a folder, and nothing else."""
     others = [other.name for other in path.iterdir() if _OTHERS.fullmatch(other.name)]
-    for name in (*FILES, *others):
-        (path / name).unlink(missing_ok=True)
-        (path / f".{name}.part").unlink(missing_ok=True)
     for name in CERTIFY_FILES:
         (path / CERTIFY / name).unlink(missing_ok=True)
+    for name in (*others, *FILES):  # run.json is the last: it is what makes the folder ours
+        (path / name).unlink(missing_ok=True)
+        (path / f".{name}.part").unlink(missing_ok=True)
 
 
 def _stored(path: Path) -> Stored:

@@ -24,10 +24,11 @@ from llcert.job import device_of, with_metadata
 from llcert.program import lower
 from llcert.question import Question
 from llcert_train import zoo
+from llcert_train.augment import Augmentation
 from llcert_train.clip import clipped, folded, with_maxmin
 from llcert_train.data import TrainingData, order, split_path, stratified
 from llcert_train.schedules import Schedule
-from llcert_train.settings import Activation, BatchNorm, Granularity, Recipe, positive_eps
+from llcert_train.settings import Activation, BatchNorm, Granularity, Loss, Recipe, positive_eps
 from llcert_train.team import Team
 from llcert_train.trainer import Trainer
 from llcert_train.watch import Watch
@@ -116,9 +117,14 @@ def prepare(task: Task, recipe: Recipe, *, team: Team | None = None, progress: P
     network = None if task.model is None else load(task.model)
     question = _question(task, recipe, network)
     train, test = _datasets(question, task, recipe.seed, progress)
+    Augmentation(recipe.crop, recipe.flip).check((1, *train.image_shape))
     if network is None:
         network = _built(recipe, train)
     _check_labels(network, train, test)
+    if recipe.sparsity and recipe.loss is Loss.STANDARD:
+        raise InvalidInput(
+            "sparsity: the standard loss computes no bounds, which eq. 12 is about; choose another --loss"
+        )
     eps = positive_eps(question.eps or "")
     kept, held = _parts(train, recipe)
     fit = _fitting(question, train)
@@ -128,8 +134,9 @@ def prepare(task: Task, recipe: Recipe, *, team: Team | None = None, progress: P
         weights = weights.orthogonal(recipe.seed)
     adapted, front = fit(weights.network)
     program = lower(adapted, device, network.dtype)
-    data = TrainingData.of(kept, device)
-    trainer = Trainer(weights, program, recipe, Schedule(recipe, eps), data, team or Team())
+    team = team or Team()
+    data = TrainingData.of(subset(kept, team.shard(len(kept)).numpy(), "train"), device)
+    trainer = Trainer(weights, program, recipe, Schedule(recipe, eps), data, team)
     images, labels = TrainingData.of(held, device).batch(torch.arange(len(held)))
     watch = Watch(program, images.to(program.dtype), labels, eps, recipe.attack_steps, recipe.seed)
     warm = (trainer.warm.sentence,) if trainer.warm is not None else ()
@@ -174,6 +181,9 @@ def _datasets(question: Question, task: Task, seed: int, progress: Progress | No
 
 def _built(recipe: Recipe, train: Dataset) -> Network:
     """A new network of the zoo."""
+    for name in ("quantile", "per", "batch_norm"):
+        if getattr(recipe, name) != getattr(Recipe(), name):
+            raise InvalidInput(f"{name}: only networks that are imported have it; new ones have --threshold")
     kind = zoo.ActivationKind.RELU if recipe.activation == Activation.KEEP else recipe.activation
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(recipe.seed)
@@ -184,12 +194,15 @@ def _built(recipe: Recipe, train: Dataset) -> Network:
             activation=kind,
             threshold=recipe.threshold,
         )
-    return dataclasses.replace(from_torch(module, torch.zeros(1, *train.image_shape)), source=recipe.arch)
+    network = from_torch(module, torch.zeros(1, *train.image_shape))
+    return dataclasses.replace(network, source=recipe.arch, input_name="image", output_name="logits")
 
 
 def _check_labels(network: Network, train: Dataset, test: Dataset) -> None:
     for dataset in (train, test):
-        if dataset.class_count != network.classes:
+        # a path counts the classes it happens to hold, and a small test set may lack the last
+        fewer = dataset.class_count < network.classes and dataset is train
+        if dataset.class_count > network.classes or fewer:
             raise InvalidInput(
                 f"{network.source}: {network.classes} outputs, but {dataset.name} ({dataset.split}) has "
                 f"{dataset.class_count} classes; train on data whose labels are the network's"

@@ -35,15 +35,8 @@ def worst_case(worst: Tensor, labels: Tensor) -> Tensor:
     return F.cross_entropy(worst, labels)
 
 
-def gloro(logits: Tensor, worst: Tensor, labels: Tensor) -> Tensor:
-    """Cross-entropy with one more class, whose logit is the largest wrong one (Leino et al. 2021)."""
-    own = F.one_hot(labels, logits.shape[1]).bool()
-    rival = worst.masked_fill(own, -torch.inf).amax(1, keepdim=True)
-    return F.cross_entropy(torch.cat((logits, rival), 1), labels)
-
-
-def emma(logits: Tensor, worst: Tensor, labels: Tensor) -> Tensor:
-    """Cross-entropy of logits raised only as far as their class still loses: EMMA (Hu et al., NeurIPS 2023).
+def raised(logits: Tensor, worst: Tensor, labels: Tensor) -> Tensor:
+    """Logits raised only as far as their class still loses, `[batch, classes]` (EMMA; Hu et al., NeurIPS 2023).
 
     Each wrong class gets its own radius, at most the full one and at most what lifts it level with the true class; no
     gradient goes through the choice of the radius.
@@ -51,17 +44,33 @@ def emma(logits: Tensor, worst: Tensor, labels: Tensor) -> Tensor:
     increase = worst - logits
     behind = (logits.gather(1, labels[:, None]) - logits).detach()
     share = torch.where(increase > 0, behind / increase.detach().clamp(min=torch.finfo(increase.dtype).tiny), 1.0)
-    return F.cross_entropy(logits + share.clamp(0, 1) * increase, labels)
+    return logits + share.clamp(0, 1) * increase
 
 
-def logit_annealing(worst: Tensor, labels: Tensor, *, exponent: float, offset: float) -> Tensor:
-    """`-(1 - p)^exponent log p`, p the probability of the true class with its logit lowered by `offset`: logit
-    annealing (Lai et al., ICML 2025), which stops pulling where the margin is large already."""
-    handicap = offset * F.one_hot(labels, worst.shape[1]).to(worst.dtype)
-    log_p = F.log_softmax(worst - handicap, 1).gather(1, labels[:, None])[:, 0]
+def gloro(logits: Tensor, worst: Tensor, labels: Tensor) -> Tensor:
+    """Cross-entropy with one more class, whose logit is the largest wrong one (Leino et al. 2021, who leave out the
+    predicted class where this leaves out the true one)."""
+    own = F.one_hot(labels, logits.shape[1]).bool()
+    rival = worst.masked_fill(own, -torch.inf).amax(1, keepdim=True)
+    return F.cross_entropy(torch.cat((logits, rival), 1), labels)
+
+
+def emma(logits: Tensor, worst: Tensor, labels: Tensor) -> Tensor:
+    """Cross-entropy of the raised logits (Hu et al., NeurIPS 2023)."""
+    return F.cross_entropy(raised(logits, worst, labels), labels)
+
+
+def logit_annealing(z: Tensor, labels: Tensor, *, exponent: float, offset: float, temperature: float = 1.0) -> Tensor:
+    """`-T (1 - p)^exponent log p`, p the true class's share of `softmax(z / T)`, its logit lowered by `offset` before.
+
+    Logit annealing (Lai et al., ICML 2025, who apply it to `raised` logits) stops pulling where the margin is large
+    already. z: `[batch, classes]`. temperature: T.
+    """
+    handicap = offset * F.one_hot(labels, z.shape[1]).to(z.dtype)
+    log_p = F.log_softmax((z - handicap) / temperature, 1).gather(1, labels[:, None])[:, 0]
     missing = -torch.expm1(log_p)
     missing = missing.clamp(min=torch.finfo(missing.dtype).tiny)  # a power below 1 is infinitely steep at zero
-    return -(missing**exponent * log_p).mean()
+    return -temperature * (missing**exponent * log_p).mean()
 
 
 def sparsity(gaps: Sequence[Sequence[Tensor]]) -> Tensor:

@@ -85,8 +85,10 @@ def method_of(recipe: Recipe) -> Method:
 
 @dataclass(frozen=True)
 class Measures:
-    """The loss of a batch, a scalar with a gradient, its parts without, and the vectors its norms were found with.
+    """The loss of a batch, a scalar with a gradient, what it is about, and the vectors its norms were found with.
 
+    clean_loss, robust_loss: cross-entropy of the logits and of the worst logits, whatever the form of the loss, at
+    temperature 1 and without gradient; the second is NaN where there is no bound.
     vectors: right singular vectors of each image's maps, `[batch, *columns]`; unmasked: of the whole maps.
     """
 
@@ -170,10 +172,10 @@ class Objective(nn.Module):
             lipschitz = bound.lipschitz if trace is None or trace.lipschitz is None else trace.lipschitz
             return lmt_margins(logits, labels, lipschitz * radius)
         last = LastLayer.of(self.program)
-        if trace is None:
-            assert bound is not None
+        if bound is not None and self.method.balls is Balls.GLOBAL and self.method.margin is Margin.BALL:
             hidden = {t.source: self._ball(t.source, bound.growth[t.source] * radius, logits) for t in last.rows}
             return gloro_margins(logits, labels, last, hidden)
+        assert trace is not None
         margins = gloro_margins if self.method.margin is Margin.BALL else worst_margins
         return margins(logits, labels, last, trace.hidden)
 
@@ -192,8 +194,8 @@ class Objective(nn.Module):
         bound: GlobalBound | None,
         trace: Trace | None,
     ) -> Measures:
-        logits, worst = logits / self.recipe.temperature, worst / self.recipe.temperature
-        clean, robust = losses.clean(logits, labels), self._robust(logits, worst, labels)
+        clean = losses.clean(logits / self.recipe.temperature, labels)
+        robust = self._robust(logits, worst, labels)
         if self.method.balls is None:
             kappa = 1.0
         elif self.method.form is not Form.WORST_CASE:
@@ -205,9 +207,19 @@ class Objective(nn.Module):
             loss = loss + self.recipe.sparsity * sparsity
         vectors = {} if trace is None else {t: n.vector.detach() for t, n in trace.norms.items()}
         unmasked = {} if bound is None else {t: v.detach() for t, v in bound.vectors.items()}
-        return Measures(loss, clean.detach(), robust.detach(), sparsity.detach(), vectors, unmasked)
+        with torch.no_grad():
+            told = losses.clean(logits, labels), losses.worst_case(worst, labels)
+        if self.method.balls is None:
+            told = told[0], told[1] * torch.nan
+        return Measures(loss, *told, sparsity.detach(), vectors, unmasked)
 
     def _robust(self, logits: Tensor, worst: Tensor, labels: Tensor) -> Tensor:
+        """The robust term of the loss; the temperature divides logits."""
+        recipe = self.recipe
+        if self.method.form is Form.LOGIT_ANNEALING:
+            settings = {"exponent": recipe.annealing, "offset": recipe.offset, "temperature": recipe.temperature}
+            return losses.logit_annealing(losses.raised(logits, worst, labels), labels, **settings)
+        logits, worst = logits / recipe.temperature, worst / recipe.temperature
         match self.method.form:
             case Form.WORST_CASE:
                 return losses.worst_case(worst, labels)
@@ -215,9 +227,6 @@ class Objective(nn.Module):
                 return losses.gloro(logits, worst, labels)
             case Form.EMMA:
                 return losses.emma(logits, worst, labels)
-            case Form.LOGIT_ANNEALING:
-                recipe = self.recipe
-                return losses.logit_annealing(worst, labels, exponent=recipe.annealing, offset=recipe.offset)
 
     def _sparsity(self, trace: Trace) -> Tensor:
         """Eq. 12 over all activations that can become constant."""

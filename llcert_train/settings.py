@@ -130,7 +130,7 @@ class Recipe:
     overshoot: float = _said(1.1, "Radius trained at, in units of eps.", least=0, above=True)
     kappa: float = _said(0.0, "Weight of the clean loss at the end of the ramp; 1 at its start.", least=0, most=1)
     sparsity: float = _said(0.0, "Weight of the sparsity loss (eq. 12), a mean over neurons and images.", least=0)
-    temperature: float = _said(1.0, "Divides the logits in every loss.", least=0, above=True)
+    temperature: float = _said(1.0, "Divides the logits in the loss.", least=0, above=True)
     annealing: float = _said(5.0, "Exponent of logit annealing.", least=0)
     offset: float = _said(2.0, "Handicap of the true logit under logit annealing.", least=0)
 
@@ -148,8 +148,8 @@ class Recipe:
     flip: bool = _said(False, "Random horizontal flips.")
 
     # the power iteration
-    start: Start = _said(Start.SAVED, "Where power iterations start: saved (one vector an image and layer) or random.")
-    iterations: int = _said(2, "Power iterations a step.", least=0)
+    start: Start = _said(Start.SAVED, "Where those of each image start: saved (a vector an image and layer) or random.")
+    iterations: int = _said(2, "Power iterations a step.", least=1)
     warm_type: WarmType = _said(WarmType.FLOAT16, "Precision of saved vectors: float16, bfloat16 or float32.")
     warm_place: WarmPlace = _said(WarmPlace.AUTO, "Where they lie: device, host, or auto, by what fits.")
     mixed: bool = _said(False, "Find directions in bfloat16; norms stay in full precision.")

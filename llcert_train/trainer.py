@@ -17,6 +17,7 @@ from llcert.certify.arithmetic import full_precision
 from llcert.data.reading import reading
 from llcert.errors import LlcertError
 from llcert.program import Program, Term
+from llcert.report.report import finite
 from llcert.spectral import PowerIteration
 from llcert_train.augment import Augmentation
 from llcert_train.data import TrainingData, generator, order
@@ -30,6 +31,8 @@ from llcert_train.watch import Watch
 from llcert_train.weights import Weights
 
 _PARTS = ("loss", "clean_loss", "robust_loss", "sparsity")
+_HOPELESS = 1e15
+_ADVICE = "go on from the last checkpoint with --resume and a lower --rate or --clip-gradient 1"
 
 
 class Diverged(LlcertError):
@@ -50,9 +53,10 @@ class Plan:
 
 @dataclass
 class Trainer:
-    """A network on its way. step: steps done. seconds: spent so far, of all the runs that were continued.
+    """A network on its way. data: this process's images. step: steps done.
 
-    sums: of the losses since the epoch began, `[4]`, float64. unmasked: singular vectors of the whole maps.
+    seconds: spent so far, of all the runs that were continued. sums: of the losses since the epoch began, `[4]`,
+    float64. unmasked: singular vectors of the whole maps.
     """
 
     weights: Weights
@@ -67,9 +71,8 @@ class Trainer:
 
     def __post_init__(self) -> None:
         recipe, device = self.recipe, self.program.device
-        self.shard = self.team.shard(len(self.data))
-        self.batch = min(self.team.share(recipe.batch), len(self.shard))
-        self.plan = Plan(recipe.epochs, len(self.shard) // self.batch)
+        self.batch = min(self.team.share(recipe.batch), len(self.data))
+        self.plan = Plan(recipe.epochs, len(self.data) // self.batch)
         self.augmentation = Augmentation(recipe.crop, recipe.flip)
         self.objective = Objective(self.program, recipe, self.weights.leaves)
         self.model = self.team.wrapped(self.objective)
@@ -80,7 +83,7 @@ class Trainer:
         self.unmasked = self._unmasked()
         saved = self.objective.method.balls is Balls.LOCAL and recipe.start is Start.SAVED
         self.warm = (
-            WarmStarts.of(self.program, len(self.shard), recipe.warm_type, recipe.warm_place)
+            WarmStarts.of(self.program, len(self.data), recipe.warm_type, recipe.warm_place)
             if saved and iterated(self.program)
             else None
         )
@@ -114,14 +117,10 @@ class Trainer:
         """One step of the optimiser. Raises Diverged, with the weights as they were, where a number is not finite."""
         began = time.perf_counter()
         places = self._places()
-        images, labels = self.data.batch(self.shard[places])
-        images = self.augmentation(images, seed=self.recipe.seed + 7919 * self.team.rank, step=self.step)
-        images = images.to(self.program.dtype)
         with full_precision():
-            measures = self._measured(places, images, labels, self.schedule.radius(self.progress))
+            measures = self._measured(places, self.progress)
             self._check(self._gradient(measures.loss), measures.loss)
-        for group in self.optimiser.param_groups:
-            group["lr"] = self.schedule.rate(self.progress)
+        self._set_rate(self.progress)
         self.optimiser.step()
         self.weights.project()
         self.weights.refresh()
@@ -133,15 +132,19 @@ class Trainer:
         self.seconds += time.perf_counter() - began
 
     def _places(self) -> Tensor:
-        """The next batch, as positions in this process's shard."""
-        every = _order(self.recipe.seed, self.epoch, len(self.shard), self.team.rank)
+        """The next batch, as positions in this process's data."""
+        every = _order(self.recipe.seed, self.epoch, len(self.data), self.team.rank)
         begin = self.step % self.plan.steps_per_epoch * self.batch
         return every[begin : begin + self.batch]
 
-    def _measured(self, places: Tensor, images: Tensor, labels: Tensor, radius: float) -> Measures:
+    def _measured(self, places: Tensor, progress: float) -> Measures:
+        """The measures of some images, with the radius and kappa of a share of the run."""
+        images, labels = self.data.batch(places)
+        images = self.augmentation(images, seed=self.recipe.seed + 7919 * self.team.rank, step=self.step)
+        images = images.to(self.program.dtype)
+        radius, kappa = self.schedule.radius(progress), self.schedule.kappa(progress)
         seed = generator("start", seed=self.recipe.seed, number=self.step).initial_seed() >> 2
         saved = self.warm.load(places, self.unmasked, seed) if self.warm is not None and radius > 0 else {}
-        kappa = self.schedule.kappa(self.progress)
         measures: Measures = self.model(images, labels, radius, kappa, self.unmasked, saved, seed)
         return measures
 
@@ -157,23 +160,28 @@ class Trainer:
     def _check(self, gradient: Tensor, loss: Tensor) -> None:
         finite = bool(torch.isfinite(gradient) & torch.isfinite(loss))
         if self.team.any(not finite, self.program.device):
-            where = f"step {self.step + 1} (epoch {self.epoch + 1})"
             raise Diverged(
-                f"training diverged in {where}: the loss is {float(loss.detach()):g}, its gradient's length "
-                f"{float(gradient):g}; use a lower --rate, --clip-gradient 1, or a longer --ramp"
+                f"training diverged in step {self.step + 1} (epoch {self.epoch + 1}): the loss is "
+                f"{float(loss.detach()):g}, its gradient's length {float(gradient):g}; {_ADVICE}"
             )
 
+    def check_norm(self, epoch: Epoch) -> None:
+        """Raises Diverged where the global bound that an epoch ended with is out of all proportion."""
+        look = epoch.held_out
+        if look is not None and not (look.global_lipschitz is not None and look.global_lipschitz < _HOPELESS):
+            found = f"the global Lipschitz bound is {look.global_lipschitz}"
+            raise Diverged(f"training diverged by epoch {epoch.epoch}: {found}; {_ADVICE}")
+
     def cost(self) -> float:
-        """Seconds a step takes at the full radius, measured without moving anything."""
+        """Seconds that loss and gradient of a step take at the end of the ramp, measured without moving anything."""
         places = self._places()
-        images, labels = self.data.batch(self.shard[places])
-        radius = self.schedule.radius(1.0)
         taken = []
-        for _ in range(3):
-            began = time.perf_counter()
-            self._gradient(self._measured(places, images.to(self.program.dtype), labels, radius).loss).item()
-            taken.append(time.perf_counter() - began)
-        return min(taken[1:])
+        with full_precision():
+            for _ in range(4):
+                began = time.perf_counter()
+                self._gradient(self._measured(places, 1.0).loss).item()
+                taken.append(time.perf_counter() - began)
+        return sorted(taken[1:])[1]
 
     def record(self, watch: Watch | None) -> Epoch:
         """What the epoch that just ended was like, and what the watch sees now; the sums start anew."""
@@ -196,7 +204,7 @@ class Trainer:
         )
 
     def _trained(self) -> Train:
-        means = self.team.mean(self.sums / self.plan.steps_per_epoch).tolist()
+        means = [finite(v) for v in self.team.mean(self.sums / self.plan.steps_per_epoch).tolist()]
         spent = max(self.seconds - self.epoch_began, 1e-9)
         speed = self.plan.steps_per_epoch * self.batch * self.team.size / spent
         return Train(**dict(zip(_PARTS, means, strict=True)), images_per_second=speed)
@@ -224,16 +232,33 @@ class Trainer:
         with reading("checkpoint", "state of this run; start again with --overwrite"):
             self.step, self.seconds = int(state["step"]), float(state["seconds"])
             self.epoch_began = float(state["epoch_began"])
+            if not (math.isfinite(self.seconds + self.epoch_began) and int(state["epochs"]) >= 1):
+                raise ValueError("times or epochs out of range")
             self.plan = Plan(int(state["epochs"]), self.plan.steps_per_epoch)
             _take(self.sums, state["sums"])
             for name, leaf in self._stored().items():
                 _take(leaf, state["weights"][name])
-            self.optimiser.load_state_dict(state["optimiser"])
+            self._restore_optimiser(state["optimiser"]["state"])
             terms = [t for t in iterated(self.program) if t in self.unmasked]
             for term, vector in zip(terms, state["unmasked"], strict=True):
                 _take(self.unmasked[term], vector)
             if self.warm is not None and state["warm"] is not None:
                 self.warm.restore(state["warm"])
+
+    def _restore_optimiser(self, state: Mapping[int, Mapping[str, Tensor]]) -> None:
+        """Adam's moments; its settings are the recipe's."""
+        if not set(state) <= set(range(len(self.moved))):
+            raise ValueError("moments of other weights")
+        for number, leaf in enumerate(self.moved.values()):
+            for name, moment in state.get(number, {}).items():
+                if moment.shape not in (leaf.shape, torch.Size(())):
+                    raise ValueError(f"{name} of {list(moment.shape)} for {list(leaf.shape)}")
+        self.optimiser.load_state_dict({**self.optimiser.state_dict(), "state": state})
+        self._set_rate(max(0, self.step - 1) / self.plan.steps)
+
+    def _set_rate(self, progress: float) -> None:
+        for group in self.optimiser.param_groups:
+            group["lr"] = self.schedule.rate(progress)
 
 
 def _take(own: Tensor, other: Tensor) -> None:

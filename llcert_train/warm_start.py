@@ -66,13 +66,21 @@ class WarmStarts:
         known = self.seen[positions]
         found: dict[Term, Tensor] = {}
         for number, (term, vectors) in enumerate(zip(self.terms, self.vectors, strict=True)):
-            chosen = vectors[positions.to(vectors.device)].to(self.device, torch.float32, non_blocking=True)
+            chosen = self._chosen(vectors, positions).to(torch.float32)
             if not bool(known.all()):
                 fresh = nudged(unmasked[term].to(chosen).expand_as(chosen), seed + number)
                 old = known.to(self.device).reshape(-1, *[1] * len(term.columns))
                 chosen = torch.where(old, chosen, fresh)
             found[term] = chosen
         return found
+
+    def _chosen(self, vectors: Tensor, positions: Tensor) -> Tensor:
+        """Some rows, on the program's device; by way of pinned memory where they come from the host's."""
+        rows = positions.to(vectors.device)
+        if not vectors.is_pinned():
+            return vectors[rows].to(self.device)
+        buffer = torch.empty((len(rows), *vectors.shape[1:]), dtype=vectors.dtype, pin_memory=True)
+        return torch.index_select(vectors, 0, rows, out=buffer).to(self.device, non_blocking=True)
 
     def store(self, positions: Tensor, found: Mapping[Term, Tensor]) -> None:
         """Keeps the vectors of some images, `[batch, *columns]` for each term; terms without any are left alone."""
@@ -88,10 +96,11 @@ class WarmStarts:
         return {"vectors": list(self.vectors), "seen": self.seen}
 
     def restore(self, state: Mapping[str, Tensor | Sequence[Tensor]]) -> None:
-        """Takes over what `state` returned, in place."""
-        for own, other in zip(self.vectors, state["vectors"], strict=True):
+        """Takes over what `state` returned, in place. Raises ValueError where the shapes are not these."""
+        for own, other in zip((*self.vectors, self.seen), (*state["vectors"], state["seen"]), strict=True):
+            if not isinstance(other, Tensor) or own.shape != other.shape:
+                raise ValueError(f"warm starts of another shape than {list(own.shape)}")
             own.copy_(other)
-        self.seen.copy_(torch.as_tensor(state["seen"]))
 
 
 def _place(device: torch.device, size: int, wanted: WarmPlace) -> torch.device:

@@ -118,7 +118,9 @@ class _Collector:
     def _trained(self, node: Node, position: int) -> Op:
         fields: dict[str, nn.Parameter] = {}
         for field, tensor in node.op.tensors().items():
-            if tensor.is_floating_point() and (field in node.op.trainable or tensor.requires_grad):
+            # a lone number is part of what an operator is: a negation, a hard sigmoid's slope
+            learns = field in node.op.trainable and tensor.ndim > 0
+            if tensor.is_floating_point() and (learns or tensor.requires_grad):
                 name = self._leaf(f"{position}.{node.op.label}.{field}", tensor)
                 fields[field] = self.leaves[name]
                 if isinstance(node.op, Clamp) and field == "high" and node.op.low is not None:

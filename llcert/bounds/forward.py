@@ -86,6 +86,8 @@ def propagate(
     earlier calls, for Start.SAVED. joint: as for `global_bound`.
     The result is an ESTIMATE: its norms come from power iteration, and rounding is not paid for.
     """
+    if unmasked is None and balls is not Balls.BOX:
+        raise ValueError(f"{balls} need the global bound")
     everything = torch.ones_like(region.centre, dtype=torch.bool)
     trace = Trace(hidden={program.input: Hidden(region, everything)})
     growth = {program.input: torch.ones_like(region.radius)}
@@ -173,9 +175,9 @@ def _squares(x: Tensor) -> Tensor:
 
 
 def _root(x: Tensor) -> Tensor:
-    """The square root, whose slope at zero is taken as zero."""
-    positive = x > 0
-    return torch.where(positive, torch.where(positive, x, 1.0).sqrt(), x)
+    """The square root, NaN below zero; its slope at zero is taken as zero."""
+    zero = x == 0
+    return torch.where(zero, x, torch.where(zero, 1.0, x).sqrt())
 
 
 def _middle(region: Region) -> tuple[Tensor, Tensor]:

@@ -54,7 +54,8 @@ def global_bound(
     for number, block in enumerate(program.blocks):
         rows, columns = _everything(program, block)
         for term, every in zip(block.terms, columns, strict=True):
-            start = (starts or {}).get(term, random_start((1, *term.columns), every, seed + number))
+            given = (starts or {}).get(term)
+            start = random_start((1, *term.columns), every, seed + number) if given is None else given
             norms[term], vectors[term] = _unmasked(term, rows, every, solver, start)
         sizes, radii = [norms[t][None] for t in block.terms], [growth[t.source][None] for t in block.terms]
         branches = solver if joint else None

@@ -83,7 +83,7 @@ def finetune(
         device=device,
     )
     folder = out or Path("runs", f"finetune-{Path(model).name.split('.')[0]}")
-    raise typer.Exit(run(Request(task, recipe or "finetune", fields, folder, resume=resume, overwrite=overwrite)))
+    raise typer.Exit(run(Request(task, recipe, fields, folder, resume=resume, overwrite=overwrite)))
 
 
 def train(

@@ -30,7 +30,10 @@ _MISSED, _INTERRUPTED = 1, 130
 
 @dataclass(frozen=True)
 class Outputs:
-    """What becomes of the results. json: a file, or `-` for stdout. fail_under: in percent."""
+    """What becomes of the results. json: a file, or `-` for stdout. fail_under: in percent.
+
+    again: the command that goes on with a run that was interrupted, where it is not this one with --resume.
+    """
 
     out: Path | None = None
     resume: bool = False
@@ -38,6 +41,7 @@ class Outputs:
     json: str | None = None
     tsv: Path | None = None
     fail_under: float | None = None
+    again: str = ""
 
     def __post_init__(self) -> None:
         if (self.resume or self.overwrite) and self.out is None:
@@ -148,7 +152,7 @@ def _interrupted(report: Report, model: str, outputs: Outputs) -> int:
     if outputs.out is None:
         message = f"{done}; nothing was kept (with --out DIR a run can be resumed)"
     else:
-        command = f"llcert certify {shlex.quote(model)} --out {shlex.quote(str(outputs.out))} --resume"
+        command = outputs.again or f"llcert certify {shlex.quote(model)} --out {shlex.quote(str(outputs.out))} --resume"
         message = f"{done}; go on with: {command}"
     stderr().print(message, soft_wrap=True, markup=False)
     return _INTERRUPTED

@@ -31,7 +31,7 @@ from llcert_train.folder import TrainingFolder, open_folder
 from llcert_train.job import Job, Task, prepare
 from llcert_train.metrics import Epoch, HeldOut
 from llcert_train.settings import Recipe, read_recipe
-from llcert_train.team import assembled, own_device
+from llcert_train.team import assembled, own_device, own_rank
 from llcert_train.zoo import ARCHITECTURES
 
 _INTERRUPTED = 130
@@ -39,8 +39,8 @@ _INTERRUPTED = 130
 
 @dataclass(frozen=True)
 class Request:
-    """What the command line asked. recipe: a name or a file; None is a recipe of defaults. fields: of the recipe, those
-    that were given by options, None for the others."""
+    """What the command line asked. recipe: a name or a file, None for the command's own; a run that goes on has its
+    recipe already. fields: of the recipe, those that were given by options, None for the others."""
 
     task: Task
     recipe: str | None
@@ -52,27 +52,33 @@ class Request:
 
 def run(request: Request) -> int:
     """Trains, exports, certifies; the exit code. Raises LlcertError for everything that cannot be done."""
+    rank = own_rank()
+    folder = open_folder(request.out, resume=request.resume, overwrite=request.overwrite, rank=rank)
+    if folder.stored is not None:
+        request = dataclasses.replace(request, task=request.task.filled(folder.stored.task))
+    recipe, console = _recipe(request, folder), Console(quiet=True) if rank else stderr()
     device = own_device(device_of(request.task.device))
-    with assembled(device) as team:
-        folder = open_folder(request.out, resume=request.resume, overwrite=request.overwrite, rank=team.rank)
-        task = request.task if folder.stored is None else request.task.filled(folder.stored.task)
-        console = stderr() if team.leads else Console(quiet=True)
-        job = prepare(task, _recipe(request, folder), team=team, progress=DownloadProgress(console))
-        folder.begin(task.to_json(), job.recipe.to_json(), job.identity)
-        try:
-            if not _trained(job, folder, console):
-                return _interrupted(request, folder, job, console)
-            return _delivered(request, folder, job, console) if team.leads else 0
-        finally:
-            folder.close()
+    try:
+        with assembled(device) as team:
+            job = prepare(request.task, recipe, team=team, progress=DownloadProgress(console))
+            folder.begin(request.task.to_json(), recipe.to_json(), job.identity)
+            finished = _trained(job, folder, console)
+        if not finished:
+            return _interrupted(request, folder, job, console)
+        return 0 if rank else _delivered(request, folder, job, console)
+    finally:
+        folder.close()
 
 
 def _recipe(request: Request, folder: TrainingFolder) -> Recipe:
     """The recipe of the run that goes on, or the one asked for; options win over it."""
-    if folder.stored is not None and request.recipe in (None, "finetune"):
+    default = "" if request.task.model is None else "finetune"
+    if folder.stored is not None:
         base = Recipe(**folder.stored.recipe)
+    elif request.recipe or default:
+        base = read_recipe(request.recipe or default)
     else:
-        base = Recipe() if request.recipe is None else read_recipe(request.recipe)
+        base = Recipe()
     recipe = base.changed(request.fields)
     if request.task.model is None and not recipe.arch:
         raise InvalidInput(f"name an architecture ({', '.join(ARCHITECTURES)}) or a --recipe that has one")
@@ -99,6 +105,11 @@ def _trained(job: Job, folder: TrainingFolder, console: Console) -> bool:
             if trainer.team.any(stopped.is_set, trainer.program.device):
                 folder.save(trainer.state())
                 return False
+    if not trainer.done:
+        console.print(
+            f"the time is up: stopped after epoch {trainer.epoch} of {trainer.plan.epochs}, before the rate had fallen",
+            soft_wrap=True,
+        )
     return True
 
 
@@ -150,15 +161,18 @@ def _watched() -> Iterator[_Stop]:
             signal.signal(number, handler)
 
 
-def _interrupted(request: Request, folder: TrainingFolder, job: Job, console: Console) -> int:
+def _again(request: Request, folder: TrainingFolder) -> str:
+    """The command that goes on with the run."""
+    out = f"--out {shlex.quote(str(folder.path))} --resume"
     if request.task.model is None:
-        command = f"llcert train --out {shlex.quote(str(folder.path))} --resume"
-    else:
-        model = shlex.quote(str(request.task.model))
-        command = f"llcert finetune {model} --out {shlex.quote(str(folder.path))} --resume"
-    trainer = job.trainer
+        return f"llcert train {out}"
+    return f"llcert finetune {shlex.quote(str(request.task.model))} {out}"
+
+
+def _interrupted(request: Request, folder: TrainingFolder, job: Job, console: Console) -> int:
+    step, steps = job.trainer.step, job.trainer.plan.steps
     console.print(
-        f"interrupted after step {trainer.step:,} of {trainer.plan.steps:,}, saved; go on with: {command}",
+        f"interrupted after step {step:,} of {steps:,}, saved; go on with: {_again(request, folder)}",
         soft_wrap=True,
         markup=False,
     )
@@ -170,7 +184,7 @@ def _delivered(request: Request, folder: TrainingFolder, job: Job, console: Cons
     llcert.save(job.network(), folder.model)
     question = dataclasses.replace(job.question, data=request.task.test_data or job.question.data)
     summary = folder.certify / SUMMARY
-    outputs = Outputs(out=folder.certify, resume=folder.certify.exists())
+    outputs = Outputs(out=folder.certify, resume=folder.certify.exists(), again=_again(request, folder))
     code = certify(str(folder.model), question, outputs, dataset=job.test)
     if code:
         return code

@@ -235,17 +235,17 @@ EXPONENTS = [0.0, 0.01, 0.5, 1.0, 2.0, 5.0]
 
 
 class TestLogitAnnealing:
-    @given(exponent=st.sampled_from(EXPONENTS), offset=st.floats(0, 4), **SIZES)
+    @given(exponent=st.sampled_from(EXPONENTS), offset=st.floats(0, 4), heat=st.floats(0.5, 2), **SIZES)
     @settings(max_examples=60, deadline=None)
-    def test_formula(self, exponent: float, offset: float, seed: int, batch: int, classes: int) -> None:
+    def test_formula(self, exponent: float, offset: float, heat: float, seed: int, batch: int, classes: int) -> None:
         logits, rise, labels = draw(seed, batch, classes)
         expected = []
         for scores, y in zip((logits + rise).tolist(), labels.tolist(), strict=True):
-            lowered = [s - offset * (j == y) for j, s in enumerate(scores)]
+            lowered = [(s - offset * (j == y)) / heat for j, s in enumerate(scores)]
             p = math.exp(-entropy(lowered, y))
             missing = math.fsum(math.exp(-entropy(lowered, j)) for j in range(classes) if j != y)
-            expected.append(-(missing**exponent) * math.log(p))
-        found = losses.logit_annealing(logits + rise, labels, exponent=exponent, offset=offset)
+            expected.append(-heat * (missing**exponent) * math.log(p))
+        found = losses.logit_annealing(logits + rise, labels, exponent=exponent, offset=offset, temperature=heat)
         assert float(found) == pytest.approx(mean(expected), rel=1e-9, abs=1e-12)
 
     @given(**SIZES)

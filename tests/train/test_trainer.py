@@ -335,10 +335,13 @@ def test_a_run_that_diverges_leaves_its_last_checkpoint(tmp_path: Path) -> None:
     again.folder.close()
 
 
-def test_a_last_step_that_diverges_leaves_finite_weights(tmp_path: Path) -> None:
-    """One step: nothing looks at the weights again before they are saved."""
-    run = asked(tmp_path, rate=1e30, final_rate=1e30, epochs=1, batch=1000).begun(tmp_path / "out").go()
-    assert all(bool(p.isfinite().all()) for p in run.job.trainer.weights.leaves.values())
+def test_a_last_step_that_diverges_is_not_saved(tmp_path: Path) -> None:
+    """One step: no other would notice."""
+    run = asked(tmp_path, rate=1e30, final_rate=1e30, epochs=1, batch=1000).begun(tmp_path / "out")
+    with pytest.raises(Diverged, match=r"global Lipschitz bound .* --resume"):
+        run.go()
+    run.folder.close()
+    assert not (tmp_path / "out" / "checkpoint.pt").exists()
 
 
 # Cost and clocks
