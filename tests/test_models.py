@@ -14,7 +14,16 @@ import pytest
 from llcert.data import load_dataset
 
 MODELS = Path(__file__).parents[1] / "models"
-NAMES = ["digits_maxmin_clipped", "digits_relu", "digits_relu_theta", "digits_residual_bn"]
+DIGITS = ("digits", "0.5", (1, 8, 8))
+ABOUT = {
+    "digits_maxmin_clipped": DIGITS,
+    "digits_relu": DIGITS,
+    "digits_relu_theta": DIGITS,
+    "digits_residual_bn": DIGITS,
+    "mnist_mlp_maxmin": ("mnist", "1.58", (1, 28, 28)),
+}
+"""Data, eps and input shape of every committed network."""
+NAMES = list(ABOUT)
 
 
 @pytest.fixture(params=NAMES)
@@ -37,13 +46,14 @@ def test_every_model_has_a_test_and_a_card() -> None:
 def test_metadata_and_signature(path: Path) -> None:
     model = onnx.load(path)
     onnx.checker.check_model(model, full_check=True)
-    assert {entry.key: entry.value for entry in model.metadata_props} == {"llcert.data": "digits", "llcert.eps": "0.5"}
+    data, eps, expected = ABOUT[path.stem]
+    assert {entry.key: entry.value for entry in model.metadata_props} == {"llcert.data": data, "llcert.eps": eps}
     assert 17 <= max(entry.version for entry in model.opset_import) <= 20
     (image,), (logits,) = model.graph.input, model.graph.output
     assert (image.name, logits.name) == ("image", "logits")
     batch, *shape = image.type.tensor_type.shape.dim
     assert batch.dim_param == "batch"
-    assert [size.dim_value for size in shape] == [1, 8, 8]
+    assert tuple(size.dim_value for size in shape) == expected
 
 
 def test_nothing_lies_outside_the_file(path: Path) -> None:
@@ -59,8 +69,10 @@ def test_batch_norm_stays_a_node_of_its_own() -> None:
     assert kinds["Add"] == 2
 
 
-def test_clean_accuracy_is_the_cards(path: Path) -> None:
-    data = load_dataset("digits", split="test")
+def test_clean_accuracy_is_the_cards(path: Path, request: pytest.FixtureRequest) -> None:
+    name = ABOUT[path.stem][0]
+    root = None if name == "digits" else request.getfixturevalue("shared_data")
+    data = load_dataset(name, split="test", root=root)
     session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
     right = 0
     for batch in data.batches(range(len(data)), 128):
