@@ -93,7 +93,7 @@ def assembled(device: torch.device) -> Iterator[Team]:
 
 def own_rank() -> int:
     """The number that torchrun gave this process; 0 for one that is alone."""
-    return _number("RANK", 0)
+    return _number("RANK", 0) if _number("WORLD_SIZE", 1) > 1 else 0
 
 
 def _number(name: str, default: int) -> int:

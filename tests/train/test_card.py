@@ -48,8 +48,6 @@ def told(*looks: HeldOut | None, **summary: Any) -> str:
 
 
 LOOKS = [HeldOut(64, 0.25 * n, 0.1 * n, 0.01 * n, global_lipschitz=9.0 / (n + 1)) for n in range(4)]
-    HeldOut(64, 0.25 * n, 0.1 * n, 0.01 * n, global_lipschitz=9.0 / (n + 1), local_lipschitz=None) for n in range(4)
-]
 
 
 def test_it_tells_what_was_measured() -> None:

@@ -134,6 +134,32 @@ def test_test_images_of_another_kind(tmp_path: Path) -> None:
             refused(Asked(Task(model, test_data=other), recipe))
 
 
+def test_a_test_set_may_lack_the_last_classes(tmp_path: Path) -> None:
+    """A path counts the classes that it happens to hold."""
+    train, test = data_file(tmp_path / "d.npz", [0, 1, 2] * 10), data_file(tmp_path / "t.npz", [0, 1, 1])
+    for model in (None, saved(small_network(), tmp_path / "m.onnx")):
+        job = prepare(Task(model, test_data=test, device="cpu"), Recipe(data=train, eps="0.1", arch="mlp"))
+        assert len(llcert.certify(job.network(), job.test).samples) == 3
+
+
+@pytest.mark.parametrize("recipe", [{"crop": 4}, {"crop": 7}, {"flip": True}])
+def test_augmentation_that_the_images_do_not_allow(recipe: dict[str, Any], tmp_path: Path) -> None:
+    """Told before anything is written."""
+    shape = (1, 4, 4) if "crop" in recipe else (16,)
+    data = data_file(tmp_path / "d.npz", [0, 1, 2] * 10, shape)
+    refused(Asked(Task(None), Recipe(data=data, eps="0.1", arch="mlp", **recipe)), "crop")
+
+
+def test_sparsity_needs_bounds(tmp_path: Path) -> None:
+    refused(asked(tmp_path, loss="standard", sparsity=0.1), "sparsity: the standard loss computes no bounds")
+
+
+@pytest.mark.parametrize("recipe", [{"quantile": 0.9}, {"per": "channel"}, {"batch_norm": "fold"}])
+def test_surgery_is_for_networks_that_are_imported(recipe: dict[str, Any], tmp_path: Path) -> None:
+    asked(tmp_path, **recipe).job()
+    refused(asked(tmp_path, new=True, arch="mlp", **recipe), f"{next(iter(recipe))}: only networks that are imported")
+
+
 def test_images_that_do_not_fit_the_network(tmp_path: Path) -> None:
     path = saved(small_network(), tmp_path / "m.onnx")
     data = data_file(tmp_path / "d.npz", [0, 1, 2] * 10, (3, 5, 5))
@@ -386,6 +412,17 @@ def test_surgery_costs_no_accuracy(quantile: float, tmp_path: Path) -> None:
     ops = [n.op for n in after.operators() if isinstance(n.op, Clamp)]
     assert len(ops) == 3
     assert all(op.high is not None and bool((op.high > 0).all()) for op in ops)
+
+
+def test_surgery_that_would_cost_accuracy_is_out_of_reach() -> None:
+    """Half of all values clipped ruins a network that knows its digits; the largest of them clip nothing."""
+    job = prepare(Task(MODELS / "digits_relu.onnx", device="cpu"), Recipe(quantile=0.5))
+    (note,) = (n for n in job.notes if n.startswith("surgery"))
+    assert "quantile 1)" in note
+    images, _ = job.trainer.data.batch(torch.arange(len(job.trainer.data)))
+    with torch.no_grad():
+        expected = llcert.load(MODELS / "digits_relu.onnx")(images)
+        torch.testing.assert_close(job.trainer.program.logits(images), expected)
 
 
 def test_keep_changes_nothing(tmp_path: Path) -> None:

@@ -13,7 +13,8 @@ from toy_runs import Run, asked, same, timeless_state
 
 from llcert.bounds import global_bound
 from llcert.ops import Clamp
-from llcert_train.metrics import Epoch
+from llcert_train.finetune import finetune
+from llcert_train.metrics import Epoch, HeldOut
 from llcert_train.settings import Loss
 from llcert_train.trainer import Diverged
 
@@ -342,6 +343,54 @@ def test_a_last_step_that_diverges_is_not_saved(tmp_path: Path) -> None:
         run.go()
     run.folder.close()
     assert not (tmp_path / "out" / "checkpoint.pt").exists()
+
+
+@pytest.mark.parametrize("bound", [None, 1e16, 1e300])
+def test_a_bound_out_of_all_proportion_stops_the_run(bound: float | None, tmp_path: Path) -> None:
+    """Before the epoch is written and saved; one that is only large is no reason."""
+    run = asked(tmp_path, checkpoint=0.0).begun(tmp_path / "out")
+    bounds = {0: 1e9, 1: bound}
+
+    def watch(starts: object) -> HeldOut:
+        return HeldOut(global_lipschitz=bounds[run.job.trainer.epoch])
+
+    told: list[object] = []
+    with pytest.raises(Diverged) as caught:
+        told.extend(finetune(run.job.trainer, watch, run.folder))  # type: ignore[arg-type]
+    run.folder.close()
+    (line,) = str(caught.value).splitlines()
+    assert "epoch 1" in line
+    assert "--rate" in line
+    assert [e.epoch for e in told if isinstance(e, Epoch)] == [0]
+    assert [line["epoch"] for line in run.lines] == [0]
+    assert run.folder.checkpoint()["step"] == 4  # type: ignore[index]
+
+
+@pytest.mark.parametrize(
+    "changed", [{"rate": 0.001, "final_rate": 1e-5}, {"clip_gradient": 0.01}, {"checkpoint": 3.0, "evaluate": 5}]
+)
+def test_a_run_goes_on_more_carefully(changed: dict[str, Any], tmp_path: Path) -> None:
+    """With what may change between two runs of one training: the steps that follow obey it."""
+    question = asked(tmp_path, rate=0.01)
+    question.begun(tmp_path / "out").go(5)
+    careful = replace(question, recipe=question.recipe.changed(changed))
+    run = careful.begun(tmp_path / "out", resume=True)
+    trainer = run.job.trainer
+    assert trainer.step == 5
+    before = {k: v.detach().clone() for k, v in trainer.moved.items()}
+    steps = noted_calls(run)
+    schedule = trainer.schedule
+    assert [rate for *_, rate in steps] == [schedule.rate(n / 10) for n in range(5, 10)]
+    assert schedule.recipe.rate == changed.get("rate", 0.01)
+    again = question.begun(tmp_path / "other")
+    again.go()
+    same_end = same(timeless_state(again.job)["weights"], timeless_state(run.job)["weights"])
+    assert same_end is ("checkpoint" in changed), "what only watches and saves changes no weight"
+    assert not same(before, {k: v.detach() for k, v in trainer.moved.items()})
+    third = careful.begun(tmp_path / "out", resume=True)
+    third.folder.close()
+    assert third.folder.stored is not None
+    assert third.folder.stored.recipe == careful.recipe.to_json()
 
 
 # Cost and clocks
