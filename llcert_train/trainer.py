@@ -167,10 +167,11 @@ class Trainer:
 
     def check_norm(self, epoch: Epoch) -> None:
         """Raises Diverged where the global bound that an epoch ended with is out of all proportion."""
-        look = epoch.held_out
-        if look is not None and not (look.global_lipschitz is not None and look.global_lipschitz < _HOPELESS):
-            found = f"the global Lipschitz bound is {look.global_lipschitz}"
-            raise Diverged(f"training diverged by epoch {epoch.epoch}: {found}; {_ADVICE}")
+        bound = 0.0 if epoch.held_out is None else epoch.held_out.global_lipschitz
+        if self.team.any(bound is None or not bound < _HOPELESS, self.program.device):
+            raise Diverged(
+                f"training diverged by epoch {epoch.epoch}: the global Lipschitz bound is {bound}; {_ADVICE}"
+            )
 
     def cost(self) -> float:
         """Seconds that loss and gradient of a step take at the end of the ramp, measured without moving anything."""

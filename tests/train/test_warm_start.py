@@ -227,7 +227,7 @@ class TestState:
 
     def test_of_other_images_is_an_error(self) -> None:
         (_, starts), (_, other) = room(), room(images=IMAGES + 1)
-        with pytest.raises(RuntimeError):
+        with pytest.raises(ValueError, match="warm starts"):
             other.restore(starts.state())
 
 
