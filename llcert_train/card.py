@@ -84,7 +84,8 @@ def _length(epochs: tuple[Epoch, ...]) -> str:
     last = epochs[-1]
     speed = [e.train.images_per_second for e in epochs if e.train is not None and e.train.images_per_second is not None]
     rate = f", {sum(speed) / len(speed):,.0f} images a second" if speed else ""
-    return f"{last.epoch} epoch{'' if last.epoch == 1 else 's'}, {last.step:,} steps, {(last.seconds or 0) / 60:.1f} minutes{rate}"
+    minutes = (last.seconds or 0) / 60
+    return f"epochs: {last.epoch}; steps: {last.step:,}; {minutes:.1f} minutes{rate}"
 
 
 def _percent(share: float | None) -> str:

@@ -61,7 +61,7 @@ def test_it_tells_what_was_measured() -> None:
         "12.50",
     ]
     assert "Global Lipschitz bound 1.23. Assurance: `estimate`. An estimate, not a proof." in text
-    assert "1 epochs, 10 steps, 1.0 minutes, 1,500 images a second" in text
+    assert "epochs: 1; steps: 10; 1.0 minutes, 1,500 images a second" in text
 
 
 def test_before_and_after_are_the_first_look_and_the_last() -> None:
