@@ -285,6 +285,6 @@ def test_interrupted_and_resumed_gives_the_same_model(run: Run, tmp_path: Path) 
 
 
 def test_another_recipe_cannot_be_resumed(run: Run, tuned: Path) -> None:
-    result = run("finetune", MODELS / "digits_relu.onnx", "--out", tuned, "--resume", "--rate", 0.5)
+    result = run("finetune", MODELS / "digits_relu.onnx", "--out", tuned, "--resume", "--kappa", 0.5)
     assert result.code == 2
-    assert "rate is 0.5 now, but was 0.001" in result.complaint
+    assert "kappa is 0.5 now, but was 0.0" in result.complaint
