@@ -196,7 +196,7 @@ def _tiny_imagenet(root: Path, classes: int = 2, each: int = 4) -> None:
     for wnid in wnids:
         for part in (f"train/{wnid}/images", "val/images"):
             (top / part).mkdir(parents=True, exist_ok=True)
-            for i in range(each):
+            for i in range(each if part.startswith("train") else 1):  # certifying one takes minutes
                 stream = io.BytesIO()
                 Image.fromarray(rng.integers(0, 256, (64, 64, 3), dtype=np.uint8)).save(stream, "JPEG")
                 name = f"{wnid}_{i}.JPEG" if part.startswith("train") else f"val_{len(lines)}.JPEG"
