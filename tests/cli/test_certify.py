@@ -282,7 +282,12 @@ def test_debugging_shows_the_traceback(run: Run, monkeypatch: pytest.MonkeyPatch
 def test_a_real_interrupt(model: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     command = [sys.executable, "-m", "llcert", "certify", str(model), "--batch-size", "1", "--out", str(out)]
-    with subprocess.Popen([*command, "--attack-restarts", "50"], stderr=subprocess.PIPE, text=True) as process:
+
+    def heard() -> None:
+        signal.signal(signal.SIGINT, signal.SIG_DFL)  # a job in the background inherits it ignored
+
+    arguments = [*command, "--attack-restarts", "50"]
+    with subprocess.Popen(arguments, stderr=subprocess.PIPE, text=True, preexec_fn=heard) as process:
         assert process.stderr is not None
         while process.poll() is None and not ((out / "batches.jsonl").exists() and lines(out / "batches.jsonl")):
             time.sleep(0.01)
