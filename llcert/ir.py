@@ -14,6 +14,7 @@ from torch import Tensor
 
 from llcert.errors import UnsupportedModel
 from llcert.region import Region
+from llcert.relaxation import Relaxation, Zone
 
 Shape = tuple[int, ...]
 """The shape of one image's value, without the batch axis. Tensors are always `[batch, *shape]`."""
@@ -78,6 +79,10 @@ class LinearOp(Op):
         """`b`, broadcastable to the output shape; None for zero."""
         return None
 
+    def offset_size(self, like: Tensor) -> Tensor:
+        """At least `|b|` and all that an evaluation adds up to get it, `[1, *shape]`; like: an input."""
+        return self(like.new_zeros(1, *like.shape[1:])).abs()
+
     def __call__(self, *values: Tensor) -> Tensor:
         (x,) = values
         y, b = self.linear(x), self.offset
@@ -127,6 +132,10 @@ class Activation(Op):
     def secant(self, z: Region) -> Tensor:
         """Upper bounds like `slope`, but for `b = z.centre` alone (METHOD, section 3); never larger than `slope`."""
         return self.slope(z)
+
+    def relaxations(self, zone: Zone) -> tuple[Relaxation, ...] | None:
+        """The steps a backward pass takes through it over `zone`, the first applied first; None: it cannot."""
+        return None
 
     @abstractmethod
     def global_slope(self, shape: Shape) -> Tensor:

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from llcert.bounds.box import Hidden, box
 from llcert.bounds.join import Reach, reach
 from llcert.bounds.lipschitz import GlobalBound
 from llcert.ir import LinearOp, Node
@@ -38,14 +39,6 @@ class Balls(enum.Enum):
     LOCAL = "local"  # norms of each image's masked maps (eq. 6)
     GLOBAL = "global"  # unmasked norms, the same for all images (BCP)
     BOX = "box"  # none: the farthest corner of the box (interval bounds)
-
-
-@dataclass(frozen=True)
-class Hidden:
-    """What is known of a block's output: its region, and which entries may vary (`[batch, *shape]`, boolean)."""
-
-    region: Region
-    varying: Tensor
 
 
 @dataclass(frozen=True)
@@ -125,64 +118,6 @@ def _reach(block: Block, masked: Mapping[Term, Masked], trace: Trace, solver: So
     sizes = [trace.norms[t].value for t in block.terms]
     radii = [trace.hidden[t.source].region.radius for t in block.terms]
     return reach(block, rows, columns, sizes, radii, solver, seed)
-
-
-def box(block: Block, sources: Mapping[Node, Hidden]) -> Region:
-    """Outer bounds of a block's value before its activation; the radius is left infinite.
-
-    Box rule by centre and half-width; where an operator is the first to add things up, its row norms times the ball
-    of its source cut the box (ball to box).
-    """
-    known = {s: _Known(h.region, (h.region.radius, h.varying.to(h.region.centre.dtype))) for s, h in sources.items()}
-    for node in block.body:
-        known[node] = _through(node, [known[i] for i in node.inputs])
-    return known[block.pre].region
-
-
-@dataclass(frozen=True)
-class _Known:
-    """A region on its way through a block; ball: (radius `[batch]`, factors) with `z - c = factors * (moved delta)`."""
-
-    region: Region
-    ball: tuple[Tensor, Tensor] | None = None
-
-
-def _through(node: Node, inputs: list[_Known]) -> _Known:
-    centre = node.op(*(i.region.centre for i in inputs))
-    unknown = torch.full_like(inputs[0].region.radius, torch.inf)
-    if not isinstance(node.op, LinearOp):
-        lower, upper = (
-            node.op(*parts) for parts in ([i.region.lower for i in inputs], [i.region.upper for i in inputs])
-        )
-        return _Known(Region(centre, lower, upper, unknown))
-    (source,) = inputs
-    magnitude = node.op.transformed(torch.abs)
-    middle, half = _middle(source.region)
-    middle, half = node.op(middle), magnitude.linear(half)
-    lower, upper = middle - half, middle + half
-    if source.ball is None:
-        return _Known(Region(centre, lower, upper, unknown))
-    radius, factors = source.ball
-    if node.op.moves:
-        return _Known(Region(centre, lower, upper, unknown), (radius, magnitude.linear(factors)))
-    reach = _root(node.op.transformed(_squares).linear(_squares(factors))) * spread(radius, centre)
-    return _Known(Region(centre, torch.maximum(lower, centre - reach), torch.minimum(upper, centre + reach), unknown))
-
-
-def _squares(x: Tensor) -> Tensor:
-    """Upper bounds of the squares, of which no product of two vanishes; zero stays zero."""
-    return torch.where(x == 0, x, x.square().clamp(min=torch.finfo(x.dtype).tiny ** 0.5))
-
-
-def _root(x: Tensor) -> Tensor:
-    """The square root, NaN below zero; its slope at zero is taken as zero."""
-    zero = x == 0
-    return torch.where(zero, x, torch.where(zero, 1.0, x).sqrt())
-
-
-def _middle(region: Region) -> tuple[Tensor, Tensor]:
-    """Middle and half-width of a box; NaN, which certifies nothing, where it is unbounded."""
-    return (region.lower + region.upper) / 2, (region.upper - region.lower) / 2
 
 
 def row_weights(block: Block, z: Region, rows: Rows) -> Tensor:

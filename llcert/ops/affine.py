@@ -63,6 +63,10 @@ class BatchNorm(LinearOp):
     def transformed(self, entrywise: Callable[[Tensor], Tensor]) -> Affine:
         return Affine(entrywise(self.scale))
 
+    def offset_size(self, like: Tensor) -> Tensor:
+        """The mean is taken off before it is scaled."""
+        return channelwise(self.bias.abs() + (self.mean * self.scale.flatten()).abs(), self.spatial)[None]
+
     def __call__(self, *values: Tensor) -> Tensor:
         (x,) = values
         return (x - channelwise(self.mean, self.spatial)) * self.scale + channelwise(self.bias, self.spatial)

@@ -11,6 +11,7 @@ from torch import Tensor
 from llcert.ir import Activation, Node, Shape, apply
 from llcert.ops.affine import Affine
 from llcert.region import Region
+from llcert.relaxation import Piecewise, Relaxation, Zone
 from llcert.registry import Call, OnnxBuilder, from_onnx, from_torch_op, to_onnx
 
 
@@ -66,6 +67,13 @@ class Clamp(Activation):
             s = torch.where(c > self.high, (self.high - bottom) / (c - bottom), s)
         s = torch.where((s >= 0) & (s <= 1), s, one)
         return torch.where(self.varying(z), s, torch.zeros_like(s))
+
+    def relaxations(self, zone: Zone) -> tuple[Relaxation, ...]:
+        zero, one, infinite = torch.zeros(()), torch.ones(()), torch.tensor(torch.inf)
+        low = -infinite if self.low is None else self.low
+        high = infinite if self.high is None else self.high
+        knots = torch.minimum(low.to(high), high.to(low)), high
+        return (Relaxation(Piecewise(self, knots, (zero, one, zero)), zone),)
 
     def global_slope(self, shape: Shape) -> Tensor:
         if self.low is None or self.high is None:

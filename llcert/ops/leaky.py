@@ -11,6 +11,7 @@ from torch import Tensor
 from llcert.ir import Activation, Node, Shape, apply
 from llcert.ops.affine import channelwise
 from llcert.region import Region
+from llcert.relaxation import Piecewise, Relaxation, Zone
 from llcert.registry import Call, OnnxBuilder, common_shape, from_onnx, from_torch_op, to_onnx
 
 
@@ -58,6 +59,9 @@ class Leaky(Activation):
             chord = (self(end) - value).abs() / (end - z.centre).abs()
             steepest = torch.maximum(steepest, torch.where(end == z.centre, at_centre, chord))
         return torch.where(steepest <= widest, steepest, widest)
+
+    def relaxations(self, zone: Zone) -> tuple[Relaxation, ...]:
+        return (Relaxation(Piecewise(self, (torch.zeros(()),), (self.slope_below, torch.ones(()))), zone),)
 
     def global_slope(self, shape: Shape) -> Tensor:
         return self.slope_below.abs().clamp(min=1)

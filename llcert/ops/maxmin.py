@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -15,7 +15,8 @@ from llcert.ops.affine import Affine
 from llcert.ops.maxpool import MaxPool
 from llcert.ops.movement import reshaped
 from llcert.ops.take import taken
-from llcert.region import Region
+from llcert.region import Region, length
+from llcert.relaxation import Piecewise, Relaxation, Zone
 from llcert.registry import Call, OnnxBuilder, batched_shape, from_onnx, from_torch_op, to_onnx
 
 
@@ -79,8 +80,58 @@ class MaxMin(Activation):
         b = torch.where(a_first, smallest, torch.where(b_first, largest, either))
         return self.merge(a, b).to(z.centre.dtype)
 
+    def relaxations(self, zone: Zone) -> tuple[Relaxation, ...]:
+        """Sorting, by `max, min = (a + b) / 2 +- |a - b| / 2`; then, if there are thresholds, clipping."""
+        sort = self._sorting(zone)
+        return (sort,) if self.high is None and self.low is None else (sort, self._clipping(zone))
+
+    def _sorting(self, zone: Zone) -> Relaxation:
+        """`|t|` for `t = a - b`. A ball around (a, b) holds t / sqrt 2 too: the rotation keeps lengths."""
+        pairs = (self.split(x) for x in (zone.centre, zone.lower, zone.upper, zone.weights))
+        (centre_a, centre_b), (lower_a, lower_b), (upper_a, upper_b), (weight_a, weight_b) = pairs
+        centre, rounding = centre_a - centre_b, torch.finfo(zone.centre.dtype).eps
+        lower, upper = _outwards(lower_a - upper_b, -1), _outwards(upper_a - lower_b, 1)
+        weights = torch.minimum(weight_a, weight_b) * (2**-0.5 * (1 - 2 * rounding))
+        radius = (zone.radius + rounding * length(weights * centre)) * (1 + 8 * rounding)
+        lower, upper = torch.minimum(lower, centre), torch.maximum(upper, centre)
+        distance = Zone(centre, lower, upper, weights, radius)
+        one = torch.ones(())
+        return Relaxation(Piecewise(torch.abs, (torch.zeros(()),), (-one, one)), distance, self._enter, self._leave)
+
+    def _enter(self, rows: Tensor) -> tuple[Tensor, Tensor]:
+        """Rows for max and min -> rows for |t|, and those for both a and b that pass it by."""
+        (largest, smallest), (images, count) = self.split(rows.flatten(0, 1)), rows.shape[:2]
+        differing, shared = (largest - smallest) / 2, (largest + smallest) / 2
+        return differing.unflatten(0, (images, count)), shared.unflatten(0, (images, count))
+
+    def _leave(self, rows: Tensor, shared: Tensor | None) -> Tensor:
+        """Rows for t, and those that passed by -> rows for a and b."""
+        assert shared is not None
+        return self.merge((shared + rows).flatten(0, 1), (shared - rows).flatten(0, 1)).unflatten(0, rows.shape[:2])
+
+    def _clipping(self, zone: Zone) -> Relaxation:
+        """Each of a sorted pair by itself. Sorting is nonexpansive, and moves nothing where the order is fixed."""
+        (lower_a, lower_b), (upper_a, upper_b) = self.split(zone.lower), self.split(zone.upper)
+        weight_a, weight_b = self.split(zone.weights)
+        both, a_first, b_first = torch.minimum(weight_a, weight_b), lower_a >= upper_b, lower_b >= upper_a
+        largest = torch.where(a_first, weight_a, torch.where(b_first, weight_b, both))
+        smallest = torch.where(a_first, weight_b, torch.where(b_first, weight_a, both))
+        ordered = replace(self, high=None, low=None)
+        box = (ordered(x) for x in (zone.centre, zone.lower, zone.upper))
+        like = torch.full_like(lower_a[:1], torch.inf)
+        low = self.merge(-like, like * -1 if self.low is None else self.low.expand_as(like))[0]
+        high = self.merge(like if self.high is None else self.high.expand_as(like), like)[0]
+        zero, one = torch.zeros(()), torch.ones(())
+        clip = Piecewise(lambda z: torch.minimum(torch.maximum(z, low), high), (low, high), (zero, one, zero))
+        return Relaxation(clip, Zone(*box, self.merge(largest, smallest), zone.radius))
+
     def global_slope(self, shape: Shape) -> Tensor:
         return torch.ones(())
+
+
+def _outwards(x: Tensor, direction: int) -> Tensor:
+    """The next floating-point number on one side."""
+    return torch.nextafter(x, x.new_full((), direction * torch.inf))
 
 
 @dataclass(frozen=True)

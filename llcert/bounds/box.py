@@ -1,0 +1,95 @@
+"""The box of a block's value before its activation, and the sizes that rounding is counted in (METHOD, sections 2, 8)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from llcert.ir import LinearOp, Node
+from llcert.program import Block
+from llcert.region import Region, spread
+
+
+@dataclass(frozen=True)
+class Hidden:
+    """What is known of a block's output: its region, and which entries may vary (`[batch, *shape]`, boolean)."""
+
+    region: Region
+    varying: Tensor
+
+
+def box(block: Block, sources: Mapping[Node, Hidden]) -> Region:
+    """Outer bounds of a block's value before its activation; the radius is left infinite.
+
+    Box rule by centre and half-width; where an operator is the first to add things up, its row norms times the ball
+    of its source cut the box (ball to box).
+    """
+    known = {s: _Known(h.region, (h.region.radius, h.varying.to(h.region.centre.dtype))) for s, h in sources.items()}
+    for node in block.body:
+        known[node] = _through(node, [known[i] for i in node.inputs])
+    return known[block.pre].region
+
+
+@dataclass(frozen=True)
+class _Known:
+    """A region on its way through a block; ball: (radius `[batch]`, factors) with `z - c = factors * (moved delta)`."""
+
+    region: Region
+    ball: tuple[Tensor, Tensor] | None = None
+
+
+def _through(node: Node, inputs: list[_Known]) -> _Known:
+    centre = node.op(*(i.region.centre for i in inputs))
+    unknown = torch.full_like(inputs[0].region.radius, torch.inf)
+    if not isinstance(node.op, LinearOp):
+        lower, upper = (
+            node.op(*parts) for parts in ([i.region.lower for i in inputs], [i.region.upper for i in inputs])
+        )
+        return _Known(Region(centre, lower, upper, unknown))
+    (source,) = inputs
+    magnitude = node.op.transformed(torch.abs)
+    middle, half = _middle(source.region)
+    middle, half = node.op(middle), magnitude.linear(half)
+    lower, upper = middle - half, middle + half
+    if source.ball is None:
+        return _Known(Region(centre, lower, upper, unknown))
+    radius, factors = source.ball
+    if node.op.moves:
+        return _Known(Region(centre, lower, upper, unknown), (radius, magnitude.linear(factors)))
+    reach = _root(node.op.transformed(_squares).linear(_squares(factors))) * spread(radius, centre)
+    return _Known(Region(centre, torch.maximum(lower, centre - reach), torch.minimum(upper, centre + reach), unknown))
+
+
+def _squares(x: Tensor) -> Tensor:
+    """Upper bounds of the squares, of which no product of two vanishes; zero stays zero."""
+    return torch.where(x == 0, x, x.square().clamp(min=torch.finfo(x.dtype).tiny ** 0.5))
+
+
+def _root(x: Tensor) -> Tensor:
+    """The square root, NaN below zero; its slope at zero is taken as zero."""
+    zero = x == 0
+    return torch.where(zero, x, torch.where(zero, 1.0, x).sqrt())
+
+
+def _middle(region: Region) -> tuple[Tensor, Tensor]:
+    """Middle and half-width of a box; NaN, which certifies nothing, where it is unbounded."""
+    return (region.lower + region.upper) / 2, (region.upper - region.lower) / 2
+
+
+def sizes(block: Block, sources: Mapping[Node, Tensor]) -> Tensor:
+    """`N |h| + |b|` through the body of a block, N the product of the absolute matrices: `[batch, *pre shape]`.
+
+    Every sum that an evaluation of the block adds up is at most that, so the error of an entry is at most `gamma` times
+    it (Higham 2002, section 3.5). sources: absolute values of the sources, or upper bounds of them.
+    """
+    known = dict(sources)
+    for node in block.body:
+        if isinstance(node.op, LinearOp):
+            size = known[node.inputs[0]]
+            known[node] = node.op.transformed(torch.abs).linear(size) + node.op.offset_size(size)
+        else:
+            known[node] = node.op(*(known[i] for i in node.inputs))
+    return known[block.pre]
