@@ -1,0 +1,56 @@
+"""What rounding may do to a computed number, and how to stay on the safe side of it (METHOD, section 8)."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Rounding:
+    """A floating-point format with round-to-nearest, in any order of summation, subnormals flushed or not.
+
+    unit: unit roundoff u. tiny: the smallest normal number, which bounds the absolute error of an underflow. largest:
+    the largest finite number.
+    """
+
+    unit: float
+    tiny: float
+    largest: float
+
+    def gamma(self, count: int) -> float:
+        """`n u / (1 - n u)`, rounded up: the relative error of `n` roundings in a row (Higham 2002, section 3.1).
+
+        Infinite where the format cannot bound so many.
+        """
+        product = count * self.unit
+        return math.nextafter(product / (1 - product) * (1 + 2**-50), math.inf) if product < 0.5 else math.inf
+
+    def above(self, value: Tensor, count: int = 1) -> Tensor:
+        """An upper bound of the exact value of which `value` is a computed one, `count` roundings deep.
+
+        value: float64, computed in this format from terms >= 0 with sums, products, quotients and roots only. Zero
+        stays zero only where nothing was rounded, so the result is positive; NaN stays NaN.
+        """
+        return value * (1 + self.gamma(count + 4)) + (count + 4) * self.tiny
+
+    def bound(self, value: float, count: int = 1) -> float:
+        """`above` for one number."""
+        return value * (1 + self.gamma(count + 4)) + (count + 4) * self.tiny
+
+
+DOUBLE = Rounding(2.0**-53, 2.0**-1022, torch.finfo(torch.float64).max)
+SINGLE = Rounding(2.0**-24, 2.0**-126, torch.finfo(torch.float32).max)
+
+
+def upwards(value: Tensor) -> Tensor:
+    """The next larger float64."""
+    return torch.nextafter(value, value.new_full((), torch.inf))
+
+
+def downwards(value: Tensor) -> Tensor:
+    """The next smaller float64."""
+    return torch.nextafter(value, value.new_full((), -torch.inf))
