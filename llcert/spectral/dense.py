@@ -42,9 +42,9 @@ def norm_bound(b: Tensor) -> tuple[Tensor, Tensor]:
         return b.new_zeros(len(b)), torch.zeros(len(b), dtype=torch.int64, device=b.device)
     scaled, exponent = normalised(b)
     products = gram(scaled)
-    bound, tries = largest_eigenvalue(products, _estimate(scaled, products))
-    root = torch.nextafter(bound.sqrt(), torch.full_like(bound, torch.inf))
     zero = (b == 0).all(2).all(1)
+    bound, tries = largest_eigenvalue(products, torch.where(zero, 1.0, _estimate(scaled, products)))
+    root = torch.nextafter(bound.sqrt(), torch.full_like(bound, torch.inf))
     return torch.where(zero, 0.0, shifted(root, exponent)), tries
 
 

@@ -26,7 +26,7 @@ def shared(masked: Masked, size: int) -> Shared:
     rows, columns = masked.rows.abs(), masked.columns.abs()
     of = torch.arange(masked.batch, device=rows.device)
     if size > 1:
-        chain = _chain(torch.cat([rows.flatten(1), columns.flatten(1)], 1) != 0)
+        chain = _chain(torch.cat([_relative(rows), _relative(columns)], 1))
         of = torch.empty_like(of).scatter_(0, chain, torch.arange(masked.batch, device=rows.device) // size)
         groups = range(-(-masked.batch // size))
         rows = torch.stack([rows[of == g].amax(0) for g in groups]) if masked.batch else rows
@@ -34,13 +34,18 @@ def shared(masked: Masked, size: int) -> Shared:
     return Shared(Masked(masked.map, rows, columns), of)
 
 
-def _chain(kept: Tensor) -> Tensor:
-    """An order of the images in which each is followed by the most similar one left. kept: boolean, `[batch, n]`."""
-    marks = kept.float()
-    apart = torch.cdist(marks, marks, p=1)
-    chain = [0] if len(kept) else []
+def _relative(factors: Tensor) -> Tensor:
+    """Each image's factors by their largest, `[batch, n]`: what similarity is judged by; NaN counts as zero."""
+    flat = factors.flatten(1)
+    return (flat / flat.amax(1, keepdim=True)).nan_to_num(0.0, 0.0, 0.0) if flat.numel() else flat
+
+
+def _chain(factors: Tensor) -> Tensor:
+    """An order of the images in which each is followed by the most similar one left. factors: `[batch, n]`."""
+    apart = torch.cdist(factors, factors, p=1)
+    chain = [0] if len(factors) else []
     apart[:, chain] = torch.inf
-    while 0 < len(chain) < len(kept):
+    while 0 < len(chain) < len(factors):
         chain.append(int(apart[chain[-1]].argmin()))
         apart[:, chain[-1]] = torch.inf
-    return torch.tensor(chain, dtype=torch.int64, device=kept.device)
+    return torch.tensor(chain, dtype=torch.int64, device=factors.device)

@@ -17,7 +17,10 @@ from llcert.spectral.gram import root
 Floats = NDArray[np.float64]
 
 DENSE = 192
-"""Gram matrices up to this size are proved as dense ones, and so are those whose band takes a third of them."""
+"""Gram matrices up to this size are proved as dense ones."""
+
+SHARE = 1 / 3
+"""The part of its side that a Gram matrix's band may take up; wider ones are proved as dense ones too."""
 
 SAMPLE = 64
 """Rows of a Gram matrix from which its number of entries is estimated before it is formed."""
@@ -72,7 +75,7 @@ def _norm_bound(b: Any, natural: NDArray[np.int64], memory: float) -> tuple[floa
         if _entries_of_gram(b) * 32 > memory:
             return math.inf, 0
         gram = banded_gram(b, natural)
-        if 3 * gram.band < gram.size:
+        if gram.band < SHARE * gram.size:
             if 8 * (gram.band + 1) * gram.size > memory:
                 return math.inf, 0
             eigenvalue, tries = largest_eigenvalue(gram)
