@@ -56,11 +56,11 @@ def random_layer(seed: int, images: int = 2) -> Layer:
     return Layer(kind, Masked(map_, rows, columns), matrix)
 
 
-def norm_from_below(layer: Layer, image: int) -> float:
+def norm_from_below(layer: Layer, image: int) -> np.longdouble:
     """The norm of one image's map to 17 digits or so, never above the truth: a Rayleigh quotient."""
     rows = layer.masked.rows[image].flatten().numpy().astype(np.longdouble)
     columns = layer.masked.columns[image].flatten().numpy().astype(np.longdouble)
-    return float(np.nextafter(largest(rows[:, None] * layer.matrix * columns), 0))
+    return largest(rows[:, None] * layer.matrix * columns)
 
 
 def largest(matrix: Extended) -> np.longdouble:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import math
 from dataclasses import dataclass
 from typing import Any
@@ -13,7 +12,7 @@ from scipy import sparse
 from torch import Tensor
 
 from llcert.spectral.linear_map import Provable
-from llcert.spectral.periods import Group, axes_of, groups_of
+from llcert.spectral.periods import axes_of, groups_of
 
 CHUNK = 2**22
 """Entries of the values that one product holds at a time."""
@@ -43,33 +42,18 @@ def written_out(map_: Provable, device: torch.device, memory: float) -> Explicit
     with torch.no_grad(), torch.backends.cudnn.flags(enabled=False):
         rows = map_.paths(torch.zeros(1, *map_.columns, dtype=torch.float64, device=device)).numel()
         parts: list[tuple[Tensor, Tensor, Tensor]] = []
-        groups = groups_of(axes_of(map_, device))
         chunk = max(CHUNK // max(rows, math.prod(map_.columns)), 1)
         size = 0
-        while batch := list(itertools.islice(groups, chunk)):
-            found = _entries(map_, batch, device)
-            size += len(found[0]) if found else 0
-            if found is None or 24 * size > memory:
+        for groups in groups_of(axes_of(map_, device), chunk):
+            values = map_.apply(groups.marks()).flatten(1)
+            if not bool(torch.isfinite(values).all()):
                 return None
-            parts.append(found)
+            group, row = values.nonzero(as_tuple=True)
+            size += len(row)
+            if 24 * size > memory:
+                return None
+            parts.append((row, groups.columns(group, row), values[group, row]))
     return _assembled(parts, (rows, math.prod(map_.columns)), device)
-
-
-def _entries(map_: Provable, groups: list[Group], device: torch.device) -> tuple[Tensor, Tensor, Tensor] | None:
-    """Rows, columns and values of the entries of some groups of columns; None where one is not finite."""
-    x = torch.zeros(len(groups), *map_.columns, dtype=torch.float64, device=device)
-    for entries, group in zip(x, groups, strict=True):
-        group.mark(entries)
-    y = map_.apply(x).flatten(1)
-    if not bool(torch.isfinite(y).all()):
-        return None
-    rows, columns, values = [], [], []
-    for image, group in zip(y, groups, strict=True):
-        outputs = image.nonzero()[:, 0]
-        rows.append(outputs)
-        columns.append(group.columns(outputs))
-        values.append(image[outputs])
-    return torch.cat(rows), torch.cat(columns), torch.cat(values)
 
 
 def _assembled(parts: list[tuple[Tensor, Tensor, Tensor]], shape: tuple[int, int], device: torch.device) -> Explicit:

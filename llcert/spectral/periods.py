@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -66,31 +65,40 @@ def _owners(map_: Provable, axis: int, period: int, device: torch.device) -> Ten
 
 
 @dataclass(frozen=True)
-class Group:
-    """Columns that one product writes out: those at these offsets of every axis."""
+class Groups:
+    """Sets of columns that one product each writes out: those at the same offsets of every axis.
 
-    offsets: tuple[int, ...]
+    offsets: `[groups, axes]`.
+    """
+
+    offsets: Tensor
     axes: tuple[Axis, ...]
 
-    def mark(self, entries: Tensor) -> None:
-        """Sets the group's columns in `[*columns]` to one."""
-        entries[tuple(slice(o, None, a.period) for o, a in zip(self.offsets, self.axes, strict=True))] = 1
+    def marks(self) -> Tensor:
+        """One at each group's columns, zero elsewhere, `[groups, *columns]`."""
+        marks = torch.ones(len(self.offsets), *[1] * len(self.axes), dtype=torch.float64, device=self.offsets.device)
+        for i, axis in enumerate(self.axes):
+            along = torch.arange(axis.size, device=self.offsets.device) % axis.period == self.offsets[:, i, None]
+            marks = marks * along.double().unflatten(1, [axis.size if j == i else 1 for j in range(len(self.axes))])
+        return marks
 
-    def columns(self, outputs: Tensor) -> Tensor:
-        """The flat index of the column that reaches each of these outputs."""
+    def columns(self, groups: Tensor, outputs: Tensor) -> Tensor:
+        """The flat index of the column of a group that reaches an output; both `[entries]`."""
         index = torch.zeros_like(outputs)
-        for offset, axis in zip(self.offsets, self.axes, strict=True):
-            owner = axis.owner[offset]
-            coordinate = owner[outputs] if len(owner) > 1 else owner.expand(len(outputs))
+        for i, axis in enumerate(self.axes):
+            offset = self.offsets[groups, i]
+            coordinate = axis.owner[offset, outputs if axis.owner.shape[1] > 1 else 0]
             index = index * axis.size + coordinate * axis.period + offset
         return index
 
 
-def groups_of(axes: tuple[Axis, ...]) -> Iterator[Group]:
-    """Groups that together hold every column once."""
-    return (Group(offsets, axes) for offsets in itertools.product(*(range(a.period) for a in axes)))
-
-
-def count(axes: tuple[Axis, ...]) -> int:
-    """The number of groups."""
-    return math.prod(a.period for a in axes)
+def groups_of(axes: tuple[Axis, ...], most: int) -> Iterator[Groups]:
+    """Groups, up to so many at a time, that together hold every column once."""
+    periods = [a.period for a in axes]
+    place = axes[0].owner.device if axes else torch.device("cpu")
+    for part in torch.arange(math.prod(periods), device=place).split(most):
+        offsets = []
+        for period in reversed(periods):
+            offsets.append(part % period)
+            part = part // period
+        yield Groups(torch.stack(offsets[::-1], 1) if offsets else part[:, None][:, :0], axes)

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from random_layers import Extended, Layer, chain, largest, norm_from_below, random_layer
+from scipy.sparse import coo_array, csr_array
 from torch import Tensor
 
 from llcert.errors import InvalidInput
@@ -67,7 +68,7 @@ def _layer(entries: Tensor) -> Layer:
 
 
 def _truths(layer: Layer) -> Tensor:
-    return torch.tensor([norm_from_below(layer, i) for i in range(layer.masked.batch)], dtype=torch.float64)
+    return torch.tensor([float(norm_from_below(layer, i)) for i in range(layer.masked.batch)], dtype=torch.float64)
 
 
 @pytest.fixture(params=["as it comes", "banded"])
@@ -88,7 +89,7 @@ def test_random_layers(way: str, request: pytest.FixtureRequest) -> None:
         for image, value in enumerate(norm.value.tolist()):
             truth = norm_from_below(layer, image)
             assert value >= truth, (seed, layer.kind, image)
-            excess.setdefault(layer.kind, []).append(value / truth - 1 if truth else value)
+            excess.setdefault(layer.kind, []).append(float(value / truth) - 1 if truth else value)
     assert statistics.median(excess.pop("dense")) <= 1e-3
     for kind, values in excess.items():
         assert statistics.median(values) <= 1e-2, kind
@@ -104,9 +105,60 @@ def test_rounding_is_paid_for(way: str, monkeypatch: pytest.MonkeyPatch, request
         layer = random_layer(seed)
         for image, value in enumerate(_prove(layer.masked).value.tolist()):
             truth = norm_from_below(layer, image)
-            assert value >= truth, (seed, layer.kind, image)
-            excess.append(value / truth - 1 if truth else value)
+            assert np.longdouble(value) >= truth, (seed, layer.kind, image)
+            excess.append(float(value / truth) - 1 if truth else value)
     assert statistics.median(excess) <= 1e-11, "the bound on rounding is far from what rounding does"
+
+
+@pytest.mark.parametrize("rows", [1, 2, 5])
+def test_rounding_that_never_cancels_is_paid_for(rows: int) -> None:
+    """Equal entries are rounded the same way every time they are added; their norm is known."""
+    for seed in range(10):
+        entry, length = float(_draw(1, seed=seed)), 1000 + 371 * seed
+        value = float(_prove(_whole(torch.full((rows, length), entry, dtype=torch.float64))).value)
+        truth = np.longdouble(abs(entry)) * np.sqrt(np.longdouble(rows * length))
+        assert truth <= np.longdouble(value) <= truth * (1 + 1e-8)
+
+
+@pytest.mark.parametrize("rows", [1, 3])
+def test_gram_matrices_are_as_wrong_as_they_say(rows: int) -> None:
+    for seed in range(30):
+        entry, length = float(_draw(1, seed=seed)), 1000 + 371 * seed
+        b = torch.full((1, rows, length), entry, dtype=torch.float64)
+        exact = np.longdouble(entry) ** 2 * length
+        dense = gram.gram(b)
+        assert np.abs(dense.entries[0].numpy() - exact).max() * rows <= float(dense.error) <= 1e-6 * exact
+        sparsely = banded.banded_gram(csr_array(b[0].T.numpy()), np.arange(rows))
+        assert np.abs(sparsely.entries.data - exact).max() * rows <= sparsely.error <= 1e-6 * exact
+
+
+@pytest.mark.parametrize("size", [1, 2, 7, 30])
+def test_proofs_at_the_edge_of_rounding(size: int) -> None:
+    """A factorisation may succeed a little below the eigenvalue; the bound is above it all the same."""
+    succeeded = 0
+    for seed in range(30):
+        b = _draw(1, size, size + 3, seed=seed)
+        matrix = gram.Gram(gram.gram(b).entries, torch.zeros(1, dtype=torch.float64))
+        truth = _largest_eigenvalue(matrix.entries[0].numpy().astype(np.longdouble))
+        sparsely = banded.BandedGram(coo_array(matrix.entries[0].numpy()), size - 1, 0.0)
+        for step in range(-4, 40, 2):
+            tau = float(truth) * (1 + step * 2.0**-53)
+            bounds = (
+                float(gram.eigenvalue_bound(matrix, torch.tensor([tau], dtype=torch.float64))),
+                banded.eigenvalue_bound(sparsely, tau),
+            )
+            assert min(np.longdouble(x) for x in bounds) >= truth
+            succeeded += math.isfinite(max(bounds))
+    assert succeeded > 100
+
+
+def _largest_eigenvalue(matrix: Extended) -> np.longdouble:
+    """The largest eigenvalue of a symmetric matrix in extended precision, rounded down by a few units."""
+    v = np.linalg.eigh(matrix.astype(np.float64))[1][:, -1].astype(np.longdouble)
+    for _ in range(3):
+        v = matrix @ v
+        v = v / np.sqrt(v @ v)
+    return v @ (matrix @ v) / (v @ v) * (1 - 8 * len(v) * np.finfo(np.longdouble).eps)
 
 
 def test_a_proof_below_the_norm_fails(way: str, monkeypatch: pytest.MonkeyPatch) -> None:
