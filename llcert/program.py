@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -12,6 +13,7 @@ from torch import Tensor
 from llcert.errors import UnsupportedModel
 from llcert.ir import Activation, Input, Join, LinearOp, Network, Node, Shape, apply, place, topological
 from llcert.ops import Clamp, Concat, Pad
+from llcert.rounding import DOUBLE
 
 __all__ = ["Block", "Program", "Term", "lower"]
 
@@ -52,8 +54,34 @@ class Term:
 
         entries: boolean `[batch, *source shape]`. Counts paths instead of multiplying weights, which may vanish.
         """
-        paths = self._forward(entries.to(torch.float64), lambda a: (a != 0).to(torch.float64))
-        return ~(paths == 0)
+        return ~(self.paths(entries.to(torch.float64)) == 0)
+
+    def paths(self, x: Tensor) -> Tensor:
+        """`P x`, P the number of ways from each entry of the source to each output; x: `[batch, *source shape]`."""
+        return self._forward(x, _nonzero)
+
+    @cached_property
+    def roundings(self) -> int:
+        """The n of `|fl(A x) - A x| <= gamma_n N |x|` in any order of summation; N is the matrix of `magnitude`.
+
+        A row with k entries is k products and sums, and 4 more for a factor that is computed itself (batch norm's).
+        """
+        return sum(_roundings(n) for n in self.nodes)
+
+    @cached_property
+    def underflow(self) -> float:
+        """Upper bound of what underflow adds to the error of an entry of `apply(x)` or `magnitude(x)` for |x| <= 1.
+
+        Every operation may lose the smallest normal number, a factor that is computed itself as much of what it meets.
+        """
+        one = torch.ones(1, *self.source.shape, dtype=torch.float64)
+        sizes, errors = {self.source: one}, {self.source: torch.zeros_like(one)}
+        for node in self.nodes:
+            largest = max(float(sizes[i].max()) for i in node.inputs if i in sizes and sizes[i].numel())
+            lost = 2 * _roundings(node) * DOUBLE.tiny * (1 + largest)
+            errors[node] = self._value(node, errors, one, _wide_magnitude) + lost
+            sizes[node] = self._value(node, sizes, one, _wide_magnitude)
+        return 2 * float(errors[self.output].max())
 
     def adjoint(self, y: Tensor) -> Tensor:
         """`A_s* y`, `[batch, *source shape]`."""
@@ -66,13 +94,16 @@ class Term:
     def _forward(self, x: Tensor, entrywise: Entrywise | None = None) -> Tensor:
         values: dict[Node, Tensor] = {self.source: x}
         for node in self.nodes:
-            if isinstance(node.op, LinearOp):
-                op = node.op.transformed(entrywise) if entrywise else node.op
-                values[node] = op.linear(values[node.inputs[0]])
-            else:
-                parts = [values[i] if i in values else x.new_zeros(x.shape[0], *i.shape) for i in node.inputs]
-                values[node] = node.op(*parts)
+            values[node] = self._value(node, values, x, entrywise)
         return values[self.output]
+
+    @staticmethod
+    def _value(node: Node, values: Mapping[Node, Tensor], like: Tensor, entrywise: Entrywise | None) -> Tensor:
+        """The value of one node; what does not depend on the source is zero."""
+        if isinstance(node.op, LinearOp):
+            op = node.op.transformed(entrywise) if entrywise else node.op
+            return op.linear(values[node.inputs[0]])
+        return node.op(*(values[i] if i in values else like.new_zeros(like.shape[0], *i.shape) for i in node.inputs))
 
     def _backward(self, y: Tensor, entrywise: Entrywise | None = None) -> Tensor:
         pending: dict[Node, Tensor] = {self.output: y}
@@ -91,6 +122,23 @@ class Term:
     @cached_property
     def _members(self) -> frozenset[Node]:
         return frozenset(self.nodes)
+
+
+def _nonzero(a: Tensor) -> Tensor:
+    return (a != 0).to(torch.float64)
+
+
+def _wide_magnitude(a: Tensor) -> Tensor:
+    return a.abs().to("cpu", torch.float64)
+
+
+def _roundings(node: Node) -> int:
+    """How many roundings an entry of the node's value has behind it, counted from the node's inputs."""
+    if not isinstance(node.op, LinearOp):
+        return len(node.inputs)
+    one = torch.ones(1, *node.inputs[0].shape, dtype=torch.float64)
+    entries = node.op.to("cpu", torch.float64).transformed(_nonzero).linear(one)
+    return math.ceil(float(entries.max())) + 4
 
 
 @dataclass(frozen=True)

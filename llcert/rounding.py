@@ -37,6 +37,10 @@ class Rounding:
         """
         return value * (1 + self.gamma(count + 4)) + (count + 4) * self.tiny
 
+    def bound(self, value: float, count: int = 1) -> float:
+        """`above` for one number."""
+        return value * (1 + self.gamma(count + 4)) + (count + 4) * self.tiny
+
 
 DOUBLE = Rounding(2.0**-53, 2.0**-1022, torch.finfo(torch.float64).max)
 SINGLE = Rounding(2.0**-24, 2.0**-126, torch.finfo(torch.float32).max)

@@ -28,8 +28,8 @@ LAYERS = (
 LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}
 SIDEWAYS = {
     ("spectral", "region"),
-    ("spectral", "errors"),
     ("spectral", "rounding"),
+    ("spectral", "errors"),
     ("region", "errors"),
     ("region", "rounding"),
     ("relaxation", "rounding"),
@@ -47,6 +47,7 @@ OWNERS = {
     "PIL": {"data"},
     "pyarrow": {"data"},
     "matplotlib": set(),
+    "scipy": {"spectral"},
     "llcert_train": {"cli"},
 }
 FILES = sorted((ROOT / "llcert").rglob("*.py"))

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor
 
 from llcert.program import Block, Term
 from llcert.region import length
+from llcert.rounding import DOUBLE
 from llcert.spectral import Masked, Solver, random_start
 
 
@@ -85,10 +87,31 @@ class SideBySide:
     def columns(self) -> tuple[int, ...]:
         return (sum(self.sizes),)
 
+    @cached_property
+    def roundings(self) -> int:
+        """Those of the deepest term, and one for each term that is added."""
+        return max(t.roundings for t in self.terms) + len(self.terms)
+
+    @cached_property
+    def underflow(self) -> float:
+        """Those of all terms together, and one underflow for each sum."""
+        return DOUBLE.bound(sum(t.underflow for t in self.terms), len(self.terms))
+
     def apply(self, x: Tensor) -> Tensor:
         """`sum A_s x_s`; x: `[batch, all entries]`."""
-        parts = [t.apply(p.unflatten(1, t.columns)) for t, p in zip(self.terms, x.split(self.sizes, 1), strict=True)]
-        return torch.stack(parts).sum(0)
+        return self._sum(x, Term.apply)
+
+    def magnitude(self, x: Tensor) -> Tensor:
+        """`sum N_s x_s`, N_s as in `Term.magnitude`; x >= 0."""
+        return self._sum(x, Term.magnitude)
+
+    def paths(self, x: Tensor) -> Tensor:
+        """`sum P_s x_s`, P_s as in `Term.paths`."""
+        return self._sum(x, Term.paths)
+
+    def _sum(self, x: Tensor, action: Callable[[Term, Tensor], Tensor]) -> Tensor:
+        pairs = zip(self.terms, x.split(self.sizes, 1), strict=True)
+        return torch.stack([action(t, part.unflatten(1, t.columns)) for t, part in pairs]).sum(0)
 
     def adjoint(self, y: Tensor) -> Tensor:
         """`[batch, all entries]`."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from torch import Tensor
 
@@ -22,6 +22,29 @@ class LinearMap(Protocol):
 
     def adjoint(self, y: Tensor) -> Tensor:
         """`A* y`, `[batch, *columns]`."""
+        ...
+
+
+@runtime_checkable
+class Provable(LinearMap, Protocol):
+    """A linear map that says what rounding does to it, as a proof needs to know."""
+
+    @property
+    def roundings(self) -> int:
+        """The n of `|fl(A x) - A x| <= gamma_n N |x|`, in any order of summation, underflow aside; N of `magnitude`."""
+        ...
+
+    @property
+    def underflow(self) -> float:
+        """Upper bound of what underflow adds to the error of an entry of `apply(x)` or `magnitude(x)` for |x| <= 1."""
+        ...
+
+    def magnitude(self, x: Tensor) -> Tensor:
+        """`N x` for a matrix N that is entrywise at least |A|, up to `roundings` and `underflow`; x >= 0."""
+        ...
+
+    def paths(self, x: Tensor) -> Tensor:
+        """`P x` for a matrix P of integers, positive wherever A is not zero by structure; x: float64."""
         ...
 
 

@@ -1,0 +1,117 @@
+"""The same proofs for large sparse maps, by a banded Cholesky factorisation (docs/decisions/proofs-of-norms.md)."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import linalg, sparse
+from scipy.sparse import csgraph
+from scipy.sparse import linalg as sparse_linalg
+
+from llcert.rounding import DOUBLE
+from llcert.spectral.gram import EXCESSES, roundings
+
+Floats = NDArray[np.float64]
+Integers = NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class BandedGram:
+    """The computed Gram matrix of a sparse map, symmetric, its rows in an order that keeps its band narrow.
+
+    entries: CSR, its lower triangle counts. band: entries below the diagonal. error: upper bound of the spectral norm
+    of what is wrong with it.
+    """
+
+    entries: Any
+    band: int
+    error: float
+
+    @property
+    def size(self) -> int:
+        return int(self.entries.shape[0])
+
+
+def banded_gram(b: Any, natural: Integers) -> BandedGram:
+    """`B* B` for CSR `B` with entries of at most 16 or so; natural: an order of its columns to try first.
+
+    |fl(B* B) - B* B| <= gamma |B|* |B| entrywise, and the norm of the right side is at most its largest row sum.
+    """
+    size = abs(b)
+    sums = float((size.T @ size.sum(1)).max(initial=0.0))
+    deepest = int(np.diff(b.tocsc().indptr).max(initial=0))
+    error = DOUBLE.gamma(roundings(deepest)) * DOUBLE.bound(sums, sum(b.shape) + 8)
+    lowest = 2**12 * (b.shape[1] + 1) * (deepest + 1) * DOUBLE.tiny
+    entries = (b.T @ b).tocsr()
+    order = _narrowest(entries, natural)
+    entries = entries[order][:, order].tocoo()
+    band = int(abs(entries.row - entries.col).max(initial=0))
+    return BandedGram(entries, band, DOUBLE.bound(error) + lowest)
+
+
+def _narrowest(entries: Any, natural: Integers) -> Integers:
+    """Of the order the map came in, the one given and reverse Cuthill-McKee, that with the narrowest band."""
+    near = csgraph.reverse_cuthill_mckee(sparse.csr_matrix(entries), symmetric_mode=True)
+    orders = [np.arange(entries.shape[0]), natural, near.astype(np.int64)]
+    coordinates = entries.tocoo()
+    return min(orders, key=lambda order: _band(coordinates, order))
+
+
+def _band(entries: Any, order: Integers) -> int:
+    place = np.empty_like(order)
+    place[order] = np.arange(len(order))
+    return int(abs(place[entries.row] - place[entries.col]).max(initial=0))
+
+
+def estimate(gram: BandedGram) -> float:
+    """The largest eigenvalue of the computed matrix by Lanczos, from below; NaN where it was not found."""
+    start = np.random.default_rng(0).standard_normal(gram.size)
+    try:
+        found = sparse_linalg.eigsh(gram.entries.tocsr(), 1, which="LA", tol=1e-10, v0=start, return_eigenvectors=False)
+    except (sparse_linalg.ArpackError, ValueError, TypeError):
+        return math.nan
+    return float(found[0])
+
+
+def eigenvalue_bound(gram: BandedGram, tau: float) -> float:
+    """An upper bound of the largest eigenvalue of the exact Gram matrix, a little above `tau`, or infinite.
+
+    A Cholesky factorisation that runs to its end has `R* R = H + D`, |D| <= gamma |R*||R| (Higham 2002, theorem 10.3),
+    in any order of summation. Row lengths of R and the diagonal of H agree up to the same factor, so that
+    `||D|| <= gamma / (1 - gamma) trace H` (Rump 2006), and `H = tau I - G` has no eigenvalue below that.
+    """
+    lower = np.zeros((gram.band + 1, gram.size))
+    below = gram.entries.row >= gram.entries.col
+    row, column = gram.entries.row[below], gram.entries.col[below]
+    lower[row - column, column] = -gram.entries.data[below]
+    lower[0] += tau
+    diagonal = lower[0].copy()
+    if not (np.isfinite(lower).all() and (diagonal > 0).all()):
+        return math.inf
+    try:
+        factor = linalg.cholesky_banded(lower, overwrite_ab=True, lower=True, check_finite=False)
+    except linalg.LinAlgError:
+        return math.inf
+    if not (np.isfinite(factor).all() and (factor[0] > 0).all()):
+        return math.inf
+    relative = DOUBLE.gamma(roundings(min(gram.band + 1, gram.size)))
+    if not relative < 0.5:
+        return math.inf
+    shift = DOUBLE.bound(relative / (1 - relative), 4) * DOUBLE.bound(float(diagonal.sum()), gram.size + 8)
+    shift += 2 * DOUBLE.unit * float(diagonal.max()) + 2**12 * (gram.size + 1) * (gram.band + 8) * DOUBLE.tiny
+    bound = DOUBLE.bound(tau + shift + gram.error, 16)
+    return bound if math.isfinite(bound) else math.inf
+
+
+def largest_eigenvalue(gram: BandedGram) -> tuple[float, int]:
+    """An upper bound of the largest eigenvalue of the exact Gram matrix and the proofs tried; infinite without one."""
+    guess = estimate(gram)
+    for tries, excess in enumerate(EXCESSES, 1):
+        bound = eigenvalue_bound(gram, guess * (1 + excess))
+        if math.isfinite(bound):
+            return bound, tries
+    return math.inf, len(EXCESSES)

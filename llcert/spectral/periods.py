@@ -1,0 +1,104 @@
+"""Which columns of a map can be written out by one product: those that meet in no row."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from llcert.spectral.linear_map import Provable
+
+CANDIDATES = (1, 2, 3, 4, 5, 6, 8)
+EXACT = 2.0**50
+"""Counts below this are exact in float64, and so is their rounding to whole numbers."""
+
+
+@dataclass(frozen=True)
+class Axis:
+    """Entries of one axis that lie `period` apart meet in no row, wherever they are on the other axes.
+
+    owner: for each offset below the period, the only coordinate (in periods) that reaches each output,
+    `[period, outputs]`; any number where none does.
+    """
+
+    size: int
+    period: int
+    owner: Tensor
+
+
+def axes_of(map_: Provable, device: torch.device) -> tuple[Axis, ...]:
+    """The least periods found, axis by axis; the whole axis where columns meet at any smaller one."""
+    return tuple(_axis(map_, axis, device) for axis in range(len(map_.columns)))
+
+
+def _axis(map_: Provable, axis: int, device: torch.device) -> Axis:
+    size = map_.columns[axis]
+    for period in (p for p in CANDIDATES if p < size):
+        owner = _owners(map_, axis, period, device)
+        if owner is not None:
+            return Axis(size, period, owner)
+    return Axis(size, size, torch.zeros(size, 1, dtype=torch.int64, device=device))
+
+
+def _owners(map_: Provable, axis: int, period: int, device: torch.device) -> Tensor | None:
+    """`Axis.owner` for a period, None where entries that far apart meet in a row.
+
+    With n paths to an output, of coordinates i: `n sum i^2 = (sum i)^2` only where all of them are equal
+    (Cauchy and Schwarz).
+    """
+    entries = torch.zeros(3, period, *map_.columns, dtype=torch.float64, device=device)
+    along = entries.movedim(2 + axis, -1)
+    for offset in range(period):
+        coordinates = torch.arange(len(range(offset, map_.columns[axis], period)), device=device).double()
+        for power in range(3):
+            along[power, offset, ..., offset::period] = coordinates**power
+    counts = map_.paths(entries.flatten(0, 1)).flatten(1).round().unflatten(0, (3, period))
+    paths, first, second = counts
+    if not bool((paths.abs().amax() * second.abs().amax().clamp(min=1) < EXACT) & (first.abs().amax() < EXACT)):
+        return None
+    if bool((paths * second != first.square()).any()):
+        return None
+    return (first / paths.clamp(min=1)).round().long()
+
+
+@dataclass(frozen=True)
+class Groups:
+    """Sets of columns that one product each writes out: those at the same offsets of every axis.
+
+    offsets: `[groups, axes]`.
+    """
+
+    offsets: Tensor
+    axes: tuple[Axis, ...]
+
+    def marks(self) -> Tensor:
+        """One at each group's columns, zero elsewhere, `[groups, *columns]`."""
+        marks = torch.ones(len(self.offsets), *[1] * len(self.axes), dtype=torch.float64, device=self.offsets.device)
+        for i, axis in enumerate(self.axes):
+            along = torch.arange(axis.size, device=self.offsets.device) % axis.period == self.offsets[:, i, None]
+            marks = marks * along.double().unflatten(1, [axis.size if j == i else 1 for j in range(len(self.axes))])
+        return marks
+
+    def columns(self, groups: Tensor, outputs: Tensor) -> Tensor:
+        """The flat index of the column of a group that reaches an output; both `[entries]`."""
+        index = torch.zeros_like(outputs)
+        for i, axis in enumerate(self.axes):
+            offset = self.offsets[groups, i]
+            coordinate = axis.owner[offset, outputs if axis.owner.shape[1] > 1 else 0]
+            index = index * axis.size + coordinate * axis.period + offset
+        return index
+
+
+def groups_of(axes: tuple[Axis, ...], most: int) -> Iterator[Groups]:
+    """Groups, up to so many at a time, that together hold every column once."""
+    periods = [a.period for a in axes]
+    place = axes[0].owner.device if axes else torch.device("cpu")
+    for part in torch.arange(math.prod(periods), device=place).split(most):
+        offsets = []
+        for period in reversed(periods):
+            offsets.append(part % period)
+            part = part // period
+        yield Groups(torch.stack(offsets[::-1], 1) if offsets else part[:, None][:, :0], axes)

@@ -1,0 +1,93 @@
+"""Proved norms of sparse masked matrices, image by image."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from llcert.spectral import dense
+from llcert.spectral.banded import banded_gram, largest_eigenvalue
+from llcert.spectral.gram import root
+
+Floats = NDArray[np.float64]
+
+DENSE = 192
+"""Gram matrices up to this size are proved as dense ones."""
+
+SHARE = 1 / 3
+"""The part of its side that a Gram matrix's band may take up; wider ones are proved as dense ones too."""
+
+SAMPLE = 64
+"""Rows of a Gram matrix from which its number of entries is estimated before it is formed."""
+
+
+@dataclass(frozen=True)
+class SparseMap:
+    """A matrix and the shapes of the values it maps. entries: CSR with entries of at most one."""
+
+    entries: Any
+    rows: tuple[int, ...]
+    columns: tuple[int, ...]
+
+    def norm_bound(self, rows: Floats, columns: Floats, largest: int, memory: float) -> tuple[float, int]:
+        """An upper bound of the norm of the computed `diag(rows) M diag(columns)`, and the proofs tried.
+
+        Infinite without a proof, as where the Gram matrix or a factorisation is larger than allowed.
+        """
+        kept_rows, kept_columns = (np.flatnonzero(f != 0) for f in (rows, columns))
+        if not (len(kept_rows) and len(kept_columns)):
+            return 0.0, 0
+        b = self.entries[kept_rows][:, kept_columns]
+        b.data *= np.repeat(rows[kept_rows], np.diff(b.indptr))
+        b.data *= columns[kept_columns][b.indices]
+        if b.shape[0] < b.shape[1]:
+            b, kept, shape = b.T.tocsr(), kept_rows, self.rows
+        else:
+            kept, shape = kept_columns, self.columns
+        if b.shape[1] > largest:
+            return math.inf, 0
+        return _norm_bound(b, np.argsort(_channels_last(shape)[kept]), memory)
+
+
+def _channels_last(shape: tuple[int, ...]) -> NDArray[np.int64]:
+    """The place of each entry where the first axis varies fastest."""
+    order = np.arange(math.prod(shape)).reshape(shape)
+    order = np.moveaxis(order, 0, -1).ravel() if len(shape) > 1 else order.ravel()
+    place = np.empty_like(order)
+    place[order] = np.arange(len(order))
+    return place
+
+
+def _norm_bound(b: Any, natural: NDArray[np.int64], memory: float) -> tuple[float, int]:
+    """The bound for CSR `[n, k]`, k <= n."""
+    if not np.isfinite(b.data).all():
+        return math.inf, 0
+    exponent = int(np.frexp(np.abs(b.data).max(initial=0.0))[1])
+    if not b.data.any():
+        return 0.0, 0
+    b.data = np.ldexp(b.data, -exponent)
+    if b.shape[1] > DENSE:
+        if _entries_of_gram(b) * 32 > memory:
+            return math.inf, 0
+        gram = banded_gram(b, natural)
+        if gram.band < SHARE * gram.size:
+            if 8 * (gram.band + 1) * gram.size > memory:
+                return math.inf, 0
+            eigenvalue, tries = largest_eigenvalue(gram)
+            return math.ldexp(root(eigenvalue), exponent), tries
+    if 32 * b.shape[1] ** 2 + 16 * math.prod(b.shape) > memory:
+        return math.inf, 0
+    value, count = dense.norm_bound(torch.from_numpy(b.toarray().T.copy())[None])
+    return math.ldexp(float(value), exponent), int(count)
+
+
+def _entries_of_gram(b: Any) -> float:
+    """Roughly how many entries `B* B` has."""
+    step = -(-b.shape[1] // SAMPLE)
+    some = b[:, ::step]
+    return (b.T @ some).nnz / some.shape[1] * b.shape[1]

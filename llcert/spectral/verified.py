@@ -1,0 +1,101 @@
+"""Norms of masked maps with proof: upper bounds, rounding included (docs/decisions/proofs-of-norms.md)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from llcert.errors import InvalidInput
+from llcert.rounding import DOUBLE
+from llcert.spectral import dense
+from llcert.spectral.explicit import Explicit, written_out
+from llcert.spectral.linear_map import Masked, Provable
+from llcert.spectral.neighbours import shared
+from llcert.spectral.norm import Norm, Side
+from llcert.spectral.scaling import Scaled, scaled, shifted
+from llcert.spectral.sparse import SparseMap
+
+
+@dataclass(frozen=True)
+class Verified:
+    """Proves upper bounds of norms: `tau I - A* A` is positive definite by a Cholesky factorisation (METHOD, 4d-e).
+
+    largest: side of the largest Gram matrix. memory: bytes of a factorisation, and of a map written out; what needs
+    more is refused, so it has not converged. group: images that one factorisation serves, by the largest of their
+    factors. maps: how many maps are kept written out. A map's parameters must not change while it is kept.
+    """
+
+    largest: int = 24_000
+    memory: float = 2**30
+    group: int = 1
+    maps: int = 64
+    _written: dict[Provable, Explicit | None] = field(default_factory=dict, init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        if not (self.largest >= 1 and self.memory > 0 and self.group >= 1 and self.maps >= 1):
+            raise InvalidInput(f"a proof of norms needs sizes of at least 1, not {self}")
+
+    def __call__(self, masked: Masked, start: Tensor) -> Norm:
+        """An UPPER bound of every image's norm; infinite, and not converged, where none was proved.
+
+        start is handed back as `vector`; iterations counts the factorisations. Masks and map must be float64.
+        """
+        explicit = self._explicit(masked)
+        value = masked.columns.new_full((masked.batch,), torch.inf)
+        iterations = torch.zeros_like(value, dtype=torch.int64)
+        if explicit is not None and masked.batch:
+            groups = shared(masked, self.group)
+            value, iterations = (x.to(value.device)[groups.of] for x in self._proved(groups.masked, explicit))
+        return Norm(value, Side.UPPER, start, iterations, torch.isfinite(value))
+
+    def _proved(self, masked: Masked, explicit: Explicit) -> tuple[Tensor, Tensor]:
+        factors = scaled(masked, explicit.exponent)
+        bound, tries = self._dense(factors, explicit) if explicit.dense else self._sparse(masked, factors, explicit)
+        value = DOUBLE.above(bound + factors.error, 2)
+        value = torch.nextafter(shifted(value, factors.exponent), torch.full_like(value, torch.inf))
+        empty = (factors.rows == 0).all(1) | (factors.columns == 0).all(1)
+        value = torch.where(empty & torch.isfinite(factors.error), 0.0, value)
+        return torch.where(torch.isfinite(value), value, torch.inf), tries
+
+    def _dense(self, factors: Scaled, explicit: Explicit) -> tuple[Tensor, Tensor]:
+        """Bounds of the computed matrices, many images at a time."""
+        parts = []
+        for images in self._chunks(factors):
+            rows, columns = factors.rows[images], factors.columns[images]
+            side = min(int((rows != 0).sum(1).max()), int((columns != 0).sum(1).max()))
+            if side > self.largest or 32 * side**2 + 16 * explicit.entries.numel() > self.memory:
+                parts.append((factors.error[images] + torch.inf, torch.zeros_like(images)))
+            else:
+                parts.append(dense.norm_bound(dense.kept(explicit.entries, rows, columns)))
+        bounds, tries = zip(*parts, strict=True)
+        return torch.cat(bounds), torch.cat(tries)
+
+    def _chunks(self, factors: Scaled) -> Iterator[Tensor]:
+        """Indices of images that fit the memory together."""
+        rows, columns = (int((f != 0).sum(1).max()) for f in (factors.rows, factors.columns))
+        one = 16 * rows * columns + 32 * min(rows, columns) ** 2
+        images = torch.arange(len(factors.rows), device=factors.rows.device)
+        return iter(images.split(max(int(self.memory / 4 / max(one, 1)), 1)))
+
+    def _sparse(self, masked: Masked, factors: Scaled, explicit: Explicit) -> tuple[Tensor, Tensor]:
+        """Bounds of the computed matrices, one image after the other."""
+        map_ = SparseMap(explicit.entries, tuple(masked.rows.shape[1:]), tuple(masked.columns.shape[1:]))
+        rows, columns = factors.rows.cpu().numpy(), factors.columns.cpu().numpy()
+        found = [map_.norm_bound(r, c, self.largest, self.memory) for r, c in zip(rows, columns, strict=True)]
+        bounds, tries = np.array([b for b, _ in found]), np.array([t for _, t in found])
+        return torch.from_numpy(bounds).to(factors.rows.device), torch.from_numpy(tries).to(factors.rows.device)
+
+    def _explicit(self, masked: Masked) -> Explicit | None:
+        """The map written out, from the store."""
+        map_, kinds = masked.map, {masked.rows.dtype, masked.columns.dtype}
+        if not isinstance(map_, Provable) or kinds != {torch.float64}:
+            raise TypeError("a proof of norms needs a map that knows its rounding, and float64")
+        if map_ not in self._written:
+            if len(self._written) >= self.maps:
+                del self._written[next(iter(self._written))]
+            self._written[map_] = written_out(map_, masked.columns.device, self.memory)
+        return self._written[map_]

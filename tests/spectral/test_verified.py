@@ -1,0 +1,332 @@
+"""Proved norms against extended precision: never below the truth, hardly above it, silent where nothing is known."""
+
+from __future__ import annotations
+
+import math
+import statistics
+from dataclasses import dataclass
+
+import numpy as np
+import pytest
+import torch
+from random_layers import Extended, Layer, chain, largest, norm_from_below, random_layer
+from scipy.sparse import coo_array, csr_array
+from torch import Tensor
+
+from llcert.errors import InvalidInput
+from llcert.ops import Conv, Linear
+from llcert.spectral import Masked, Norm, Side, Verified, banded, gram, sparse
+from llcert.spectral.explicit import written_out
+
+
+@dataclass(frozen=True, eq=False)
+class Matrix:
+    """A dense map that knows its rounding."""
+
+    entries: Tensor
+    underflow: float = 2.0**-1000
+
+    @property
+    def columns(self) -> tuple[int, ...]:
+        return (self.entries.shape[1],)
+
+    @property
+    def roundings(self) -> int:
+        return self.entries.shape[1]
+
+    def apply(self, x: Tensor) -> Tensor:
+        return x @ self.entries.T
+
+    def adjoint(self, y: Tensor) -> Tensor:
+        return y @ self.entries
+
+    def magnitude(self, x: Tensor) -> Tensor:
+        return x @ self.entries.abs().T
+
+    def paths(self, x: Tensor) -> Tensor:
+        return x @ (self.entries != 0).double().T
+
+
+def _draw(*shape: int, seed: int = 0) -> Tensor:
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+
+
+def _prove(masked: Masked, **settings: float) -> Norm:
+    norm = Verified(**settings)(masked, masked.columns)  # type: ignore[arg-type]
+    assert norm.side is Side.UPPER
+    assert torch.equal(norm.converged, torch.isfinite(norm.value))
+    return norm
+
+
+def _whole(entries: Tensor, images: int = 1) -> Masked:
+    ones = [torch.ones(images, n, dtype=torch.float64) for n in entries.shape]
+    return Masked(Matrix(entries), *ones)
+
+
+def _layer(entries: Tensor) -> Layer:
+    return Layer("dense", _whole(entries), entries.numpy().astype(np.longdouble))
+
+
+def _truths(layer: Layer) -> Tensor:
+    return torch.tensor([float(norm_from_below(layer, i)) for i in range(layer.masked.batch)], dtype=torch.float64)
+
+
+@pytest.fixture(params=["as it comes", "banded"])
+def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Proofs as the sizes ask for them, or banded ones wherever a map is written out sparsely."""
+    if request.param == "banded":
+        monkeypatch.setattr(sparse, "DENSE", 3)
+        monkeypatch.setattr(sparse, "SHARE", 1.0)
+    return str(request.param)
+
+
+def test_random_layers(way: str, request: pytest.FixtureRequest) -> None:
+    excess: dict[str, list[float]] = {}
+    for seed in range(request.config.getoption("--layers")):
+        layer = random_layer(seed)
+        norm = _prove(layer.masked)
+        assert norm.converged.all(), (seed, layer.kind)
+        for image, value in enumerate(norm.value.tolist()):
+            truth = norm_from_below(layer, image)
+            assert value >= truth, (seed, layer.kind, image)
+            excess.setdefault(layer.kind, []).append(float(value / truth) - 1 if truth else value)
+    assert statistics.median(excess.pop("dense")) <= 1e-3
+    for kind, values in excess.items():
+        assert statistics.median(values) <= 1e-2, kind
+
+
+def test_rounding_is_paid_for(way: str, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> None:
+    """Without an excess to hide in, a proof that forgets a rounding error falls below the truth."""
+    tight = (-1e-15, -1e-16, 0.0, 1e-16, 3e-16, 1e-15, 3e-15, 1e-14, 1e-13, 1e-12, 1e-10, 1e-8)
+    monkeypatch.setattr(gram, "EXCESSES", tight)
+    monkeypatch.setattr(banded, "EXCESSES", tight)
+    excess = []
+    for seed in range(request.config.getoption("--layers")):
+        layer = random_layer(seed)
+        for image, value in enumerate(_prove(layer.masked).value.tolist()):
+            truth = norm_from_below(layer, image)
+            assert np.longdouble(value) >= truth, (seed, layer.kind, image)
+            excess.append(float(value / truth) - 1 if truth else value)
+    assert statistics.median(excess) <= 1e-11, "the bound on rounding is far from what rounding does"
+
+
+@pytest.mark.parametrize("rows", [1, 2, 5])
+def test_rounding_that_never_cancels_is_paid_for(rows: int) -> None:
+    """Equal entries are rounded the same way every time they are added; their norm is known."""
+    for seed in range(10):
+        entry, length = float(_draw(1, seed=seed)), 1000 + 371 * seed
+        value = float(_prove(_whole(torch.full((rows, length), entry, dtype=torch.float64))).value)
+        truth = np.longdouble(abs(entry)) * np.sqrt(np.longdouble(rows * length))
+        assert truth <= np.longdouble(value) <= truth * (1 + 1e-8)
+
+
+@pytest.mark.parametrize("rows", [1, 3])
+def test_gram_matrices_are_as_wrong_as_they_say(rows: int) -> None:
+    for seed in range(30):
+        entry, length = float(_draw(1, seed=seed)), 1000 + 371 * seed
+        b = torch.full((1, rows, length), entry, dtype=torch.float64)
+        exact = np.longdouble(entry) ** 2 * length
+        dense = gram.gram(b)
+        assert np.abs(dense.entries[0].numpy() - exact).max() * rows <= float(dense.error) <= 1e-6 * exact
+        sparsely = banded.banded_gram(csr_array(b[0].T.numpy()), np.arange(rows))
+        assert np.abs(sparsely.entries.data - exact).max() * rows <= sparsely.error <= 1e-6 * exact
+
+
+@pytest.mark.parametrize("size", [1, 2, 7, 30])
+def test_proofs_at_the_edge_of_rounding(size: int) -> None:
+    """A factorisation may succeed a little below the eigenvalue; the bound is above it all the same."""
+    succeeded = 0
+    for seed in range(30):
+        b = _draw(1, size, size + 3, seed=seed)
+        matrix = gram.Gram(gram.gram(b).entries, torch.zeros(1, dtype=torch.float64))
+        truth = _largest_eigenvalue(matrix.entries[0].numpy().astype(np.longdouble))
+        sparsely = banded.BandedGram(coo_array(matrix.entries[0].numpy()), size - 1, 0.0)
+        for step in range(-4, 40, 2):
+            tau = float(truth) * (1 + step * 2.0**-53)
+            bounds = (
+                float(gram.eigenvalue_bound(matrix, torch.tensor([tau], dtype=torch.float64))),
+                banded.eigenvalue_bound(sparsely, tau),
+            )
+            assert min(np.longdouble(x) for x in bounds) >= truth
+            succeeded += math.isfinite(max(bounds))
+    assert succeeded > 100
+
+
+def _largest_eigenvalue(matrix: Extended) -> np.longdouble:
+    """The largest eigenvalue of a symmetric matrix in extended precision, rounded down by a few units."""
+    v = np.linalg.eigh(matrix.astype(np.float64))[1][:, -1].astype(np.longdouble)
+    for _ in range(3):
+        v = matrix @ v
+        v = v / np.sqrt(v @ v)
+    return v @ (matrix @ v) / (v @ v) * (1 - 8 * len(v) * np.finfo(np.longdouble).eps)
+
+
+def test_a_proof_below_the_norm_fails(way: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(gram, "EXCESSES", (-1e-6,))
+    monkeypatch.setattr(banded, "EXCESSES", (-1e-6,))
+    for seed in range(20):
+        layer = random_layer(seed)
+        proved = _prove(layer.masked).value
+        truth = _truths(layer)
+        assert (torch.isinf(proved) | (truth == 0)).all(), (seed, layer.kind)
+
+
+@pytest.mark.parametrize("scale", [1e-300, 1e-160, 1e-30, 1e30, 1e150, 1e200])
+@pytest.mark.parametrize("kind", range(10))
+def test_scales(kind: int, scale: float) -> None:
+    layer = random_layer(kind)
+    for factors in ((scale, 1.0), (1.0, scale)):
+        masked = Masked(layer.masked.map, layer.masked.rows * factors[0], layer.masked.columns * factors[1])
+        norm = _prove(masked)
+        truth = _truths(Layer(layer.kind, masked, layer.matrix))
+        assert (norm.value >= truth).all()
+        assert norm.converged.all()
+        assert (norm.value <= truth * (1 + 1e-6) + 1e-300).all()
+
+
+@pytest.mark.parametrize("scale", [1e-300, 1e-200, 1e-30, 1e30, 1e200, 1e300])
+def test_scaled_weights(scale: float) -> None:
+    entries = _draw(9, 7) * scale
+    norm = _prove(_whole(entries))
+    truth = float(largest(entries.numpy().astype(np.longdouble)))
+    assert truth <= float(norm.value)
+    assert not norm.converged or float(norm.value) <= truth * 1.01 + 2.0**-990
+
+
+def test_what_overflows_is_refused() -> None:
+    masked = _whole(_draw(9, 7) * 1e300)
+    assert not _prove(Masked(masked.map, masked.rows * 1e100, masked.columns)).converged.any()
+    opposite = Masked(masked.map, masked.rows * 1e-200, masked.columns * 1e200)
+    assert _prove(opposite).value >= float(largest(masked.map.entries.numpy().astype(np.longdouble)))  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize(
+    "entries",
+    [
+        torch.zeros(3, 4, dtype=torch.float64),
+        torch.ones(5, 8, dtype=torch.float64),
+        torch.eye(6, dtype=torch.float64),
+        torch.outer(_draw(7), _draw(9, seed=1)),
+        torch.linalg.qr(_draw(8, 8))[0],
+        torch.diag(torch.tensor([1.0, 1.0 - 1e-16, 1.0 + 3e-16, 1e-18, 0.0], dtype=torch.float64)),
+        torch.vander(torch.linspace(0, 1, 12, dtype=torch.float64)),
+        torch.tensor([[1.0, 1e-160], [1e-160, 1e-320]], dtype=torch.float64),
+        _draw(1, 1),
+        _draw(300, 280, seed=4),
+    ],
+    ids=["zero", "ones", "identity", "rank one", "orthogonal", "close", "singular", "subnormal", "scalar", "large"],
+)
+def test_special_matrices(entries: Tensor) -> None:
+    norm = _prove(_whole(entries, 2))
+    truth = largest(entries.numpy().astype(np.longdouble))
+    assert norm.converged.all()
+    assert (norm.value >= float(truth)).all()
+    assert (norm.value <= float(truth) * (1 + 1e-7) + 1e-200).all()
+
+
+@pytest.mark.parametrize("which", ["rows", "columns"])
+def test_nothing_left_has_norm_zero(which: str) -> None:
+    for seed in range(10):
+        masked = random_layer(seed, images=3).masked
+        factors = {"rows": masked.rows.clone(), "columns": masked.columns.clone()}
+        factors[which][1] = 0
+        norm = _prove(Masked(masked.map, **factors))
+        assert norm.value[1] == 0
+        assert norm.converged.all()
+
+
+@pytest.mark.parametrize("poison", [torch.nan, torch.inf, -torch.inf])
+def test_poisoned_weights_prove_nothing(poison: float) -> None:
+    for shape, op in (((4,), Linear(_draw(4, 4))), ((1, 6, 6), Conv(_draw(3, 1, 3, 3), None, (1, 1), (1, 1)))):
+        op.weight.view(-1)[5] = poison
+        term, _ = chain(shape, op)
+        masks = [torch.ones(2, *n, dtype=torch.float64) for n in (term.output.shape, term.columns)]
+        assert not _prove(Masked(term, *masks)).converged.any()
+
+
+@pytest.mark.parametrize("poison", [torch.nan, torch.inf])
+@pytest.mark.parametrize("which", ["rows", "columns"])
+@pytest.mark.parametrize("empty", [False, True])
+def test_a_poisoned_factor_spares_its_neighbours(poison: float, which: str, empty: bool, way: str) -> None:
+    for seed in range(10):
+        layer = random_layer(seed, images=3)
+        factors = {"rows": layer.masked.rows.clone(), "columns": layer.masked.columns.clone()}
+        if empty:
+            factors["rows" if which == "columns" else "columns"][1] = 0
+        factors[which][1].view(-1)[0] = poison
+        norm = _prove(Masked(layer.masked.map, **factors))
+        assert norm.converged.tolist() == [True, False, True], (seed, layer.kind)
+        assert norm.value[2] >= norm_from_below(layer, 2)
+
+
+@pytest.mark.parametrize("group", [1, 2, 3, 7])
+def test_a_shared_factorisation_bounds_every_image(group: int) -> None:
+    for seed in range(10):
+        layer = random_layer(seed, images=5)
+        norm = _prove(layer.masked, group=group)
+        for image, value in enumerate(norm.value.tolist()):
+            assert value >= norm_from_below(layer, image)
+
+
+def test_alike_images_share_without_loss() -> None:
+    layer = random_layer(2, images=2)
+    order = torch.tensor([0, 1, 0, 1, 1, 0])
+    alone, together = _prove(layer.masked).value[order], _prove(layer.masked.select(order), group=3).value
+    assert torch.allclose(alone, together, rtol=1e-7, atol=0)
+
+
+def test_signs_of_factors_do_not_matter() -> None:
+    layer = random_layer(0)
+    masked = Masked(layer.masked.map, -layer.masked.rows, layer.masked.columns)
+    assert torch.allclose(_prove(masked).value, _prove(layer.masked).value, rtol=1e-7, atol=0)
+
+
+@pytest.mark.parametrize("settings", [{"largest": 5}, {"memory": 1000.0}])
+def test_what_does_not_fit_is_refused(settings: dict[str, float]) -> None:
+    assert not _prove(_whole(_draw(9, 9)), **settings).converged.any()
+    map_, _ = chain((1, 6, 6), Conv(_draw(3, 1, 3, 3), None, (1, 1), (1, 1)))
+    ones = torch.ones(1, 3, 6, 6, dtype=torch.float64), torch.ones(1, 1, 6, 6, dtype=torch.float64)
+    assert not _prove(Masked(map_, *ones), **settings).converged.any()
+
+
+def test_no_images() -> None:
+    masked = random_layer(0).masked.select(torch.zeros(2, dtype=torch.bool))
+    assert _prove(masked).value.shape == (0,)
+
+
+def test_float32_is_refused() -> None:
+    masked = _whole(_draw(3, 3))
+    with pytest.raises(TypeError):
+        Verified()(Masked(masked.map, masked.rows.float(), masked.columns.float()), masked.columns)
+
+
+def test_settings_are_checked() -> None:
+    with pytest.raises(InvalidInput):
+        Verified(group=0)
+
+
+def test_the_store_is_bounded() -> None:
+    solver, maps = Verified(maps=2), [_whole(_draw(3, 3, seed=s)) for s in range(4)]
+    for masked in maps:
+        solver(masked, masked.columns)
+    assert list(solver._written) == [m.map for m in maps[2:]]
+
+
+def _as_array(layer: Layer) -> tuple[Extended, int]:
+    written = written_out(layer.masked.map, torch.device("cpu"), 1e9)  # type: ignore[arg-type]
+    assert written is not None
+    entries = written.entries.numpy() if written.dense else written.entries.toarray()
+    return np.ldexp(entries, written.exponent).astype(np.longdouble), written.exponent
+
+
+def test_maps_are_written_out_as_they_are(request: pytest.FixtureRequest) -> None:
+    """And the error of every entry is what the map says it may be."""
+    for seed in range(request.config.getoption("--layers")):
+        layer = random_layer(seed)
+        map_ = layer.masked.map
+        entries, _ = _as_array(layer)
+        unit = torch.eye(math.prod(map_.columns), dtype=torch.float64).reshape(-1, *map_.columns)
+        size = map_.magnitude(unit).flatten(1).T.numpy()  # type: ignore[attr-defined]
+        allowed = 1.01 * map_.roundings * 2.0**-53 * size + map_.underflow  # type: ignore[attr-defined]
+        assert (np.abs(entries - layer.matrix) <= allowed).all(), (seed, layer.kind)
+        assert (size >= np.abs(layer.matrix) * (1 - 1e-12)).all(), (seed, layer.kind)
