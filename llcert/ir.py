@@ -107,6 +107,9 @@ class Join(Op):
 class Activation(Op):
     """A nonlinearity of one value. The defaults are right for non-decreasing, nonexpansive, elementwise functions."""
 
+    roundings: int = 16
+    """How many roundings, relative to the result, its evaluation takes at most; 0 where it only selects values."""
+
     def box(self, lower: Tensor, upper: Tensor) -> tuple[Tensor, Tensor]:
         """Outer bounds of the output over the box of the input."""
         return self(lower), self(upper)

@@ -141,6 +141,16 @@ def _roundings(node: Node) -> int:
     return math.ceil(float(entries.max())) + 4
 
 
+def _roundings_back(node: Node) -> int:
+    """The same for the adjoint."""
+    if not isinstance(node.op, LinearOp):
+        return len(node.inputs)
+    shape = node.inputs[0].shape
+    one = torch.ones(1, *node.shape, dtype=torch.float64)
+    entries = node.op.to("cpu", torch.float64).transformed(_nonzero).adjoint(one, shape)
+    return math.ceil(float(entries.max())) + 4
+
+
 @dataclass(frozen=True)
 class Block:
     """`h = phi(sum over sources s of A_s h_s + b)`, phi the identity where `activation` is None.
@@ -160,6 +170,16 @@ class Block:
     @property
     def sources(self) -> tuple[Node, ...]:
         return tuple(t.source for t in self.terms)
+
+    @cached_property
+    def roundings(self) -> int:
+        """Roundings behind an entry of the block's value, or of its adjoint, counted from its sources."""
+        return sum(max(_roundings(n), _roundings_back(n)) for n in self.body)
+
+    @cached_property
+    def underflow(self) -> float:
+        """Upper bound of what underflow adds to the error of an entry, for sources and sums of at most 1."""
+        return DOUBLE.bound(sum(t.underflow for t in self.terms), len(self.terms))
 
     @property
     def label(self) -> str:

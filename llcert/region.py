@@ -44,6 +44,11 @@ class Region:
             upper=torch.minimum(self.upper, self.centre + radius),
         )
 
+    def within(self, lower: Tensor, upper: Tensor) -> Region:
+        """The same set, its box cut to another that holds it too; the centre stays inside, NaN cuts nothing."""
+        lower = torch.minimum(torch.fmax(self.lower, lower), self.centre)
+        return replace(self, lower=lower, upper=torch.maximum(torch.fmin(self.upper, upper), self.centre))
+
     def select(self, images: Tensor) -> Region:
         """The regions of some images of the batch; `images` is a mask or an index, `[batch]`."""
         return Region(self.centre[images], self.lower[images], self.upper[images], self.radius[images])

@@ -123,16 +123,10 @@ class Relaxation:
             inside, slope = inside | here, torch.where(here, own, slope)
         return inside, slope
 
-    def slopes(self, rows: Tensor, free: Tensor | None = None) -> Tensor:
-        """The slope of each settled entry, and elsewhere free ones, or those that are tightest by the box alone.
-
-        For a ReLU the latter are CROWN's choice.
-        """
-        settled, own = self.settled
-        if free is None:
-            below, above = self.tightest
-            free = torch.where(rows >= 0, below, above)
-        return torch.where(settled, own, free)
+    def slopes(self, rows: Tensor) -> Tensor:
+        """The function's own slope for settled entries, elsewhere the tightest by the box alone: CROWN's, for a ReLU."""
+        (settled, own), (below, above) = self.settled, self.tightest
+        return torch.where(settled, own, torch.where(rows >= 0, below, above))
 
     def constant(self, rows: Tensor, slopes: Tensor, lam: Tensor, rounding: Rounding | None = None) -> Tensor:
         """`h`, a lower bound for any slopes and multipliers `lam >= 0`, `[batch, rows]`.

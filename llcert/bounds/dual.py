@@ -1,8 +1,8 @@
-"""The backward pass: lower bounds of linear functions of the logits, or of any value, down to the image (METHOD, 7).
+"""The backward pass: lower bounds of linear functions of any values, carried down to the image (METHOD, section 7).
 
-A row on a block's value is carried through activations by their relaxations and through linear maps by adjoints. At
-every block the sweep could also stop: what is pending there is bounded over box and ball (section 5 of METHOD), so
-the paper's local bound and linear bound propagation are the two ends of one family.
+A row on a block's value goes through activations by their relaxations and through linear maps by their adjoints. At
+every block it could also stop there: what is pending is bounded over box and ball (METHOD, section 5), so that the
+paper's local bound and linear bound propagation are the two ends of one family.
 """
 
 from __future__ import annotations
@@ -14,15 +14,16 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from llcert.bounds.forward import Hidden, Trace
+from llcert.bounds.forward import Trace
 from llcert.bounds.margin import largest_increase
 from llcert.ir import Node
 from llcert.program import Block, Program, Term
-from llcert.relaxation import Relaxation
 from llcert.region import length
+from llcert.relaxation import Relaxation
+from llcert.rounding import DOUBLE, Rounding
 
 Key = tuple[Node, int]
-"""A step of a block's activation."""
+"""A step of a block's activation: the block's node, the number of the step."""
 
 
 @dataclass(frozen=True)
@@ -62,64 +63,140 @@ class Chosen:
         return self.chosen[key]
 
 
+class _Sum:
+    """A lower bound that is added up. With a rounding, what it rounds is taken off at the end."""
+
+    def __init__(self, like: Tensor, rounding: Rounding | None) -> None:
+        self.rounding, self.value, self.size, self.lost, self.count = rounding, like, like.abs(), like.abs(), 0
+
+    def copy(self) -> _Sum:
+        other = _Sum(self.value, self.rounding)
+        other.size, other.lost, other.count = self.size, self.lost, self.count
+        return other
+
+    def add(self, part: Tensor, lost: Tensor | None = None) -> None:
+        """part: a term; lost: bound of what it may be too large by."""
+        self.value, self.count = self.value + part, self.count + 1
+        if self.rounding is not None:
+            self.size = self.size + part.abs()
+            self.lost = self.lost if lost is None else self.lost + lost
+
+    @property
+    def lower(self) -> Tensor:
+        if self.rounding is None:
+            return self.value
+        paid = self.rounding.gamma(2 * self.count + 8) * self.size + self.lost
+        return self.value - self.rounding.above(paid, 2 * self.count + 8)
+
+
 @dataclass(frozen=True)
 class Backward:
-    """Carries rows from the output of a program to its image."""
+    """Carries rows from the blocks of a program to its image.
+
+    clip: the image's box, cut to the pixel range, counts too; else its ball alone.
+    """
 
     program: Program
+    clip: bool = False
 
     @cached_property
     def offsets(self) -> dict[Node, Tensor]:
         """Every block's value before its activation where all sources are zero, `[1, *shape]`."""
-        return {b.node: b.value({s: _zeros(self.program, s) for s in b.sources}) for b in self.program.blocks}
+        zeros = {
+            s: torch.zeros(1, *s.shape, dtype=self.program.dtype, device=self.program.device)
+            for b in self.program.blocks
+            for s in b.sources
+        }
+        return {b.node: b.value(zeros) for b in self.program.blocks}
 
     def __call__(self, trace: Trace, rows: Mapping[Node, Tensor], policy: Policy, *, stops: bool = False) -> Tensor:
         """Lower bounds of `sum of rows . value` over the trace's regions, `[batch, rows]`: as sound as the trace.
 
-        rows: on the values of some blocks (or the image), `[batch, rows, *shape]`. stops: the best of stopping
-        at any block and of going down to the image; otherwise down to the image.
-        An activation without relaxations is not passed: its output is bounded over its region.
+        A trace that pays for rounding makes the backward pass pay for its own. rows: on the outputs of some blocks,
+        `[batch, rows, *shape]`. stops: the best of stopping at any activation and of going down to the image; else down to
+        the image. An activation that has no relaxation is not passed: its output is bounded over its region.
         """
         pending = dict(rows)
-        first = next(iter(rows.values()))
-        constant = first.new_zeros(first.shape[:2])
-        best = torch.full_like(constant, -torch.inf)
+        like = next(iter(rows.values()))
+        total = _Sum(like.new_zeros(like.shape[:2]), DOUBLE if trace.roundoff is not None else None)
+        best = torch.full_like(total.value, -torch.inf)
         for block in reversed(self.program.blocks):
             if block.node not in pending:
                 continue
             if stops and block.activation is not None:
-                value = constant + sum(self._end(trace, n, a) for n, a in pending.items())
-                best = torch.fmax(best, value)
-            a = pending.pop(block.node)
+                best = torch.fmax(best, self._stopped(trace, pending, total))
             steps = trace.steps(block)
+            a = pending.pop(block.node)
             if steps is None:
-                constant = constant + self._end(trace, block.node, a)
+                self._end(trace, block.node, a, total)
                 continue
-            for number, step in reversed(list(enumerate(steps))):
-                inner, passing = step.enter(a)
-                choice = policy((block.node, number), step, inner)
-                constant = constant + step.constant(inner, choice.slopes, choice.lam)
-                a = step.leave(choice.slopes * inner, passing)
-            constant = constant + (a * self.offsets[block.node]).flatten(2).sum(-1)
-            for term in block.terms:
-                part = _adjoint(term, a)
-                pending[term.source] = pending[term.source] + part if term.source in pending else part
-        for node, a in pending.items():
-            constant = constant + self._end(trace, node, a)
-        return torch.fmax(best, constant) if stops else constant
+            g = self._activation(trace, block, a, policy, total)
+            self._affine(trace, block, g, pending, total)
+        return torch.fmax(best, self._stopped(trace, pending, total))
 
-    def _end(self, trace: Trace, node: Node, rows: Tensor) -> Tensor:
-        """The least value of rows over the region of a node, `[batch, rows]`."""
+    def _stopped(self, trace: Trace, pending: Mapping[Node, Tensor], total: _Sum) -> Tensor:
+        """The bound if everything that is pending is bounded over its own region."""
+        stopped = total.copy()
+        for node, a in pending.items():
+            self._end(trace, node, a, stopped)
+        return stopped.lower
+
+    def _end(self, trace: Trace, node: Node, rows: Tensor, total: _Sum) -> None:
+        """Adds the least value of rows over the region of a node."""
         known = trace.hidden[node]
-        at_centre = (rows * known.region.centre[:, None]).flatten(2).sum(-1)
-        if node is self.program.input and not trace.clipped:
-            return at_centre - known.region.radius[:, None] * length(rows, 2)
-        return at_centre - largest_increase(-rows.flatten(2), known)
+        products = rows * known.region.centre[:, None]
+        lost = _lost(products, trace)
+        if node is self.program.input and not self.clip:
+            fall = known.region.radius[:, None] * length(rows, 2)
+            fall = fall if lost is None else DOUBLE.above(fall, rows[0, 0].numel() + 8)
+        else:
+            fall = largest_increase(-rows.flatten(2), known, rounding=total.rounding)
+        total.add(products.flatten(2).sum(-1), lost)
+        total.add(-fall)
+
+    def _activation(self, trace: Trace, block: Block, a: Tensor, policy: Policy, total: _Sum) -> Tensor:
+        """The rows before a block's activation; adds what its relaxations cost."""
+        for number, step in reversed(list(enumerate(trace.steps(block) or ()))):
+            inner, passing = step.enter(a)
+            choice = policy((block.node, number), step, inner)
+            before = step.leave(choice.slopes * inner, passing)
+            total.add(step.constant(inner, choice.slopes, choice.lam, total.rounding), _turned(trace, block, a, before))
+            a = before
+        return a
+
+    def _affine(self, trace: Trace, block: Block, g: Tensor, pending: dict[Node, Tensor], total: _Sum) -> None:
+        """Carries rows through a block's linear map; adds what its offset gives, and what rounding of all this may."""
+        lost = None
+        if trace.roundoff is not None:
+            size = trace.roundoff.sizes[block.node] + trace.roundoff.errors[block.node]
+            count = block.roundings + len(self.program.blocks) + g[0, 0].numel() + 16
+            paid = DOUBLE.gamma(2 * count) * (g.abs() * size[:, None]).flatten(2).sum(-1)
+            underflow = 4 * count * DOUBLE.tiny * trace.roundoff.totals[block.node][:, None]
+            lost = DOUBLE.above(paid + underflow, count)
+        total.add((g * self.offsets[block.node]).flatten(2).sum(-1), lost)
+        for term in block.terms:
+            part = _adjoint(term, g)
+            pending[term.source] = pending[term.source] + part if term.source in pending else part
+
+
+def _lost(products: Tensor, trace: Trace) -> Tensor | None:
+    """What a sum of products may be off by; None where rounding is not paid for."""
+    if trace.roundoff is None:
+        return None
+    count = products[0, 0].numel() + 8
+    return DOUBLE.above(DOUBLE.gamma(count) * products.abs().flatten(2).sum(-1), count)
+
+
+def _turned(trace: Trace, block: Block, after: Tensor, before: Tensor) -> Tensor | None:
+    """What the rounding of rows on their way into and out of a step may cost: a few roundings of each, times values."""
+    if trace.roundoff is None:
+        return None
+    z, h = trace.before[block.node], trace.hidden[block.node].region
+    ends = (z.lower, z.upper, h.lower, h.upper, z.centre)
+    largest = torch.stack([e.abs().flatten(1).amax(1) for e in ends]).amax(0)[:, None]
+    paid = DOUBLE.gamma(16) * 4 * largest * (after.abs().flatten(2).sum(-1) + before.abs().flatten(2).sum(-1))
+    return DOUBLE.above(paid, after[0, 0].numel() + before[0, 0].numel())
 
 
 def _adjoint(term: Term, rows: Tensor) -> Tensor:
     return term.adjoint(rows.flatten(0, 1)).unflatten(0, rows.shape[:2])
-
-
-def _zeros(program: Program, node: Node) -> Tensor:
-    return torch.zeros(1, *node.shape, dtype=program.dtype, device=program.device)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import enum
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
@@ -12,9 +12,11 @@ from torch import Tensor
 from llcert.bounds.box import Hidden, box
 from llcert.bounds.join import Reach, reach
 from llcert.bounds.lipschitz import GlobalBound
-from llcert.ir import LinearOp, Node
+from llcert.bounds.roundoff import Roundoff
+from llcert.ir import Node
 from llcert.program import Block, Program, Term
-from llcert.region import Region, spread
+from llcert.region import Region
+from llcert.relaxation import Relaxation, Zone
 from llcert.spectral import Masked, Norm, PowerIteration, Side, Solver, random_start
 
 
@@ -45,18 +47,44 @@ class Balls(enum.Enum):
 class Trace:
     """Everything a forward pass found. An ESTIMATE wherever its norms are.
 
-    before: the region of each block's value before its activation (radius: not computed, infinite).
-    hidden: of each block's output, keyed by its node, and of the input. norms: of each term, `[batch]` each, where
-    they are local. lipschitz: Lipschitz constant of the logits on each ball, `[batch]` (eq. 6; with local balls only
-    under Rows.MASK, and with boxes alone None).
-    side: the weakest side among the norms used.
+    before: the region of each block's value before its activation (radius: infinite). weighted: weights and radius of
+    that value, `||weights (z - centre)|| <= radius`. hidden: of each block's output, keyed by its node, and of the
+    input. norms: of each term, `[batch]` each, where they are local. lipschitz: Lipschitz constant of
+    the logits on each ball, `[batch]` (eq. 6; with local balls only under Rows.MASK, and with boxes alone None).
+    side: the weakest side among the norms used. roundoff: what rounding was paid, None for an estimate.
     """
 
     before: dict[Node, Region] = field(default_factory=dict)
+    weighted: dict[Node, tuple[Tensor, Tensor]] = field(default_factory=dict)
     hidden: dict[Node, Hidden] = field(default_factory=dict)
     norms: dict[Term, Norm] = field(default_factory=dict)
     lipschitz: Tensor | None = None
     side: Side = Side.ESTIMATE
+    roundoff: Roundoff | None = None
+    _steps: dict[Node, tuple[Relaxation, ...] | None] = field(default_factory=dict, repr=False)
+
+    def steps(self, block: Block) -> tuple[Relaxation, ...] | None:
+        """The relaxations of a block's activation, none where it has no activation; None where it cannot be relaxed."""
+        if block.activation is None:
+            return ()
+        if block.node not in self._steps:
+            z = self.before[block.node]
+            zone = Zone(z.centre, z.lower, z.upper, *self.weighted[block.node])
+            self._steps[block.node] = block.activation.relaxations(zone)
+        return self._steps[block.node]
+
+    def select(self, images: Tensor) -> Trace:
+        """The trace of some images; images: mask or index."""
+        return replace(
+            self,
+            before={n: z.select(images) for n, z in self.before.items()},
+            weighted={n: (w[images], r[images]) for n, (w, r) in self.weighted.items()},
+            hidden={n: Hidden(h.region.select(images), h.varying[images]) for n, h in self.hidden.items()},
+            norms={t: n.select(images) for t, n in self.norms.items()},
+            lipschitz=None if self.lipschitz is None else self.lipschitz[images],
+            roundoff=None if self.roundoff is None else self.roundoff.select(images),
+            _steps={},
+        )
 
 
 def propagate(
@@ -71,12 +99,14 @@ def propagate(
     saved: Mapping[Term, Tensor] | None = None,
     seed: int = 0,
     joint: bool = True,
+    boxes: Mapping[Node, tuple[Tensor, Tensor]] | None = None,
 ) -> Trace:
     """Outer bounds of every value over `region`, with local norms that are never above the unmasked ones.
 
     region: of the image, `[batch, *input shape]`. unmasked: the global bound of the same program: local norms that
     do not converge fall back on it; None for Balls.BOX, which needs none. saved: start vectors `[batch, *columns]` of
-    earlier calls, for Start.SAVED. joint: as for `global_bound`.
+    earlier calls, for Start.SAVED. joint: as for `global_bound`. boxes: more that is known of the values of some blocks
+    before their activation: lower and upper, `[batch, *shape]`.
     The result is an ESTIMATE: its norms come from power iteration, and rounding is not paid for.
     """
     if unmasked is None and balls is not Balls.BOX:
@@ -87,23 +117,25 @@ def propagate(
     for number, block in enumerate(program.blocks):
         sources = {s: trace.hidden[s] for s in block.sources}
         z = box(block, sources)
+        if boxes and block.node in boxes:
+            z = z.within(*boxes[block.node])
+        weights = row_weights(block, z, rows)
         radius = torch.full_like(region.radius, torch.inf)
         if unmasked is not None and balls is not Balls.BOX:
             ceiling = unmasked.growth[block.node].expand_as(radius)
             growth[block.node], radius = ceiling, ceiling * region.radius
             if balls is Balls.LOCAL:
-                masked = _masked(block, sources, row_weights(block, z, rows))
+                masked = _masked(block, sources, weights)
                 for term, own in masked.items():
                     given = starting_vector(term, unmasked, own.columns, start, saved, seed + number)
                     trace.norms[term] = _local_norm(own, unmasked, solver or PowerIteration(), given)
                 moved = _reach(block, masked, trace, (solver or PowerIteration()) if joint else None, seed + number)
                 growth[block.node] = _at_most(moved([growth[t.source] for t in block.terms]), ceiling)
                 radius = _at_most(moved([sources[t.source].region.radius for t in block.terms]), radius)
-        trace.before[block.node] = z
+        trace.before[block.node], trace.weighted[block.node] = z, (weights, radius)
         trace.hidden[block.node] = _activate(block, z, radius, sources)
     bounded = balls is Balls.GLOBAL or (balls is Balls.LOCAL and rows is Rows.MASK)
-    lipschitz = growth[program.output] if bounded else None
-    return Trace(trace.before, trace.hidden, trace.norms, lipschitz, Side.ESTIMATE)
+    return replace(trace, lipschitz=growth[program.output] if bounded else None)
 
 
 def _masked(block: Block, sources: Mapping[Node, Hidden], rows: Tensor) -> dict[Term, Masked]:

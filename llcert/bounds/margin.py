@@ -8,10 +8,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from llcert.bounds.forward import Hidden
+from llcert.bounds.box import Hidden
 from llcert.ir import Node
 from llcert.program import Program, Term
 from llcert.region import length, spread
+from llcert.rounding import Rounding
 
 
 @dataclass(frozen=True)
@@ -48,12 +49,15 @@ def worst_margins(logits: Tensor, labels: Tensor, last: LastLayer, hidden: Mappi
     return torch.where(own, torch.inf, margins)
 
 
-def largest_increase(directions: Tensor, hidden: Hidden, iterations: int = 30) -> Tensor:
+def largest_increase(
+    directions: Tensor, hidden: Hidden, iterations: int = 30, rounding: Rounding | None = None
+) -> Tensor:
     """Upper bounds on `max d . delta` over `||delta|| <= r`, `l - c <= delta <= u - c`, `[batch, directions]`.
 
     directions: d, `[batch, directions, size]`. By duality every `lam >= 0` gives the bound `lam r^2 / 2 + sum max
     (d delta - lam delta^2 / 2)` (METHOD, section 5). In units of `||d||` and r, in which no square vanishes, lam falls
-    to its optimum by a fixed-point iteration from 1, where the box is ignored.
+    to its optimum by a fixed-point iteration from 1, where the box is ignored. rounding: of the arithmetic, paid for
+    where it is given: all that is added up is at least zero, and no term is off by more than a few roundings of itself.
     """
     region = hidden.region
     moves = hidden.varying.flatten(1)
@@ -69,7 +73,8 @@ def largest_increase(directions: Tensor, hidden: Hidden, iterations: int = 30) -
     with torch.no_grad():
         lam = _multiplier(d, down, up, iterations)
     value = ball_only * _dual(lam, d, down, up)[0]
-    return torch.where(value < best, value, best)
+    least = torch.where(value < best, value, best)
+    return least if rounding is None else rounding.above(least, d.shape[-1] + 64)
 
 
 def _nonzero(x: Tensor) -> Tensor:

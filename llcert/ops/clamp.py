@@ -24,6 +24,7 @@ class Clamp(Activation):
 
     low: Tensor | None = None
     high: Tensor | None = None
+    roundings = 0
 
     def __call__(self, *values: Tensor) -> Tensor:
         (z,) = values

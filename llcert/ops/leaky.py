@@ -23,6 +23,7 @@ class Leaky(Activation):
     """
 
     slope_below: Tensor
+    roundings = 1
 
     def __call__(self, *values: Tensor) -> Tensor:
         (z,) = values

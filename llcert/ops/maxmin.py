@@ -33,6 +33,7 @@ class MaxMin(Activation):
     pairs: bool = False
     high: Tensor | None = None
     low: Tensor | None = None
+    roundings = 0
 
     def __call__(self, *values: Tensor) -> Tensor:
         a, b = self.split(values[0])
@@ -141,6 +142,7 @@ class GroupSort(Activation):
     axis: int
     size: int
     descending: bool = False
+    roundings = 0
 
     def __call__(self, *values: Tensor) -> Tensor:
         groups = values[0].unflatten(self.axis + 1, (-1, self.size))

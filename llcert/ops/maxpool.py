@@ -38,6 +38,7 @@ class MaxPool(Activation):
     stride: Shape
     padding: tuple[tuple[int, int], ...]
     dilation: Shape
+    roundings = 0
 
     def __call__(self, *values: Tensor) -> Tensor:
         (z,) = values

@@ -33,6 +33,12 @@ class Norm:
     iterations: Tensor
     converged: Tensor
 
+    def select(self, images: Tensor) -> Norm:
+        """The norms of some images; images: mask or index."""
+        parts = (t[images] for t in (self.value, self.vector, self.iterations, self.converged))
+        value, vector, iterations, converged = parts
+        return Norm(value, self.side, vector, iterations, converged)
+
 
 class Solver(Protocol):
     """Finds the norms of a batch of masked maps."""
