@@ -15,6 +15,7 @@ from torch import Tensor
 from llcert.errors import UnsupportedModel
 from llcert.region import Region
 from llcert.relaxation import Relaxation, Zone
+from llcert.rounding import DOUBLE
 
 Shape = tuple[int, ...]
 """The shape of one image's value, without the batch axis. Tensors are always `[batch, *shape]`."""
@@ -94,6 +95,22 @@ class LinearOp(Op):
             x = torch.zeros(y.shape[0], *shape, dtype=y.dtype, device=y.device, requires_grad=True)
             (result,) = torch.autograd.grad(self.linear(x), x, y, create_graph=y.requires_grad)
         return result
+
+    def norm_bound(self, shape: Shape) -> float:
+        """An upper bound of `||A||_2` over inputs of this shape, of the parameters as real numbers.
+
+        The root of the largest row sum times the largest column sum of |A|, rounded up. Infinite where that is NaN.
+        """
+        magnitude = self.to("cpu", torch.float64).transformed(torch.abs)
+        with torch.no_grad():
+            rows = magnitude.linear(torch.ones(1, *shape, dtype=torch.float64))
+            columns = magnitude.adjoint(torch.ones_like(rows), shape)
+        if rows.numel() == 0 or columns.numel() == 0:
+            return 0.0
+        terms = max(rows.numel(), columns.numel()) + 8
+        row, column = DOUBLE.bound(float(rows.max()), terms), DOUBLE.bound(float(columns.max()), terms)
+        value = row if self.moves else math.sqrt(row) * math.sqrt(column)
+        return DOUBLE.bound(value, 4) if value < math.inf else math.inf
 
 
 class Join(Op):

@@ -13,6 +13,7 @@ from llcert.bounds.forward import Balls, Rows, Trace, row_weights
 from llcert.bounds.join import reach
 from llcert.bounds.lipschitz import GlobalBound
 from llcert.bounds.roundoff import Roundoff, block_error, distance
+from llcert.bounds.unmasked import magnitude_bound, rounded_up, steepest
 from llcert.ir import Node
 from llcert.program import Block, Program, Term
 from llcert.region import Region, spread
@@ -29,6 +30,11 @@ class Deployment:
 
     format: Rounding
     magnitudes: Mapping[Term, float]
+
+    @staticmethod
+    def of(program: Program, form: Rounding) -> Deployment:
+        """A program's deployment in a format. program: in float64."""
+        return Deployment(form, {t: magnitude_bound(t) for b in program.blocks for t in b.terms})
 
 
 def enclosing_ball(images: Tensor, eps: float, *, clip: bool = False) -> Region:
@@ -69,7 +75,7 @@ def enclose(
         z, error = _box(block, sources, known)
         if boxes and block.node in boxes:
             z = z.within(*boxes[block.node])
-        weights = torch.minimum(_above(row_weights(block, z, rows)), steepest(block))
+        weights = torch.minimum(rounded_up(row_weights(block, z, rows)), steepest(block))
         radius = _radius(block, sources, weights, unmasked, solver, trace, seed + number) + distance(error, weights)
         weakest = Side.PROBABLE if any(trace.norms[t].side is Side.PROBABLE for t in block.terms) else weakest
         trace.before[block.node], trace.weighted[block.node] = z, (weights, DOUBLE.above(radius, 2))
@@ -98,18 +104,6 @@ def _box(block: Block, sources: Mapping[Node, Hidden], known: Roundoff) -> tuple
 def _largest(region: Region) -> Tensor:
     """The largest absolute value of each entry over a region, its centre included."""
     return torch.maximum(torch.maximum(region.lower.abs(), region.upper.abs()), region.centre.abs())
-
-
-def steepest(block: Block) -> Tensor:
-    """The largest slopes of a block's activation anywhere, rounded up; broadcastable to `[batch, *pre shape]`."""
-    if block.activation is None:
-        return torch.ones((), dtype=torch.float64)
-    return _above(block.activation.global_slope(block.pre.shape).double())
-
-
-def _above(weights: Tensor) -> Tensor:
-    """Slopes rounded up; 0 and 1 are exact."""
-    return torch.where((weights == 0) | (weights == 1), weights, DOUBLE.above(weights, 16))
 
 
 def _radius(

@@ -26,6 +26,7 @@ from llcert.ops.windows import (
     zero_padded,
 )
 from llcert.registry import Call, OnnxBuilder, from_onnx, from_torch_op, to_onnx
+from llcert.spectral import torus_bound
 
 
 @dataclass(frozen=True)
@@ -65,6 +66,13 @@ class Conv(LinearOp):
         transposed = F.conv_transpose1d if len(self.stride) == 1 else F.conv_transpose2d
         return transposed(y, self.weight, None, self.stride, self.padding, unread, self.groups, self.dilation)
 
+    def norm_bound(self, shape: Shape) -> float:
+        """The padded torus's bound, or the crude one where that is lower."""
+        outputs = tuple(self.linear(self.weight.new_zeros(1, *shape)).shape[2:])
+        return min(
+            super().norm_bound(shape), torus_bound(self.weight, outputs, self.stride, self.dilation, self.groups)
+        )
+
 
 @dataclass(frozen=True)
 class ConvTranspose(LinearOp):
@@ -98,6 +106,11 @@ class ConvTranspose(LinearOp):
         for axis, n in enumerate(shape):  # an output padding above the stride reaches further than the input
             x = x.narrow(axis + 1, 0, n)
         return x
+
+    def norm_bound(self, shape: Shape) -> float:
+        """The bound of the convolution it is the adjoint of: every input entry is a position of the kernel."""
+        torus = torus_bound(self.weight, shape[1:], self.stride, self.dilation, self.groups)
+        return min(super().norm_bound(shape), torus)
 
 
 @from_onnx("Conv")

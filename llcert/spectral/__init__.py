@@ -1,8 +1,20 @@
 """Norms of masked linear maps. Knows maps and masks, no operator and no network."""
 
+from llcert.spectral.circulant import torus_bound
 from llcert.spectral.linear_map import LinearMap, Masked, Provable
 from llcert.spectral.norm import Norm, Side, Solver
 from llcert.spectral.power import PowerIteration, random_start
 from llcert.spectral.verified import Verified
 
-__all__ = ["LinearMap", "Masked", "Norm", "PowerIteration", "Provable", "Side", "Solver", "Verified", "random_start"]
+__all__ = [
+    "LinearMap",
+    "Masked",
+    "Norm",
+    "PowerIteration",
+    "Provable",
+    "Side",
+    "Solver",
+    "Verified",
+    "random_start",
+    "torus_bound",
+]

@@ -54,6 +54,8 @@ def _estimate(b: Tensor, products: Gram) -> Tensor:
     if products.entries.shape[1] <= SMALL:
         entries = torch.where(finite[:, None, None], products.entries, 0.0)
         guess = torch.linalg.eigvalsh(entries)[:, -1]
+    elif b.is_complex():
+        guess = _power(products.entries)
     else:
         generator = torch.Generator().manual_seed(0)
         start = torch.randn(len(b), b.shape[1], generator=generator, dtype=b.dtype).to(b.device)
@@ -61,6 +63,16 @@ def _estimate(b: Tensor, products: Gram) -> Tensor:
         other = torch.full((len(b),), b.shape[2], device=b.device)
         guess = top_singular_value(_times(b.mT), _times(b), start, STEPS, other, sizes).square()
     return torch.where(finite, guess, torch.nan)
+
+
+def _power(matrices: Tensor) -> Tensor:
+    """Rayleigh quotients of positive semidefinite matrices after some steps of power iteration, `[batch]`."""
+    x = torch.randn(*matrices.shape[:2], 1, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    x = x.to(matrices)
+    for _ in range(STEPS):
+        x = matrices @ (x / torch.linalg.vector_norm(x, dim=1, keepdim=True))
+    x = x / torch.linalg.vector_norm(x, dim=1, keepdim=True)
+    return (x.mH @ matrices @ x)[:, 0, 0].real
 
 
 def _times(matrices: Tensor) -> Action:

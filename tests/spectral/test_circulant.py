@@ -1,0 +1,137 @@
+"""Bounds of whole operators and terms, among them the padded torus, against extended precision."""
+
+from __future__ import annotations
+
+import math
+import statistics
+
+import numpy as np
+import pytest
+import torch
+from random_layers import Draw, batch_norm, chain, convolution, exact, largest, random_layer, transposed
+from torch import Tensor
+
+from llcert.bounds.unmasked import operator_bound, unmasked_bound
+from llcert.ir import LinearOp, Shape
+from llcert.ops import Affine, Conv, ConvTranspose, Expand, Linear, Pad, Reduce, SumPool, Take, Transpose
+from llcert.program import Term
+from llcert.spectral import PowerIteration, Verified, torus_bound
+
+
+def _normal(*shape: int, seed: int = 0) -> Tensor:
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+
+
+def _random(seed: int) -> tuple[LinearOp, Shape]:
+    draw = Draw(seed)
+    if seed % 4 == 0:
+        channels = draw.choices.randint(1, 3)
+        return transposed(draw, channels), (channels, draw.choices.randint(3, 5), draw.choices.randint(3, 6))
+    spatial = 1 + seed % 2
+    shape = (draw.choices.choice([1, 2, 4]), *(draw.choices.randint(7, 9) for _ in range(spatial)))
+    return convolution(draw, spatial, shape[0]), shape
+
+
+def test_convolutions(request: pytest.FixtureRequest) -> None:
+    excess = []
+    for seed in range(request.config.getoption("--layers")):
+        op, shape = _random(seed)
+        truth = largest(exact(op, shape))
+        bound = op.norm_bound(shape)
+        assert np.longdouble(bound) >= truth, (seed, op)
+        excess.append(float(bound / truth) - 1 if truth else bound)
+    assert statistics.median(excess) <= 0.15, "small images are mostly border, but not that much"
+
+
+def test_a_circular_convolution_is_met_exactly(request: pytest.FixtureRequest) -> None:
+    """What the torus computes, computed by brute force: the convolution of an image that repeats itself."""
+    for seed in range(30):
+        draw = Draw(seed)
+        stride, dilation, out = (draw.choices.randint(1, 3) for _ in range(3))
+        weight = draw.normal(2, 3, draw.choices.randint(1, 4))
+        count = -(-(stride * (out - 1) + dilation * (weight.shape[2] - 1) + 1) // stride)
+        size = stride * count
+        matrix = torch.zeros(2, count, 3, size, dtype=torch.float64)
+        for o in range(count):
+            for t in range(weight.shape[2]):
+                matrix[:, o, :, (stride * o + dilation * t) % size] += weight[:, :, t]
+        truth = largest(matrix.reshape(2 * count, 3 * size).numpy().astype(np.longdouble))
+        bound = torus_bound(weight, (out,), (stride,), (dilation,))
+        assert truth <= np.longdouble(bound) <= truth * (1 + 1e-7)
+
+
+@pytest.mark.parametrize("stride", [1, 2])
+def test_a_large_image_is_bounded_closely(stride: int) -> None:
+    conv = Conv(_normal(3, 2, 3, 3), None, (stride, stride), (1, 1))
+    term, _ = chain((2, 32, 32), conv)
+    proved = unmasked_bound(term, Verified())
+    assert proved <= conv.norm_bound((2, 32, 32)) <= proved * 1.03
+
+
+def test_many_channels() -> None:
+    weight = _normal(300, 280, 1, 1)
+    truth = largest(weight[:, :, 0, 0].numpy().astype(np.longdouble))
+    assert truth <= np.longdouble(torus_bound(weight, (3, 3), (1, 1), (1, 1))) <= truth * 1.03
+
+
+@pytest.mark.parametrize("scale", [1e-300, 1e-30, 1e30, 1e300])
+def test_scales(scale: float) -> None:
+    conv = Conv(_normal(2, 2, 3, 3) * scale, None, (1, 1), (1, 1))
+    truth = largest(exact(conv, (2, 6, 6)))
+    assert truth <= np.longdouble(conv.norm_bound((2, 6, 6))) <= truth * 1.3 + 1e-300
+
+
+@pytest.mark.parametrize("poison", [torch.nan, torch.inf])
+def test_poison_bounds_nothing(poison: float) -> None:
+    weight = _normal(2, 2, 3, 3)
+    weight[1, 0, 2, 1] = poison
+    for op in (Conv(weight, None, (1, 1), (1, 1)), ConvTranspose(weight), Linear(weight[1, 0]), Affine(weight[1, 0])):
+        shape = (2, 6, 6) if isinstance(op, Conv | ConvTranspose) else (3, 3)
+        assert op.norm_bound(shape) == math.inf
+        term, _ = chain(shape, op)
+        assert unmasked_bound(term, Verified()) == math.inf
+
+
+def test_zero_weights() -> None:
+    assert 0 <= Conv(torch.zeros(2, 2, 3, 3), None, (1, 1), (1, 1)).norm_bound((2, 6, 6)) <= 1e-290
+
+
+@pytest.mark.parametrize(
+    "op",
+    [
+        Affine(_normal(3, 4, 4), _normal(4)),
+        batch_norm(Draw(0), 3, 2),
+        Transpose((2, 0, 1)),
+        Pad(((0, 1), (1, 0), (0, 0))),
+        Take(1, (0, 0, 3, 2, 0)),
+        Expand((2, 3, 4, 4)),
+        Reduce((1,), 0.25),
+        SumPool((2, 2), (1, 1), 0.25),
+        Linear(_normal(5, 4)),
+        Linear(_normal(5, 4).float()),
+    ],
+    ids=lambda op: op.label,
+)
+def test_other_operators(op: LinearOp) -> None:
+    truth = largest(exact(op.to("cpu", torch.float64), (3, 4, 4)))
+    bound = op.norm_bound((3, 4, 4))
+    assert truth <= np.longdouble(bound) <= truth * 2.2
+    if op.moves:
+        assert bound <= truth * (1 + 1e-13)
+
+
+def test_terms(request: pytest.FixtureRequest) -> None:
+    for seed in range(request.config.getoption("--layers")):
+        layer = random_layer(seed)
+        term = layer.masked.map
+        if not isinstance(term, Term):
+            continue
+        truth = largest(layer.matrix)
+        alone, both = operator_bound(term), unmasked_bound(term, Verified())
+        assert np.longdouble(min(alone, both)) >= truth, (seed, layer.kind)
+        assert both <= truth * (1 + 1e-6), (seed, layer.kind)
+
+
+def test_an_estimate_is_no_bound() -> None:
+    term, _ = chain((5,), Linear(_normal(4, 5)))
+    assert unmasked_bound(term, PowerIteration()) == operator_bound(term)
