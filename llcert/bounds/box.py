@@ -1,4 +1,4 @@
-"""The box of a block's value before its activation, and the sizes that rounding is counted in (METHOD, sections 2, 8)."""
+"""The box of a block's value before its activation (METHOD, section 2)."""
 
 from __future__ import annotations
 
@@ -77,20 +77,3 @@ def _root(x: Tensor) -> Tensor:
 def _middle(region: Region) -> tuple[Tensor, Tensor]:
     """Middle and half-width of a box; NaN, which certifies nothing, where it is unbounded."""
     return (region.lower + region.upper) / 2, (region.upper - region.lower) / 2
-
-
-def sizes(block: Block, sources: Mapping[Node, Tensor]) -> tuple[Tensor, Tensor]:
-    """`N |h| + |b|` through the body of a block, N the product of the absolute matrices: `[batch, *pre shape]`.
-
-    Every sum that an evaluation of the block adds up is at most that, so the error of an entry is at most `gamma` times
-    it (Higham 2002, section 3.5). Also the sum of all entries of it at every node on the way and of the sources,
-    `[batch]`. sources: absolute values of the sources, or upper bounds of them.
-    """
-    known = dict(sources)
-    for node in block.body:
-        if isinstance(node.op, LinearOp):
-            size = known[node.inputs[0]]
-            known[node] = node.op.transformed(torch.abs).linear(size) + node.op.offset_size(size)
-        else:
-            known[node] = node.op(*(known[i] for i in node.inputs))
-    return known[block.pre], torch.stack([k.flatten(1).sum(1) for k in known.values()]).sum(0)

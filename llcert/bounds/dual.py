@@ -22,8 +22,8 @@ from llcert.region import length
 from llcert.relaxation import Relaxation
 from llcert.rounding import DOUBLE, Rounding
 
-Key = tuple[Node, int]
-"""A step of a block's activation: the block's node, the number of the step."""
+Key = tuple[int, int]
+"""A step of a block's activation: the number of the block in its program, the number of the step."""
 
 
 @dataclass(frozen=True)
@@ -117,10 +117,9 @@ class Backward:
         the image. An activation that has no relaxation is not passed: its output is bounded over its region.
         """
         pending = dict(rows)
-        like = next(iter(rows.values()))
-        total = _Sum(like.new_zeros(like.shape[:2]), DOUBLE if trace.roundoff is not None else None)
+        total = self._total(trace, next(iter(rows.values())))
         best = torch.full_like(total.value, -torch.inf)
-        for block in reversed(self.program.blocks):
+        for index, block in reversed(list(enumerate(self.program.blocks))):
             if block.node not in pending:
                 continue
             if stops and block.activation is not None:
@@ -130,9 +129,21 @@ class Backward:
             if steps is None:
                 self._end(trace, block.node, a, total)
                 continue
-            g = self._activation(trace, block, a, policy, total)
+            g = self._activation(trace, index, a, policy, total)
             self._affine(trace, block, g, pending, total)
         return torch.fmax(best, self._stopped(trace, pending, total))
+
+    def last(self, trace: Trace, rows: Mapping[Node, Tensor]) -> Tensor:
+        """The same for rows on the logits, stopped at the last hidden values (METHOD, section 5)."""
+        (a,), block = rows.values(), self.program.blocks[-1]
+        total = self._total(trace, a)
+        pending = dict(rows)
+        if block.activation is None:
+            self._affine(trace, block, pending.pop(block.node), pending, total)
+        return self._stopped(trace, pending, total)
+
+    def _total(self, trace: Trace, like: Tensor) -> _Sum:
+        return _Sum(like.new_zeros(like.shape[:2]), DOUBLE if trace.roundoff is not None else None)
 
     def _stopped(self, trace: Trace, pending: Mapping[Node, Tensor], total: _Sum) -> Tensor:
         """The bound if everything that is pending is bounded over its own region."""
@@ -154,11 +165,15 @@ class Backward:
         total.add(products.flatten(2).sum(-1), lost)
         total.add(-fall)
 
-    def _activation(self, trace: Trace, block: Block, a: Tensor, policy: Policy, total: _Sum) -> Tensor:
+    def _activation(self, trace: Trace, index: int, a: Tensor, policy: Policy, total: _Sum) -> Tensor:
         """The rows before a block's activation; adds what its relaxations cost."""
+        block = self.program.blocks[index]
+        if trace.roundoff is not None and block.activation is not None:
+            errors = (a.abs() * trace.roundoff.after[block.node][:, None]).flatten(2).sum(-1)
+            total.add(torch.zeros_like(errors), DOUBLE.above(errors, a[0, 0].numel() + 8))
         for number, step in reversed(list(enumerate(trace.steps(block) or ()))):
             inner, passing = step.enter(a)
-            choice = policy((block.node, number), step, inner)
+            choice = policy((index, number), step, inner)
             before = step.leave(choice.slopes * inner, passing)
             total.add(step.constant(inner, choice.slopes, choice.lam, total.rounding), _turned(trace, block, a, before))
             a = before
@@ -168,10 +183,11 @@ class Backward:
         """Carries rows through a block's linear map; adds what its offset gives, and what rounding of all this may."""
         lost = None
         if trace.roundoff is not None:
-            size = trace.roundoff.sizes[block.node] + trace.roundoff.errors[block.node]
+            known = trace.roundoff
             count = block.roundings + len(self.program.blocks) + g[0, 0].numel() + 16
-            paid = DOUBLE.gamma(2 * count) * (g.abs() * size[:, None]).flatten(2).sum(-1)
-            underflow = 4 * count * DOUBLE.tiny * trace.roundoff.totals[block.node][:, None]
+            errors = DOUBLE.gamma(2 * count) * known.sizes[block.node] + known.errors[block.node]
+            paid = (g.abs() * errors[:, None]).flatten(2).sum(-1)
+            underflow = 4 * count * DOUBLE.tiny * known.totals[block.node][:, None]
             lost = DOUBLE.above(paid + underflow, count)
         total.add((g * self.offsets[block.node]).flatten(2).sum(-1), lost)
         for term in block.terms:

@@ -3,38 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import torch
 from torch import Tensor
 
-from llcert.bounds.box import Hidden, box, sizes
+from llcert.bounds.box import Hidden, box
 from llcert.bounds.forward import Balls, Rows, Trace, row_weights
 from llcert.bounds.join import reach
 from llcert.bounds.lipschitz import GlobalBound
-from llcert.bounds.roundoff import Roundoff, block_error, distance
-from llcert.bounds.unmasked import magnitude_bound, rounded_up, steepest
+from llcert.bounds.roundoff import Passage, Roundoff, distance, largest, off
+from llcert.bounds.unmasked import rounded_up, steepest
 from llcert.ir import Node
 from llcert.program import Block, Program, Term
 from llcert.region import Region, spread
 from llcert.rounding import DOUBLE, Rounding, downwards, upwards
 from llcert.spectral import Masked, Norm, Side, Solver
-
-
-@dataclass(frozen=True)
-class Deployment:
-    """The network as it is run: node by node in some format, sums in any order, subnormals flushed or not.
-
-    magnitudes: upper bounds of `||N||` for each term, N the product of its absolute matrices.
-    """
-
-    format: Rounding
-    magnitudes: Mapping[Term, float]
-
-    @staticmethod
-    def of(program: Program, form: Rounding) -> Deployment:
-        """A program's deployment in a format. program: in float64."""
-        return Deployment(form, {t: magnitude_bound(t) for b in program.blocks for t in b.terms})
 
 
 def enclosing_ball(images: Tensor, eps: float, *, clip: bool = False) -> Region:
@@ -53,35 +37,33 @@ def enclose(
     *,
     rows: Rows = Rows.MASK,
     boxes: Mapping[Node, tuple[Tensor, Tensor]] | None = None,
-    deployment: Deployment | None = None,
+    deployed: Rounding | None = None,
     seed: int = 0,
 ) -> Trace:
-    """Outer bounds of every value of the real network over `region`, rounding included.
+    """Outer bounds of every value over `region`, rounding included, of the network in real numbers and as deployed.
 
-    Centres are the values float64 computes; what they miss is in the radii. program, region: float64.
+    Centres are the values float64 computes; what they miss is in boxes and radii. program, region: float64.
     unmasked: proved norms, in place of every one that the solver does not prove. solver: of the local norms; None:
-    the unmasked ones alone. boxes: as for `propagate`, proved. deployment: also bounds how far the deployed network is
-    from the real one. Raises ValueError for a solver or a bound that only estimates.
+    the unmasked ones alone. boxes: as for `propagate`, proved. deployed: the format the network runs in, node by node,
+    sums in any order; None: in real numbers alone. Raises ValueError for a solver or a bound that only estimates.
     """
     if program.dtype != torch.float64:
         raise ValueError("a proof is computed in float64")
     _require(unmasked.side)
-    known = Roundoff(drift={program.input: torch.zeros_like(region.radius)} if deployment else {})
+    known = Roundoff()
     everything = torch.ones_like(region.centre, dtype=torch.bool)
     trace = Trace(hidden={program.input: Hidden(region, everything)}, side=unmasked.side, roundoff=known)
     weakest = unmasked.side
     for number, block in enumerate(program.blocks):
         sources = {s: trace.hidden[s] for s in block.sources}
-        z, error = _box(block, sources, known)
+        z, error = _box(block, sources, deployed, known)
         if boxes and block.node in boxes:
             z = z.within(*boxes[block.node])
         weights = torch.minimum(rounded_up(row_weights(block, z, rows)), steepest(block))
         radius = _radius(block, sources, weights, unmasked, solver, trace, seed + number) + distance(error, weights)
         weakest = Side.PROBABLE if any(trace.norms[t].side is Side.PROBABLE for t in block.terms) else weakest
         trace.before[block.node], trace.weighted[block.node] = z, (weights, DOUBLE.above(radius, 2))
-        trace.hidden[block.node] = _activate(block, z, DOUBLE.above(radius, 2))
-        if deployment:
-            known.drift[block.node] = _drift(block, known, unmasked, deployment, trace.hidden[block.node])
+        trace.hidden[block.node] = _activate(block, z, DOUBLE.above(radius, 2), deployed, known)
     return replace(trace, side=weakest)
 
 
@@ -90,20 +72,23 @@ def _require(side: Side) -> None:
         raise ValueError("an estimate of a norm cannot support a proof")
 
 
-def _box(block: Block, sources: Mapping[Node, Hidden], known: Roundoff) -> tuple[Region, Tensor]:
-    """The block's box, and the error of its centre; records sizes and errors."""
-    largest = {s: _largest(h.region) for s, h in sources.items()}
-    size, total = (DOUBLE.above(s, block.roundings + s[0].numel() + 8) for s in sizes(block, largest))
-    error = block_error(block, size)
-    z = box(block, sources)
+def _box(
+    block: Block, sources: Mapping[Node, Hidden], deployed: Rounding | None, known: Roundoff
+) -> tuple[Region, Tensor]:
+    """The block's box, and the errors of its value; records both and the sizes."""
+    passage = Passage.of(block, {s: h.region for s, h in sources.items()})
+    error, z = passage.error(), box(block, sources)
+    z = _widened(z, error)
+    if deployed is not None:
+        more = passage.deployed(deployed, largest(z))
+        z, error = _widened(z, more), upwards(error + more)
+    known.sizes[block.node], known.totals[block.node], known.errors[block.node] = passage.size, passage.total, error
+    return z, error
+
+
+def _widened(z: Region, error: Tensor) -> Region:
     lower, upper = downwards(z.lower - error), upwards(z.upper + error)
-    known.sizes[block.node], known.errors[block.node], known.totals[block.node] = size, error, total
-    return replace(z, lower=torch.minimum(lower, z.centre), upper=torch.maximum(upper, z.centre)), error
-
-
-def _largest(region: Region) -> Tensor:
-    """The largest absolute value of each entry over a region, its centre included."""
-    return torch.maximum(torch.maximum(region.lower.abs(), region.upper.abs()), region.centre.abs())
+    return replace(z, lower=torch.minimum(lower, z.centre), upper=torch.maximum(upper, z.centre))
 
 
 def _radius(
@@ -154,22 +139,18 @@ def _norm(masked: Masked, unmasked: GlobalBound, solver: Solver | None) -> Norm:
     return replace(norm, value=torch.where(proved, norm.value, ceiling))
 
 
-def _activate(block: Block, z: Region, radius: Tensor) -> Hidden:
-    """The region of the output. Entries of a block without activation all vary: what moves in them is the centre's error."""
+def _activate(block: Block, z: Region, radius: Tensor, deployed: Rounding | None, known: Roundoff) -> Hidden:
+    """The region of the output. Without an activation all entries vary: if nothing else, by the centre's error."""
     phi = block.activation
     if phi is None:
         return Hidden(_tightened(replace(z, radius=radius)), torch.ones_like(z.centre, dtype=torch.bool))
-    centre, (lower, upper) = phi(z.centre), phi.box(z.lower, z.upper)
-    if phi.roundings:
-        lower, upper = downwards(lower - _off(lower, phi.roundings)), upwards(upper + _off(upper, phi.roundings))
-        radius = DOUBLE.above(radius + distance(_off(centre, phi.roundings)), 2)
-    lower, upper = torch.minimum(lower, centre), torch.maximum(upper, centre)
-    return Hidden(_tightened(Region(centre, lower, upper, radius)), phi.varying(z))
-
-
-def _off(value: Tensor, roundings: int) -> Tensor:
-    """How far a computed value may be off after so many roundings, relatively."""
-    return DOUBLE.above(DOUBLE.gamma(2 * roundings) * value.abs(), 2)
+    region = Region(phi(z.centre), *phi.box(z.lower, z.upper), radius)
+    error = off(largest(region), phi.roundings)
+    if deployed is not None:
+        error = upwards(error + off(largest(region), phi.roundings, deployed))
+    known.after[block.node] = error
+    region = replace(_widened(region, error), radius=DOUBLE.above(radius + distance(error), 2))
+    return Hidden(_tightened(region), phi.varying(z))
 
 
 def _tightened(region: Region) -> Region:
@@ -180,31 +161,3 @@ def _tightened(region: Region) -> Region:
     lower, upper = torch.minimum(lower, region.centre), torch.maximum(upper, region.centre)
     farthest = distance(upwards(torch.maximum(upper - region.centre, region.centre - lower)))
     return Region(region.centre, lower, upper, torch.fmin(region.radius, farthest))
-
-
-def _drift(block: Block, known: Roundoff, unmasked: GlobalBound, deployment: Deployment, hidden: Hidden) -> Tensor:
-    """Upper bound of the distance between the deployed and the real output, `[batch]`; infinite where it may overflow.
-
-    The error so far grows by the unmasked norms, for the deployed value may leave its region; on top comes what the
-    block's own sums and its activation round (docs/soundness.md, lemma 8).
-    """
-    inputs = [known.drift[t.source] for t in block.terms]
-    carried = sum((unmasked.norms[t] * d for t, d in zip(block.terms, inputs, strict=True)), torch.zeros_like(inputs[0]))
-    own = deployed_error(block, known, deployment)
-    roundings = 0 if block.activation is None else block.activation.roundings
-    total = DOUBLE.above(carried + float(steepest(block).max()) * distance(own), 64)
-    value = DOUBLE.above(distance(_largest(hidden.region)) + total, 2)
-    final = deployment.format.gamma(2 * roundings) * value + 2 * roundings * deployment.format.tiny * own[0].numel() ** 0.5
-    return DOUBLE.above(total + final, 8)
-
-
-def deployed_error(block: Block, known: Roundoff, deployment: Deployment) -> Tensor:
-    """Bounds of what the deployed format errs in each entry of a block's value, `[batch, *pre shape]`; infinite where
-    it may overflow."""
-    form, size = deployment.format, known.sizes[block.node]
-    beyond = sum((deployment.magnitudes[t] * known.drift[t.source] for t in block.terms), torch.zeros_like(size.flatten(1)[:, 0]))
-    size = DOUBLE.above(size + spread(beyond, size), 4)
-    largest = size.flatten(1).amax(1) + 1
-    lost = spread(block.underflow * (form.tiny / DOUBLE.tiny) * largest, size)
-    error = DOUBLE.above(form.gamma(block.roundings) * size + lost, 8)
-    return torch.where(size * 4 < form.largest, error, torch.inf)

@@ -1,53 +1,131 @@
-"""What rounding costs: the sizes that errors are counted in, block by block (METHOD, section 8)."""
+"""What rounding costs, block by block (METHOD, section 8; the lemmas are those of docs/soundness.md)."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 
-from llcert.ir import Node
+from llcert.ir import LinearOp, Node
 from llcert.program import Block
-from llcert.region import length
-from llcert.rounding import DOUBLE
+from llcert.region import Region, length, spread
+from llcert.rounding import DOUBLE, Rounding
 
 
 @dataclass(frozen=True)
 class Roundoff:
-    """What an enclosure knows of sizes, for whoever computes with its regions.
+    """What an enclosure knows of sizes and errors, for whoever computes with its regions.
 
-    sizes: of each block, upper bounds of `N |h| + |b|` over the regions (`llcert.bounds.box.sizes`), `[batch, *pre
-    shape]`. errors: of each block, bounds of what float64 may err in its value before the activation at one point, or in
-    one end of its box, likewise. totals: of each block, the sum of all sizes on the way through it, `[batch]`. drift: of each block's output and the input, upper bounds of the distance between
-    the deployed and the real network's value anywhere in the ball, `[batch]`; empty where only the real one is meant.
+    sizes: of each block, upper bounds of `N |h| + |b|` over the regions, N the product of the absolute matrices,
+    `[batch, *pre shape]`. totals: their sum over all nodes on the way through the block, and its sources, `[batch]`.
+    errors: of each block, bounds of what an evaluation may err in an entry of its value before the activation, float64's
+    of this proof and the deployed format's, likewise.
     """
 
     sizes: dict[Node, Tensor] = field(default_factory=dict)
-    errors: dict[Node, Tensor] = field(default_factory=dict)
     totals: dict[Node, Tensor] = field(default_factory=dict)
-    drift: dict[Node, Tensor] = field(default_factory=dict)
+    errors: dict[Node, Tensor] = field(default_factory=dict)
+    after: dict[Node, Tensor] = field(default_factory=dict)
 
     def select(self, images: Tensor) -> Roundoff:
         """Of some images; images: mask or index."""
-        parts = (self.sizes, self.errors, self.totals, self.drift)
+        parts = (self.sizes, self.totals, self.errors, self.after)
         return Roundoff(*({n: t[images] for n, t in part.items()} for part in parts))
 
 
-def block_error(block: Block, size: Tensor) -> Tensor:
-    """Bounds of the error of float64 in each entry of a block's value, or in an end of its box, `[batch, *pre shape]`.
+@dataclass(frozen=True)
+class Passage:
+    """Sizes on the way through a block, in float64 and rounded up: every sum that an evaluation adds up is at most that.
 
-    size: as in `Roundoff.sizes`. Interval arithmetic through a node with r roundings takes at most 4 r + 16 of them
-    (docs/soundness.md, lemma 2).
+    sizes: of the sources and of every node of the body, `[batch, *shape]`.
     """
-    count = 4 * block.roundings + 16 * len(block.body) + 32
-    largest = size.flatten(1).amax(1) + 1
-    lost = block.underflow * largest.reshape(-1, *[1] * (size.ndim - 1))
-    return DOUBLE.above(DOUBLE.gamma(count) * size, 4) + lost
+
+    block: Block
+    sizes: Mapping[Node, Tensor]
+
+    @staticmethod
+    def of(block: Block, sources: Mapping[Node, Region]) -> Passage:
+        """sources: regions of the block's sources."""
+        known = {s: largest(r) for s, r in sources.items()}
+        for node in block.body:
+            if isinstance(node.op, LinearOp):
+                size = known[node.inputs[0]]
+                value = node.op.transformed(torch.abs).linear(size) + node.op.offset_size(size)
+            else:
+                value = node.op(*(known[i] for i in node.inputs))
+            known[node] = DOUBLE.above(value, block.roundings + 4)
+        return Passage(block, known)
+
+    @property
+    def size(self) -> Tensor:
+        """Of the value before the activation."""
+        return self.sizes[self.block.pre]
+
+    @property
+    def total(self) -> Tensor:
+        """The sum of all sizes, `[batch]`."""
+        parts = torch.stack([s.flatten(1).sum(1) for s in self.sizes.values()])
+        return DOUBLE.above(parts.sum(0), sum(s[0].numel() for s in self.sizes.values()) + 8)
+
+    def error(self) -> Tensor:
+        """Bounds of what float64 errs in each entry, or in an end of its box: interval arithmetic through a node with r
+        roundings takes at most 4 r + 16 of them (lemma 2)."""
+        count = 4 * self.block.roundings + 16 * len(self.block.body) + 32
+        beyond = self.size.flatten(1).amax(1) + 1
+        return DOUBLE.above(DOUBLE.gamma(count) * self.size, 4) + spread(self.block.underflow * beyond, self.size)
+
+    def deployed(self, form: Rounding, values: Tensor) -> Tensor:
+        """Bounds of what another format errs in each entry, sums in any order; infinite where it may overflow (lemma 3).
+
+        values: largest absolute values of the block before its activation, without the format's errors.
+        """
+        errors: dict[Node, Tensor] = {}
+        for node in self.block.body:
+            own = self._own(node, form, values if node is self.block.pre else None)
+            if isinstance(node.op, LinearOp):
+                (source,) = node.inputs
+                carried = node.op.transformed(torch.abs).linear(errors[source]) if source in errors else 0.0
+            else:
+                carried = node.op(*(errors.get(i, torch.zeros_like(self.sizes[i])) for i in node.inputs))
+            errors[node] = DOUBLE.above(own + carried, self.block.roundings + 8)
+        return errors.get(self.block.pre, torch.zeros_like(self.size))
+
+    def _own(self, node: Node, form: Rounding, values: Tensor | None) -> Tensor:
+        """What the node itself adds: one rounding a product, one a sum; a partial sum is at most the larger of what is
+        positive and what is negative in it, half of its size and of its value together. Zeros add nothing."""
+        size = self.sizes[node]
+        if isinstance(node.op, LinearOp):
+            entries = (self.sizes[node.inputs[0]] > 0).to(torch.float64)
+            count = node.op.transformed(_nonzero).linear(entries) + (0 if node.op.moves else 1)
+            scale = 4.0
+        else:
+            count, scale = torch.full_like(size, float(len(node.inputs))), 0.0
+        partial = size if values is None else torch.minimum(size, (size + values) / 2)
+        terms = form.unit * ((1 + scale) * size + (count - 1).clamp(min=0) * partial)
+        most = int(count.max()) + 8 if count.numel() else 8
+        error = terms * (1 + 4 * form.gamma(most)) + 2 * (count + 4) * form.tiny
+        return torch.where(4 * size < form.largest, error, torch.inf)
+
+
+def _nonzero(a: Tensor) -> Tensor:
+    return (a != 0).to(torch.float64)
+
+
+def largest(region: Region) -> Tensor:
+    """The largest absolute value of each entry over a region, its centre included."""
+    return torch.maximum(torch.maximum(region.lower.abs(), region.upper.abs()), region.centre.abs())
+
+
+def off(value: Tensor, roundings: int, form: Rounding = DOUBLE) -> Tensor:
+    """Bounds of what a value computed with so many roundings, relative to itself, may be off by."""
+    if roundings == 0:
+        return torch.zeros_like(value)
+    return DOUBLE.above(form.gamma(2 * roundings) * value.abs(), 2) + 2 * roundings * form.tiny
 
 
 def distance(error: Tensor, weights: Tensor | None = None) -> Tensor:
     """Upper bound of the length of an error >= 0, its entries weighted, `[batch]`."""
     weighted = error if weights is None else error * weights
     return DOUBLE.above(length(weighted), weighted[0].numel() + 8)
-

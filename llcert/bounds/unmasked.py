@@ -53,16 +53,6 @@ def rounded_up(slopes: Tensor) -> Tensor:
     return torch.where((slopes == 0) | (slopes == 1), slopes, DOUBLE.above(slopes, 16))
 
 
-def magnitude_bound(term: Term) -> float:
-    """An UPPER bound of `||N||`, N the product of the term's absolute matrices: largest row sum times column sum."""
-    one = torch.ones(1, *term.columns, dtype=torch.float64, device=_place(term))
-    rows = term.magnitude(one)
-    columns = term.magnitude_adjoint(torch.ones_like(rows))
-    count = term.roundings + 8
-    row, column = (DOUBLE.bound(float(x.max()) + term.underflow, count) for x in (rows, columns))
-    return DOUBLE.bound(math.sqrt(row) * math.sqrt(column), 4)
-
-
 def operator_bound(term: Term) -> float:
     """An UPPER bound of the term's norm by its operators' own: products along paths, sums where they meet.
 
