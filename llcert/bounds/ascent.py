@@ -92,5 +92,3 @@ def _better(
         wide = better.reshape(*better.shape, *[1] * (new.slopes.ndim - 2))
         merged[key] = Choice(torch.where(wide, new.slopes, old.slopes), torch.where(better, new.lam, old.lam))
     return torch.where(better, bound, best), merged
-
-

@@ -195,6 +195,12 @@ class Backward:
             pending[term.source] = pending[term.source] + part if term.source in pending else part
 
 
+def differences(labels: Tensor, program: Program) -> Tensor:
+    """The rows `e_y - e_j` on the logits, `[batch, logits, logits]`."""
+    unit = torch.eye(program.output.shape[0], dtype=program.dtype, device=program.device)
+    return unit[labels][:, None] - unit
+
+
 def _lost(products: Tensor, trace: Trace) -> Tensor | None:
     """What a sum of products may be off by; None where rounding is not paid for."""
     if trace.roundoff is None:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from llcert.bounds.box import Hidden, box
-from llcert.bounds.forward import Balls, Rows, Trace, row_weights
+from llcert.bounds.forward import Rows, Trace, row_weights
 from llcert.bounds.join import reach
 from llcert.bounds.lipschitz import GlobalBound
 from llcert.bounds.roundoff import Passage, Roundoff, distance, largest, off

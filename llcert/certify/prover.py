@@ -8,42 +8,29 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from llcert.bounds.dual import Backward, Choice, Chosen, Key, Tightest
+from llcert.bounds.dual import Backward, Choice, Chosen, Key, Tightest, differences
 from llcert.bounds.enclose import enclose, enclosing_ball
-from llcert.bounds.forward import Rows, Trace
+from llcert.bounds.forward import Trace
 from llcert.bounds.lipschitz import GlobalBound
+from llcert.certify.plan import Plan
 from llcert.program import Program
 from llcert.rounding import Rounding
-from llcert.spectral import Solver
-
-
-@dataclass(frozen=True)
-class Plan:
-    """How the estimate got its certificates, which the proof repeats.
-
-    local: whether norms are each image's own. rows: how they weight rows. backward: whether rows go down to the image,
-    or stop at the last hidden values. choices: for the rows `pairs` (image, class), what an ascent found, `[pairs, 1, ...]`.
-    """
-
-    local: bool
-    rows: Rows = Rows.MASK
-    backward: bool = False
-    pairs: tuple[Tensor, Tensor] | None = None
-    choices: Mapping[Key, Choice] | None = None
+from llcert.spectral import Side, Solver
 
 
 @dataclass(frozen=True)
 class Prover:
     """Lower bounds of margins that hold for the network as it is run, or as real numbers.
 
-    program: in float64. bound: its proved norms. solver: of local norms; its side is the assurance. eps: not below
-    the radius that was asked. deployed: the format the network runs in; None: in real numbers.
+    program: in float64. bound: its proved norms. solver: of local norms. side: what they must be at least. eps: not
+    below the radius that was asked. deployed: the format the network runs in; None: in real numbers.
     """
 
     program: Program
     bound: GlobalBound
     solver: Solver
     eps: float
+    side: Side
     deployed: Rounding | None
     clip: bool = False
 
@@ -55,6 +42,8 @@ class Prover:
         region = enclosing_ball(images.to(torch.float64), self.eps, clip=self.clip)
         solver = self.solver if plan.local else None
         trace = enclose(self.program, region, self.bound, solver, rows=plan.rows, deployed=self.deployed)
+        if trace.side is not Side.UPPER and trace.side is not self.side:
+            raise ValueError(f"norms of side {trace.side.value} do not support a claim that needs {self.side.value}")
         backward = Backward(self.program, self.clip)
         directions = differences(labels, self.program)
         margins = backward.last(trace, {self.program.output: directions})
@@ -63,9 +52,7 @@ class Prover:
         own = torch.nn.functional.one_hot(labels, margins.shape[1]).bool()
         return torch.where(own, torch.inf, margins)
 
-    def _carried(
-        self, backward: Backward, trace: Trace, directions: Tensor, margins: Tensor, plan: Plan
-    ) -> Tensor:
+    def _carried(self, backward: Backward, trace: Trace, directions: Tensor, margins: Tensor, plan: Plan) -> Tensor:
         """The margins of what is still open, carried further down."""
         margins = margins.clone()
         image, row = torch.nonzero(~(margins > 0), as_tuple=True)
@@ -73,18 +60,12 @@ class Prover:
             rows = {self.program.output: directions[image, row][:, None]}
             found = backward(trace.select(image), rows, Tightest(), stops=True)[:, 0]
             margins[image, row] = torch.fmax(margins[image, row], found)
-        if plan.pairs is not None and plan.choices is not None:
-            image, row = plan.pairs
+        if plan.carried is not None and len(plan.carried.images):
+            image, row = plan.carried.images, plan.carried.classes
             rows = {self.program.output: directions[image, row][:, None]}
-            found = backward(trace.select(image), rows, Chosen(_double(plan.choices)), stops=True)[:, 0]
+            found = backward(trace.select(image), rows, Chosen(_double(plan.carried.choices)), stops=True)[:, 0]
             margins[image, row] = torch.fmax(margins[image, row], found)
         return margins
-
-
-def differences(labels: Tensor, program: Program) -> Tensor:
-    """The rows `e_y - e_j` on the logits, `[batch, logits, logits]`."""
-    unit = torch.eye(program.output.shape[0], dtype=program.dtype, device=program.device)
-    return unit[labels][:, None] - unit
 
 
 def _double(choices: Mapping[Key, Choice]) -> dict[Key, Choice]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cached_property
 
@@ -11,6 +12,7 @@ from torch import Tensor
 from llcert.bounds import GlobalBound, LastLayer, Rows, Start, Trace, propagate, worst_margins
 from llcert.bounds.forward import nudged
 from llcert.certify.attack import PGD
+from llcert.certify.plan import Plan
 from llcert.certify.verdict import Finding, LayerMeasure, Verdict, leads
 from llcert.program import Program
 from llcert.region import ball, length
@@ -56,7 +58,7 @@ class Global:
         margins = logits.gather(1, labels[:, None]) - logits - self.increases[labels]
         own = torch.nn.functional.one_hot(labels, logits.shape[1]).bool()
         margin = torch.where(own, torch.inf, margins).amin(1)
-        return Finding(positive(margin), margin)
+        return Finding(positive(margin), margin, plans=(Plan(local=False),))
 
 
 @dataclass(frozen=True)
@@ -75,6 +77,26 @@ class Attack:
         return Finding(broken, witness=points)
 
 
+class LastTrace:
+    """Keeps one forward pass, for as long as only images of it are asked for."""
+
+    def __init__(self) -> None:
+        self._images, self._places, self._trace = torch.empty(0), dict[int, int](), Trace()
+
+    def __call__(self, images: Tensor, indices: Tensor, compute: Callable[[], Trace]) -> Trace:
+        """The pass of these images: the kept one's, or computed and kept. indices: of the images in the data set."""
+        places = [self._places.get(i, -1) for i in indices.tolist()]
+        where = torch.tensor(places, device=images.device)
+        if min(places, default=-1) < 0 or not torch.equal(self._images[where], images):
+            self._trace, self._images = compute(), images
+            self._places = {i: n for n, i in enumerate(indices.tolist())}
+            return self._trace
+        return self._trace.select(where)
+
+
+_PLANS = (Plan(local=True), Plan(local=True, backward=True), Plan(local=True, rows=Rows.SECANT))
+
+
 @dataclass(frozen=True)
 class Local:
     """Certifies by the local Lipschitz bound: 0/1 masks first (eq. 6), centre secants for what stays open."""
@@ -88,6 +110,7 @@ class Local:
     seed: int = 0
     name: str = "local"
     verdict: Verdict = Verdict.CERTIFIED
+    _kept: LastTrace = field(default_factory=lambda: LastTrace(), init=False, repr=False, compare=False)
 
     @cached_property
     def last(self) -> LastLayer:
@@ -101,18 +124,23 @@ class Local:
             self.program, region, self.bound, rows=rows, solver=self.solver, start=self.start, saved=saved, seed=seed
         )
 
+    def masked(self, images: Tensor, indices: Tensor) -> Trace:
+        """The forward pass with 0/1 masks; that of the last images is kept, for later stages that see some of them."""
+        return self._kept(images, indices, lambda: self.trace(images, Rows.MASK, seed=self.seed + int(indices[0])))
+
     def __call__(self, images: Tensor, labels: Tensor, indices: Tensor) -> Finding:
         seed = self.seed + int(indices[0])
         logits = self.program.logits(images)
-        masked = self.trace(images, Rows.MASK, seed=seed)
+        masked = self.masked(images, indices)
         margin, growth = self._margin(logits, labels, masked), self._growth(masked)
         still = torch.nonzero(~positive(margin))[:, 0]
         if len(still):
-            sharper = self.trace(images[still], Rows.SECANT, seed=seed, before=_select(masked, still))
+            sharper = self.trace(images[still], Rows.SECANT, seed=seed, before=masked.select(still))
             better = self._margin(logits[still], labels[still], sharper)
             margin[still] = torch.fmax(margin[still], better)
             growth[still] = torch.fmin(growth[still], self._growth(sharper))
-        return Finding(positive(margin), margin, masked.lipschitz, growth, _layers(self.program, masked))
+        layers = _layers(self.program, masked)
+        return Finding(positive(margin), margin, masked.lipschitz, growth, layers, plans=_PLANS)
 
     def _margin(self, logits: Tensor, labels: Tensor, trace: Trace) -> Tensor:
         return worst_margins(logits, labels, self.last, trace.hidden).amin(1)
@@ -126,15 +154,6 @@ class Local:
 def positive(margin: Tensor) -> Tensor:
     """Whether a margin's lower bound proves the claim: finite and strictly positive; NaN and infinity do not."""
     return (margin > 0) & torch.isfinite(margin)
-
-
-def _select(trace: Trace, images: Tensor) -> Trace:
-    """The singular vectors of some images, as a trace to start from."""
-    norms = {
-        t: type(n)(n.value[images], n.side, n.vector[images], n.iterations[images], n.converged[images])
-        for t, n in trace.norms.items()
-    }
-    return Trace(norms=norms)
 
 
 def _layers(program: Program, trace: Trace) -> tuple[LayerMeasure, ...]:

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import enum
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Protocol
 
 import torch
 from torch import Tensor
+
+from llcert.certify.plan import Plan
 
 
 class Verdict(enum.Enum):
@@ -46,6 +49,8 @@ class Finding:
     margin: lower bounds on the worst-case margin, `[images]`. lipschitz: local Lipschitz constants (eq. 6).
     growth: radius of the last hidden values over eps. layers: one measure a term. witness: for an attack, the points
     found, `[images, *shape]`. What a stage does not compute is None.
+    plans: for certificates, how a proof may repeat them, cheapest first. assurance: of what was decided, if certified.
+    weaker: what would be certified under weaker assurances, boolean `[images]` each.
     """
 
     decided: Tensor
@@ -54,6 +59,9 @@ class Finding:
     growth: Tensor | None = None
     layers: tuple[LayerMeasure, ...] = ()
     witness: Tensor | None = None
+    plans: tuple[Plan, ...] = ()
+    assurance: Assurance = Assurance.ESTIMATE
+    weaker: Mapping[Assurance, Tensor] = field(default_factory=dict)
 
 
 class Stage(Protocol):

@@ -11,8 +11,8 @@ from torch import Tensor
 from llcert.ir import Activation, Node, Shape, apply
 from llcert.ops.affine import Affine
 from llcert.region import Region
-from llcert.relaxation import Piecewise, Relaxation, Zone
 from llcert.registry import Call, OnnxBuilder, from_onnx, from_torch_op, to_onnx
+from llcert.relaxation import Piecewise, Relaxation, Zone
 
 
 @dataclass(frozen=True)

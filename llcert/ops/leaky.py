@@ -11,8 +11,8 @@ from torch import Tensor
 from llcert.ir import Activation, Node, Shape, apply
 from llcert.ops.affine import channelwise
 from llcert.region import Region
-from llcert.relaxation import Piecewise, Relaxation, Zone
 from llcert.registry import Call, OnnxBuilder, common_shape, from_onnx, from_torch_op, to_onnx
+from llcert.relaxation import Piecewise, Relaxation, Zone
 
 
 @dataclass(frozen=True)

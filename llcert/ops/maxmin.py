@@ -16,8 +16,8 @@ from llcert.ops.maxpool import MaxPool
 from llcert.ops.movement import reshaped
 from llcert.ops.take import taken
 from llcert.region import Region, length
-from llcert.relaxation import Piecewise, Relaxation, Zone
 from llcert.registry import Call, OnnxBuilder, batched_shape, from_onnx, from_torch_op, to_onnx
+from llcert.relaxation import Piecewise, Relaxation, Zone
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,79 @@
+"""The dual stage: rows on the logits carried back to the image, where the last hidden values do not decide."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from llcert.bounds import Trace
+from llcert.bounds.ascent import Ascent
+from llcert.bounds.dual import Backward, Choice, Key, Tightest, differences
+from llcert.certify.plan import Carried, Plan
+from llcert.certify.stages import Local, positive
+from llcert.certify.verdict import Finding, Verdict
+
+_ENTRIES = 2**21
+"""Entries of all activations that are carried at a time, over all rows."""
+
+
+@dataclass(frozen=True)
+class Dual:
+    """Certifies by the backward pass (METHOD, section 7): in closed form, then by ascent for the classes still open."""
+
+    local: Local
+    ascent: Ascent = field(default_factory=Ascent)
+    name: str = "dual"
+    verdict: Verdict = Verdict.CERTIFIED
+
+    def __call__(self, images: Tensor, labels: Tensor, indices: Tensor) -> Finding:
+        trace, program = self.local.masked(images, indices), self.local.program
+        backward = Backward(program, self.local.clip_input)
+        directions = differences(labels, program)
+        margins = self._closed(backward, trace, directions)
+        own = torch.nn.functional.one_hot(labels, margins.shape[1]).bool()
+        margins = torch.where(own, torch.inf, margins)
+        image, row = torch.nonzero(~positive(margins) & ~own, as_tuple=True)
+        carried = None
+        if len(image):
+            better, choices = self._ascended(backward, trace, directions, image, row)
+            margins[image, row] = torch.fmax(margins[image, row], better)
+            carried = Carried(image, row, choices)
+        margin = margins.amin(1)
+        plan = Plan(local=True, backward=True, carried=carried)
+        return Finding(positive(margin), margin, plans=(plan,))
+
+    def _closed(self, backward: Backward, trace: Trace, directions: Tensor) -> Tensor:
+        """Margins of every class with the tightest slopes, the best stop of each."""
+        parts = []
+        for images in _chunks(backward, torch.arange(len(directions), device=directions.device), directions.shape[1]):
+            rows = {backward.program.output: directions[images]}
+            parts.append(backward(trace.select(images), rows, Tightest(), stops=True))
+        return torch.cat(parts)
+
+    def _ascended(
+        self, backward: Backward, trace: Trace, directions: Tensor, image: Tensor, row: Tensor
+    ) -> tuple[Tensor, dict[Key, Choice]]:
+        """Margins of some rows after an ascent, `[rows]`, and its choices."""
+        bounds, choices = [], []
+        for part in _chunks(backward, torch.arange(len(image), device=image.device), 1):
+            own = trace.select(image[part])
+            rows = {backward.program.output: directions[image[part], row[part]][:, None]}
+            start = Tightest()
+            backward(own, rows, start)
+            bound, chosen = self.ascent(backward, own, rows, start.chosen)
+            bounds.append(bound[:, 0])
+            choices.append(chosen)
+        return torch.cat(bounds), {k: _joined([c[k] for c in choices]) for k in choices[0]}
+
+
+def _joined(choices: Sequence[Choice]) -> Choice:
+    return Choice(torch.cat([c.slopes for c in choices]), torch.cat([c.lam for c in choices]))
+
+
+def _chunks(backward: Backward, positions: Tensor, rows: int) -> tuple[Tensor, ...]:
+    """The positions in parts that fit the memory. rows: of each."""
+    entries = sum(torch.Size(b.pre.shape).numel() for b in backward.program.blocks)
+    return positions.split(max(_ENTRIES // (entries * rows), 1))

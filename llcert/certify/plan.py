@@ -1,0 +1,52 @@
+"""How an estimate got its certificates: what a proof of them repeats."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+
+import torch
+from torch import Tensor
+
+from llcert.bounds import Rows
+from llcert.bounds.dual import Choice, Key
+
+
+@dataclass(frozen=True)
+class Carried:
+    """Rows `e_y - e_j` that an ascent carried down to the image, and what it chose on the way.
+
+    images, classes: which rows, `[rows]`. choices: of each, `[rows, 1, ...]`.
+    """
+
+    images: Tensor
+    classes: Tensor
+    choices: Mapping[Key, Choice]
+
+    def select(self, positions: Tensor) -> Carried:
+        """The rows of some images, which are then counted in this order; positions: index."""
+        place = torch.full((int(torch.cat((self.images, positions)).max()) + 1,), -1, device=positions.device)
+        place[positions] = torch.arange(len(positions), device=positions.device)
+        kept = torch.nonzero(place[self.images] >= 0)[:, 0]
+        choices = {k: Choice(c.slopes[kept], c.lam[kept]) for k, c in self.choices.items()}
+        return Carried(place[self.images[kept]], self.classes[kept], choices)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """One way to a margin.
+
+    local: whether norms are each image's own. rows: how they weight rows. backward: whether rows that do not suffice at
+    the last hidden values go on down to the image. carried: choices for some of them.
+    """
+
+    local: bool
+    rows: Rows = Rows.MASK
+    backward: bool = False
+    carried: Carried | None = field(default=None, compare=False)
+
+    def select(self, positions: Tensor) -> Plan:
+        """The plan for some images; positions: index."""
+        if self.carried is None or len(positions) == 0:
+            return replace(self, carried=None)
+        return replace(self, carried=self.carried.select(positions))
