@@ -17,6 +17,7 @@ from llcert.errors import InvalidInput
 from llcert.ops import Conv, Linear
 from llcert.spectral import Masked, Norm, Side, Verified, banded, gram, sparse
 from llcert.spectral.explicit import written_out
+from llcert.spectral.scaling import scaled
 
 
 @dataclass(frozen=True, eq=False)
@@ -118,6 +119,22 @@ def test_rounding_that_never_cancels_is_paid_for(rows: int) -> None:
         value = float(_prove(_whole(torch.full((rows, length), entry, dtype=torch.float64))).value)
         truth = np.longdouble(abs(entry)) * np.sqrt(np.longdouble(rows * length))
         assert truth <= np.longdouble(value) <= truth * (1 + 1e-8)
+
+
+def test_errors_of_masked_matrices_are_covered(request: pytest.FixtureRequest) -> None:
+    for seed in range(request.config.getoption("--layers")):
+        layer = random_layer(seed)
+        entries, exponent = _as_array(layer)
+        factors = scaled(layer.masked, exponent)
+        for image in range(2):
+            r, c = (f[image].numpy() for f in (factors.rows, factors.columns))
+            computed = r[:, None] * np.ldexp(entries.astype(np.float64), -exponent) * c
+            masks = [
+                f[image].flatten().numpy().astype(np.longdouble) for f in (layer.masked.rows, layer.masked.columns)
+            ]
+            exact = np.ldexp(masks[0][:, None] * layer.matrix * masks[1], -int(factors.exponent[image]))
+            wrong = np.linalg.norm((computed - exact).astype(np.float64), 2)
+            assert wrong <= float(factors.error[image]), (seed, layer.kind)
 
 
 @pytest.mark.parametrize("rows", [1, 3])
