@@ -36,6 +36,7 @@ class RandomLanczos:
             raise InvalidInput(f"a probable norm needs 0 < delta < 1 and 0 < inflation < 1, not {self}")
         self._generator.manual_seed(self.seed)
 
+    @torch.no_grad()
     def __call__(self, masked: Masked, start: Tensor) -> Norm:
         """A PROBABLE upper bound of every image's norm; start is not used: the bound needs one that knows nothing.
 

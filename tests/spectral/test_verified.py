@@ -9,13 +9,14 @@ from dataclasses import dataclass
 import numpy as np
 import pytest
 import torch
-from random_layers import Extended, Layer, chain, largest, norm_from_below, random_layer
+from random_layers import Extended, Layer, chain, largest, norm_from_below, random_layer, term_of
 from scipy.sparse import coo_array, csr_array
 from torch import Tensor
 
+from llcert.bounds.unmasked import operator_bound, unmasked_bound
 from llcert.errors import InvalidInput
 from llcert.ops import Conv, Linear
-from llcert.spectral import Masked, Norm, Side, Verified, banded, gram, sparse
+from llcert.spectral import Masked, Norm, RandomLanczos, Side, Verified, banded, gram, sparse
 from llcert.spectral.explicit import written_out
 from llcert.spectral.scaling import scaled
 
@@ -309,6 +310,15 @@ def test_what_does_not_fit_is_refused(settings: dict[str, float]) -> None:
 def test_no_images() -> None:
     masked = random_layer(0).masked.select(torch.zeros(2, dtype=torch.bool))
     assert _prove(masked).value.shape == (0,)
+
+
+def test_weights_in_training_are_no_obstacle() -> None:
+    term = term_of((1, 6, 6), Conv(_draw(3, 1, 3, 3).requires_grad_(), None, (1, 1), (1, 1)))
+    masked = Masked(term, torch.ones(1, 3, 6, 6, dtype=torch.float64), torch.ones(1, 1, 6, 6, dtype=torch.float64))
+    value = float(_prove(masked).value)
+    assert not _prove(masked).value.requires_grad
+    assert value <= float(RandomLanczos()(masked, masked.columns).value)
+    assert value <= unmasked_bound(term, Verified()) <= operator_bound(term)
 
 
 def test_float32_is_refused() -> None:
