@@ -9,13 +9,16 @@ from dataclasses import dataclass
 import numpy as np
 import pytest
 import torch
-from random_layers import Extended, Layer, chain, largest, norm_from_below, random_layer, term_of
+from dense import exact_norm
+from random_graphs import random_network
+from random_layers import Draw, Extended, Layer, chain, largest, norm_from_below, random_layer, term_of
 from scipy.sparse import coo_array, csr_array
 from torch import Tensor
 
 from llcert.bounds.unmasked import operator_bound, unmasked_bound
 from llcert.errors import InvalidInput
 from llcert.ops import Conv, Linear
+from llcert.program import Term, lower
 from llcert.spectral import Masked, Norm, RandomLanczos, Side, Verified, banded, gram, sparse
 from llcert.spectral.explicit import written_out
 from llcert.spectral.scaling import scaled
@@ -187,6 +190,25 @@ def test_a_proof_below_the_norm_fails(way: str, monkeypatch: pytest.MonkeyPatch)
         proved = _prove(layer.masked).value
         truth = _truths(layer)
         assert (torch.isinf(proved) | (truth == 0)).all(), (seed, layer.kind)
+
+
+def test_terms_of_random_graphs(way: str, request: pytest.FixtureRequest) -> None:
+    """Every operator, in whatever chains and joins the graphs have."""
+    solver = Verified()
+    for seed in range(request.config.getoption("--graphs")):
+        for term in (t for b in lower(random_network(seed), dtype=torch.float64).blocks for t in b.terms):
+            draw = Draw(seed)
+            masked = Masked(term, draw.factors(2, *term.output.shape), draw.factors(2, *term.columns))
+            norm = solver(masked, masked.columns)
+            truth = torch.tensor([exact_norm(masked, i) for i in range(2)], dtype=torch.float64)
+            assert norm.converged.all(), seed
+            assert (norm.value >= truth * (1 - 1e-14)).all(), seed
+            assert (norm.value <= truth * (1 + 1e-6) + 1e-290).all(), seed
+            assert unmasked_bound(term, solver) >= exact_norm(_unmasked(term)) * (1 - 1e-14)
+
+
+def _unmasked(term: Term) -> Masked:
+    return Masked(term, *(torch.ones(1, *s, dtype=torch.float64) for s in (term.output.shape, term.columns)))
 
 
 @pytest.mark.parametrize("scale", [1e-300, 1e-160, 1e-30, 1e30, 1e150, 1e200])
