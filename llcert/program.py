@@ -69,6 +69,7 @@ class Term:
         return sum(_roundings(n) for n in self.nodes)
 
     @cached_property
+    @torch.no_grad()
     def underflow(self) -> float:
         """Upper bound of what underflow adds to the error of an entry of `apply(x)` or `magnitude(x)` for |x| <= 1.
 

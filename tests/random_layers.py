@@ -95,16 +95,23 @@ def exact(op: Op, shape: Shape) -> Extended:
     return op.linear(unit).flatten(1).T.numpy().astype(np.longdouble)
 
 
-def chain(shape: Shape, *ops: LinearOp) -> tuple[Term, Extended]:
+def term_of(shape: Shape, *ops: LinearOp) -> Term:
     """Operators one after the other."""
     source = node = apply(Input(shape))
-    nodes, matrix = [], np.eye(math.prod(shape), dtype=np.longdouble)
+    nodes = []
     for op in ops:
-        with np.errstate(invalid="ignore"):
-            matrix = exact(op, node.shape) @ matrix
         node = apply(op, node)
         nodes.append(node)
-    return Term(source, tuple(nodes), node), matrix
+    return Term(source, tuple(nodes), node)
+
+
+def chain(shape: Shape, *ops: LinearOp) -> tuple[Term, Extended]:
+    """Operators one after the other, and their matrix."""
+    term, matrix = term_of(shape, *ops), np.eye(math.prod(shape), dtype=np.longdouble)
+    for node in term.nodes:
+        with np.errstate(invalid="ignore"):
+            matrix = exact(node.op, node.inputs[0].shape) @ matrix
+    return term, matrix
 
 
 def _dense(draw: Draw) -> tuple[Term, Extended]:

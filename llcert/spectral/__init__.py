@@ -4,6 +4,7 @@ from llcert.spectral.circulant import torus_bound
 from llcert.spectral.linear_map import LinearMap, Masked, Provable
 from llcert.spectral.norm import Norm, Side, Solver
 from llcert.spectral.power import PowerIteration, random_start
+from llcert.spectral.random_lanczos import RandomLanczos
 from llcert.spectral.verified import Verified
 
 __all__ = [
@@ -12,6 +13,7 @@ __all__ = [
     "Norm",
     "PowerIteration",
     "Provable",
+    "RandomLanczos",
     "Side",
     "Solver",
     "Verified",

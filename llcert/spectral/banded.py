@@ -49,6 +49,7 @@ def banded_gram(b: Any, natural: Integers) -> BandedGram:
     entries = (b.T @ b).tocsr()
     order = _narrowest(entries, natural)
     entries = entries[order][:, order].tocoo()
+    entries.sum_duplicates()
     band = int(abs(entries.row - entries.col).max(initial=0))
     return BandedGram(entries, band, DOUBLE.bound(error) + lowest)
 

@@ -12,8 +12,8 @@ from torch import Tensor
 from llcert.spectral.linear_map import Provable
 
 CANDIDATES = (1, 2, 3, 4, 5, 6, 8)
-EXACT = 2.0**50
-"""Counts below this are exact in float64, and so is their rounding to whole numbers."""
+EXACT = 2.0**40
+"""Counts below this are exact in float64 once they are rounded to whole numbers, averages on the way included."""
 
 
 @dataclass(frozen=True)

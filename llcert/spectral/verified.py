@@ -39,6 +39,7 @@ class Verified:
         if not (self.largest >= 1 and self.memory > 0 and self.group >= 1 and self.maps >= 1):
             raise InvalidInput(f"a proof of norms needs sizes of at least 1, not {self}")
 
+    @torch.no_grad()
     def __call__(self, masked: Masked, start: Tensor) -> Norm:
         """An UPPER bound of every image's norm; infinite, and not converged, where none was proved.
 

@@ -7,8 +7,10 @@ import itertools
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
+from random_layers import exact
 from torch import Tensor
 
 from llcert import ops
@@ -150,6 +152,18 @@ class TestLinear:
         torch.testing.assert_close(
             matrix(lambda v: op.adjoint(v, shape), tuple(y.shape[1:])), matrix(op.linear, shape).T
         )
+
+    def test_norm_bound(self, name: str) -> None:
+        op, shape = LINEAR[name]
+        truth = float(torch.linalg.matrix_norm(matrix(op.linear, shape), 2))
+        assert op.norm_bound(shape) >= truth * (1 - 1e-14)
+
+    def test_a_row_of_k_entries_is_rounded_k_plus_4_times_at_most(self, name: str) -> None:
+        op, shape = LINEAR[name]
+        entries, x = exact(op, shape), normal(1, *shape)
+        wrong = np.abs(op.linear(x).flatten().numpy() - entries @ x.flatten().numpy())
+        size = np.abs(entries) @ np.abs(x.flatten().numpy())
+        assert (wrong <= ((entries != 0).sum(1) + 4) * 2.0**-53 * size).all()
 
     @pytest.mark.parametrize("entrywise", [torch.abs, torch.square])
     def test_transformed_matrix(self, name: str, entrywise: Callable[[Tensor], Tensor]) -> None:

@@ -8,7 +8,7 @@ import statistics
 import numpy as np
 import pytest
 import torch
-from random_layers import Draw, batch_norm, chain, convolution, exact, largest, random_layer, transposed
+from random_layers import Draw, batch_norm, chain, convolution, exact, largest, random_layer, term_of, transposed
 from torch import Tensor
 
 from llcert.bounds.unmasked import operator_bound, unmasked_bound
@@ -63,8 +63,7 @@ def test_a_circular_convolution_is_met_exactly(request: pytest.FixtureRequest) -
 @pytest.mark.parametrize("stride", [1, 2])
 def test_a_large_image_is_bounded_closely(stride: int) -> None:
     conv = Conv(_normal(3, 2, 3, 3), None, (stride, stride), (1, 1))
-    term, _ = chain((2, 32, 32), conv)
-    proved = unmasked_bound(term, Verified())
+    proved = unmasked_bound(term_of((2, 32, 32), conv), Verified())
     assert proved <= conv.norm_bound((2, 32, 32)) <= proved * 1.03
 
 

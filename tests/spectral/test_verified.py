@@ -9,14 +9,19 @@ from dataclasses import dataclass
 import numpy as np
 import pytest
 import torch
-from random_layers import Extended, Layer, chain, largest, norm_from_below, random_layer
+from dense import exact_norm
+from random_graphs import random_network
+from random_layers import Draw, Extended, Layer, chain, largest, norm_from_below, random_layer, term_of
 from scipy.sparse import coo_array, csr_array
 from torch import Tensor
 
+from llcert.bounds.unmasked import operator_bound, unmasked_bound
 from llcert.errors import InvalidInput
 from llcert.ops import Conv, Linear
-from llcert.spectral import Masked, Norm, Side, Verified, banded, gram, sparse
+from llcert.program import Term, lower
+from llcert.spectral import Masked, Norm, RandomLanczos, Side, Verified, banded, gram, sparse
 from llcert.spectral.explicit import written_out
+from llcert.spectral.scaling import scaled
 
 
 @dataclass(frozen=True, eq=False)
@@ -120,6 +125,22 @@ def test_rounding_that_never_cancels_is_paid_for(rows: int) -> None:
         assert truth <= np.longdouble(value) <= truth * (1 + 1e-8)
 
 
+def test_errors_of_masked_matrices_are_covered(request: pytest.FixtureRequest) -> None:
+    for seed in range(request.config.getoption("--layers")):
+        layer = random_layer(seed)
+        entries, exponent = _as_array(layer)
+        factors = scaled(layer.masked, exponent)
+        for image in range(2):
+            r, c = (f[image].numpy() for f in (factors.rows, factors.columns))
+            computed = r[:, None] * np.ldexp(entries.astype(np.float64), -exponent) * c
+            masks = [
+                f[image].flatten().numpy().astype(np.longdouble) for f in (layer.masked.rows, layer.masked.columns)
+            ]
+            exact = np.ldexp(masks[0][:, None] * layer.matrix * masks[1], -int(factors.exponent[image]))
+            wrong = np.linalg.norm((computed - exact).astype(np.float64), 2)
+            assert wrong <= float(factors.error[image]), (seed, layer.kind)
+
+
 @pytest.mark.parametrize("rows", [1, 3])
 def test_gram_matrices_are_as_wrong_as_they_say(rows: int) -> None:
     for seed in range(30):
@@ -169,6 +190,25 @@ def test_a_proof_below_the_norm_fails(way: str, monkeypatch: pytest.MonkeyPatch)
         proved = _prove(layer.masked).value
         truth = _truths(layer)
         assert (torch.isinf(proved) | (truth == 0)).all(), (seed, layer.kind)
+
+
+def test_terms_of_random_graphs(way: str, request: pytest.FixtureRequest) -> None:
+    """Every operator, in whatever chains and joins the graphs have."""
+    solver = Verified()
+    for seed in range(request.config.getoption("--graphs")):
+        for term in (t for b in lower(random_network(seed), dtype=torch.float64).blocks for t in b.terms):
+            draw = Draw(seed)
+            masked = Masked(term, draw.factors(2, *term.output.shape), draw.factors(2, *term.columns))
+            norm = solver(masked, masked.columns)
+            truth = torch.tensor([exact_norm(masked, i) for i in range(2)], dtype=torch.float64)
+            assert norm.converged.all(), seed
+            assert (norm.value >= truth * (1 - 1e-14)).all(), seed
+            assert (norm.value <= truth * (1 + 1e-6) + 1e-290).all(), seed
+            assert unmasked_bound(term, solver) >= exact_norm(_unmasked(term)) * (1 - 1e-14)
+
+
+def _unmasked(term: Term) -> Masked:
+    return Masked(term, *(torch.ones(1, *s, dtype=torch.float64) for s in (term.output.shape, term.columns)))
 
 
 @pytest.mark.parametrize("scale", [1e-300, 1e-160, 1e-30, 1e30, 1e150, 1e200])
@@ -292,6 +332,15 @@ def test_what_does_not_fit_is_refused(settings: dict[str, float]) -> None:
 def test_no_images() -> None:
     masked = random_layer(0).masked.select(torch.zeros(2, dtype=torch.bool))
     assert _prove(masked).value.shape == (0,)
+
+
+def test_weights_in_training_are_no_obstacle() -> None:
+    term = term_of((1, 6, 6), Conv(_draw(3, 1, 3, 3).requires_grad_(), None, (1, 1), (1, 1)))
+    masked = Masked(term, torch.ones(1, 3, 6, 6, dtype=torch.float64), torch.ones(1, 1, 6, 6, dtype=torch.float64))
+    value = float(_prove(masked).value)
+    assert not _prove(masked).value.requires_grad
+    assert value <= float(RandomLanczos()(masked, masked.columns).value)
+    assert value <= unmasked_bound(term, Verified()) <= operator_bound(term)
 
 
 def test_float32_is_refused() -> None:

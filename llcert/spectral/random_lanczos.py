@@ -1,0 +1,93 @@
+"""Norms that are upper bounds with a stated probability: Lanczos from a random start (METHOD, 4c)."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from llcert.errors import InvalidInput
+from llcert.rounding import DOUBLE
+from llcert.spectral.bidiagonal import top_singular_value
+from llcert.spectral.linear_map import Masked
+from llcert.spectral.norm import Norm, Side
+
+
+@dataclass(frozen=True)
+class RandomLanczos:
+    """Bounds norms from above, each with probability 1 - delta over a fresh random start.
+
+    delta: the failure probability of one norm. inflation: by how much a value exceeds the estimate behind it,
+    relative; more is cheaper and looser. seed: of all starts together; every start is drawn once, so a solver that is
+    used again goes on where it was. memory: bytes of the vectors that are kept.
+    """
+
+    delta: float = 1e-9
+    inflation: float = 0.005
+    seed: int = 0
+    memory: float = 2**30
+    _generator: torch.Generator = field(default_factory=torch.Generator, init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        if not (0 < self.delta < 1 and 0 < self.inflation < 1 and self.memory > 0):
+            raise InvalidInput(f"a probable norm needs 0 < delta < 1 and 0 < inflation < 1, not {self}")
+        self._generator.manual_seed(self.seed)
+
+    @torch.no_grad()
+    def __call__(self, masked: Masked, start: Tensor) -> Norm:
+        """A PROBABLE upper bound of every image's norm; start is not used: the bound needs one that knows nothing.
+
+        Masks and map must be float64. vector: the start that was used, masked.
+        """
+        if {masked.rows.dtype, masked.columns.dtype} != {torch.float64}:
+            raise TypeError("a probable norm needs float64")
+        vector = torch.randn(masked.columns.shape, generator=self._generator, dtype=torch.float64)
+        vector = vector.to(masked.columns.device) * (masked.columns != 0)
+        value, steps = masked.columns.new_full((masked.batch,), torch.nan), self.steps(_most(masked.columns))
+        for images in self._chunks(masked, steps):
+            value[images] = self._bounds(masked.select(images), vector[images], steps)
+        converged = torch.isfinite(value)
+        iterations = torch.full_like(value, steps, dtype=torch.int64)
+        return Norm(torch.where(converged, value, torch.inf), Side.PROBABLE, vector, iterations, converged)
+
+    def steps(self, size: int) -> int:
+        """The dimension of the Krylov space that is enough for a map of so many columns.
+
+        With s = tan of the angle between the start and the top singular vectors, a Krylov space of dimension k has
+        `theta >= (1 - e) lambda` as soon as `sinh((2 k - 1) atanh sqrt e) >= s`, and a uniformly random start in
+        dimension n has `s > t` with probability at most `sqrt(2 n / pi) / t`.
+        """
+        error = 1 - (1 + self.inflation) ** -2
+        needed = math.asinh(math.sqrt(2 * size / math.pi) / self.delta) / math.atanh(math.sqrt(error))
+        return min(max(math.ceil((needed + 1) / 2 + 1e-9), 1), max(size, 1))
+
+    def _bounds(self, masked: Masked, start: Tensor, steps: int) -> Tensor:
+        """The root of `theta / (1 - e)`, and a share for rounding, which the theorem does not know."""
+        rows, columns = ((f != 0).flatten(1).sum(1) for f in (masked.rows, masked.columns))
+        seen = top_singular_value(
+            lambda x: masked.apply(x.reshape(masked.columns.shape)).flatten(1),
+            lambda y: masked.adjoint(y.reshape(masked.rows.shape)).flatten(1),
+            start.flatten(1),
+            steps,
+            rows,
+            columns,
+        )
+        finite = torch.isfinite(masked.rows).flatten(1).all(1) & torch.isfinite(masked.columns).flatten(1).all(1)
+        return torch.where(finite, DOUBLE.above(seen * (1 + self.inflation) * (1 + ROUNDING)), torch.nan)
+
+    def _chunks(self, masked: Masked, steps: int) -> Iterator[Tensor]:
+        """Indices of images whose vectors fit the memory together."""
+        one = 8 * steps * (masked.rows[:1].numel() + masked.columns[:1].numel())
+        images = torch.arange(masked.batch, device=masked.columns.device)
+        return iter(images.split(max(int(self.memory / max(one, 1)), 1)))
+
+
+ROUNDING = 1e-10
+"""Far more than float64 with full reorthogonalisation is seen to lose, and far less than the inflation."""
+
+
+def _most(columns: Tensor) -> int:
+    return int((columns != 0).flatten(1).sum(1).max()) if columns.numel() else 0
