@@ -18,7 +18,7 @@ from torch import Tensor
 
 import llcert
 from llcert.bounds import Start
-from llcert.certify import PGD, Assurance, BatchResult, Certifier, LayerMeasure, Settings, StageCount
+from llcert.certify import PGD, Assurance, BatchResult, Certifier, LayerMeasure, Semantics, Settings, StageCount
 from llcert.data import NAMED, Batch, Dataset, Progress, load_dataset, select
 from llcert.errors import InvalidInput
 from llcert.frontend.adapt import adapt
@@ -170,6 +170,8 @@ def prepare(
         asked=len(indices),
         classes=network.classes,
         assurance=settings.assurance,
+        semantics=settings.semantics,
+        delta=settings.delta,
         stages=settings.stages,
         layers=layers(certifier.program, certifier.bound),
         global_lipschitz=float(certifier.bound.lipschitz),
@@ -220,6 +222,9 @@ def _settings(question: Question, model: str) -> Settings:
         base,
         stages=base.stages if question.stages is None else question.stages,
         assurance=_choice(question.assurance, Assurance, "assurance", base.assurance),
+        semantics=_choice(question.semantics, Semantics, "semantics", base.semantics),
+        delta=base.delta if question.delta is None else question.delta,
+        proof_seconds=base.proof_seconds if question.proof_seconds is None else question.proof_seconds,
         clip_input=bool(question.clip_input),
         seed=question.seed or 0,
         pgd=replace(pgd, steps=question.steps or pgd.steps, restarts=question.restarts or pgd.restarts),
@@ -314,6 +319,9 @@ def _identity(
         "samples": subject.selection,
         "stages": list(settings.stages),
         "assurance": settings.assurance.value,
+        "semantics": settings.semantics.value,
+        "delta": settings.delta,
+        "proof_seconds": settings.proof_seconds,
         "mean": list(question.mean or ()),
         "std": list(question.std or ()),
         "layout": question.layout,

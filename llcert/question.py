@@ -29,8 +29,8 @@ _KINDS: Mapping[str, tuple[type, ...]] = {
 class Question:
     """One field for each thing that may be asked; None where the user said nothing.
 
-    eps: as written, `36/255` or `0.141`. samples: `N` or `A:B`. batch_size: None chooses one. steps, restarts: of the
-    attack. tolerance, iterations, start: of the power iteration.
+    eps: as written, `36/255` or `0.141`. samples: `N` or `A:B`. batch_size: None chooses one. semantics, delta,
+    proof_seconds: of proofs. steps, restarts: of the attack. tolerance, iterations, start: of the power iteration.
     """
 
     eps: str | None = None
@@ -40,6 +40,9 @@ class Question:
     samples: str | None = None
     stages: tuple[str, ...] | None = None
     assurance: str | None = None
+    semantics: str | None = None
+    delta: float | None = None
+    proof_seconds: float | None = None
     device: str | None = None
     dtype: str | None = None
     batch_size: int | None = None

@@ -117,14 +117,15 @@ class Relaxation:
         """Entries whose box lies in one piece, and the slope of that piece there: `[batch, 1, *shape]` each."""
         lower, upper = self.ends[0], self.ends[-1]
         inside, slope = torch.zeros_like(lower, dtype=torch.bool), torch.zeros_like(lower)
-        starts, ends = (-torch.inf, *self.phi.knots), (*self.phi.knots, torch.inf)
+        infinite = lower.new_full((), torch.inf)
+        starts, ends = (-infinite, *self.phi.knots), (*self.phi.knots, infinite)
         for start, end, own in zip(starts, ends, self.phi.slopes, strict=True):
             here = (lower >= start) & (upper <= end)
             inside, slope = inside | here, torch.where(here, own, slope)
         return inside, slope
 
     def slopes(self, rows: Tensor) -> Tensor:
-        """The function's own slope for settled entries, elsewhere the tightest by the box alone: CROWN's, for a ReLU."""
+        """The function's own slope for settled entries, elsewhere the tightest by the box (CROWN's for a ReLU)."""
         (settled, own), (below, above) = self.settled, self.tightest
         return torch.where(settled, own, torch.where(rows >= 0, below, above))
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
@@ -54,3 +56,14 @@ def upwards(value: Tensor) -> Tensor:
 def downwards(value: Tensor) -> Tensor:
     """The next smaller float64."""
     return torch.nextafter(value, value.new_full((), -torch.inf))
+
+
+@contextmanager
+def direct_sums() -> Iterator[None]:
+    """Products are added up, in whatever order: no transforms (FFT, Winograd), so cuDNN is off inside."""
+    before = torch.backends.cudnn.enabled
+    torch.backends.cudnn.enabled = False
+    try:
+        yield
+    finally:
+        torch.backends.cudnn.enabled = before

@@ -19,7 +19,7 @@ from typing import IO, Any
 
 import torch
 
-from llcert.certify import BatchResult, LayerMeasure, Sample, StageCount, Verdict
+from llcert.certify import Assurance, BatchResult, LayerMeasure, Sample, StageCount, Verdict
 from llcert.errors import InvalidInput
 from llcert.question import Question
 from llcert.report import Report
@@ -205,6 +205,7 @@ def sample_json(sample: Sample) -> dict[str, Any]:
         "margin": sample.margin,
         "local_lipschitz": sample.local_lipschitz,
         "radius_growth": sample.radius_growth,
+        "assurance": None if sample.assurance is None else sample.assurance.value,
     }
 
 
@@ -227,10 +228,16 @@ def _numbers(values: torch.Tensor) -> list[float | None]:
 
 def _batch_result(record: dict[str, Any], samples: list[dict[str, Any]]) -> BatchResult:
     return BatchResult(
-        samples=tuple(Sample(**{**s, "verdict": Verdict(s["verdict"])}, seconds=record["seconds"]) for s in samples),
+        samples=tuple(_sample(s, record["seconds"]) for s in samples),
         stages=tuple(StageCount(*stage) for stage in record["stages"]),
         layers=tuple(LayerMeasure(**{k: _tensor(v) for k, v in layer.items()}) for layer in record["layers"]),
     )
+
+
+def _sample(line: dict[str, Any], seconds: float) -> Sample:
+    assurance = line.get("assurance")
+    known = {"verdict": Verdict(line["verdict"]), "assurance": None if assurance is None else Assurance(assurance)}
+    return Sample(**{**line, **known}, seconds=seconds)
 
 
 def _tensor(values: list[float | None]) -> torch.Tensor:

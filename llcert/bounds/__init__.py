@@ -1,6 +1,7 @@
 """Bounds on what a network does in a ball: regions, Lipschitz constants, margins."""
 
-from llcert.bounds.forward import Balls, Hidden, Rows, Start, Trace, propagate
+from llcert.bounds.box import Hidden
+from llcert.bounds.forward import Balls, Rows, Start, Trace, propagate
 from llcert.bounds.lipschitz import GlobalBound, global_bound
 from llcert.bounds.margin import LastLayer, gloro_margins, lmt_margins, worst_margins
 

@@ -45,7 +45,7 @@ class Ascent:
             with torch.enable_grad():
                 bound = backward(trace, rows, policy)
                 adam.zero_grad()
-                (-bound.sum()).backward()  # type: ignore[no-untyped-call]
+                (-bound.sum()).backward()
             adam.step()
             falling.step()
             best, found = _better(best, bound.detach(), found, policy.chosen)

@@ -113,8 +113,8 @@ class Backward:
         """Lower bounds of `sum of rows . value` over the trace's regions, `[batch, rows]`: as sound as the trace.
 
         A trace that pays for rounding makes the backward pass pay for its own. rows: on the outputs of some blocks,
-        `[batch, rows, *shape]`. stops: the best of stopping at any activation and of going down to the image; else down to
-        the image. An activation that has no relaxation is not passed: its output is bounded over its region.
+        `[batch, rows, *shape]`. stops: the best of stopping at any activation and of going down to the image; else down
+        to the image. An activation that has no relaxation is not passed: its output is bounded over its region.
         """
         pending = dict(rows)
         total = self._total(trace, next(iter(rows.values())))

@@ -22,7 +22,10 @@ from llcert.spectral import Masked, Norm, Side, Solver
 
 
 def enclosing_ball(images: Tensor, eps: float, *, clip: bool = False) -> Region:
-    """The L2 ball around each image, rounded outwards. images: `[batch, *shape]`, float64; eps: not below the radius."""
+    """The L2 ball around each image, rounded outwards.
+
+    images: `[batch, *shape]`, float64. eps: not below the radius.
+    """
     lower, upper = downwards(images - eps), upwards(images + eps)
     if clip:
         lower, upper = torch.minimum(lower.clamp(min=0), images), torch.maximum(upper.clamp(max=1), images)

@@ -20,8 +20,8 @@ class Roundoff:
 
     sizes: of each block, upper bounds of `N |h| + |b|` over the regions, N the product of the absolute matrices,
     `[batch, *pre shape]`. totals: their sum over all nodes on the way through the block, and its sources, `[batch]`.
-    errors: of each block, bounds of what an evaluation may err in an entry of its value before the activation, float64's
-    of this proof and the deployed format's, likewise.
+    errors: of each block, bounds of what an evaluation may err in an entry of its value before the activation, float64
+    in this proof and the deployed format together.
     """
 
     sizes: dict[Node, Tensor] = field(default_factory=dict)
@@ -37,7 +37,7 @@ class Roundoff:
 
 @dataclass(frozen=True)
 class Passage:
-    """Sizes on the way through a block, in float64 and rounded up: every sum that an evaluation adds up is at most that.
+    """Sizes on the way through a block, rounded up: every sum that an evaluation adds up is at most that.
 
     sizes: of the sources and of every node of the body, `[batch, *shape]`.
     """
@@ -77,9 +77,9 @@ class Passage:
         return DOUBLE.above(DOUBLE.gamma(count) * self.size, 4) + spread(self.block.underflow * beyond, self.size)
 
     def deployed(self, form: Rounding, values: Tensor) -> Tensor:
-        """Bounds of what another format errs in each entry, sums in any order; infinite where it may overflow (lemma 3).
+        """Bounds of what another format errs in each entry, sums in any order (lemma 3).
 
-        values: largest absolute values of the block before its activation, without the format's errors.
+        Infinite where it may overflow. values: largest absolute values of the block before its activation, without the format's errors.
         """
         errors: dict[Node, Tensor] = {}
         for node in self.block.body:

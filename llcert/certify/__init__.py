@@ -6,6 +6,8 @@ from typing import Any
 
 from llcert.certify.attack import PGD
 from llcert.certify.cascade import BatchResult, Contradiction, Sample, StageCount, cascade
+from llcert.certify.dual import Dual
+from llcert.certify.prover import Prover, Semantics
 from llcert.certify.run import STAGES, Certifier, Settings
 from llcert.certify.self_check import SelfCheck
 from llcert.certify.stages import Attack, Clean, Global, Local
@@ -20,12 +22,15 @@ __all__ = [
     "Certifier",
     "Clean",
     "Contradiction",
+    "Dual",
     "Finding",
     "Global",
     "LayerMeasure",
     "Local",
+    "Prover",
     "Sample",
     "SelfCheck",
+    "Semantics",
     "Settings",
     "Stage",
     "StageCount",

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from llcert.certify.verdict import Finding, LayerMeasure, Stage, Verdict
+from llcert.certify.verdict import Assurance, Finding, LayerMeasure, Stage, Verdict
 from llcert.errors import NumericalError
 from llcert.program import Program
 
@@ -31,6 +31,7 @@ class Sample:
 
     stage: the name of the stage that decided; None if none did. margin: best lower bound on the worst-case margin.
     local_lipschitz: eq. 6. radius_growth: radius of the last hidden values over eps. seconds: its share of the batch.
+    assurance: the strongest under which it would be certified; the asked one where it is, None where none is known.
     """
 
     index: int
@@ -42,6 +43,7 @@ class Sample:
     local_lipschitz: float | None
     radius_growth: float | None
     seconds: float
+    assurance: Assurance | None = None
 
 
 @dataclass(frozen=True)
@@ -51,6 +53,9 @@ class BatchResult:
     samples: tuple[Sample, ...]
     stages: tuple[StageCount, ...]
     layers: tuple[LayerMeasure, ...]
+
+
+_WRONG = (Verdict.MISCLASSIFIED, Verdict.ATTACKED)
 
 
 class Contradiction(NumericalError):
@@ -103,6 +108,7 @@ class _Ledger:
 
     verdicts: list[Verdict]
     deciders: list[str | None]
+    backing: list[Assurance | None]
     margin: Tensor
     lipschitz: Tensor
     growth: Tensor
@@ -110,7 +116,7 @@ class _Ledger:
     @staticmethod
     def empty(batch: int) -> _Ledger:
         unknown = torch.full((3, batch), torch.nan, dtype=torch.float64)
-        return _Ledger([Verdict.UNDECIDED] * batch, [None] * batch, *unknown)
+        return _Ledger([Verdict.UNDECIDED] * batch, [None] * batch, [None] * batch, *unknown)
 
     def enter(
         self, stage: Stage, visible: Tensor, finding: Finding, images: Tensor, labels: Tensor, indices: Tensor
@@ -124,6 +130,8 @@ class _Ledger:
             elif (before is Verdict.CERTIFIED) != (stage.verdict is Verdict.CERTIFIED):
                 witness = images[image] if finding.witness is None else finding.witness[position]
                 raise Contradiction(int(indices[image]), int(labels[image]), images[image], witness)
+        if stage.verdict is Verdict.CERTIFIED:
+            self._back(visible, finding)
         where = visible.cpu()
         if finding.margin is not None:
             self.margin[where] = torch.fmax(self.margin[where], finding.margin.double().cpu())
@@ -131,6 +139,14 @@ class _Ledger:
             self.lipschitz[where] = finding.lipschitz.double().cpu()
         if finding.growth is not None:
             self.growth[where] = finding.growth.double().cpu()
+
+    def _back(self, visible: Tensor, finding: Finding) -> None:
+        """Notes the strongest assurance of each image."""
+        for assurance in Assurance:  # weakest first
+            backed = finding.decided if assurance is finding.assurance else finding.weaker.get(assurance)
+            for image in visible[backed].tolist() if backed is not None else ():
+                known = self.backing[image]
+                self.backing[image] = assurance if known is None or assurance.stronger(known) else known
 
     def samples(self, indices: Tensor, labels: Tensor, prediction: Tensor, seconds: float) -> tuple[Sample, ...]:
         """One record an image, in order."""
@@ -145,6 +161,7 @@ class _Ledger:
                 local_lipschitz=_number(float(self.lipschitz[i])),
                 radius_growth=_number(float(self.growth[i])),
                 seconds=seconds,
+                assurance=None if self.verdicts[i] in _WRONG else self.backing[i],
             )
             for i in range(len(indices))
         )

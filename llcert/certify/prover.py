@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import enum
+import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -12,10 +15,23 @@ from llcert.bounds.dual import Backward, Choice, Chosen, Key, Tightest, differen
 from llcert.bounds.enclose import enclose, enclosing_ball
 from llcert.bounds.forward import Trace
 from llcert.bounds.lipschitz import GlobalBound
+from llcert.bounds.unmasked import proved_bound
 from llcert.certify.plan import Plan
-from llcert.program import Program
-from llcert.rounding import Rounding
-from llcert.spectral import Side, Solver
+from llcert.certify.verdict import Assurance
+from llcert.ir import Network
+from llcert.program import Program, lower
+from llcert.rounding import DOUBLE, SINGLE, Rounding, direct_sums
+from llcert.spectral import RandomLanczos, Side, Solver, Verified
+
+if TYPE_CHECKING:
+    from llcert.certify.run import Settings
+
+
+class Semantics(enum.Enum):
+    """Which function a proof speaks of."""
+
+    FLOAT32 = "float32"  # the network in real numbers, and as any float32 evaluation of its operators computes it
+    REAL = "real"  # the network in real numbers alone
 
 
 @dataclass(frozen=True)
@@ -39,7 +55,11 @@ class Prover:
 
         images: `[batch, *input shape]`, pixel units.
         """
-        region = enclosing_ball(images.to(torch.float64), self.eps, clip=self.clip)
+        with torch.no_grad(), direct_sums():
+            return self._margins(images.to(torch.float64), labels, plan)
+
+    def _margins(self, images: Tensor, labels: Tensor, plan: Plan) -> Tensor:
+        region = enclosing_ball(images, self.eps, clip=self.clip)
         solver = self.solver if plan.local else None
         trace = enclose(self.program, region, self.bound, solver, rows=plan.rows, deployed=self.deployed)
         if trace.side is not Side.UPPER and trace.side is not self.side:
@@ -70,3 +90,40 @@ class Prover:
 
 def _double(choices: Mapping[Key, Choice]) -> dict[Key, Choice]:
     return {k: Choice(c.slopes.double(), c.lam.double()) for k, c in choices.items()}
+
+
+_ATTEMPTS = 4
+"""At most so many plans ask for the norms of one image."""
+
+_RATE = 1e10
+"""Operations a second that a budget of seconds stands for, so that it means the same on every machine."""
+
+
+def provers_of(network: Network, settings: Settings, device: torch.device | str) -> dict[Assurance, Prover]:
+    """The prover of the assurance that is asked for, and of every weaker one that needs a proof."""
+    program = lower(network, device, torch.float64)
+    terms = [t for b in program.blocks for t in b.terms if not t.moves]
+    budget = settings.proof_seconds * _RATE / max(len(terms), 1)
+    verified = Verified(operations=budget)
+    norms = _ATTEMPTS * (len(terms) + len(program.blocks))
+    solvers: dict[Assurance, tuple[Solver, Side]] = {
+        Assurance.PROBABILISTIC: (RandomLanczos(settings.delta / norms, seed=settings.seed), Side.PROBABLE),
+        Assurance.DETERMINISTIC: (verified, Side.UPPER),
+    }
+    if settings.assurance is Assurance.PROBABILISTIC:
+        del solvers[Assurance.DETERMINISTIC]
+    with torch.no_grad(), direct_sums():
+        bound = proved_bound(program, replace(verified, operations=_RATE * settings.proof_seconds))
+    deployed = {Semantics.REAL: None, Semantics.FLOAT32: SINGLE if network.dtype == torch.float32 else DOUBLE}
+    return {
+        assurance: Prover(
+            program,
+            bound,
+            solver,
+            eps=math.nextafter(settings.eps, math.inf) if settings.eps else 0.0,
+            side=side,
+            deployed=deployed[settings.semantics],
+            clip=settings.clip_input,
+        )
+        for assurance, (solver, side) in solvers.items()
+    }

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 import torch
@@ -12,9 +12,12 @@ from llcert.bounds import GlobalBound, Start, global_bound
 from llcert.certify.arithmetic import full_precision
 from llcert.certify.attack import PGD
 from llcert.certify.cascade import BatchResult, cascade
+from llcert.certify.dual import Dual
+from llcert.certify.proved import Proved
+from llcert.certify.prover import Prover, Semantics, provers_of
 from llcert.certify.self_check import SelfCheck
 from llcert.certify.stages import Attack, Clean, Global, Local
-from llcert.certify.verdict import Assurance, Stage
+from llcert.certify.verdict import Assurance, Stage, Verdict
 from llcert.errors import InvalidInput
 from llcert.ir import Network
 from llcert.program import Program, lower
@@ -25,13 +28,18 @@ from llcert.spectral import PowerIteration
 class Settings:
     """What is asked of a certification.
 
-    eps: L2 radius in pixel units, finite and >= 0. stages: names in order, clean always runs first. clip_input:
-    intersect the ball's box with the pixel range [0, 1]. seed: of attacks and starting vectors.
+    eps: L2 radius in pixel units, finite and >= 0. stages: names in order, clean always runs first. assurance: what
+    backs a certificate. semantics: of the network a proof speaks of. delta: of a probabilistic proof, the probability
+    that the certificate of one image is wrong. proof_seconds: nominal budget of an image's deterministic norms.
+    clip_input: intersect the ball's box with the pixel range [0, 1]. seed: of attacks and starting vectors.
     """
 
     eps: float
-    stages: tuple[str, ...] = ("global", "attack", "local")
-    assurance: Assurance = Assurance.ESTIMATE
+    stages: tuple[str, ...] = ("global", "attack", "local", "dual")
+    assurance: Assurance = Assurance.DETERMINISTIC
+    semantics: Semantics = Semantics.FLOAT32
+    delta: float = 1e-9
+    proof_seconds: float = 10.0
     clip_input: bool = False
     seed: int = 0
     pgd: PGD = field(default_factory=PGD)
@@ -41,8 +49,10 @@ class Settings:
     def __post_init__(self) -> None:
         if not 0 <= self.eps < float("inf"):
             raise InvalidInput(f"eps must be a finite number >= 0 in pixel units, not {self.eps}")
-        if self.assurance is not Assurance.ESTIMATE:
-            raise InvalidInput(f"assurance '{self.assurance.value}' is not available yet; use 'estimate'")
+        if not 0 < self.delta < 1:
+            raise InvalidInput(f"delta must be a probability between 0 and 1, not {self.delta}")
+        if not 0 < self.proof_seconds < float("inf"):
+            raise InvalidInput(f"proof seconds must be a finite number > 0, not {self.proof_seconds}")
         unknown = [s for s in self.stages if s not in STAGES]
         if unknown or not self.stages or len(set(self.stages)) < len(self.stages):
             asked = ",".join(self.stages)
@@ -81,7 +91,8 @@ class Certifier:
             clip_input=settings.clip_input,
             seed=settings.seed,
         )
-        return Certifier(program, settings, bound, _stages(program, settings, bound, local), local)
+        provers = {} if settings.assurance is Assurance.ESTIMATE else provers_of(network, settings, device)
+        return Certifier(program, settings, bound, _stages(program, settings, bound, local, provers), local)
 
     def __call__(self, images: Tensor, labels: Tensor, indices: Tensor, *, self_check: bool = False) -> BatchResult:
         """The verdicts on one batch, and if asked the self-check on it.
@@ -104,12 +115,27 @@ class Certifier:
         return result
 
 
-def _stages(program: Program, settings: Settings, bound: GlobalBound, local: Local) -> tuple[Stage, ...]:
-    return (Clean(program), *(STAGES[name](program, settings, bound, local) for name in settings.stages))
+def _stages(
+    program: Program,
+    settings: Settings,
+    bound: GlobalBound,
+    local: Local,
+    provers: Mapping[Assurance, Prover],
+) -> tuple[Stage, ...]:
+    stages = [STAGES[name](program, settings, bound, local) for name in settings.stages]
+    weaker = {a: p for a, p in provers.items() if a is not settings.assurance}
+    proved = [
+        Proved(s, provers[settings.assurance], settings.assurance, weaker)
+        if provers and s.verdict is Verdict.CERTIFIED
+        else s
+        for s in stages
+    ]
+    return (Clean(program), *proved)
 
 
 STAGES: dict[str, Callable[[Program, Settings, GlobalBound, Local], Stage]] = {
     "global": lambda program, settings, bound, local: Global(program, settings.eps, bound),
     "attack": lambda program, settings, bound, local: Attack(program, settings.eps, settings.pgd, settings.seed),
     "local": lambda program, settings, bound, local: local,
+    "dual": lambda program, settings, bound, local: Dual(local),
 }

@@ -29,6 +29,11 @@ class Assurance(enum.Enum):
     PROBABILISTIC = "probabilistic"  # every norm bound holds with a stated probability
     DETERMINISTIC = "deterministic"  # every number is a bound, rounding included
 
+    def stronger(self, other: Assurance) -> bool:
+        """Whether it says more than another."""
+        order = list(Assurance)
+        return order.index(self) > order.index(other)
+
 
 @dataclass(frozen=True)
 class LayerMeasure:

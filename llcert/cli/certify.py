@@ -52,6 +52,7 @@ def certify(
     layout: o.Layout = None,
     stages: o.Stages = None,
     assurance: o.Assurance = None,
+    semantics: o.Semantics = None,
     clip_input: o.ClipInput = None,
     device: o.Device = None,
     dtype: o.Dtype = None,
@@ -68,11 +69,13 @@ def certify(
     tolerance: o.Tolerance = None,
     max_iterations: o.Iterations = None,
     start: o.Start = None,
+    delta: o.Delta = None,
+    proof_seconds: o.ProofSeconds = None,
     no_self_check: o.NoSelfCheck = False,
 ) -> None:
     """How many images of a data set keep their class under [bold]every[/] change of L2 length up to eps.
 
-    Stages run in turn and see what is still open: clean prediction, global bound, attack, local bound.
+    Stages run in turn and see what is still open: clean prediction, global bound, attack, local bound, dual bound.
     """
     question = Question(
         eps=eps,
@@ -82,6 +85,9 @@ def certify(
         samples=samples,
         stages=None if stages is None else parse_list(stages),
         assurance=assurance,
+        semantics=semantics,
+        delta=delta,
+        proof_seconds=proof_seconds,
         device=device,
         dtype=dtype,
         batch_size=None if batch_size is None else parse_batch_size(batch_size),

@@ -71,14 +71,46 @@ Stages = Annotated[
     str | None,
     typer.Option(
         metavar="LIST",
-        help="Comma list of global, attack, local, in the order they run. With local alone every image passes "
-        "through it. Default: all three.",
+        help="Comma list of global, attack, local, dual, in the order they run. With local alone every image passes "
+        "through it. Default: all four.",
         rich_help_panel=QUESTION,
     ),
 ]
 Assurance = Annotated[
     str | None,
-    typer.Option(metavar="KIND", help="What backs a certificate; so far only estimate.", rich_help_panel=QUESTION),
+    typer.Option(
+        metavar="KIND",
+        help="What backs a certificate: estimate (the literature's practice), probabilistic (norms hold with a stated "
+        "probability) or deterministic (a proof). Default: deterministic.",
+        rich_help_panel=QUESTION,
+    ),
+]
+Semantics = Annotated[
+    str | None,
+    typer.Option(
+        metavar="NAME",
+        help="What a proof speaks of: float32 (the network as it is run, sums in any order, and in real numbers) or "
+        "real (in real numbers alone). Default: float32.",
+        rich_help_panel=QUESTION,
+    ),
+]
+Delta = Annotated[
+    float | None,
+    typer.Option(
+        metavar="P",
+        help="Probability that a probabilistic certificate of one image is wrong. Default: 1e-9.",
+        rich_help_panel=EXPERT,
+    ),
+]
+ProofSeconds = Annotated[
+    float | None,
+    typer.Option(
+        "--proof-seconds",
+        metavar="S",
+        help="Budget of an image's deterministic norms, at 10 billion operations a second; what takes more falls back "
+        "on the whole layer's norm. Default: 10.",
+        rich_help_panel=EXPERT,
+    ),
 ]
 ClipInput = Annotated[
     bool | None,

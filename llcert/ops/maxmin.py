@@ -118,13 +118,13 @@ class MaxMin(Activation):
         largest = torch.where(a_first, weight_a, torch.where(b_first, weight_b, both))
         smallest = torch.where(a_first, weight_b, torch.where(b_first, weight_a, both))
         ordered = replace(self, high=None, low=None)
-        box = (ordered(x) for x in (zone.centre, zone.lower, zone.upper))
+        centre, lower, upper = (ordered(x) for x in (zone.centre, zone.lower, zone.upper))
         like = torch.full_like(lower_a[:1], torch.inf)
         low = self.merge(-like, like * -1 if self.low is None else self.low.expand_as(like))[0]
         high = self.merge(like if self.high is None else self.high.expand_as(like), like)[0]
         zero, one = torch.zeros(()), torch.ones(())
         clip = Piecewise(lambda z: torch.minimum(torch.maximum(z, low), high), (low, high), (zero, one, zero))
-        return Relaxation(clip, Zone(*box, self.merge(largest, smallest), zone.radius))
+        return Relaxation(clip, Zone(centre, lower, upper, self.merge(largest, smallest), zone.radius))
 
     def global_slope(self, shape: Shape) -> Tensor:
         return torch.ones(())

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from llcert.certify import Assurance, Sample, Verdict
+from llcert.certify import Assurance, Sample, Semantics, Verdict
 from llcert.report.diagnosis import held_down_by, near_chance
 
 if TYPE_CHECKING:
@@ -20,8 +20,17 @@ ASSURANCE_WORDS: Mapping[Assurance, str] = {
         "rounding is not accounted for. It is the practice of the literature; the bounds may be too small by the "
         "iteration's error. docs/soundness.md says how large it was where it was measured."
     ),
-    Assurance.PROBABILISTIC: "Every norm bound holds with the stated probability.",
-    Assurance.DETERMINISTIC: "Every number is a bound, rounding included.",
+    Assurance.PROBABILISTIC: (
+        "Norms are bounds that hold with a stated probability over the solver's own random starts; every other number "
+        "is a bound, rounding included."
+    ),
+    Assurance.DETERMINISTIC: "A proof: every number is a bound, rounding included.",
+}
+
+
+SEMANTICS_WORDS: Mapping[Semantics, str] = {
+    Semantics.FLOAT32: "It holds for the network in real numbers and as its own format evaluates it, sums in any order.",
+    Semantics.REAL: "It holds for the network in real numbers; a deployed one rounds.",
 }
 
 
@@ -53,6 +62,8 @@ class Subject:
     asked: int
     classes: int
     assurance: Assurance
+    semantics: Semantics
+    delta: float
     stages: tuple[str, ...]
     layers: tuple[Layer, ...]
     global_lipschitz: float
@@ -151,10 +162,33 @@ class Report:
     def _share(self, count: int) -> float:
         return count / len(self.samples) if self.samples else 0.0
 
+    def backed(self, assurance: Assurance) -> int:
+        """How many images are, or would be, certified under this assurance or a stronger one, as far as it was tried."""
+        own = [s.assurance for s in self.samples if s.assurance is not None]
+        return sum(a is assurance or a.stronger(assurance) for a in own)
+
+    @property
+    def failure_probability(self) -> float | None:
+        """Upper bound of the probability that any certificate is wrong, by the union bound; None where it is none."""
+        if self.subject.assurance is not Assurance.PROBABILISTIC:
+            return None
+        return min(1.0, self.subject.delta * self.count(Verdict.CERTIFIED))
+
     @property
     def assurance_words(self) -> str:
         """What the certificates of this report are worth."""
-        return ASSURANCE_WORDS[self.subject.assurance]
+        words = [ASSURANCE_WORDS[self.subject.assurance]]
+        if self.subject.assurance is not Assurance.ESTIMATE:
+            words.append(SEMANTICS_WORDS[self.subject.semantics])
+        if self.failure_probability is not None:
+            words.append(
+                f"The probability that any of these certificates is wrong is at most {self.failure_probability:.1e}."
+            )
+        weaker = [a for a in Assurance if self.subject.assurance.stronger(a) and self.certified_accuracy is not None]
+        if weaker:
+            more = ", ".join(f"{self.backed(a) - self.count(Verdict.CERTIFIED)} more as {a.value}" for a in weaker)
+            words.append(f"Weaker assurances would have certified {more}.")
+        return " ".join(words)
 
     def to_json(self) -> dict[str, Any]:
         """The summary as JSON values; what was not computed is None, and no number is NaN or infinite."""
@@ -167,6 +201,9 @@ class Report:
             "data": subject.data,
             "samples": len(self.samples),
             "assurance": subject.assurance.value,
+            "semantics": None if subject.assurance is Assurance.ESTIMATE else subject.semantics.value,
+            "failure_probability": self.failure_probability,
+            "certified_as": {a.value: self.backed(a) for a in Assurance if not a.stronger(subject.assurance)},
             "clean_accuracy": self.clean_accuracy,
             "attacked_accuracy": self.attacked_accuracy,
             "certified_accuracy": self.certified_accuracy,

@@ -11,6 +11,7 @@ import torch
 from scipy import sparse
 from torch import Tensor
 
+from llcert.rounding import direct_sums
 from llcert.spectral.linear_map import Provable
 from llcert.spectral.periods import axes_of, groups_of
 
@@ -35,11 +36,8 @@ class Explicit:
 
 
 def written_out(map_: Provable, device: torch.device, memory: float) -> Explicit | None:
-    """The map's matrix; None where it takes more than so many bytes, or holds NaN or infinity.
-
-    A dense library may add up products in any order; transforms (FFT, Winograd) may not be used, so cuDNN is off.
-    """
-    with torch.no_grad(), torch.backends.cudnn.flags(enabled=False):
+    """The map's matrix; None where it takes more than so many bytes, or holds NaN or infinity."""
+    with torch.no_grad(), direct_sums():
         rows = map_.paths(torch.zeros(1, *map_.columns, dtype=torch.float64, device=device)).numel()
         parts: list[tuple[Tensor, Tensor, Tensor]] = []
         chunk = max(CHUNK // max(rows, math.prod(map_.columns)), 1)

@@ -34,7 +34,9 @@ class SparseMap:
     rows: tuple[int, ...]
     columns: tuple[int, ...]
 
-    def norm_bound(self, rows: Floats, columns: Floats, largest: int, memory: float) -> tuple[float, int]:
+    def norm_bound(
+        self, rows: Floats, columns: Floats, largest: int, memory: float, operations: float
+    ) -> tuple[float, int]:
         """An upper bound of the norm of the computed `diag(rows) M diag(columns)`, and the proofs tried.
 
         Infinite without a proof, as where the Gram matrix or a factorisation is larger than allowed.
@@ -51,7 +53,7 @@ class SparseMap:
             kept, shape = kept_columns, self.columns
         if b.shape[1] > largest:
             return math.inf, 0
-        return _norm_bound(b, np.argsort(_channels_last(shape)[kept]), memory)
+        return _norm_bound(b, np.argsort(_channels_last(shape)[kept]), memory, operations)
 
 
 def _channels_last(shape: tuple[int, ...]) -> NDArray[np.int64]:
@@ -63,7 +65,7 @@ def _channels_last(shape: tuple[int, ...]) -> NDArray[np.int64]:
     return place
 
 
-def _norm_bound(b: Any, natural: NDArray[np.int64], memory: float) -> tuple[float, int]:
+def _norm_bound(b: Any, natural: NDArray[np.int64], memory: float, operations: float) -> tuple[float, int]:
     """The bound for CSR `[n, k]`, k <= n."""
     if not np.isfinite(b.data).all():
         return math.inf, 0
@@ -76,11 +78,11 @@ def _norm_bound(b: Any, natural: NDArray[np.int64], memory: float) -> tuple[floa
             return math.inf, 0
         gram = banded_gram(b, natural)
         if gram.band < SHARE * gram.size:
-            if 8 * (gram.band + 1) * gram.size > memory:
+            if 8 * (gram.band + 1) * gram.size > memory or gram.size * gram.band**2 > operations:
                 return math.inf, 0
             eigenvalue, tries = largest_eigenvalue(gram)
             return math.ldexp(root(eigenvalue), exponent), tries
-    if 32 * b.shape[1] ** 2 + 16 * math.prod(b.shape) > memory:
+    if 32 * b.shape[1] ** 2 + 16 * math.prod(b.shape) > memory or b.shape[1] ** 3 / 3 > operations:
         return math.inf, 0
     value, count = dense.norm_bound(torch.from_numpy(b.toarray().T.copy())[None])
     return math.ldexp(float(value), exponent), int(count)

@@ -24,19 +24,20 @@ from llcert.spectral.sparse import SparseMap
 class Verified:
     """Proves upper bounds of norms: `tau I - A* A` is positive definite by a Cholesky factorisation (METHOD, 4d-e).
 
-    largest: side of the largest Gram matrix. memory: bytes of a factorisation, and of a map written out; what needs
-    more is refused, so it has not converged. group: images that one factorisation serves, by the largest of their
-    factors. maps: how many maps are kept written out. A map's parameters must not change while it is kept.
+    largest: side of the largest Gram matrix. memory: bytes of a factorisation, and of a map written out; operations: of
+    a factorisation. What needs more is refused, so it has not converged. group: images that one factorisation serves, by
+    the largest of their factors. maps: how many maps are kept written out. A map's parameters must not change while it is kept.
     """
 
     largest: int = 24_000
     memory: float = 2**30
+    operations: float = float("inf")
     group: int = 1
     maps: int = 64
     _written: dict[Provable, Explicit | None] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
-        if not (self.largest >= 1 and self.memory > 0 and self.group >= 1 and self.maps >= 1):
+        if not (self.largest >= 1 and self.memory > 0 and self.operations > 0 and self.group >= 1 and self.maps >= 1):
             raise InvalidInput(f"a proof of norms needs sizes of at least 1, not {self}")
 
     @torch.no_grad()
@@ -68,7 +69,11 @@ class Verified:
         for images in self._chunks(factors):
             rows, columns = factors.rows[images], factors.columns[images]
             side = min(int((rows != 0).sum(1).max()), int((columns != 0).sum(1).max()))
-            if side > self.largest or 32 * side**2 + 16 * explicit.entries.numel() > self.memory:
+            if (
+                side > self.largest
+                or side**3 / 3 > self.operations
+                or 32 * side**2 + 16 * explicit.entries.numel() > self.memory
+            ):
                 parts.append((factors.error[images] + torch.inf, torch.zeros_like(images)))
             else:
                 parts.append(dense.norm_bound(dense.kept(explicit.entries, rows, columns)))
@@ -86,7 +91,10 @@ class Verified:
         """Bounds of the computed matrices, one image after the other."""
         map_ = SparseMap(explicit.entries, tuple(masked.rows.shape[1:]), tuple(masked.columns.shape[1:]))
         rows, columns = factors.rows.cpu().numpy(), factors.columns.cpu().numpy()
-        found = [map_.norm_bound(r, c, self.largest, self.memory) for r, c in zip(rows, columns, strict=True)]
+        found = [
+            map_.norm_bound(r, c, self.largest, self.memory, self.operations)
+            for r, c in zip(rows, columns, strict=True)
+        ]
         bounds, tries = np.array([b for b, _ in found]), np.array([t for _, t in found])
         return torch.from_numpy(bounds).to(factors.rows.device), torch.from_numpy(tries).to(factors.rows.device)
 
