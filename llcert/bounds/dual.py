@@ -116,8 +116,17 @@ class Backward:
         `[batch, rows, *shape]`. stops: the best of stopping at any activation and of going down to the image; else down
         to the image. An activation that has no relaxation is not passed: its output is bounded over its region.
         """
-        pending = dict(rows)
-        total = self._total(trace, next(iter(rows.values())))
+        return self._carried(trace, dict(rows), policy, self._total(trace, next(iter(rows.values()))), stops=stops)
+
+    def before(self, trace: Trace, index: int, rows: Tensor, policy: Policy, *, stops: bool = False) -> Tensor:
+        """The same for rows on the value of block number `index` before its activation."""
+        total, pending = self._total(trace, rows), dict[Node, Tensor]()
+        self._affine(trace, self.program.blocks[index], rows, pending, total)
+        return self._carried(trace, pending, policy, total, stops=stops)
+
+    def _carried(
+        self, trace: Trace, pending: dict[Node, Tensor], policy: Policy, total: _Sum, *, stops: bool
+    ) -> Tensor:
         best = torch.full_like(total.value, -torch.inf)
         for index, block in reversed(list(enumerate(self.program.blocks))):
             if block.node not in pending:
