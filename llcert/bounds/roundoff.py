@@ -79,7 +79,8 @@ class Passage:
     def deployed(self, form: Rounding, values: Tensor) -> Tensor:
         """Bounds of what another format errs in each entry, sums in any order (lemma 3).
 
-        Infinite where it may overflow. values: largest absolute values of the block before its activation, without the format's errors.
+        Infinite where it may overflow. values: largest absolute values of the block before its activation, without the
+        format's errors.
         """
         errors: dict[Node, Tensor] = {}
         for node in self.block.body:

@@ -23,6 +23,14 @@ class Carried:
     classes: Tensor
     choices: Mapping[Key, Choice]
 
+    def find(self, images: Tensor, classes: Tensor) -> tuple[Tensor, Tensor]:
+        """Which of these rows are among the carried: their positions here, and there."""
+        known = {pair: i for i, pair in enumerate(zip(self.images.tolist(), self.classes.tolist(), strict=True))}
+        there = [known.get(pair, -1) for pair in zip(images.tolist(), classes.tolist(), strict=True)]
+        found = torch.tensor(there, dtype=torch.int64, device=images.device)
+        here = torch.nonzero(found >= 0)[:, 0]
+        return here, found[here]
+
     def select(self, positions: Tensor) -> Carried:
         """The rows of some images, which are then counted in this order; positions: index."""
         place = torch.full((int(torch.cat((self.images, positions)).max()) + 1,), -1, device=positions.device)

@@ -4,21 +4,23 @@ from __future__ import annotations
 
 import enum
 import math
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
-from llcert.bounds.dual import Backward, Choice, Chosen, Key, Tightest, differences
+from llcert.bounds.ascent import Ascent
+from llcert.bounds.dual import Backward, Choice, Chosen, Tightest, differences
 from llcert.bounds.enclose import enclose, enclosing_ball
 from llcert.bounds.forward import Trace
 from llcert.bounds.lipschitz import GlobalBound
 from llcert.bounds.unmasked import proved_bound
-from llcert.certify.plan import Plan
+from llcert.certify.plan import Carried, Plan
 from llcert.certify.verdict import Assurance
-from llcert.ir import Network
+from llcert.ir import Network, Node
 from llcert.program import Program, lower
 from llcert.rounding import DOUBLE, SINGLE, Rounding, direct_sums
 from llcert.spectral import RandomLanczos, Side, Solver, Verified
@@ -40,6 +42,7 @@ class Prover:
 
     program: in float64. bound: its proved norms. solver: of local norms. side: what they must be at least. eps: not
     below the radius that was asked. deployed: the format the network runs in; None: in real numbers.
+    ascent: the last attempt on rows that the estimate certified.
     """
 
     program: Program
@@ -49,6 +52,7 @@ class Prover:
     side: Side
     deployed: Rounding | None
     clip: bool = False
+    ascent: Ascent = field(default_factory=lambda: Ascent(steps=60, rate=0.05))
 
     def __call__(self, images: Tensor, labels: Tensor, plan: Plan) -> Tensor:
         """Lower bounds of `z_y - z_j` over each ball, `[batch, logits]`; infinite for j = y. NaN proves nothing.
@@ -73,23 +77,69 @@ class Prover:
         return torch.where(own, torch.inf, margins)
 
     def _carried(self, backward: Backward, trace: Trace, directions: Tensor, margins: Tensor, plan: Plan) -> Tensor:
-        """The margins of what is still open, carried further down."""
+        """The margins of what is open, carried down: in closed form, as the plan chose, by an ascent from there."""
         margins = margins.clone()
-        image, row = torch.nonzero(~(margins > 0), as_tuple=True)
-        if len(image):
+        tried: list[_Attempt] = [
+            _closed,
+            partial(_repeated, plan.carried),
+            partial(_ascended, plan.carried, self.ascent),
+        ]
+        for attempt in tried:
+            image, row = torch.nonzero(~(margins > 0), as_tuple=True)
+            if len(image) == 0:
+                break
             rows = {self.program.output: directions[image, row][:, None]}
-            found = backward(trace.select(image), rows, Tightest(), stops=True)[:, 0]
-            margins[image, row] = torch.fmax(margins[image, row], found)
-        if plan.carried is not None and len(plan.carried.images):
-            image, row = plan.carried.images, plan.carried.classes
-            rows = {self.program.output: directions[image, row][:, None]}
-            found = backward(trace.select(image), rows, Chosen(_double(plan.carried.choices)), stops=True)[:, 0]
-            margins[image, row] = torch.fmax(margins[image, row], found)
+            found = attempt(backward, trace.select(image), rows, (image, row))
+            margins[image, row] = torch.fmax(margins[image, row], found[:, 0])
         return margins
 
 
-def _double(choices: Mapping[Key, Choice]) -> dict[Key, Choice]:
-    return {k: Choice(c.slopes.double(), c.lam.double()) for k, c in choices.items()}
+_Attempt = Callable[[Backward, Trace, Mapping[Node, Tensor], tuple[Tensor, Tensor]], Tensor]
+"""Lower bounds for rows, one for each image of a trace, `[rows, 1]`; the last argument says which image and class."""
+
+
+def _closed(backward: Backward, trace: Trace, rows: Mapping[Node, Tensor], _: tuple[Tensor, Tensor]) -> Tensor:
+    return backward(trace, rows, Tightest(), stops=True)
+
+
+def _repeated(
+    carried: Carried | None,
+    backward: Backward,
+    trace: Trace,
+    rows: Mapping[Node, Tensor],
+    which: tuple[Tensor, Tensor],
+) -> Tensor:
+    """With the choices that the estimate made; nothing where it made none."""
+    (only,) = rows.values()
+    found = torch.full(only.shape[:2], -torch.inf, dtype=only.dtype, device=only.device)
+    if carried is None:
+        return found
+    here, there = carried.find(*which)
+    if len(here):
+        choices = {k: Choice(c.slopes[there].double(), c.lam[there].double()) for k, c in carried.choices.items()}
+        chosen = {n: r[here] for n, r in rows.items()}
+        found[here] = backward(trace.select(here), chosen, Chosen(choices), stops=True)
+    return found
+
+
+def _ascended(
+    carried: Carried | None,
+    ascent: Ascent,
+    backward: Backward,
+    trace: Trace,
+    rows: Mapping[Node, Tensor],
+    which: tuple[Tensor, Tensor],
+) -> Tensor:
+    """By an ascent on the proved bound itself, from the estimate's choices or else the tightest."""
+    start = Tightest()
+    backward(trace, rows, start)
+    choices = dict(start.chosen)
+    if carried is not None:
+        here, there = carried.find(*which)
+        for key, known in carried.choices.items():
+            choices[key].slopes[here] = known.slopes[there].double()
+            choices[key].lam[here] = known.lam[there].double()
+    return ascent(backward, trace, rows, choices)[0]
 
 
 _ATTEMPTS = 4

@@ -29,7 +29,7 @@ ASSURANCE_WORDS: Mapping[Assurance, str] = {
 
 
 SEMANTICS_WORDS: Mapping[Semantics, str] = {
-    Semantics.FLOAT32: "It holds for the network in real numbers and as its own format evaluates it, sums in any order.",
+    Semantics.FLOAT32: "It holds for the network in real numbers, and as its own format evaluates it in any order.",
     Semantics.REAL: "It holds for the network in real numbers; a deployed one rounds.",
 }
 
@@ -163,7 +163,7 @@ class Report:
         return count / len(self.samples) if self.samples else 0.0
 
     def backed(self, assurance: Assurance) -> int:
-        """How many images are, or would be, certified under this assurance or a stronger one, as far as it was tried."""
+        """How many images are, or would be, certified under this assurance or a stronger one, as far as was tried."""
         own = [s.assurance for s in self.samples if s.assurance is not None]
         return sum(a is assurance or a.stronger(assurance) for a in own)
 

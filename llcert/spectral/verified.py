@@ -24,9 +24,10 @@ from llcert.spectral.sparse import SparseMap
 class Verified:
     """Proves upper bounds of norms: `tau I - A* A` is positive definite by a Cholesky factorisation (METHOD, 4d-e).
 
-    largest: side of the largest Gram matrix. memory: bytes of a factorisation, and of a map written out; operations: of
-    a factorisation. What needs more is refused, so it has not converged. group: images that one factorisation serves, by
-    the largest of their factors. maps: how many maps are kept written out. A map's parameters must not change while it is kept.
+    largest: side of the largest Gram matrix. memory: bytes of a factorisation, and of a map written out; operations:
+    of a factorisation. What needs more is refused, so it has not converged. group: images that one factorisation
+    serves, by the largest of their factors. maps: how many maps are kept written out. A map's parameters must not
+    change while it is kept.
     """
 
     largest: int = 24_000
@@ -46,13 +47,18 @@ class Verified:
 
         start is handed back as `vector`; iterations counts the factorisations. Masks and map must be float64.
         """
-        explicit = self._explicit(masked)
+        explicit = self._explicit(masked) if self._fits(masked) else None
         value = masked.columns.new_full((masked.batch,), torch.inf)
         iterations = torch.zeros_like(value, dtype=torch.int64)
         if explicit is not None and masked.batch:
             groups = shared(masked, self.group)
             value, iterations = (x.to(value.device)[groups.of] for x in self._proved(groups.masked, explicit))
         return Norm(value, Side.UPPER, start, iterations, torch.isfinite(value))
+
+    def _fits(self, masked: Masked) -> bool:
+        """Whether any image's Gram matrix is small enough; only then is the map worth writing out."""
+        rows, columns = ((f != 0).flatten(1).sum(1) for f in (masked.rows, masked.columns))
+        return masked.batch > 0 and int(torch.minimum(rows, columns).min()) <= self.largest
 
     def _proved(self, masked: Masked, explicit: Explicit) -> tuple[Tensor, Tensor]:
         factors = scaled(masked, explicit.exponent)
