@@ -18,7 +18,7 @@ import numpy as np
 from llcert.check import files
 from llcert.check.drift import Drift
 from llcert.check.files import Rejected, require, valid
-from llcert.check.forward import forward
+from llcert.check.forward import propagate
 from llcert.check.graph import Graph, build
 from llcert.check.row import margin
 from llcert.errors import InvalidInput
@@ -141,7 +141,7 @@ def _least_margin(certificate: Certificate, graph: Graph, drift: Drift | None, i
     """A lower bound > 0 of the least margin. Raises Rejected at the first step that does not hold."""
     require(image.label < graph.classes, f"label {image.label}: there are {graph.classes} classes")
     arrays = files.parse_npz(image.file, files.read_checked(certificate.folder, image.file, certificate.hashes))
-    known = forward(graph, arrays, certificate.eps)
+    known = propagate(graph, arrays, certificate.eps)
     logits = drift.at_the_logits(known) if drift else None
     least = math.inf
     for other in range(graph.nodes[-1].size):

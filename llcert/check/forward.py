@@ -7,10 +7,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
-from scipy import sparse
 
 from llcert.check.files import Arrays, require
-from llcert.check.graph import Block, Graph, Map
+from llcert.check.graph import Block, Graph, Map, with_data
 from llcert.check.norms import Part, proves
 from llcert.check.numbers import Mask, U, Vector, above, down, gamma, length, up
 
@@ -54,7 +53,7 @@ class Known:
     before: Mapping[int, Before]
 
 
-def forward(graph: Graph, image: Arrays, eps: float) -> Known:
+def propagate(graph: Graph, image: Arrays, eps: float) -> Known:
     """What holds for every x' of the ball. Raises Rejected at the first rule that does not hold."""
     x = image.vector("x", graph.nodes[0].size)
     cuts = {0: Cut(x, down(x - eps), up(x + eps), eps, np.ones(x.size, bool))}
@@ -104,8 +103,7 @@ def _row_norms(linear: Map, varies: Mask) -> Vector:
     counts = np.diff(linear.matrix.indptr)
 
     def norms(matrix: Map) -> Vector:
-        of = matrix.matrix
-        squares = sparse.csr_array((of.data * of.data, of.indices, of.indptr), shape=of.shape) @ varies.astype(float)
+        squares = with_data(matrix.matrix, matrix.matrix.data**2) @ varies.astype(float)
         return above(np.sqrt(squares), int(counts.max()) + 4) + 2.0**-400
 
     found = norms(linear)
@@ -174,7 +172,7 @@ def _after(block: Block, image: Arrays, before: Before) -> Cut:
     else:
         centre, (lower, upper) = phi(before.centre), phi.image(before.lower, before.upper)
         varies, error = ~phi.constant(before.lower, before.upper), length(phi.centre_error(before.centre))
-    corner = length(up(np.maximum(np.maximum(upper - centre, centre - lower), 0.0)))
+    corner = length(np.maximum(np.maximum(upper - centre, centre - lower), 0.0) * (1 + 4 * U))
     enough = after >= (up(before.radius + error) if error else before.radius) or after >= corner
     require(enough and math.isfinite(after), f"rule 6 (after), block {k}: {after:.6g} is too small")
     lower, upper = np.maximum(lower, down(centre - after)), np.minimum(upper, up(centre + after))

@@ -270,12 +270,19 @@ def _map(body: Mapping[int, Node], source: int, pre: int, size: int, forwards: i
     exact = isinstance(what, Concat)
     matrix = _composed(body, {source: identity}, lambda n: n.matrix)[pre]
     sizes = _composed(body, {source: identity}, lambda n: floored(n.absolute))[pre]
+    matrix.sum_duplicates()
+    sizes.sum_duplicates()
     return Map(matrix, matrix if exact else floored(sizes) * (1 + gamma(forwards)), 0 if exact else 2 * forwards)
 
 
 def floored(sizes: Matrix) -> Matrix:
     """The matrix with every stored entry at least `LEAST`."""
-    return sparse.csr_array((np.maximum(sizes.data, LEAST), sizes.indices, sizes.indptr), shape=sizes.shape)
+    return with_data(sizes, np.maximum(sizes.data, LEAST))
+
+
+def with_data(matrix: Matrix, data: Vector) -> Matrix:
+    """Other entries in the same places. The places are copied: scipy may sort those of a matrix in place."""
+    return sparse.csr_array((data, matrix.indices.copy(), matrix.indptr.copy()), shape=matrix.shape)
 
 
 def _composed(

@@ -11,7 +11,7 @@ from scipy import linalg, sparse
 from scipy.sparse.csgraph import reverse_cuthill_mckee
 
 from llcert.check.files import Integers
-from llcert.check.graph import Map, Matrix
+from llcert.check.graph import Map, Matrix, with_data
 from llcert.check.numbers import TINY, Mask, U, Vector, above, down, gamma
 
 LARGEST_SIDE = 2**15
@@ -58,7 +58,7 @@ def _cut(parts: Sequence[tuple[Part, Matrix]], weights: Vector) -> Matrix:
             matrix[rows][:, np.flatnonzero(part.mask)] if rows.size < matrix.shape[0] or not part.mask.all() else matrix
         )
         scale = np.repeat(weights[rows] * part.share, np.diff(piece.indptr))
-        cut.append(sparse.csr_array((piece.data * scale, piece.indices, piece.indptr), shape=piece.shape))
+        cut.append(with_data(piece, piece.data * scale))
     return cut[0] if len(cut) == 1 else sparse.csr_array(sparse.hstack(cut))
 
 

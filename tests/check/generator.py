@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import itertools
 import json
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -173,16 +172,14 @@ def blocks(toy: Toy) -> list[Block]:
                 todo += toy.nodes[i]["inputs"]
         block = Block(k, pre, sorted(body), sorted(sources), {})
         for s in block.sources:
-            start = {i: np.eye(toy.nodes[i]["size"]) * (i == s) for i in block.sources}
+            wide = toy.nodes[s]["size"]
+            start = {i: np.eye(wide) if i == s else np.zeros((wide, toy.nodes[i]["size"])) for i in block.sources}
             block.maps[s] = through(toy, block, start, lambda n, x: x[0] @ n["A"].T).T
         found.append(block)
     return found
 
 
 def through(toy: Toy, block: Block, start: dict[int, Array], linear: Callable[[Any, Any], Array]) -> Array:
-    if len({v.shape for v in start.values()}) > 1:  # maps of several sources: as many rows for each
-        rows = next(v.shape[0] for v in start.values() if v.any())
-        start = {s: v if v.any() else np.zeros((rows, v.shape[-1])) for s, v in start.items()} if rows else start
     values = dict(start)
     for i in block.body:
         n, xs = toy.nodes[i], [values[j] for j in toy.nodes[i]["inputs"]]
@@ -315,6 +312,7 @@ def least(ps: list[Any], a: Array, g: Array, lam: float, zone: tuple[Array, Arra
         with np.errstate(all="ignore"):
             vertex = np.where(curve > 0, c - (a * slope - g) / curve, p)
         for z in (p, q, np.clip(vertex, p, q)):
+            z = np.where(p <= q, z, c)
             f = a * (slope * z + height) - g * z + curve / 2 * (z - c) ** 2
             best = np.where(p <= q, np.minimum(best, f), best)
     return float(best.sum() - lam * r * r / 2)
@@ -400,7 +398,7 @@ def certify(toy: Toy, x: Array, label: int, eps: float, rng: np.random.Generator
     for other in range(toy.nodes[-1]["size"]):
         if other == label:
             continue
-        tried = [rows(toy, found, label, other, stop) for stop in itertools.islice(toy.cuts, 0, None) if stop >= 0]
+        tried = [rows(toy, found, label, other, stop) for stop in toy.cuts]
         margin, arrays = max(tried, key=lambda t: t[0])
         found.arrays |= arrays
         found.margins[other] = margin
