@@ -10,7 +10,7 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 LAYERS = (
-    ("errors", "region", "spectral"),
+    ("errors", "region", "spectral", "check"),
     ("ir",),
     ("registry",),
     ("ops",),
@@ -26,7 +26,7 @@ LAYERS = (
     ("cli",),
 )
 LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}
-SIDEWAYS = {("spectral", "region"), ("region", "errors"), ("spectral", "errors"), ("report", "question")}
+SIDEWAYS = {("spectral", "region"), ("region", "errors"), ("spectral", "errors"), ("check", "errors"), ("report", "question")}
 OPEN = ("__init__", "__main__")
 """The front doors of the package: they may name everything."""
 OWNERS = {
@@ -40,6 +40,7 @@ OWNERS = {
     "pyarrow": {"data"},
     "matplotlib": set(),
     "llcert_train": {"cli"},
+    "scipy": {"check"},
 }
 FILES = sorted((ROOT / "llcert").rglob("*.py"))
 
@@ -84,6 +85,13 @@ def test_imports_go_downwards(path: Path) -> None:
             continue
         allowed = LEVEL[target] < LEVEL[part] or (part, target) in SIDEWAYS
         assert allowed, f"{_name(path)}: {part} must not import {target}"
+
+
+def test_the_checker_shares_no_code() -> None:
+    for path in FILES:
+        if _part(path) == "check":
+            ours = {n for n in _imports(_tree(path)) if n.split(".")[0] in ("llcert", "llcert_train", "torch", "onnx")}
+            assert all(n.startswith(("llcert.check", "llcert.errors.")) for n in ours), _name(path)
 
 
 def test_the_numerical_core_knows_no_file_format() -> None:

@@ -24,6 +24,7 @@ from llcert.check.row import margin
 from llcert.errors import InvalidInput
 
 _EPS = re.compile(r"[0-9]{1,40}(\.[0-9]{1,40})?(e[+-]?[0-9]{1,2})?|[0-9]{1,40}/0*[1-9][0-9]{0,39}")
+_QUIET = np.errstate(all="ignore")  # NaN and infinity lose every comparison
 _IMAGE = re.compile(r"images/[0-9]{1,12}\.npz")
 
 
@@ -107,25 +108,24 @@ def _image(entry: Any) -> Image:
 
 def results(certificate: Certificate) -> Iterator[Result]:
     """One result an image. Where a file of the network is rejected, every image is."""
-    with np.errstate(all="ignore"):  # NaN and infinity lose every comparison
-        try:
-            graph, drift = _network(certificate)
-        except Rejected as failure:
-            yield from (Result(image, False, str(failure)) for image in certificate.images)
-            return
+    try:
+        graph, drift = _network(certificate)
+    except Rejected as failure:
+        yield from (Result(image, False, str(failure)) for image in certificate.images)
+        return
     seen = set[object]()
     for image in certificate.images:
         again = bool(seen & {image.index, image.file})
         seen |= {image.index, image.file}
         try:
             require(not again, "certificate.json lists it twice")
-            with np.errstate(all="ignore"):
-                least = _least_margin(certificate, graph, drift, image)
-            yield Result(image, True, margin=least)
+            result = Result(image, True, margin=_least_margin(certificate, graph, drift, image))
         except InvalidInput as failure:
-            yield Result(image, False, f"image {image.index}: {failure}")
+            result = Result(image, False, f"image {image.index}: {failure}")
+        yield result
 
 
+@_QUIET
 def _network(certificate: Certificate) -> tuple[Graph, Drift | None]:
     graph_json, model, norms = "graph.json", "model.npz", "global.npz"
     content = files.read_checked(certificate.folder, graph_json, certificate.hashes)
@@ -137,6 +137,7 @@ def _network(certificate: Certificate) -> tuple[Graph, Drift | None]:
     return graph, Drift(graph, held)
 
 
+@_QUIET
 def _least_margin(certificate: Certificate, graph: Graph, drift: Drift | None, image: Image) -> float:
     """A lower bound > 0 of the least margin. Raises Rejected at the first step that does not hold."""
     require(image.label < graph.classes, f"label {image.label}: there are {graph.classes} classes")

@@ -48,7 +48,8 @@ class Drift:
             if k == len(self.graph.nodes) - 1:
                 break
             steep = block.activation.steepest if block.activation else 1.0
-            rounding = above(gamma(block.forwards, U32) * length(self._sizes(block, known, drifts)), 2)
+            sizes, extra = self._sizes(block, known, drifts)
+            rounding = above(gamma(block.forwards, U32) * (length(sizes) + extra), 3)
             carried = [above(self.norms.scalar(f"{k}.{s}") * drifts[s], 1) for s in block.sources if s]
             drift = above(math.fsum(carried) + steep * rounding, 4)
             if isinstance(block.activation, Leaky):
@@ -60,7 +61,8 @@ class Drift:
     def at_the_logits(self, known: Known) -> tuple[Vector, dict[int, float]]:
         """Upper bounds of the roundings of each logit in the last block, and the drifts in front of it."""
         drifts, block = self.of(known), self.graph.blocks[len(self.graph.nodes) - 1]
-        return above(gamma(block.forwards, U32) * self._sizes(block, known, drifts), 2), drifts
+        sizes, extra = self._sizes(block, known, drifts)
+        return above(gamma(block.forwards, U32) * (sizes + extra), 3), drifts
 
     def lost(self, logits: tuple[Vector, dict[int, float]], *, label: int, other: int) -> float:
         """An upper bound of what the margin loses."""
@@ -74,13 +76,13 @@ class Drift:
             terms.append(above(length(both) * logits[1][s], 1))
         return float(above(math.fsum(terms), 2))
 
-    def _sizes(self, block: Block, known: Known, drifts: Mapping[int, float]) -> Vector:
-        """Upper bounds of what a float32 kernel adds up in size, at the value before the activation."""
+    def _sizes(self, block: Block, known: Known, drifts: Mapping[int, float]) -> tuple[Vector, float]:
+        """Upper bounds of `|A| |h| + magnitude`, and in 2-norm of what drift adds to it: what float32 kernels add up."""
         sources = {s: known.cuts[s] for s in block.sources}
         _check_range(block, sources, drifts)
         reached = block.walk({s: c.size + LEAST for s, c in sources.items()}, _size)[block.pre]
         extra = [above(self.absolute[block.cut, s] * drifts[s], 1) for s in sources if s]
-        return above(reached + math.fsum(extra), block.forwards + 4)
+        return above(reached, block.forwards + 4), float(above(math.fsum(extra), 2))
 
 
 def _size(linear: Linear, x: Vector) -> Vector:

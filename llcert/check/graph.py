@@ -15,7 +15,7 @@ from llcert.check.files import Arrays, Integers, valid
 from llcert.check.numbers import TINY, Vector, above, gamma, least_product
 
 Matrix = Any  # scipy.sparse.csr_array, which has no types
-MOST_NODES, LARGEST_SIZE, MOST_ENTRIES = 10**5, 2**24, 2**27
+MOST_NODES, LARGEST_SIZE, MOST_WORK = 10**4, 2**24, 2**29
 LEAST = 2.0**-100
 """What a size counts as at least: gamma, also of float32, times two of them pays for an underflow."""
 
@@ -309,5 +309,5 @@ def _composed(
 def _product(a: Matrix, b: Matrix) -> Matrix:
     """`a b`, unless that is too much work."""
     work = np.dot(np.bincount(a.indices, minlength=a.shape[1]).astype(float), np.diff(b.indptr).astype(float))
-    valid(math.isfinite(work) and work <= 16 * MOST_ENTRIES, "graph.json: a block's linear map is too large")
+    valid(math.isfinite(work) and work <= MOST_WORK, "graph.json: a block's linear map is too large")
     return a @ b

@@ -17,7 +17,7 @@ from llcert.check.numbers import TINY, Mask, U, Vector, above, down, gamma
 LARGEST_SIDE = 2**15
 SPARSE_SHARE = 0.1
 """Below this share of entries a Gram matrix is formed faster by sparse products than by dense ones."""
-BAND_SHARE = 0.35
+BAND_SHARE = 0.5
 """Below this share of the side a banded factorisation is faster than a dense one (measured)."""
 
 
@@ -125,7 +125,7 @@ def _dense(gram: Vector, tau: float, error: float) -> bool:
         return False
     np.negative(gram, out=gram)
     np.fill_diagonal(gram, diagonal)
-    return _factors(lambda: linalg.cholesky(gram, lower=False, overwrite_a=True, check_finite=True))
+    return _factors(lambda: linalg.cholesky(gram.T, lower=False, overwrite_a=True, check_finite=True))
 
 
 def _banded(gram: Matrix, order: Integers, band: int, tau: float, error: float) -> bool:

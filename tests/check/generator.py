@@ -1,4 +1,6 @@
-"""Makes small random networks and their certificates, in plain dense numpy: exact enough, and no code of the checker's."""
+"""Makes small random networks and their certificates in plain dense numpy, with no code of the checker's."""
+
+# ruff: noqa: E731, E741
 
 from __future__ import annotations
 
@@ -190,12 +192,15 @@ def through(toy: Toy, block: Block, start: dict[int, Array], linear: Callable[[A
 def pieces(n: dict[str, Any], size: int) -> list[tuple[Any, Any, Any, Any]]:
     if n["kind"] == "clamp":
         low, high = n["low"], n["high"]
-        flat = [(-np.inf, low, 0, np.where(np.isfinite(low), low, 0)), (high, np.inf, 0, np.where(np.isfinite(high), high, 0))]
+        flat = [
+            (-np.inf, low, 0, np.where(np.isfinite(low), low, 0)),
+            (high, np.inf, 0, np.where(np.isfinite(high), high, 0)),
+        ]
         return [*flat, (low, high, 1, 0)]
     return [(-np.inf, 0, n["below"], 0), (0, np.inf, 1, 0)]
 
 
-def chords(n: dict[str, Any], c: Array, l: Array, u: Array) -> Array:  # noqa: E741
+def chords(n: dict[str, Any], c: Array, l: Array, u: Array) -> Array:
     if n["kind"] == "maxmin":
         return maxmin_weights(n, l, u)
     out = np.zeros_like(c)
@@ -210,7 +215,7 @@ def chords(n: dict[str, Any], c: Array, l: Array, u: Array) -> Array:  # noqa: E
     return widened(out)
 
 
-def maxmin_weights(n: dict[str, Any], l: Array, u: Array) -> Array:  # noqa: E741
+def maxmin_weights(n: dict[str, Any], l: Array, u: Array) -> Array:
     v = ~constant(n, l, u)
     f, s = n["first"], n["second"]
     out = np.empty(l.size)
@@ -225,7 +230,7 @@ def maxmin_weights(n: dict[str, Any], l: Array, u: Array) -> Array:  # noqa: E74
     return out
 
 
-def constant(n: dict[str, Any], l: Array, u: Array) -> Array:  # noqa: E741
+def constant(n: dict[str, Any], l: Array, u: Array) -> Array:
     if n["kind"] == "clamp":
         return (u <= n["low"]) | (l >= n["high"]) | (n["low"] == n["high"])
     if n["kind"] == "leaky":
@@ -236,7 +241,7 @@ def constant(n: dict[str, Any], l: Array, u: Array) -> Array:  # noqa: E741
     return out
 
 
-def image_box(n: dict[str, Any], l: Array, u: Array) -> tuple[Array, Array]:  # noqa: E741
+def image_box(n: dict[str, Any], l: Array, u: Array) -> tuple[Array, Array]:
     a, b = phi(n, l), phi(n, u)
     if n["kind"] == "leaky":
         knot = np.where((l <= 0) & (u >= 0), 0.0, a)
@@ -265,12 +270,12 @@ def evidence(toy: Toy, x: Array, eps: float, rng: np.random.Generator) -> Eviden
         w = through(toy, block, {s: (p[2] - p[1]) / 2 for s, p in part.items()}, lambda n, xs: xs[0] @ np.abs(n["A"]).T)
         reach = sum(np.sqrt((block.maps[s][:, p[4]] ** 2).sum(1)) * p[3] for s, p in part.items())
         pad = 1e-11 if any(toy.nodes[i]["kind"] != "concat" for i in block.body) else 0.0
-        l = np.maximum(m - w, c - reach) - pad  # noqa: E741
+        l = np.maximum(m - w, c - reach) - pad
         u = np.minimum(m + w, c + reach) + pad
         if not pad:
-            l = np.minimum(l, c)  # noqa: E741
+            l = np.minimum(l, c)
             u = np.maximum(u, c)
-            l, u = l - 1e-11, u + 1e-11  # noqa: E741
+            l, u = l - 1e-11, u + 1e-11
         active = n["kind"] in ("clamp", "leaky", "maxmin")
         weights = chords(n, c, l, u) if active else np.ones(c.size)
         radius = radius_of(block, part, weights, out, rng, concat=n["kind"] == "concat")
@@ -295,7 +300,9 @@ def radius_of(
     radius = float(np.linalg.norm(norms) if concat else np.sum(norms))
     if len(part) > 1 and rng.random() < 0.5:
         shares = rng.uniform(0.5, 2, len(part))
-        joint = np.hstack([h * weights[:, None] * block.maps[s] * p[4] for h, (s, p) in zip(shares, part.items(), strict=True)])
+        joint = np.hstack(
+            [h * weights[:, None] * block.maps[s] * p[4] for h, (s, p) in zip(shares, part.items(), strict=True)]
+        )
         out |= {f"{k}.joint": widened(float(np.linalg.norm(joint, 2))), f"{k}.shares": shares}
         moved = np.array([p[3] for p in part.values()]) / shares
         radius = min(radius, float(out[f"{k}.joint"] * np.linalg.norm(moved)))
@@ -304,7 +311,7 @@ def radius_of(
 
 def least(ps: list[Any], a: Array, g: Array, lam: float, zone: tuple[Array, Array, Array, Array, float]) -> float:
     """The sum over entries of the least value, less `lam r^2 / 2`: by trying every point where it can be."""
-    c, l, u, w, r = zone  # noqa: E741
+    c, l, u, w, r = zone
     best = np.full_like(c, np.inf)
     curve = lam * w * w
     for p, q, slope, height in ps:
@@ -331,7 +338,7 @@ def rows(toy: Toy, found: Evidence, label: int, other: int, stop: int) -> tuple[
     left = {last: row}
     while (k := max(left)) > stop:
         a, block, n = left.pop(k), by_cut[k], toy.nodes[k]
-        c, l, u, w = (found.arrays[f"{k}.{name}"] for name in ("centre", "lower", "upper", "weights"))  # noqa: E741
+        c, l, u, w = (found.arrays[f"{k}.{name}"] for name in ("centre", "lower", "upper", "weights"))
         zone = (c, l, u, w, found.arrays[f"{k}.radius"])
         if n["kind"] in ("clamp", "leaky"):
             a, h = step(n, pieces(n, c.size), a, zone, out, f"{other}.{k}", 0)
@@ -339,12 +346,17 @@ def rows(toy: Toy, found: Evidence, label: int, other: int, stop: int) -> tuple[
         elif n["kind"] == "maxmin":
             a, h = sort_steps(n, a, zone, out, f"{other}.{k}")
             total += h
-        offsets = through(toy, block, {s: np.zeros(toy.nodes[s]["size"]) for s in block.sources}, lambda n, xs: xs[0] @ n["A"].T + n["b"])
+        offsets = through(
+            toy,
+            block,
+            {s: np.zeros(toy.nodes[s]["size"]) for s in block.sources},
+            lambda n, xs: xs[0] @ n["A"].T + n["b"],
+        )
         total += float(a @ offsets)
         for s in block.sources:
             left[s] = left.get(s, 0) + block.maps[s].T @ a
     for s, a in left.items():
-        c, l, u, after, _ = found.boxes[s]  # noqa: E741
+        c, l, u, after, _ = found.boxes[s]
         if s == 0:
             total += float(a @ c - found.boxes[0][3] * np.linalg.norm(a))
             continue
@@ -356,7 +368,7 @@ def rows(toy: Toy, found: Evidence, label: int, other: int, stop: int) -> tuple[
 
 
 def step(n: Any, ps: list[Any], a: Array, zone: Any, out: dict[str, Any], name: str, i: int) -> tuple[Array, float]:
-    c, l, u, w, r = zone  # noqa: E741
+    _, l, u, _, _ = zone
     f = lambda z: phi(n, z)
     slopes = np.where(u > l, (f(u) - f(l)) / np.where(u > l, u - l, 1), 0)
     g = slopes * a
@@ -368,7 +380,7 @@ def step(n: Any, ps: list[Any], a: Array, zone: Any, out: dict[str, Any], name: 
 
 def sort_steps(n: Any, a: Array, zone: Any, out: dict[str, Any], name: str) -> tuple[Array, float]:
     f, s, total = n["first"], n["second"], 0.0
-    c, l, u, w, r = zone  # noqa: E741
+    c, l, u, w, r = zone
     if np.isfinite(n["low"]).any() or np.isfinite(n["high"]).any():
         sort = {"kind": "maxmin", "first": f, "second": s, "low": -np.inf, "high": np.inf}
         both = np.empty_like(w)
