@@ -77,7 +77,7 @@ class Drift:
         return float(above(math.fsum(terms), 2))
 
     def _sizes(self, block: Block, known: Known, drifts: Mapping[int, float]) -> tuple[Vector, float]:
-        """Upper bounds of `|A| |h| + magnitude`, and in 2-norm of what drift adds to it: what float32 kernels add up."""
+        """Upper bounds of `|A| |h| + magnitude`, and of the 2-norm of what drift adds to it."""
         sources = {s: known.cuts[s] for s in block.sources}
         _check_range(block, sources, drifts)
         reached = block.walk({s: c.size + LEAST for s, c in sources.items()}, _size)[block.pre]

@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 from collections.abc import Callable
@@ -523,6 +524,7 @@ class Case:
         return min(self.found.margins.values()) > 1e-6
 
 
+@functools.cache
 def random_case(seed: int, *, margin: bool = False) -> Case:
     """margin: at the largest radius of a few with a positive margin."""
     rng = np.random.default_rng(seed)

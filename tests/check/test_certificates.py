@@ -15,7 +15,7 @@ from llcert.errors import InvalidInput
 
 from .generator import Case, random_case, rehash, value, worst_margin, write
 
-SEEDS = range(60)
+SEEDS = range(50)
 
 
 def written(case: Case, folder: Path, semantics: str = "real") -> Path:
@@ -55,7 +55,7 @@ def test_what_is_proved_is_accepted_and_what_is_accepted_is_true(seed: int, tmp_
         assert result.reason.startswith("image 0: rule 7 (row), class ")
 
 
-@pytest.mark.parametrize("seed", range(0, 40))
+@pytest.mark.parametrize("seed", range(25))
 def test_float32_evaluations_stay_within_the_proved_margin(seed: int, tmp_path: Path) -> None:
     case = random_case(seed, margin=True)
     written(case, tmp_path)
@@ -89,7 +89,7 @@ def in_float32(case: Case, x: np.ndarray, rng: np.random.Generator) -> np.ndarra
                 total = total + terms[i]
             values.append(total)
         else:
-            single = {k: v.astype(np.float32) if getattr(v, "dtype", None) == float else v for k, v in n.items()}
+            single = {k: v.astype(np.float32) if getattr(v, "dtype", None) == np.float64 else v for k, v in n.items()}
             values.append(np.asarray(value(single, xs), np.float32))
     return values[-1]
 
@@ -171,7 +171,7 @@ KINDS = (*REJECTED, "bit", "box", "slopes", "lam", "shares", "stop")
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_no_corruption_is_accepted_with_a_false_claim(kind: str, tmp_path: Path) -> None:
-    refused, tried = 0, 25
+    refused, tried = 0, 20
     for seed in range(1000, 1000 + tried):
         rng = np.random.default_rng(seed)
         folder = tmp_path / str(seed)
@@ -190,25 +190,33 @@ def test_no_corruption_is_accepted_with_a_false_claim(kind: str, tmp_path: Path)
         assert refused >= 0.6 * tried
 
 
-@pytest.mark.parametrize("array", ["lower", "upper", "weights", "norm", "radius", "after"])
-@pytest.mark.parametrize("factor", [0.999, 1.001])
-def test_every_bound_is_checked(array: str, factor: float, tmp_path: Path) -> None:
-    """A bound that is moved inwards is rejected by a rule of its own; outwards, later rules fail or the margin falls."""
-    rejected = 0
-    for seed in range(8):
+RULES = {
+    "lower": "rule 2",
+    "upper": "rule 2",
+    "weights": "rule 3",
+    "norm": "rule 4",
+    "radius": "rule 5",
+    "after": "rule 6",
+}
+
+
+@pytest.mark.parametrize(("array", "rule"), RULES.items())
+def test_every_bound_is_checked_by_its_rule(array: str, rule: str, tmp_path: Path) -> None:
+    """Bounds of the first block, a thousandth too tight."""
+    named = 0
+    for seed in range(12):
         case = random_case(seed, margin=True)
         folder = written(case, tmp_path / str(seed))
 
-        def tighten(a: dict[str, Any]) -> None:
-            (k,) = {min(int(n.split(".")[0]) for n in _keys(a, "centre"))}
+        def tighten(a: dict[str, Any], case: Case = case) -> None:
+            k = case.toy.cuts[1]
             for name in _keys({n: 0 for n in a if n.startswith(f"{k}.")}, array):
                 middle = a[f"{k}.centre"] if array in ("lower", "upper") else 0.0
-                a[name] = np.asarray(middle + (a[name] - middle) * factor)
+                a[name] = np.asarray(middle + (a[name] - middle) * 0.999)
 
         change(folder, "images/0.npz", tighten)
-        result = only(folder)
-        rejected += "rule 7" not in result.reason and not result.accepted
-    assert rejected >= 5 if factor < 1 or array == "norm" else True
+        named += rule in only(folder).reason
+    assert named >= 8  # elsewhere the bound is 0, or another one is the one that is used
 
 
 @pytest.mark.parametrize("seed", range(12))
