@@ -14,7 +14,8 @@ from llcert.check.files import Integers
 from llcert.check.graph import Map, Matrix, with_data
 from llcert.check.numbers import TINY, Mask, U, Vector, above, down, gamma
 
-LARGEST_SIDE = 2**15
+MOST_CELLS, MOST_WORK = 2**28, 2**32
+"""Numbers of a matrix that is factorised, and products of a sparse Gram matrix: beyond them nothing is proved."""
 SPARSE_SHARE = 0.1
 """Below this share of entries a Gram matrix is formed faster by sparse products than by dense ones."""
 BAND_SHARE = 0.5
@@ -81,19 +82,20 @@ def _gram_is_below(matrix: Matrix, bound: float) -> bool:
     """
     if matrix.shape[0] < matrix.shape[1]:
         matrix = sparse.csr_array(matrix.T)
-    if matrix.shape[1] > LARGEST_SIDE:
-        return False
+    n, cells = matrix.shape[1], math.prod(matrix.shape)
     longest = int(np.bincount(matrix.indices).max())
     error = above(gamma(longest + 2) * schur(abs(matrix)) ** 2, 4)
     tau = down(bound * bound)
-    if matrix.nnz > SPARSE_SHARE * math.prod(matrix.shape):
+    if matrix.nnz > SPARSE_SHARE * cells and cells <= MOST_CELLS:
         full = matrix.toarray()
         return _dense(full.T @ full, tau, error)
+    if not np.dot(np.diff(matrix.indptr).astype(float), np.diff(matrix.indptr)) <= MOST_WORK:
+        return False
     gram = sparse.csr_array(matrix.T @ matrix)
     order, band = _narrowest(gram)
-    if band < BAND_SHARE * gram.shape[0]:
-        return _banded(gram, order, band, tau, error)
-    return _dense(gram.toarray(), tau, error)
+    if band < BAND_SHARE * n:
+        return (band + 1) * n <= MOST_CELLS and _banded(gram, order, band, tau, error)
+    return n * n <= MOST_CELLS and _dense(gram.toarray(), tau, error)
 
 
 def _shifted(diagonal: Vector, tau: float, error: float, band: int) -> Vector | None:

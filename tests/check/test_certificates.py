@@ -11,9 +11,25 @@ import numpy as np
 import pytest
 
 from llcert.check import Result, check
+from llcert.check.drift import Drift
+from llcert.check.files import Arrays
+from llcert.check.forward import propagate
+from llcert.check.graph import build
 from llcert.errors import InvalidInput
 
-from .generator import Case, random_case, rehash, value, worst_margin, write
+from .generator import (
+    Case,
+    Toy,
+    evidence,
+    global_arrays,
+    graph_json,
+    model_arrays,
+    random_case,
+    rehash,
+    value,
+    worst_margin,
+    write,
+)
 
 SEEDS = range(50)
 
@@ -74,10 +90,51 @@ def test_float32_evaluations_stay_within_the_proved_margin(seed: int, tmp_path: 
     assert (y[:, [case.label]].astype(float) - y[:, others]).min() >= result.margin
 
 
+def arrays(found: dict[str, Any]) -> Arrays:
+    return Arrays("file", {k: np.asarray(v) for k, v in found.items()})
+
+
+def test_float32_values_stay_within_the_drift_at_every_cut() -> None:
+    """Of layers wide enough for the order of summation to show; and the drift is not absurd."""
+    rng, toy = np.random.default_rng(0), Toy(classes=10)
+    at = toy.add("input", [], 300)
+    for kind in ("leaky", "clamp", "maxmin"):
+        A, b = (
+            v.astype(np.float32).astype(float)
+            for v in (rng.normal(size=(200, toy.nodes[at]["size"])) / 12, rng.normal(size=200))
+        )
+        at = toy.add("linear", [at], 200, A=A, b=b)
+        if kind == "leaky":
+            at = toy.add("leaky", [at], 200, below=np.full(200, float(np.float32(0.1))))
+        elif kind == "clamp":
+            at = toy.add("clamp", [at], 200, low=np.zeros(200), high=np.full(200, 2.0))
+        else:
+            never = np.full(100, np.inf)
+            at = toy.add("maxmin", [at], 200, first=np.arange(100), second=np.arange(100, 200), low=-never, high=never)
+    toy.add("linear", [at], 10, A=rng.normal(size=(10, 200)), b=np.zeros(10))
+    x = rng.normal(size=300)
+    graph = build(graph_json(toy), arrays(model_arrays(toy)))
+    with np.errstate(all="ignore"):
+        known = propagate(graph, arrays(evidence(toy, x, 1e-3, rng).arrays), 1e-3)
+        drifts = Drift(graph, arrays(global_arrays(toy))).of(known)
+    points = (x + rng.normal(size=(20, 300)) * 1e-3 / 40).astype(np.float32)
+    single, double = all_in_float32(toy, points, rng), []
+    for n in toy.nodes:
+        double.append(value(n, [double[i] for i in n["inputs"]]) if n["inputs"] else points.astype(float))
+    for k, drift in drifts.items():
+        found = np.linalg.norm(single[k] - double[k], axis=1).max()
+        assert found <= drift
+        assert k == 0 or drift <= 10_000 * found
+
+
 def in_float32(case: Case, x: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Logits by a float32 evaluation that adds up in random orders, the offset somewhere in between."""
+    return all_in_float32(case.toy, x, rng)[-1]
+
+
+def all_in_float32(toy: Toy, x: np.ndarray, rng: np.random.Generator) -> list[np.ndarray]:
+    """Values by a float32 evaluation that adds up in random orders, the offset somewhere in between."""
     values: list[np.ndarray] = []
-    for n in case.toy.nodes:
+    for n in toy.nodes:
         xs = [values[i] for i in n["inputs"]]
         if n["kind"] == "input":
             values.append(x)
@@ -91,7 +148,7 @@ def in_float32(case: Case, x: np.ndarray, rng: np.random.Generator) -> np.ndarra
         else:
             single = {k: v.astype(np.float32) if getattr(v, "dtype", None) == np.float64 else v for k, v in n.items()}
             values.append(np.asarray(value(single, xs), np.float32))
-    return values[-1]
+    return values
 
 
 # corruption
