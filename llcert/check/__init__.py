@@ -23,7 +23,11 @@ from llcert.check.graph import Graph, build
 from llcert.check.row import margin
 from llcert.errors import InvalidInput
 
-_EPS = re.compile(r"[0-9]{1,40}(\.[0-9]{1,40})?(e[+-]?[0-9]{1,2})?|[0-9]{1,40}/0*[1-9][0-9]{0,39}")
+_DECIMAL, _FRACTION = (
+    r"([0-9]{1,40}\.?[0-9]{0,40}|\.[0-9]{1,40})([eE][+-]?[0-9]{1,2})?",
+    r"[0-9]{1,40}/0*[1-9][0-9]{0,39}",
+)
+_EPS = re.compile(f"{_DECIMAL}|{_FRACTION}")
 _QUIET = np.errstate(all="ignore")  # NaN and infinity lose every comparison
 _IMAGE = re.compile(r"images/[0-9]{1,12}\.npz")
 

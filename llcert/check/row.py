@@ -7,7 +7,7 @@ from collections.abc import Iterable
 
 import numpy as np
 
-from llcert.check.activations import LINE, Leaky, MaxMin, Piece
+from llcert.check.activations import LINE, Activation, Leaky, MaxMin, Piece
 from llcert.check.files import Arrays, require
 from llcert.check.forward import Before, Cut, Known
 from llcert.check.graph import Graph
@@ -47,11 +47,11 @@ def _most(value: float) -> float:
     return float(above(value, 2))
 
 
-def _through(phi: object, row: Vector, before: Before, image: Arrays, name: str) -> tuple[Vector, float]:
+def _through(phi: Activation, row: Vector, before: Before, image: Arrays, name: str) -> tuple[Vector, float]:
     """A row for the value before an activation and a constant: `row . phi(z) >= result . z + constant`."""
     if not isinstance(phi, MaxMin):
         g = image.vector(f"{name}.slopes.0", row.size) * row
-        return g, _constant(phi.pieces(), row, g, before, image.scalar(f"{name}.lam.0"))  # type: ignore[attr-defined]
+        return g, _constant(phi.pieces(), row, g, before, image.scalar(f"{name}.lam.0"))
     gained = 0.0
     if phi.clipped:
         g = image.vector(f"{name}.slopes.1", row.size) * row

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
-from llcert.check import Result, check
+from llcert.check import Result, check, open_certificate
 from llcert.check.drift import Drift
 from llcert.check.files import Arrays
 from llcert.check.forward import propagate
@@ -336,6 +337,17 @@ def test_every_logit_but_the_label_is_claimed(tmp_path: Path) -> None:
         assert only(folder).accepted
         change(folder, "images/0.npz", lambda a: a.pop(f"{extra}.stop"))
         assert only(folder).reason == f"image 0: images/0.npz: {extra}.stop is missing"
+
+
+@pytest.mark.parametrize(
+    ("text", "exact"),
+    [("36/255", Fraction(36, 255)), ("0.1", Fraction(1, 10)), ("1E-3", Fraction(1, 1000)), ("3/010", Fraction(3, 10))],
+)
+def test_eps_is_exact_and_rounded_up(text: str, exact: Fraction, tmp_path: Path) -> None:
+    folder = written(random_case(2, margin=True), tmp_path)
+    change(folder, "certificate.json", lambda c: c.update(eps=text))
+    eps = open_certificate(folder).eps
+    assert exact <= Fraction(eps) < exact + Fraction(1, 2**52)
 
 
 @pytest.mark.parametrize("eps", ["-1/4", "nan", "inf", "1/0", "1e999999999", "0x10", "", "1" * 5000, " 1", "1_0"])
