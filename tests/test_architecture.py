@@ -11,7 +11,7 @@ import pytest
 ROOT = Path(__file__).parents[1]
 LAYERS = (
     ("errors", "region", "relaxation", "rounding", "spectral"),
-    ("ir",),
+    ("ir", "check"),
     ("registry",),
     ("ops",),
     ("passes",),
@@ -47,8 +47,8 @@ OWNERS = {
     "PIL": {"data"},
     "pyarrow": {"data"},
     "matplotlib": set(),
-    "scipy": {"spectral"},
     "llcert_train": {"cli"},
+    "scipy": {"check", "spectral"},
 }
 FILES = sorted((ROOT / "llcert").rglob("*.py"))
 
@@ -93,6 +93,13 @@ def test_imports_go_downwards(path: Path) -> None:
             continue
         allowed = LEVEL[target] < LEVEL[part] or (part, target) in SIDEWAYS
         assert allowed, f"{_name(path)}: {part} must not import {target}"
+
+
+def test_the_checker_shares_no_code() -> None:
+    for path in FILES:
+        if _part(path) == "check":
+            ours = {n for n in _imports(_tree(path)) if n.split(".")[0] in ("llcert", "llcert_train", "torch", "onnx")}
+            assert all(n.startswith(("llcert.check", "llcert.errors.")) for n in ours), _name(path)
 
 
 def test_the_numerical_core_knows_no_file_format() -> None:

@@ -13,6 +13,7 @@ import typer
 
 from llcert.cli.attack import attack
 from llcert.cli.certify import certify
+from llcert.cli.check import check
 from llcert.cli.finetune import finetune, train
 from llcert.cli.inspect import inspect
 from llcert.cli.plot import plot
@@ -32,11 +33,13 @@ llcert attack net.onnx --data mnist --eps 1.58
 
 llcert inspect net.onnx
 
+llcert check runs/net/proof
+
 llcert finetune models/digits_relu.onnx --out runs/digits
 
 llcert train --recipe mnist-4c3f --out runs/mnist
 
-[dim]Exit codes: 0 done, 1 --fail-under missed, 2 bad input, 3 a bug in llcert, 130 interrupted.[/]
+[dim]Exit codes: 0 done, 1 --fail-under missed or a proof rejected, 2 bad input, 3 a bug in llcert, 130 interrupted.[/]
 """
 
 app = typer.Typer(
@@ -50,7 +53,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for command in (certify, attack, inspect, finetune, train, plot):
+for command in (certify, check, attack, inspect, finetune, train, plot):
     app.command(epilog="Documentation: docs/cli.md")(command)
 
 # the base of every usage error; typer does not export it by name

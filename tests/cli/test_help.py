@@ -30,7 +30,7 @@ def test_help_names_every_command_and_shows_examples(run: Run) -> None:
 def test_help_of_a_command(run: Run, name: str) -> None:
     result = run(name, "--help")
     assert result.code == 0
-    assert {"train": "ARCH", "plot": "RUN"}.get(name, "MODEL") in result.out
+    assert {"train": "ARCH", "plot": "RUN", "check": "DIR"}.get(name, "MODEL") in result.out
 
 
 def test_without_arguments_help_is_shown(run: Run) -> None:

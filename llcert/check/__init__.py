@@ -1,0 +1,160 @@
+"""Checks certificates, trusting nothing that found them: numpy and scipy in float64, every rounding paid for.
+
+docs/certificate.md defines the files and the numbered rules. This package imports nothing of llcert but its errors.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from llcert.check import files
+from llcert.check.drift import Drift
+from llcert.check.files import Rejected, require, valid
+from llcert.check.forward import propagate
+from llcert.check.graph import Graph, build
+from llcert.check.row import margin
+from llcert.errors import InvalidInput
+
+_DECIMAL, _FRACTION = (
+    r"([0-9]{1,40}\.?[0-9]{0,40}|\.[0-9]{1,40})([eE][+-]?[0-9]{1,2})?",
+    r"[0-9]{1,40}/0*[1-9][0-9]{0,39}",
+)
+_EPS = re.compile(f"{_DECIMAL}|{_FRACTION}")
+_QUIET = np.errstate(all="ignore")  # NaN and infinity lose every comparison
+_IMAGE = re.compile(r"images/[0-9]{1,12}\.npz")
+
+
+@dataclass(frozen=True)
+class Image:
+    """An entry of certificate.json."""
+
+    index: int
+    label: int
+    file: str
+
+
+@dataclass(frozen=True)
+class Result:
+    """Whether the claim of an image is proved, and if not, by which step.
+
+    margin: a lower bound of the least margin over the other classes; NaN where the image is rejected.
+    """
+
+    image: Image
+    accepted: bool
+    reason: str = ""
+    margin: float = math.nan
+
+
+@dataclass(frozen=True)
+class Certificate:
+    """What certificate.json says. eps: the radius, rounded up. deployed: of float32 evaluations."""
+
+    folder: Path
+    eps: float
+    deployed: bool
+    hashes: Mapping[str, Any]
+    images: tuple[Image, ...]
+
+
+def check(folder: str | Path, progress: Callable[[int, int], None] | None = None) -> Iterator[Result]:
+    """One result an image, in the order of certificate.json. Raises InvalidInput where there is nothing to check.
+
+    progress: is told how many images are done, and of how many.
+    """
+    certificate = open_certificate(folder)
+    for done, result in enumerate(results(certificate), 1):
+        if progress is not None:
+            progress(done, len(certificate.images))
+        yield result
+
+
+def open_certificate(folder: str | Path) -> Certificate:
+    """What certificate.json says, checked for form only. Raises InvalidInput where it cannot be read."""
+    name = "certificate.json"
+    found = files.parse_json(name, files.read(Path(folder), name))
+    eps, semantics, hashes, images = (found.get(key) for key in ("eps", "semantics", "files", "images"))
+    valid(isinstance(eps, str) and _EPS.fullmatch(eps), f"{name}: eps: no fraction or decimal")
+    valid(semantics in ("real", "float32"), f"{name}: semantics: neither real nor float32")
+    valid(isinstance(hashes, dict) and isinstance(images, list), f"{name}: files or images: missing")
+    return Certificate(
+        Path(folder),
+        _rounded_up(Fraction(eps or 0)),
+        semantics == "float32",
+        hashes or {},
+        tuple(_image(i) for i in images or []),
+    )
+
+
+def _rounded_up(exact: Fraction) -> float:
+    nearest = float(exact)
+    return nearest if Fraction(nearest) >= exact else math.nextafter(nearest, math.inf)
+
+
+def _image(entry: Any) -> Image:
+    right = (
+        isinstance(entry, dict)
+        and all(type(entry.get(key)) is int and entry[key] >= 0 for key in ("index", "label"))
+        and isinstance(entry.get("file"), str)
+        and _IMAGE.fullmatch(entry["file"])
+    )
+    valid(right, "certificate.json: images: an entry is not {index, label, file: images/N.npz}")
+    return Image(entry["index"], entry["label"], entry["file"])
+
+
+def results(certificate: Certificate) -> Iterator[Result]:
+    """One result an image. Where a file of the network is rejected, every image is."""
+    try:
+        graph, drift = _network(certificate)
+    except Rejected as failure:
+        yield from (Result(image, False, str(failure)) for image in certificate.images)
+        return
+    seen = set[object]()
+    for image in certificate.images:
+        again = bool(seen & {image.index, image.file})
+        seen |= {image.index, image.file}
+        try:
+            require(not again, "certificate.json lists it twice")
+            result = Result(image, True, margin=_least_margin(certificate, graph, drift, image))
+        except InvalidInput as failure:
+            result = Result(image, False, f"image {image.index}: {failure}")
+        yield result
+
+
+@_QUIET
+def _network(certificate: Certificate) -> tuple[Graph, Drift | None]:
+    graph_json, model, norms = "graph.json", "model.npz", "global.npz"
+    content = files.read_checked(certificate.folder, graph_json, certificate.hashes)
+    arrays = files.parse_npz(model, files.read_checked(certificate.folder, model, certificate.hashes))
+    graph = build(files.parse_json(graph_json, content), arrays)
+    if not certificate.deployed:
+        return graph, None
+    held = files.parse_npz(norms, files.read_checked(certificate.folder, norms, certificate.hashes))
+    return graph, Drift(graph, held)
+
+
+@_QUIET
+def _least_margin(certificate: Certificate, graph: Graph, drift: Drift | None, image: Image) -> float:
+    """A lower bound > 0 of the least margin. Raises Rejected at the first step that does not hold."""
+    require(image.label < graph.classes, f"label {image.label}: there are {graph.classes} classes")
+    arrays = files.parse_npz(image.file, files.read_checked(certificate.folder, image.file, certificate.hashes))
+    known = propagate(graph, arrays, certificate.eps)
+    logits = drift.at_the_logits(known) if drift else None
+    least = math.inf
+    for other in range(graph.nodes[-1].size):
+        if other == image.label:
+            continue
+        found = margin(graph, arrays, known, label=image.label, other=other)
+        if drift and logits:
+            found = float(np.nextafter(found - drift.lost(logits, label=image.label, other=other), -np.inf))
+        require(0 < found < math.inf, f"rule 7 (row), class {other}: margin {found:.6g} is not above 0")
+        least = min(least, found)
+    return least

@@ -1,0 +1,179 @@
+"""Rules 1 to 6: boxes and balls through the network, block by block, from the evidence of one image."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+from llcert.check.files import Arrays, require
+from llcert.check.graph import Block, Graph, Map, with_data
+from llcert.check.norms import Part, proves
+from llcert.check.numbers import Mask, U, Vector, above, down, gamma, length, up
+
+
+@dataclass(frozen=True)
+class Cut:
+    """What is known of a cut's value h: `lower <= h <= upper`, `||h - centre|| <= after`, what varies at all."""
+
+    centre: Vector
+    lower: Vector
+    upper: Vector
+    after: float
+    varies: Mask
+
+    @property
+    def size(self) -> Vector:
+        """`|h|` at most; also of the centre."""
+        return np.maximum(np.maximum(np.abs(self.lower), np.abs(self.upper)), np.abs(self.centre))
+
+
+@dataclass(frozen=True)
+class Before:
+    """What is known of a block's value z before its activation: its box, and `||weights (z - centre)|| <= radius`.
+
+    size: `|A| |h| + magnitude` at most, h over the boxes of the sources.
+    """
+
+    centre: Vector
+    lower: Vector
+    upper: Vector
+    weights: Vector
+    radius: float
+    size: Vector
+
+
+@dataclass(frozen=True)
+class Known:
+    """Everything rules 1 to 6 prove of an image: of every cut, and of every block before its activation."""
+
+    cuts: Mapping[int, Cut]
+    before: Mapping[int, Before]
+
+
+def propagate(graph: Graph, image: Arrays, eps: float) -> Known:
+    """What holds for every x' of the ball. Raises Rejected at the first rule that does not hold."""
+    x = image.vector("x", graph.nodes[0].size)
+    cuts = {0: Cut(x, down(x - eps), up(x + eps), eps, np.ones(x.size, bool))}
+    before = {}
+    for k, block in graph.blocks.items():
+        before[k] = _before(block, image, {s: cuts[s] for s in block.sources})
+        cuts[k] = _after(block, image, before[k])
+    return Known(cuts, before)
+
+
+def _before(block: Block, image: Arrays, sources: Mapping[int, Cut]) -> Before:
+    k, size = block.cut, block.value({s: c.centre for s, c in sources.items()}).size
+    centre, lower, upper = (image.vector(f"{k}.{n}", size) for n in ("centre", "lower", "upper"))
+    reached = block.size({s: c.size for s, c in sources.items()})
+    error = _centre_error(block, sources, centre, reached)
+    require(np.all((lower <= centre) & (centre <= upper)), f"rule 1 (centre), block {k}: outside its box")
+    _check_box(block, sources, (lower, upper), _ball_box(block, sources, centre, error), reached)
+    weights = image.positive(f"{k}.weights", size)
+    least = np.ones(size) if block.activation is None else block.activation.weights(centre, lower, upper)
+    require(np.all(weights >= least), f"rule 3 (weights), block {k}: {_first(weights >= least)} is too small")
+    radius = image.scalar(f"{k}.radius")
+    rest = length(np.where((weights > 0) & (error > 0), above(weights * error, 2), 0.0))
+    _check_radius(block, image, sources, weights, radius, rest)
+    return Before(centre, lower, upper, weights, radius, reached)
+
+
+def _first(right: Mask) -> str:
+    return f"entry {int(np.argmin(right))}"
+
+
+def _centre_error(block: Block, sources: Mapping[int, Cut], centre: Vector, reached: Vector) -> Vector:
+    """An upper bound of `|A c + b - centre|`: exactly 0 where nothing is computed and nothing differs."""
+    difference = np.abs(block.value({s: c.centre for s, c in sources.items()}) - centre)
+    return difference * (1 + 4 * U) + gamma(2 * block.forwards) * reached
+
+
+def _ball_box(block: Block, sources: Mapping[int, Cut], centre: Vector, error: Vector) -> tuple[Vector, Vector]:
+    """The box around the centre that follows from the balls of the sources."""
+    reach = error
+    for s, source in sources.items():
+        reach = up(reach + up(_row_norms(block.maps[s], source.varies) * source.after))
+    return down(centre - reach), up(centre + reach)
+
+
+def _row_norms(linear: Map, varies: Mask) -> Vector:
+    """Upper bounds of the norms of the rows, on the columns that vary."""
+    counts = np.diff(linear.matrix.indptr)
+
+    def norms(matrix: Map) -> Vector:
+        squares = with_data(matrix.matrix, matrix.matrix.data**2) @ varies.astype(float)
+        return above(np.sqrt(squares), int(counts.max()) + 4) + 2.0**-400
+
+    found = norms(linear)
+    if linear.roundings:
+        found = up(found + above(gamma(linear.roundings) * norms(Map(linear.sizes, linear.sizes, 0)), 2))
+    return found
+
+
+def _check_box(
+    block: Block,
+    sources: Mapping[int, Cut],
+    claimed: tuple[Vector, Vector],
+    ball: tuple[Vector, Vector],
+    reached: Vector,
+) -> None:
+    """Rule 2. The box of the sources goes through as midpoint m and halfwidth w; `|m| + w` is the sources' size."""
+    if block.forwards:
+        middle = {s: c.lower / 2 + c.upper / 2 for s, c in sources.items()}
+        half = {s: up(np.maximum(c.upper - middle[s], middle[s] - c.lower)) for s, c in sources.items()}
+        m, slop = block.value(middle), above(gamma(4 * block.forwards + 8) * reached, 2)
+        w = up(block.halfwidth(half) + slop)
+        lower, upper = down(m - w), up(m + w)
+    else:  # values only move, and nothing is rounded
+        lower = block.value({s: c.lower for s, c in sources.items()})
+        upper = block.value({s: c.upper for s, c in sources.items()})
+    lower, upper = np.maximum(lower, ball[0]), np.minimum(upper, ball[1])
+    right = (claimed[0] <= lower) & (upper <= claimed[1])
+    require(np.all(right), f"rule 2 (box), block {block.cut}: {_first(right)} does not contain what is reached")
+
+
+def _check_radius(
+    block: Block, image: Arrays, sources: Mapping[int, Cut], weights: Vector, radius: float, rest: float
+) -> None:
+    """Rules 4 and 5, by the first of the ways that fits."""
+    k = block.cut
+    parts = {s: Part(block.maps[s], source.varies) for s, source in sources.items()}
+    if f"{k}.joint" in image:
+        joint = image.scalar(f"{k}.joint")
+        shares = image.positive(f"{k}.shares", len(sources))
+        require(np.all(shares > 0), f"rule 5 (radius), block {k}: a share is 0")
+        moved = np.array([source.after for source in sources.values()])
+        if radius >= up(_product(joint, length(up(moved / shares))) + rest):
+            shared = [Part(p.map, p.mask, float(share)) for p, share in zip(parts.values(), shares, strict=True)]
+            require(proves(shared, weights, joint), f"rule 4 (norm), block {k}, joint: {joint:.6g} is not proved")
+            return
+    norms = {s: image.scalar(f"{k}.norm.{s}") for s in sources}
+    moved = np.array([_product(norms[s], source.after) for s, source in sources.items()])
+    total = length(moved) if block.is_concat else math.fsum(moved) * (1 + 4 * U)
+    for s, part in parts.items():
+        step = f"rule 4 (norm), block {k} from source {s}: {norms[s]:.6g} is not proved"
+        require(proves([part], weights, norms[s]), step)
+    require(radius >= up(total + rest), f"rule 5 (radius), block {k}: {radius:.6g} is too small")
+
+
+def _product(a: float, b: float) -> float:
+    """An upper bound of `a b`, for numbers >= 0; 0 where one of them is."""
+    return float(above(a * b, 1)) if a and b else 0.0
+
+
+def _after(block: Block, image: Arrays, before: Before) -> Cut:
+    """Rule 6."""
+    k, phi, after = block.cut, block.activation, image.scalar(f"{block.cut}.after")
+    if phi is None:
+        centre, lower, upper = before.centre, before.lower, before.upper
+        varies, error = np.ones(centre.size, bool), 0.0
+    else:
+        centre, (lower, upper) = phi(before.centre), phi.image(before.lower, before.upper)
+        varies, error = ~phi.constant(before.lower, before.upper), length(phi.centre_error(before.centre))
+    corner = length(np.maximum(np.maximum(upper - centre, centre - lower), 0.0) * (1 + 4 * U))
+    enough = after >= (up(before.radius + error) if error else before.radius) or after >= corner
+    require(enough and math.isfinite(after), f"rule 6 (after), block {k}: {after:.6g} is too small")
+    lower, upper = np.maximum(lower, down(centre - after)), np.minimum(upper, up(centre + after))
+    return Cut(centre, lower, upper, after, varies)

@@ -1,0 +1,313 @@
+"""The network of a certificate: nodes, cuts, and the affine block in front of every cut."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from scipy import sparse
+
+from llcert.check.activations import Activation, Clamp, Leaky, MaxMin
+from llcert.check.files import Arrays, Integers, valid
+from llcert.check.numbers import TINY, Vector, above, gamma, least_product
+
+Matrix = Any  # scipy.sparse.csr_array, which has no types
+MOST_NODES, LARGEST_SIZE, MOST_WORK = 10**4, 2**24, 2**29
+LEAST = 2.0**-100
+"""What a size counts as at least: gamma, also of float32, times two of them pays for an underflow."""
+
+
+@dataclass(frozen=True)
+class Linear:
+    """`A x + b`. magnitude: >= abs(b). rows, columns: the most entries in any of them."""
+
+    matrix: Matrix
+    absolute: Matrix
+    offset: Vector
+    magnitude: Vector
+    rows: int
+    columns: int
+
+
+@dataclass(frozen=True)
+class Concat:
+    """`y[places_i] = x_i`."""
+
+    places: tuple[Integers, ...]
+
+
+@dataclass(frozen=True)
+class Node:
+    """inputs: numbers of earlier nodes; none for the input. what: None for the input, a string for a sum."""
+
+    inputs: tuple[int, ...]
+    size: int
+    what: Linear | Concat | Activation | str | None
+
+
+@dataclass(frozen=True)
+class Map:
+    """The linear map of a block from one source: a matrix, off by at most `gamma(roundings) sizes` entrywise."""
+
+    matrix: Matrix
+    sizes: Matrix
+    roundings: int
+
+
+Values = Mapping[int, Vector]
+
+
+@dataclass(frozen=True)
+class Block:
+    """What lies between the cuts `sources` and the value `pre` of the cut `cut`: the affine nodes `body`.
+
+    forwards, backwards: roundings on the longest path through the body, of products with A and with its transpose.
+    """
+
+    cut: int
+    pre: int
+    nodes: Mapping[int, Node]
+    sources: tuple[int, ...]
+    maps: Mapping[int, Map]
+    activation: Activation | None
+    forwards: int
+    backwards: int
+
+    @property
+    def is_concat(self) -> bool:
+        """Whether the rows of the maps from different sources do not meet."""
+        return self.pre in self.nodes and isinstance(self.nodes[self.pre].what, Concat)
+
+    def value(self, sources: Values) -> Vector:
+        """`A x + b` in float64, off by at most `gamma(forwards)` times the `size` of the same sources."""
+        return self.walk(sources, lambda n, x: n.matrix @ x + n.offset)[self.pre]
+
+    def halfwidth(self, sources: Values) -> Vector:
+        """`|A| w` in float64, off by at most `gamma(forwards) |A| w`."""
+        return self.walk(sources, lambda n, x: n.absolute @ x)[self.pre]
+
+    def size(self, sources: Values) -> Vector:
+        """An upper bound of `|A| |x| + magnitude`, every node's a little too large to pay for underflow."""
+        padded = {s: x + TINY for s, x in sources.items()}
+        return above(self.walk(padded, lambda n, x: n.absolute @ x + n.magnitude + TINY)[self.pre], self.forwards + 1)
+
+    def walk(self, sources: Values, linear: Callable[[Linear, Vector], Vector]) -> dict[int, Vector]:
+        """The values of the sources and of every node of the body, with `linear` in place of `A x + b`."""
+        values = dict(sources)
+        for number, node in self.nodes.items():
+            inputs = [values[i] for i in node.inputs]
+            if isinstance(node.what, Linear):
+                values[number] = linear(node.what, inputs[0])
+            elif isinstance(node.what, Concat):
+                values[number] = np.empty(node.size)
+                for places, x in zip(node.what.places, inputs, strict=True):
+                    values[number][places] = x
+            else:
+                values[number] = sum(inputs[1:], inputs[0])
+        return values
+
+    def transposed(self, row: Vector) -> tuple[dict[int, Vector], float]:
+        """The rows `A_s* row` of the sources, in float64, and a lower bound of `row . b`, for these float64 rows.
+
+        Rows and bound together are off by at most `gamma(backwards) |row| . size` on the sources' boxes.
+        """
+        rows, constant = {self.pre: row}, 0.0
+        for number, node in reversed([*self.nodes.items()]):
+            row = rows.pop(number, np.zeros(node.size))
+            if isinstance(node.what, Linear):
+                constant += least_product(row, node.what.offset)
+                parts = [node.what.matrix.T @ row]
+            elif isinstance(node.what, Concat):
+                parts = [row[places] for places in node.what.places]
+            else:
+                parts = [row] * len(node.inputs)
+            for i, part in zip(node.inputs, parts, strict=True):
+                rows[i] = rows[i] + part if i in rows else part
+        return rows, constant
+
+
+@dataclass(frozen=True)
+class Graph:
+    """nodes: in order of execution. blocks: of every cut but the input, in order."""
+
+    nodes: tuple[Node, ...]
+    blocks: Mapping[int, Block]
+    classes: int
+
+
+def build(file: Mapping[str, Any], arrays: Arrays) -> Graph:
+    """The graph in graph.json and model.npz. Raises InvalidInput where they are not as their description says."""
+    listed = file.get("nodes")
+    valid(isinstance(listed, list) and 1 < len(listed) <= MOST_NODES, "graph.json: nodes: no list of nodes")
+    nodes: list[Node] = []
+    for fields in listed or []:
+        nodes.append(_node(len(nodes), fields, nodes, arrays))
+    cuts = _integers(file.get("cuts"), len(nodes), "cuts")
+    needed = {0, len(nodes) - 1} | {k for k, n in enumerate(nodes) if isinstance(n.what, Activation)}
+    for number, node in enumerate(nodes):
+        needed |= {number, *node.inputs} if isinstance(node.what, Concat) else set()
+    valid(cuts == sorted(set(cuts)) and needed <= set(cuts), "graph.json: cuts: not in order, or one is missing")
+    classes, last = file.get("classes"), nodes[-1].size
+    valid(type(classes) is int and last in (classes, classes + 1) and last > 1, "graph.json: classes: not the logits")
+    return Graph(tuple(nodes), {k: _block(nodes, set(cuts), k) for k in cuts[1:]}, int(classes or 0))
+
+
+def _integers(found: object, limit: int, what: str) -> list[int]:
+    right = isinstance(found, list) and all(type(i) is int and 0 <= i < limit for i in found)
+    valid(right, f"graph.json: {what}: no list of numbers of earlier nodes")
+    return list(found) if isinstance(found, list) else []
+
+
+def _node(number: int, fields: Any, nodes: list[Node], arrays: Arrays) -> Node:
+    """Node `number`, whose inputs must come before it."""
+    here = f"node {number}"
+    valid(isinstance(fields, dict), f"graph.json: {here}: not an object")
+    kind = fields.get("kind")
+    valid((kind == "input") == (number == 0), f"graph.json: {here}: the input, and it alone, is node 0")
+    many = kind in ("add", "concat")
+    found = [] if kind == "input" else fields.get("inputs") if many else [fields.get("input")]
+    inputs = tuple(_integers(found, number, f"{here}: input"))
+    sizes = [nodes[i].size for i in inputs]
+    valid(sizes or kind == "input", f"graph.json: {here}: no inputs")
+    size = fields.get("size", sizes[0] if sizes and kind not in ("linear", "concat") else None)
+    valid(type(size) is int and 0 < size <= LARGEST_SIZE, f"graph.json: {here}: size: {str(size)[:20]}")
+    if kind == "input":
+        return Node((), size, None)
+    if kind == "linear":
+        return Node(inputs, size, _linear(number, size, sizes[0], arrays))
+    if kind == "concat":
+        places = tuple(arrays.integers(f"{number}.places.{i}", n, size) for i, n in enumerate(sizes))
+        valid(_permutation(np.concatenate(places), size), f"model.npz: {here}: places are no permutation")
+        return Node(inputs, size, Concat(places))
+    valid(set(sizes) == {size}, f"graph.json: {here}: inputs of another size")
+    if kind == "add":
+        return Node(inputs, size, "add")
+    return Node(inputs, size, _activation(number, str(kind), size, arrays))
+
+
+def _activation(number: int, kind: str, size: int, arrays: Arrays) -> Activation:
+    here = f"node {number}"
+    if kind == "leaky":
+        return Leaky(arrays.vector(f"{number}.below", size))
+    valid(kind in ("clamp", "maxmin"), f"graph.json: {here}: unknown kind {kind[:20]!r}")
+    if kind == "clamp":
+        low, high = (arrays.vector(f"{number}.{n}", size, infinite=True) for n in ("low", "high"))
+        finite = (low < np.inf) & (high > -np.inf)
+        valid(np.all((low <= high) & finite), f"model.npz: {here}: low > high, or a value is infinite")
+        return Clamp(low, high)
+    half = size // 2
+    first, second = (arrays.integers(f"{number}.{n}", half, size) for n in ("first", "second"))
+    valid(_permutation(np.concatenate((first, second)), size), f"model.npz: {here}: pairs are no permutation")
+    low, high = (arrays.vector(f"{number}.{n}", half, infinite=True) for n in ("low", "high"))
+    valid(np.all((low < np.inf) & (high > -np.inf)), f"model.npz: {here}: a value is infinite")
+    return MaxMin(first, second, low, high)
+
+
+def _permutation(places: Integers, size: int) -> bool:
+    return places.size == size and bool(np.all(np.bincount(places, minlength=size) == 1))
+
+
+def _linear(number: int, size: int, inputs: int, arrays: Arrays) -> Linear:
+    """A node's matrix, whose rows and columns are checked before scipy sees them."""
+    here = f"model.npz: node {number}"
+    data = arrays.vector(f"{number}.data")
+    indices = arrays.integers(f"{number}.indices", data.size, inputs)
+    pointers = arrays.integers(f"{number}.indptr", size + 1, data.size + 1)
+    ordered = pointers[0] == 0 and pointers[-1] == data.size and np.all(np.diff(pointers) >= 0)
+    valid(ordered, f"{here}: indptr is not in order")
+    matrix = sparse.csr_array((data, indices, pointers), shape=(size, inputs))
+    matrix.sort_indices()
+    twice = (np.diff(matrix.indices) == 0) & (np.diff(np.repeat(np.arange(size), np.diff(pointers))) == 0)
+    valid(not twice.any(), f"{here}: an entry is there twice")
+    offset, magnitude = arrays.vector(f"{number}.offset", size), arrays.positive(f"{number}.magnitude", size)
+    valid(np.all(magnitude >= np.abs(offset)), f"{here}: magnitude is smaller than the offset")
+    columns = np.bincount(indices, minlength=inputs)
+    return Linear(matrix, abs(matrix), offset, magnitude, int(np.diff(pointers).max()), int(columns.max()))
+
+
+def _block(nodes: list[Node], cuts: set[int], cut: int) -> Block:
+    """The block of a cut."""
+    what = nodes[cut].what
+    activation = what if isinstance(what, Activation) else None
+    pre = nodes[cut].inputs[0] if activation else cut
+    seen: set[int] = set()
+    reached, waiting = set[int](), [pre]
+    while waiting:
+        number = waiting.pop()
+        if number in seen:
+            continue
+        seen.add(number)
+        if number in cuts and number != cut:
+            reached.add(number)
+        else:
+            waiting.extend(nodes[number].inputs)
+    body, sources = {k: nodes[k] for k in sorted(seen - reached)}, tuple(sorted(reached))
+    forwards = sum(_roundings(n, lambda a: a.rows) for n in body.values())
+    backwards = sum(_roundings(n, lambda a: a.columns) + 2 for n in body.values()) + sum(
+        len(n.inputs) for n in body.values()
+    )
+    maps = {s: _map(body, s, pre, nodes[s].size, forwards) for s in sources}
+    return Block(cut, pre, body, sources, maps, activation, forwards, backwards)
+
+
+def _roundings(node: Node, most: Callable[[Linear], int]) -> int:
+    if isinstance(node.what, Concat):
+        return 0
+    return (most(node.what) if isinstance(node.what, Linear) else len(node.inputs)) + 4
+
+
+def _map(body: Mapping[int, Node], source: int, pre: int, size: int, forwards: int) -> Map:
+    """The map of a block from one source; exact where the body is at most one node that is no sum."""
+    identity = sparse.eye_array(size, format="csr")
+    what = body[pre].what if len(body) == 1 else None
+    if isinstance(what, Linear):
+        return Map(what.matrix, floored(what.absolute), 0)
+    if not body:
+        return Map(identity, identity, 0)
+    exact = isinstance(what, Concat)
+    matrix = _composed(body, {source: identity}, lambda n: n.matrix)[pre]
+    sizes = _composed(body, {source: identity}, lambda n: floored(n.absolute))[pre]
+    matrix.sum_duplicates()
+    sizes.sum_duplicates()
+    return Map(matrix, matrix if exact else floored(sizes) * (1 + gamma(forwards)), 0 if exact else 2 * forwards)
+
+
+def floored(sizes: Matrix) -> Matrix:
+    """The matrix with every stored entry at least `LEAST`."""
+    return with_data(sizes, np.maximum(sizes.data, LEAST))
+
+
+def with_data(matrix: Matrix, data: Vector) -> Matrix:
+    """Other entries in the same places. The places are copied: scipy may sort those of a matrix in place."""
+    return sparse.csr_array((data, matrix.indices.copy(), matrix.indptr.copy()), shape=matrix.shape)
+
+
+def _composed(
+    body: Mapping[int, Node], maps: dict[int, Matrix], choose: Callable[[Linear], Matrix]
+) -> dict[int, Matrix]:
+    for number, node in body.items():
+        what, parts = node.what, []
+        for place, i in enumerate(node.inputs):
+            if i not in maps:
+                continue
+            if isinstance(what, Linear):
+                parts.append(_product(choose(what), maps[i]))
+            elif isinstance(what, Concat):
+                places = what.places[place]
+                ones = (np.ones(places.size), (places, np.arange(places.size)))
+                parts.append(sparse.csr_array(ones, shape=(node.size, places.size)) @ maps[i])
+            else:
+                parts.append(maps[i])
+        if parts:
+            maps[number] = sparse.csr_array(sum(parts[1:], parts[0]))
+    return maps
+
+
+def _product(a: Matrix, b: Matrix) -> Matrix:
+    """`a b`, unless that is too much work."""
+    work = np.dot(np.bincount(a.indices, minlength=a.shape[1]).astype(float), np.diff(b.indptr).astype(float))
+    valid(math.isfinite(work) and work <= MOST_WORK, "graph.json: a block's linear map is too large")
+    return a @ b

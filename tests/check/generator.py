@@ -1,0 +1,541 @@
+"""Makes small random networks and their certificates in plain dense numpy, with no code of the checker's."""
+
+# ruff: noqa: E731, E741
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import json
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+Array = np.ndarray
+SLACK = 1 + 1e-9
+
+
+def widened(x: float | Array) -> Any:
+    """A little larger, for numbers >= 0; 0 stays 0."""
+    return x * SLACK + (np.asarray(x) > 0) * 1e-12
+
+
+@dataclass
+class Toy:
+    """A network as a list of nodes; each has kind, inputs, size and its dense arrays."""
+
+    nodes: list[dict[str, Any]] = field(default_factory=list)
+    extra: set[int] = field(default_factory=set)
+    """Cuts that nothing asks for."""
+    classes: int = 3
+
+    def add(self, kind: str, inputs: list[int], size: int, **arrays: Any) -> int:
+        self.nodes.append({"kind": kind, "inputs": inputs, "size": size, **arrays})
+        return len(self.nodes) - 1
+
+    @property
+    def cuts(self) -> list[int]:
+        found = {0, len(self.nodes) - 1} | self.extra
+        for k, n in enumerate(self.nodes):
+            if n["kind"] in ("clamp", "leaky", "maxmin"):
+                found.add(k)
+            if n["kind"] == "concat":
+                found |= {k, *n["inputs"]}
+        return sorted(found)
+
+    def evaluate(self, x: Array) -> Array:
+        """Logits of points `[n, size]`."""
+        values: list[Array] = []
+        for n in self.nodes:
+            values.append(value(n, [values[i] for i in n["inputs"]]) if n["kind"] != "input" else x)
+        return values[-1]
+
+
+def value(n: dict[str, Any], xs: list[Array]) -> Array:
+    """A node's value, of points `[..., size]`."""
+    kind = n["kind"]
+    if kind == "linear":
+        return xs[0] @ n["A"].T + n["b"]
+    if kind == "add":
+        return sum(xs[1:], xs[0])
+    if kind == "concat":
+        out = np.empty((*xs[0].shape[:-1], n["size"]))
+        for places, x in zip(n["places"], xs, strict=True):
+            out[..., places] = x
+        return out
+    return phi(n, xs[0])
+
+
+def phi(n: dict[str, Any], z: Array) -> Array:
+    if n["kind"] == "clamp":
+        return np.minimum(np.maximum(z, n["low"]), n["high"])
+    if n["kind"] == "leaky":
+        return np.where(z >= 0, z, n["below"] * z)
+    a, b = z[..., n["first"]], z[..., n["second"]]
+    out = np.empty_like(z)
+    out[..., n["first"]] = np.minimum(np.maximum(a, b), n["high"])
+    out[..., n["second"]] = np.maximum(np.minimum(a, b), n["low"])
+    return out
+
+
+# networks
+
+
+def random_toy(rng: np.random.Generator) -> Toy:
+    toy = Toy()
+    at = toy.add("input", [], int(rng.integers(3, 8)))
+    for _ in range(int(rng.integers(1, 4))):
+        at = _layer(rng, toy, at)
+        if rng.random() < 0.3:
+            other = _activation(rng, toy, _linear(rng, toy, toy.nodes[at]["inputs"][0], 4))
+            sizes = [toy.nodes[i]["size"] for i in (at, other)]
+            places = rng.permutation(sum(sizes))
+            at = toy.add("concat", [at, other], sum(sizes), places=[places[: sizes[0]], places[sizes[0] :]])
+    toy.classes = int(rng.integers(2, 5))
+    _linear(rng, toy, at, toy.classes)
+    if rng.random() < 0.2:
+        toy.classes -= toy.classes > 2
+    return toy
+
+
+def _layer(rng: np.random.Generator, toy: Toy, at: int) -> int:
+    size, start = 2 * int(rng.integers(2, 5)), at
+    at = _linear(rng, toy, at, size)
+    if rng.random() < 0.3:
+        at = _linear(rng, toy, at, size)
+    if rng.random() < 0.4:
+        skip = start if toy.nodes[start]["size"] == size else _linear(rng, toy, start, size)
+        others = [k for k in toy.cuts if toy.nodes[k]["size"] == size and k < at and k > 0]
+        skip = int(rng.choice(others)) if others and rng.random() < 0.5 else skip
+        at = toy.add("add", [at, skip], size)
+        if rng.random() < 0.3:
+            toy.extra.add(at)
+    return _activation(rng, toy, at)
+
+
+def _linear(rng: np.random.Generator, toy: Toy, at: int, size: int) -> int:
+    inputs = toy.nodes[at]["size"]
+    A = rng.normal(size=(size, inputs)) / np.sqrt(inputs)
+    if rng.random() < 0.4:
+        A *= np.abs(np.arange(size)[:, None] * inputs / size - np.arange(inputs)) < 2
+    b = rng.normal(size=size) * 0.3
+    return toy.add("linear", [at], size, A=A.astype(np.float32).astype(float), b=b.astype(np.float32).astype(float))
+
+
+def _activation(rng: np.random.Generator, toy: Toy, at: int) -> int:
+    size, kind = toy.nodes[at]["size"], rng.choice(["relu", "theta", "clamp", "leaky", "maxmin", "clipped"])
+    single: Callable[[Array], Array] = lambda v: v.astype(np.float32).astype(float)
+    never = np.full(size, np.inf)
+    if kind == "relu":
+        return toy.add("clamp", [at], size, low=np.zeros(size), high=never)
+    if kind == "theta":
+        return toy.add("clamp", [at], size, low=np.zeros(size), high=single(rng.uniform(0, 1, size)))
+    if kind == "clamp":
+        low = single(rng.normal(size=size) * 0.5)
+        high = np.where(rng.random(size) < 0.2, np.inf, single(low + rng.choice([0, 0.5, 1], size)))
+        return toy.add("clamp", [at], size, low=np.where(rng.random(size) < 0.2, -np.inf, low), high=high)
+    if kind == "leaky":
+        return toy.add("leaky", [at], size, below=single(rng.choice([-1, 0, 0.1, -0.3, 1, 1.5], size)))
+    pairs, half = rng.permutation(size), size // 2
+    low, high = -never[:half], never[:half]
+    if kind == "clipped":
+        low = np.where(rng.random(half) < 0.3, low, single(rng.normal(size=half) * 0.4))
+        high = np.where(rng.random(half) < 0.3, high, single(rng.normal(size=half) * 0.4))
+    return toy.add("maxmin", [at], size, first=pairs[:half], second=pairs[half:], low=low, high=high)
+
+
+# evidence
+
+
+@dataclass
+class Block:
+    cut: int
+    pre: int
+    body: list[int]
+    sources: list[int]
+    maps: dict[int, Array]
+
+
+def blocks(toy: Toy) -> list[Block]:
+    cuts, found = set(toy.cuts), []
+    for k in sorted(cuts - {0}):
+        n = toy.nodes[k]
+        pre = n["inputs"][0] if n["kind"] in ("clamp", "leaky", "maxmin") else k
+        body, sources, todo = set(), set(), [pre]
+        while todo:
+            i = todo.pop()
+            if i in cuts and i != k:
+                sources.add(i)
+            else:
+                body.add(i)
+                todo += toy.nodes[i]["inputs"]
+        block = Block(k, pre, sorted(body), sorted(sources), {})
+        for s in block.sources:
+            wide = toy.nodes[s]["size"]
+            start = {i: np.eye(wide) if i == s else np.zeros((wide, toy.nodes[i]["size"])) for i in block.sources}
+            block.maps[s] = through(toy, block, start, lambda n, x: x[0] @ n["A"].T).T
+        found.append(block)
+    return found
+
+
+def through(toy: Toy, block: Block, start: dict[int, Array], linear: Callable[[Any, Any], Array]) -> Array:
+    values = dict(start)
+    for i in block.body:
+        n, xs = toy.nodes[i], [values[j] for j in toy.nodes[i]["inputs"]]
+        values[i] = linear(n, xs) if n["kind"] == "linear" else value(n, xs)
+    return values[block.pre]
+
+
+def pieces(n: dict[str, Any], size: int) -> list[tuple[Any, Any, Any, Any]]:
+    if n["kind"] == "clamp":
+        low, high = n["low"], n["high"]
+        flat = [
+            (-np.inf, low, 0, np.where(np.isfinite(low), low, 0)),
+            (high, np.inf, 0, np.where(np.isfinite(high), high, 0)),
+        ]
+        return [*flat, (low, high, 1, 0)]
+    return [(-np.inf, 0, n["below"], 0), (0, np.inf, 1, 0)]
+
+
+def chords(n: dict[str, Any], c: Array, l: Array, u: Array) -> Array:
+    if n["kind"] == "maxmin":
+        return maxmin_weights(n, l, u)
+    out = np.zeros_like(c)
+    for p, q, a, _ in pieces(n, c.size):
+        p, q = np.maximum(l, p), np.minimum(u, q)
+        inside = (p < q) & (p <= c) & (c <= q)
+        out = np.where(inside, np.maximum(out, np.abs(a)), out)
+        for z in (p, q):
+            with np.errstate(all="ignore"):
+                t = np.abs(phi(n, z) - phi(n, c)) / np.abs(z - c)
+            out = np.where((p < q) & (np.abs(z - c) > 1e-12), np.maximum(out, np.nan_to_num(t)), out)
+    return widened(out)
+
+
+def maxmin_weights(n: dict[str, Any], l: Array, u: Array) -> Array:
+    v = ~constant(n, l, u)
+    f, s = n["first"], n["second"]
+    out = np.empty(l.size)
+    for i in range(f.size):
+        a, b = f[i], s[i]
+        if l[a] >= u[b]:
+            out[a], out[b] = v[a], v[b]
+        elif l[b] >= u[a]:
+            out[a], out[b] = v[b], v[a]
+        else:
+            out[a] = out[b] = v[a] or v[b]
+    return out
+
+
+def constant(n: dict[str, Any], l: Array, u: Array) -> Array:
+    if n["kind"] == "clamp":
+        return (u <= n["low"]) | (l >= n["high"]) | (n["low"] == n["high"])
+    if n["kind"] == "leaky":
+        return (n["below"] == 0) & (u <= 0)
+    out = np.zeros(l.size, bool)
+    out[n["first"]] = np.maximum(l[n["first"]], l[n["second"]]) >= n["high"]
+    out[n["second"]] = np.minimum(u[n["first"]], u[n["second"]]) <= n["low"]
+    return out
+
+
+def image_box(n: dict[str, Any], l: Array, u: Array) -> tuple[Array, Array]:
+    a, b = phi(n, l), phi(n, u)
+    if n["kind"] == "leaky":
+        knot = np.where((l <= 0) & (u >= 0), 0.0, a)
+        return np.minimum(np.minimum(a, b), knot), np.maximum(np.maximum(a, b), knot)
+    return a, b
+
+
+@dataclass
+class Evidence:
+    """Of one image: what is written, and what the row needs."""
+
+    arrays: dict[str, Any]
+    boxes: dict[int, tuple[Array, Array, Array, float]]
+    margins: dict[int, float] = field(default_factory=dict)
+
+
+def evidence(toy: Toy, x: Array, eps: float, rng: np.random.Generator) -> Evidence:
+    out: dict[str, Any] = {"x": x}
+    known = {0: (x, x - eps, x + eps, eps, np.ones(x.size, bool))}
+    for block in blocks(toy):
+        k, n = block.cut, toy.nodes[block.cut]
+        part = {s: known[s] for s in block.sources}
+        full = lambda n, xs: xs[0] @ n["A"].T + n["b"]
+        c = through(toy, block, {s: p[0] for s, p in part.items()}, full)
+        m = through(toy, block, {s: (p[1] + p[2]) / 2 for s, p in part.items()}, full)
+        w = through(toy, block, {s: (p[2] - p[1]) / 2 for s, p in part.items()}, lambda n, xs: xs[0] @ np.abs(n["A"]).T)
+        reach = sum(np.sqrt((block.maps[s][:, p[4]] ** 2).sum(1)) * p[3] for s, p in part.items())
+        pad = 1e-11 if any(toy.nodes[i]["kind"] != "concat" for i in block.body) else 0.0
+        l = np.maximum(m - w, c - reach) - pad
+        u = np.minimum(m + w, c + reach) + pad
+        if not pad:
+            l = np.minimum(l, c)
+            u = np.maximum(u, c)
+            l, u = l - 1e-11, u + 1e-11
+        active = n["kind"] in ("clamp", "leaky", "maxmin")
+        weights = chords(n, c, l, u) if active else np.ones(c.size)
+        radius = radius_of(block, part, weights, out, rng, concat=n["kind"] == "concat")
+        post, (pl, pu) = (phi(n, c), image_box(n, l, u)) if active else (c, (l, u))
+        corner = float(np.linalg.norm(np.maximum(np.maximum(pu - post, post - pl), 0)))
+        after = min(widened(radius), widened(corner))
+        out |= {f"{k}.centre": c, f"{k}.lower": l, f"{k}.upper": u, f"{k}.weights": weights}
+        out |= {f"{k}.radius": radius, f"{k}.after": after}
+        varies = ~constant(n, l, u) if active else np.ones(c.size, bool)
+        known[k] = (post, np.maximum(pl, post - after), np.minimum(pu, post + after), after, varies)
+    return Evidence(out, known)
+
+
+def radius_of(
+    block: Block, part: dict[int, Any], weights: Array, out: dict[str, Any], rng: np.random.Generator, *, concat: bool
+) -> float:
+    k, norms = block.cut, []
+    for s, p in part.items():
+        found = float(np.linalg.norm(weights[:, None] * block.maps[s] * p[4], 2))
+        out[f"{k}.norm.{s}"] = widened(found)
+        norms.append(widened(found) * p[3])
+    radius = float(np.linalg.norm(norms) if concat else np.sum(norms))
+    if len(part) > 1 and rng.random() < 0.5:
+        shares = rng.uniform(0.5, 2, len(part))
+        joint = np.hstack(
+            [h * weights[:, None] * block.maps[s] * p[4] for h, (s, p) in zip(shares, part.items(), strict=True)]
+        )
+        out |= {f"{k}.joint": widened(float(np.linalg.norm(joint, 2))), f"{k}.shares": shares}
+        moved = np.array([p[3] for p in part.values()]) / shares
+        radius = min(radius, float(out[f"{k}.joint"] * np.linalg.norm(moved)))
+    return float(widened(radius) + 1e-11)
+
+
+def least(ps: list[Any], a: Array, g: Array, lam: float, zone: tuple[Array, Array, Array, Array, float]) -> float:
+    """The sum over entries of the least value, less `lam r^2 / 2`: by trying every point where it can be."""
+    c, l, u, w, r = zone
+    best = np.full_like(c, np.inf)
+    curve = lam * w * w
+    for p, q, slope, height in ps:
+        p, q = np.maximum(l, p), np.minimum(u, q)
+        with np.errstate(all="ignore"):
+            vertex = np.where(curve > 0, c - (a * slope - g) / curve, p)
+        for z in (p, q, np.clip(vertex, p, q)):
+            z = np.where(p <= q, z, c)
+            f = a * (slope * z + height) - g * z + curve / 2 * (z - c) ** 2
+            best = np.where(p <= q, np.minimum(best, f), best)
+    return float(best.sum() - lam * r * r / 2)
+
+
+def best_lam(f: Callable[[float], float]) -> float:
+    return max([0.0, *(10.0**e for e in np.arange(-4, 4, 0.25))], key=f)
+
+
+def rows(toy: Toy, found: Evidence, label: int, other: int, stop: int) -> tuple[float, dict[str, Any]]:
+    """The margin at a stop, and the arrays of its row."""
+    by_cut, out, total = {b.cut: b for b in blocks(toy)}, {f"{other}.stop": np.int64(stop)}, 0.0
+    last = len(toy.nodes) - 1
+    row = np.zeros(toy.nodes[last]["size"])
+    row[label], row[other] = 1, -1
+    left = {last: row}
+    while (k := max(left)) > stop:
+        a, block, n = left.pop(k), by_cut[k], toy.nodes[k]
+        c, l, u, w = (found.arrays[f"{k}.{name}"] for name in ("centre", "lower", "upper", "weights"))
+        zone = (c, l, u, w, found.arrays[f"{k}.radius"])
+        if n["kind"] in ("clamp", "leaky"):
+            a, h = step(n, pieces(n, c.size), a, zone, out, f"{other}.{k}", 0)
+            total += h
+        elif n["kind"] == "maxmin":
+            a, h = sort_steps(n, a, zone, out, f"{other}.{k}")
+            total += h
+        offsets = through(
+            toy,
+            block,
+            {s: np.zeros(toy.nodes[s]["size"]) for s in block.sources},
+            lambda n, xs: xs[0] @ n["A"].T + n["b"],
+        )
+        total += float(a @ offsets)
+        for s in block.sources:
+            left[s] = left.get(s, 0) + block.maps[s].T @ a
+    for s, a in left.items():
+        c, l, u, after, _ = found.boxes[s]
+        if s == 0:
+            total += float(a @ c - found.boxes[0][3] * np.linalg.norm(a))
+            continue
+        zone = (c, l, u, np.ones(c.size), after)
+        f = lambda lam, a=a, zone=zone: least([(-np.inf, np.inf, 1, 0)], a, 0 * a, lam, zone)
+        out[f"{other}.end.{s}"] = best_lam(f)
+        total += f(out[f"{other}.end.{s}"])
+    return total, out
+
+
+def step(n: Any, ps: list[Any], a: Array, zone: Any, out: dict[str, Any], name: str, i: int) -> tuple[Array, float]:
+    _, l, u, _, _ = zone
+    f = lambda z: phi(n, z)
+    slopes = np.where(u > l, (f(u) - f(l)) / np.where(u > l, u - l, 1), 0)
+    g = slopes * a
+    h = lambda lam: least(ps, a, g, lam, zone)
+    lam = best_lam(h)
+    out |= {f"{name}.slopes.{i}": slopes, f"{name}.lam.{i}": lam}
+    return g, h(lam)
+
+
+def sort_steps(n: Any, a: Array, zone: Any, out: dict[str, Any], name: str) -> tuple[Array, float]:
+    f, s, total = n["first"], n["second"], 0.0
+    c, l, u, w, r = zone
+    if np.isfinite(n["low"]).any() or np.isfinite(n["high"]).any():
+        sort = {"kind": "maxmin", "first": f, "second": s, "low": -np.inf, "high": np.inf}
+        both = np.empty_like(w)
+        small = np.minimum(w[f], w[s])
+        fixed, other = l[f] >= u[s], l[s] >= u[f]
+        both[f] = np.where(fixed, w[f], np.where(other, w[s], small))
+        both[s] = np.where(fixed, w[s], np.where(other, w[f], small))
+        clamp = {"kind": "clamp", "low": np.full(c.size, -np.inf), "high": np.full(c.size, np.inf)}
+        clamp["high"][f], clamp["low"][s] = n["high"], n["low"]
+        inner = (phi(sort, c), phi(sort, l), phi(sort, u), both, r)
+        a, total = step(clamp, pieces(clamp, c.size), a, inner, out, name, 1)
+    p, q = a[f], a[s]
+    size = {"kind": "leaky", "below": np.full(f.size, -1.0)}
+    kink = (c[f] - c[s], l[f] - u[s], u[f] - l[s], np.minimum(w[f], w[s]) / np.sqrt(2), r)
+    g, h = step(size, pieces(size, f.size), (p - q) / 2, kink, out, name, 0)
+    back = np.empty_like(a)
+    back[f], back[s] = (p + q) / 2 + g, (p + q) / 2 - g
+    return back, total + h
+
+
+# files
+
+
+def certify(toy: Toy, x: Array, label: int, eps: float, rng: np.random.Generator) -> Evidence:
+    """All evidence of an image; every class stops where it is best."""
+    found = evidence(toy, x, eps, rng)
+    for other in range(toy.nodes[-1]["size"]):
+        if other == label:
+            continue
+        tried = [rows(toy, found, label, other, stop) for stop in toy.cuts]
+        margin, arrays = max(tried, key=lambda t: t[0])
+        found.arrays |= arrays
+        found.margins[other] = margin
+    return found
+
+
+def model_arrays(toy: Toy) -> dict[str, Any]:
+    out: dict[str, Any] = {}
+    for k, n in enumerate(toy.nodes):
+        if n["kind"] == "linear":
+            held = n["A"] != 0
+            out |= {f"{k}.data": n["A"][held], f"{k}.indices": np.nonzero(held)[1].astype(np.int64)}
+            out |= {f"{k}.indptr": np.concatenate(([0], np.cumsum(held.sum(1)))).astype(np.int64)}
+            out |= {f"{k}.offset": n["b"], f"{k}.magnitude": np.abs(n["b"])}
+        for name in ("low", "high", "below"):
+            if name in n:
+                out[f"{k}.{name}"] = n[name]
+        for name in ("first", "second"):
+            if name in n:
+                out[f"{k}.{name}"] = n[name].astype(np.int64)
+        for i, places in enumerate(n.get("places", [])):
+            out[f"{k}.places.{i}"] = places.astype(np.int64)
+    return out
+
+
+def graph_json(toy: Toy) -> dict[str, Any]:
+    nodes = []
+    for n in toy.nodes:
+        entry = {"kind": n["kind"], "size": n["size"]}
+        if n["kind"] in ("add", "concat"):
+            entry["inputs"] = n["inputs"]
+        elif n["kind"] != "input":
+            entry["input"] = n["inputs"][0]
+        nodes.append(entry)
+    return {"format": 1, "nodes": nodes, "cuts": toy.cuts, "classes": toy.classes}
+
+
+def global_arrays(toy: Toy) -> dict[str, Any]:
+    out = {}
+    for block in blocks(toy):
+        n = toy.nodes[block.cut]
+        steep = max(1.0, float(np.abs(n["below"]).max())) if n["kind"] == "leaky" else 1.0
+        for s in block.sources:
+            out[f"{block.cut}.{s}"] = widened(steep * float(np.linalg.norm(block.maps[s], 2)))
+    return out
+
+
+def write(folder: Path, toy: Toy, eps: Fraction, images: list[tuple[int, Evidence]], semantics: str = "real") -> Path:
+    """A folder with a certificate of some images, of which each has a label."""
+    (folder / "images").mkdir(parents=True, exist_ok=True)
+    (folder / "graph.json").write_text(json.dumps(graph_json(toy)))
+    np.savez(folder / "model.npz", **model_arrays(toy))
+    np.savez(folder / "global.npz", **global_arrays(toy))
+    entries = []
+    for i, (label, found) in enumerate(images):
+        np.savez(folder / "images" / f"{i}.npz", **found.arrays)
+        margin = min(found.margins.values(), default=0.0)
+        entries.append({"index": i, "label": label, "file": f"images/{i}.npz", "margin": margin})
+    certificate = {"format": 1, "eps": str(eps), "semantics": semantics, "files": {}, "images": entries}
+    (folder / "certificate.json").write_text(json.dumps(certificate | {"model": {"name": "toy", "sha256": "0"}}))
+    return rehash(folder)
+
+
+def rehash(folder: Path) -> Path:
+    """Puts the true hashes into certificate.json."""
+    path = folder / "certificate.json"
+    certificate = json.loads(path.read_text())
+    names = [p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file() and p != path]
+    certificate["files"] = {n: hashlib.sha256((folder / n).read_bytes()).hexdigest() for n in names}
+    path.write_text(json.dumps(certificate))
+    return folder
+
+
+# attack
+
+
+def worst_margin(toy: Toy, x: Array, label: int, eps: float, rng: np.random.Generator, tries: int = 1500) -> float:
+    """The least margin found in the ball: random points, then a random search around the worst."""
+    others = [j for j in range(toy.nodes[-1]["size"]) if j != label]
+
+    def margins(d: Array) -> Array:
+        y = toy.evaluate(x + d)
+        return (y[:, [label]] - y[:, others]).min(1)
+
+    d = rng.normal(size=(tries, x.size))
+    d *= eps / np.linalg.norm(d, axis=1, keepdims=True)
+    d[::4] *= rng.random((len(d[::4]), 1))
+    lowest = np.inf
+    for scale in (1.0, 0.5, 0.2, 0.05, 0.01):
+        found = margins(d)
+        lowest = min(lowest, float(found.min()))
+        best = d[np.argsort(found)[:10]].repeat(30, 0)
+        d = best + rng.normal(size=best.shape) * scale * eps / np.sqrt(x.size)
+        d *= np.minimum(1, eps * (1 - 1e-12) / np.maximum(np.linalg.norm(d, axis=1, keepdims=True), 1e-300))
+    return lowest
+
+
+@dataclass(frozen=True)
+class Case:
+    """A network, an image, and a radius at which the evidence has a positive margin, or has not."""
+
+    toy: Toy
+    x: Array
+    label: int
+    eps: Fraction
+    found: Evidence
+
+    @property
+    def proved(self) -> bool:
+        return min(self.found.margins.values()) > 1e-6
+
+
+@functools.cache
+def random_case(seed: int, *, margin: bool = False) -> Case:
+    """margin: at the largest radius of a few with a positive margin."""
+    rng = np.random.default_rng(seed)
+    while True:
+        toy = random_toy(rng)
+        x = rng.normal(size=toy.nodes[0]["size"])
+        y = toy.evaluate(x[None])[0]
+        label = int(np.argmax(y))
+        if label >= toy.classes:
+            continue
+        for eps in (Fraction(k, 64) for k in ((40, 20, 10, 5, 2, 1) if margin else [int(rng.choice([1, 4, 12, 40]))])):
+            case = Case(toy, x, label, eps, certify(toy, x, label, float(eps), rng))
+            if case.proved or not margin:
+                return case
