@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import torch
@@ -129,6 +129,28 @@ class Relaxation:
         (settled, own), (below, above) = self.settled, self.tightest
         return torch.where(settled, own, torch.where(rows >= 0, below, above))
 
+    def cut(self, lower: Tensor, upper: Tensor) -> Relaxation:
+        """The same step where more is known of its zone's entries: lower and upper, `[batch, *shape]`."""
+        zone = self.zone
+        inside = torch.maximum(zone.lower, lower), torch.minimum(zone.upper, upper)
+        return replace(self, zone=Zone(zone.centre, *inside, zone.weights, zone.radius))
+
+    def losses(self, rows: Tensor, slopes: Tensor, lam: Tensor) -> Tensor:
+        """How much each entry takes off the bound, against its value at the centre; 0 where a cut changes nothing.
+
+        `[batch, rows, *shape]`.
+        """
+        return torch.where(self.settled[0], 0.0, self._entries(rows, slopes, lam)[0].neg().clamp(min=0))
+
+    def knot(self) -> Tensor:
+        """Where to cut each entry's box: the knot inside it that is nearest to the centre, `[batch, *shape]`."""
+        lower, upper, c = self.zone.lower, self.zone.upper, self.zone.centre
+        best, nearest = c.clone(), torch.full_like(c, torch.inf)
+        for knot in self.phi.knots:
+            away = torch.where((knot > lower) & (knot < upper), (knot - c).abs(), torch.inf)
+            best, nearest = torch.where(away < nearest, knot, best), torch.minimum(nearest, away)
+        return best
+
     def constant(self, rows: Tensor, slopes: Tensor, lam: Tensor, rounding: Rounding | None = None) -> Tensor:
         """`h`, a lower bound for any slopes and multipliers `lam >= 0`, `[batch, rows]`.
 
@@ -155,6 +177,13 @@ class Relaxation:
 
     def _least(self, rows: Tensor, slopes: Tensor, lam: Tensor) -> tuple[Tensor, Tensor]:
         """`h`, and the `z - c` where it is taken."""
+        least, moved = self._entries(rows, slopes, lam)
+        c, radius = self.zone.centre[:, None], self.zone.radius[:, None]
+        total = (least + rows * self._at(c) - slopes * rows * c).flatten(2).sum(-1)
+        return total - torch.where(lam > 0, lam * radius.square() / 2, 0.0), moved
+
+    def _entries(self, rows: Tensor, slopes: Tensor, lam: Tensor) -> tuple[Tensor, Tensor]:
+        """Each entry's minimum against its value at the centre, and the `z - c` where it is taken."""
         c, g, mu = self.zone.centre[:, None], slopes * rows, self._curvature(lam)
         at_centre = self._at(c)
         least, moved = torch.full_like(rows, torch.inf), torch.zeros_like(rows)
@@ -165,9 +194,7 @@ class Relaxation:
             value = rows * (self.values[i] - slope * start - at_centre) + k * delta + mu / 2 * delta.square()
             better = (value < least) | value.isnan()
             least, moved = torch.where(better, value, least), torch.where(better, delta, moved)
-        total = (least + rows * at_centre - g * c).flatten(2).sum(-1)
-        radius = self.zone.radius[:, None]
-        return total - torch.where(lam > 0, lam * radius.square() / 2, 0.0), moved
+        return least, moved
 
     def _curvature(self, lam: Tensor) -> Tensor:
         weights = self.zone.weights[:, None]
@@ -176,14 +203,18 @@ class Relaxation:
     def _slack(self, rows: Tensor, slopes: Tensor, lam: Tensor, rounding: Rounding) -> Tensor:
         """What rounding may have added to `h` (docs/soundness.md, lemma 6).
 
-        With W the width of the box, every number an entry's minimum is made of is at most `|a| (|phi| + S W) +
-        |g| (|c| + W) + mu W^2`, S the steepest slope; a minimiser that is off by the rounding of its slope k costs at
-        most that rounding times W.
+        With W the width of the box, the centre in it, every number an entry's minimum is made of is at most
+        `|a| (|phi| + S W) + |g| (|c| + W) + mu W^2`, S the steepest slope; a minimiser that is off by the rounding of
+        its slope k costs at most that rounding times W.
         """
         c, g, mu = self.zone.centre[:, None].abs(), (slopes * rows).abs(), self._curvature(lam)
-        width = (self.zone.upper - self.zone.lower)[:, None]
+        upper, lower = (
+            torch.maximum(self.zone.upper, self.zone.centre),
+            torch.minimum(self.zone.lower, self.zone.centre),
+        )
+        width = (upper - lower)[:, None]
         steepest = torch.stack([s.abs().expand_as(self.zone.centre) for s in self.phi.slopes]).amax(0)[:, None]
-        size = torch.stack([v.abs() for v in self.values]).amax(0)
+        size = torch.stack([v.abs() for v in (*self.values, self._at(self.zone.centre[:, None]))]).amax(0)
         entries = rows.abs() * (size + steepest * width) + g * (c + width) + mu * width.square()
         flat = entries.flatten(2)
         ball = torch.where(lam > 0, lam * self.zone.radius[:, None].square(), 0.0)

@@ -10,7 +10,7 @@ import pytest
 import torch
 from rich.console import Console
 
-from llcert.certify import Assurance, BatchResult, LayerMeasure, Sample, StageCount, Verdict
+from llcert.certify import Assurance, BatchResult, LayerMeasure, Sample, Semantics, StageCount, Verdict
 from llcert.report import Layer, Report, Subject, Tally
 from llcert.report.diagnosis import held_down_by
 from llcert.report.tally import histogram
@@ -27,6 +27,8 @@ SUBJECT = Subject(
     asked=8,
     classes=10,
     assurance=Assurance.ESTIMATE,
+    semantics=Semantics.FLOAT32,
+    delta=1e-9,
     stages=("global", "attack", "local"),
     layers=(Layer("conv1", "Conv + ReLU", 2.0), Layer("a very long name of a layer in a file", "Linear", 3.0)),
     global_lipschitz=6.0,

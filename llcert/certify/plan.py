@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from llcert.bounds import Rows
+from llcert.bounds.branching import Leaves
 from llcert.bounds.dual import Choice, Key
 
 
@@ -33,11 +34,36 @@ class Carried:
 
     def select(self, positions: Tensor) -> Carried:
         """The rows of some images, which are then counted in this order; positions: index."""
-        place = torch.full((int(torch.cat((self.images, positions)).max()) + 1,), -1, device=positions.device)
-        place[positions] = torch.arange(len(positions), device=positions.device)
-        kept = torch.nonzero(place[self.images] >= 0)[:, 0]
+        kept, images = _among(self.images, positions)
         choices = {k: Choice(c.slopes[kept], c.lam[kept]) for k, c in self.choices.items()}
-        return Carried(place[self.images[kept]], self.classes[kept], choices)
+        return Carried(images, self.classes[kept], choices)
+
+
+@dataclass(frozen=True)
+class Branched:
+    """Rows `e_y - e_j` and the parts of the ball that cover it for each: `leaves.rows` counts the rows.
+
+    images, classes: which rows, `[rows]`.
+    """
+
+    images: Tensor
+    classes: Tensor
+    leaves: Leaves
+
+    def select(self, positions: Tensor) -> Branched:
+        """The rows of some images, which are then counted in this order; positions: index."""
+        kept, images = _among(self.images, positions)
+        leaf, rows = _among(self.leaves.rows, kept)
+        return Branched(images, self.classes[kept], replace(self.leaves.select(leaf), rows=rows))
+
+
+def _among(values: Tensor, wanted: Tensor) -> tuple[Tensor, Tensor]:
+    """Where values lie among the wanted ones, and their positions there."""
+    largest = int(torch.cat((values, wanted, values.new_zeros(1))).max())
+    place = torch.full((largest + 1,), -1, device=values.device)
+    place[wanted] = torch.arange(len(wanted), device=values.device)
+    kept = torch.nonzero(place[values] >= 0)[:, 0]
+    return kept, place[values[kept]]
 
 
 @dataclass(frozen=True)
@@ -45,16 +71,21 @@ class Plan:
     """One way to a margin.
 
     local: whether norms are each image's own. rows: how they weight rows. backward: whether rows that do not suffice at
-    the last hidden values go on down to the image. carried: choices for some of them.
+    the last hidden values go on down to the image. carried: choices for some of them. branched: parts of the ball for
+    some of them.
     """
 
     local: bool
     rows: Rows = Rows.MASK
     backward: bool = False
     carried: Carried | None = field(default=None, compare=False)
+    branched: Branched | None = field(default=None, compare=False)
 
     def select(self, positions: Tensor) -> Plan:
         """The plan for some images; positions: index."""
-        if self.carried is None or len(positions) == 0:
-            return replace(self, carried=None)
-        return replace(self, carried=self.carried.select(positions))
+        carried, branched = self.carried, self.branched
+        return replace(
+            self,
+            carried=None if carried is None else carried.select(positions),
+            branched=None if branched is None else branched.select(positions),
+        )

@@ -13,12 +13,13 @@ import torch
 from torch import Tensor
 
 from llcert.bounds.ascent import Ascent
+from llcert.bounds.branching import bounds_of
 from llcert.bounds.dual import Backward, Choice, Chosen, Tightest, differences
 from llcert.bounds.enclose import enclose, enclosing_ball
 from llcert.bounds.forward import Trace
 from llcert.bounds.lipschitz import GlobalBound
 from llcert.bounds.unmasked import proved_bound
-from llcert.certify.plan import Carried, Plan
+from llcert.certify.plan import Branched, Carried, Plan
 from llcert.certify.verdict import Assurance
 from llcert.ir import Network, Node
 from llcert.program import Program, lower
@@ -79,11 +80,11 @@ class Prover:
     def _carried(self, backward: Backward, trace: Trace, directions: Tensor, margins: Tensor, plan: Plan) -> Tensor:
         """The margins of what is open, carried down: in closed form, as the plan chose, by an ascent from there."""
         margins = margins.clone()
-        tried: list[_Attempt] = [
-            _closed,
-            partial(_repeated, plan.carried),
-            partial(_ascended, plan.carried, self.ascent),
-        ]
+        tried: list[_Attempt] = [_closed]
+        if plan.branched is None:
+            tried += [partial(_repeated, plan.carried), partial(_ascended, plan.carried, self.ascent)]
+        else:
+            tried += [partial(_branched, plan.branched, self.ascent)]
         for attempt in tried:
             image, row = torch.nonzero(~(margins > 0), as_tuple=True)
             if len(image) == 0:
@@ -119,6 +120,29 @@ def _repeated(
         choices = {k: Choice(c.slopes[there].double(), c.lam[there].double()) for k, c in carried.choices.items()}
         chosen = {n: r[here] for n, r in rows.items()}
         found[here] = backward(trace.select(here), chosen, Chosen(choices), stops=True)
+    return found
+
+
+def _branched(
+    branched: Branched,
+    ascent: Ascent,
+    backward: Backward,
+    trace: Trace,
+    rows: Mapping[Node, Tensor],
+    which: tuple[Tensor, Tensor],
+) -> Tensor:
+    """The worst part of the ball, for rows that were branched; nothing for others."""
+    (only,) = rows.values()
+    found = torch.full(only.shape[:2], -torch.inf, dtype=only.dtype, device=only.device)
+    known = {pair: i for i, pair in enumerate(zip(*(w.tolist() for w in which), strict=True))}
+    for row, pair in enumerate(zip(branched.images.tolist(), branched.classes.tolist(), strict=True)):
+        if pair not in known:
+            continue
+        at = known[pair]
+        leaves = branched.leaves.select(branched.leaves.rows == row).double()
+        images = torch.full_like(leaves.rows, at)
+        bounds = bounds_of(backward, trace.select(images), {n: r[images] for n, r in rows.items()}, leaves, ascent)
+        found[at] = bounds.amin() if len(bounds) else -torch.inf
     return found
 
 

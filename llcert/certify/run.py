@@ -9,8 +9,10 @@ import torch
 from torch import Tensor
 
 from llcert.bounds import GlobalBound, Start, global_bound
+from llcert.bounds.branching import Branching
 from llcert.certify.arithmetic import full_precision
 from llcert.certify.attack import PGD
+from llcert.certify.branch import Branch
 from llcert.certify.cascade import BatchResult, cascade
 from llcert.certify.dual import Dual
 from llcert.certify.proved import Proved
@@ -31,6 +33,7 @@ class Settings:
     eps: L2 radius in pixel units, finite and >= 0. stages: names in order, clean always runs first. assurance: what
     backs a certificate. semantics: of the network a proof speaks of. delta: of a probabilistic proof, the probability
     that the certificate of one image is wrong. proof_seconds: nominal budget of an image's deterministic norms.
+    branch_seconds: of the branch stage, wall clock an image.
     clip_input: intersect the ball's box with the pixel range [0, 1]. seed: of attacks and starting vectors.
     """
 
@@ -40,6 +43,7 @@ class Settings:
     semantics: Semantics = Semantics.FLOAT32
     delta: float = 1e-9
     proof_seconds: float = 10.0
+    branch_seconds: float = 10.0
     clip_input: bool = False
     seed: int = 0
     pgd: PGD = field(default_factory=PGD)
@@ -51,8 +55,9 @@ class Settings:
             raise InvalidInput(f"eps must be a finite number >= 0 in pixel units, not {self.eps}")
         if not 0 < self.delta < 1:
             raise InvalidInput(f"delta must be a probability between 0 and 1, not {self.delta}")
-        if not 0 < self.proof_seconds < float("inf"):
-            raise InvalidInput(f"proof seconds must be a finite number > 0, not {self.proof_seconds}")
+        for name, seconds in (("proof", self.proof_seconds), ("branch", self.branch_seconds)):
+            if not 0 < seconds < float("inf"):
+                raise InvalidInput(f"{name} seconds must be a finite number > 0, not {seconds}")
         unknown = [s for s in self.stages if s not in STAGES]
         if unknown or not self.stages or len(set(self.stages)) < len(self.stages):
             asked = ",".join(self.stages)
@@ -138,4 +143,5 @@ STAGES: dict[str, Callable[[Program, Settings, GlobalBound, Local], Stage]] = {
     "attack": lambda program, settings, bound, local: Attack(program, settings.eps, settings.pgd, settings.seed),
     "local": lambda program, settings, bound, local: local,
     "dual": lambda program, settings, bound, local: Dual(local),
+    "branch": lambda program, settings, bound, local: Branch(local, Branching(seconds=settings.branch_seconds)),
 }

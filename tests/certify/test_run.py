@@ -53,14 +53,16 @@ def test_settings_refuse_a_radius_that_is_none(eps: float) -> None:
 
 @pytest.mark.parametrize("stages", [(), ("dual",), ("local", "local"), ("clean", "local"), ("",)])
 def test_settings_refuse_stages_that_do_not_exist(stages: tuple[str, ...]) -> None:
-    with pytest.raises(InvalidInput, match="give a list of global, attack, local without repeats"):
+    with pytest.raises(InvalidInput, match="give a list of global, attack, local, dual without repeats"):
         Settings(0.1, stages)
 
 
-@pytest.mark.parametrize("assurance", [Assurance.PROBABILISTIC, Assurance.DETERMINISTIC])
-def test_settings_refuse_an_assurance_that_nothing_backs(assurance: Assurance) -> None:
-    with pytest.raises(InvalidInput, match="not available yet"):
-        Settings(0.1, assurance=assurance)
+@pytest.mark.parametrize(
+    "given", [{"delta": 0.0}, {"delta": 1.0}, {"proof_seconds": 0.0}, {"proof_seconds": float("inf")}]
+)
+def test_settings_refuse_budgets_that_mean_nothing(given: dict[str, float]) -> None:
+    with pytest.raises(InvalidInput, match=next(iter(given)).replace("_", " ")):
+        Settings(0.1, **given)
 
 
 def test_a_single_output_has_no_rival() -> None:

@@ -1,0 +1,63 @@
+"""The branch stage: images that stay open are cut into parts, each with a bound of its own."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from llcert.bounds import Trace
+from llcert.bounds.branching import Branching, Leaves
+from llcert.bounds.dual import Backward, Tightest, differences
+from llcert.certify.plan import Branched, Plan
+from llcert.certify.stages import Local, positive
+from llcert.certify.verdict import Finding, Verdict
+
+
+@dataclass(frozen=True)
+class Branch:
+    """Certifies by branch and bound, one image after the other, within a budget of time for each.
+
+    How far it gets depends on the speed of the machine, so this stage alone may decide differently on another.
+    """
+
+    local: Local
+    branching: Branching = field(default_factory=Branching)
+    name: str = "branch"
+    verdict: Verdict = Verdict.CERTIFIED
+
+    def __call__(self, images: Tensor, labels: Tensor, indices: Tensor) -> Finding:
+        trace, program = self.local.masked(images, indices), self.local.program
+        backward = Backward(program, self.local.clip_input)
+        margins = torch.full((len(images),), torch.nan, dtype=images.dtype, device=images.device)
+        found: list[tuple[Tensor, Tensor, Leaves]] = []
+        for position in range(len(images)):
+            here = torch.tensor([position], device=images.device)
+            classes, leaves, margin = self._image(backward, trace.select(here), labels[here])
+            margins[position] = margin
+            if leaves is not None:
+                found.append((here.expand(len(classes)), classes, leaves))
+        plan = Plan(local=True, backward=True, branched=_together(found) if found else None)
+        return Finding(positive(margins), margins, plans=(plan,))
+
+    def _image(self, backward: Backward, trace: Trace, labels: Tensor) -> tuple[Tensor, Leaves | None, Tensor]:
+        """The classes that the closed form leaves open, parts of the ball for them, and the margin over all."""
+        directions = differences(labels, self.local.program)
+        bounds = backward(trace, {self.local.program.output: directions}, Tightest(), stops=True)[0]
+        bounds[labels] = torch.inf
+        classes = torch.nonzero(~positive(bounds) & (bounds != torch.inf))[:, 0]
+        if len(classes) == 0:
+            return classes, None, bounds.amin()
+        leaves = self.branching(backward, trace, directions[0, classes])
+        bounds[classes] = torch.inf
+        return classes, leaves, torch.fmin(bounds.amin(), leaves.bounds.amin())
+
+
+def _together(found: list[tuple[Tensor, Tensor, Leaves]]) -> Branched:
+    """The rows of all images in one."""
+    shifted, count = [], 0
+    for images, _, leaves in found:
+        shifted.append(Leaves(leaves.rows + count, leaves.bounds, leaves.cuts, leaves.choices))
+        count += len(images)
+    return Branched(torch.cat([f[0] for f in found]), torch.cat([f[1] for f in found]), Leaves.joined(shifted))
