@@ -63,26 +63,26 @@ class Leaves:
         return Leaves(
             torch.cat([p.rows for p in parts]),
             torch.cat([p.bounds for p in parts]),
-            {
-                k: (torch.cat([p.cuts[k][0] for p in parts]), torch.cat([p.cuts[k][1] for p in parts]))
-                for k in first.cuts
-            },
-            {
-                k: Choice(torch.cat([p.choices[k].slopes for p in parts]), torch.cat([p.choices[k].lam for p in parts]))
-                for k in first.choices
-            },
+            {k: _cat([p.cuts[k] for p in parts]) for k in first.cuts},
+            {k: Choice(*_cat([(p.choices[k].slopes, p.choices[k].lam) for p in parts])) for k in first.choices},
         )
+
+
+def _cat(pairs: list[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
+    return torch.cat([p[0] for p in pairs]), torch.cat([p[1] for p in pairs])
 
 
 @dataclass(frozen=True)
 class Branching:
     """Cuts the worst parts first, at the neuron that takes most off the bound; an ascent on each new part.
 
-    seconds: wall clock for one image. width: parts that are cut at a time.
+    seconds: wall clock for one image. width: parts that are cut at a time. reserve: a part is done once its bound
+    exceeds this share of the largest logit, so that a proof of it has something to pay its rounding with.
     """
 
     seconds: float = 10.0
     width: int = 16
+    reserve: float = 2e-3
     ascent: Ascent = field(default_factory=lambda: Ascent(steps=15, rate=0.05))
 
     def __call__(self, backward: Backward, trace: Trace, rows: Tensor) -> Leaves:
@@ -91,6 +91,7 @@ class Branching:
         trace: of one image. rows: `[rows, logits]`.
         """
         end = time.perf_counter() + self.seconds
+        enough = self.reserve * float(trace.hidden[backward.program.output].region.centre.abs().max())
         open_, closed = self._root(backward, trace, rows), list[Leaves]()
         while len(open_) and time.perf_counter() < end:
             worst = open_.bounds.argsort()[: self.width]
@@ -99,7 +100,7 @@ class Branching:
             children = self._children(backward, trace, rows, open_.select(worst))
             if children is None:
                 break
-            done = children.bounds > 0
+            done = children.bounds > enough
             closed.append(children.select(done))
             open_ = Leaves.joined([open_.select(rest), children.select(~done)])
         return Leaves.joined([*closed, open_])

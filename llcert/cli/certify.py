@@ -71,6 +71,7 @@ def certify(
     start: o.Start = None,
     delta: o.Delta = None,
     proof_seconds: o.ProofSeconds = None,
+    branch_seconds: o.BranchSeconds = None,
     no_self_check: o.NoSelfCheck = False,
 ) -> None:
     """How many images of a data set keep their class under [bold]every[/] change of L2 length up to eps.
@@ -88,6 +89,7 @@ def certify(
         semantics=semantics,
         delta=delta,
         proof_seconds=proof_seconds,
+        branch_seconds=branch_seconds,
         device=device,
         dtype=dtype,
         batch_size=None if batch_size is None else parse_batch_size(batch_size),

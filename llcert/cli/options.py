@@ -71,8 +71,8 @@ Stages = Annotated[
     str | None,
     typer.Option(
         metavar="LIST",
-        help="Comma list of global, attack, local, dual, in the order they run. With local alone every image passes "
-        "through it. Default: all four.",
+        help="Comma list of global, attack, local, dual, branch, in the order they run. With local alone every image "
+        "passes through it. Default: all but branch.",
         rich_help_panel=QUESTION,
     ),
 ]
@@ -109,6 +109,15 @@ ProofSeconds = Annotated[
         metavar="S",
         help="Budget of an image's deterministic norms, at 10 billion operations a second; what takes more falls back "
         "on the whole layer's norm. Default: 10.",
+        rich_help_panel=EXPERT,
+    ),
+]
+BranchSeconds = Annotated[
+    float | None,
+    typer.Option(
+        "--branch-seconds",
+        metavar="S",
+        help="Time an image may take in the stage branch. Default: 10.",
         rich_help_panel=EXPERT,
     ),
 ]

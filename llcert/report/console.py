@@ -22,11 +22,12 @@ _SHADES: dict[tuple[Verdict, str | None], tuple[str, str, str]] = {
     (Verdict.CERTIFIED, "global"): ("█", "#", "green"),
     (Verdict.CERTIFIED, "local"): ("▓", "+", "bright_green"),
     (Verdict.CERTIFIED, "dual"): ("▞", "%", "cyan"),
+    (Verdict.CERTIFIED, "branch"): ("▚", "*", "blue"),
     (Verdict.UNDECIDED, None): ("▒", "?", "yellow"),
     (Verdict.ATTACKED, "attack"): ("░", "x", "red"),
     (Verdict.MISCLASSIFIED, "clean"): ("·", ".", "bright_black"),
 }
-_OTHER = ("▚", "*", "cyan")
+_OTHER = ("▟", "=", "cyan")
 
 
 def render(report: Report) -> RenderableType:
@@ -114,8 +115,8 @@ def _cost(report: Report) -> str:
                 iterations = [r.iterations_mean for r in report.layers if r.iterations_mean]
                 each = f" ({sum(iterations) / len(iterations):.0f} iterations a layer on average)" if iterations else ""
                 parts.append(f"{percent(stage.seen / total)} seen by the local stage{each}")
-            case "dual":
-                parts.append(f"{percent(stage.decided / total)} certified by the dual bound alone")
+            case "dual" | "branch":
+                parts.append(f"{percent(stage.decided / total)} certified by the {stage.name} bound alone")
     return f"Cost: {', '.join(parts)}." if parts else "Cost: clean predictions alone."
 
 
