@@ -30,7 +30,8 @@ class Question:
     """One field for each thing that may be asked; None where the user said nothing.
 
     eps: as written, `36/255` or `0.141`. samples: `N` or `A:B`. batch_size: None chooses one. semantics, delta,
-    proof_seconds: of proofs. branch_seconds: of the branch stage. steps, restarts: of the attack. tolerance, iterations, start: of the power iteration.
+    proof_seconds: of proofs. branch_seconds: of the branch stage. steps, restarts: of the attack. tolerance,
+    iterations, start: of the power iteration.
     """
 
     eps: str | None = None

@@ -48,6 +48,7 @@ def test_samples_have_the_keys_programs_rely_on(tmp_path: Path) -> None:
         "margin",
         "local_lipschitz",
         "radius_growth",
+        "assurance",
     ]
     assert json.loads(lines[1])["margin"] == -0.123456789
 

@@ -169,6 +169,8 @@ def _largest_losses(
 
     backward(trace, rows, policy)
     keys = list(found)
+    if not keys:
+        return None
     most = torch.stack([found[k].amax(1) for k in keys])
     if not bool((most.amax(0) > 0).all()):
         return None

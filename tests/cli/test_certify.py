@@ -56,7 +56,7 @@ def test_json_to_stdout_is_json_alone(run: Run, model: Path) -> None:
     assert summary["eps"] == 0.25
     assert summary["norm"] == "L2"
     assert summary["certified_accuracy"] <= summary["attacked_accuracy"] <= summary["clean_accuracy"]
-    assert [stage["name"] for stage in summary["stages"]] == ["clean", "global", "attack", "local"]
+    assert [stage["name"] for stage in summary["stages"]] == ["clean", "global", "attack", "local", "dual"]
     assert summary["stages"][0]["seen"] == 24
 
 
@@ -124,6 +124,7 @@ def test_fail_under(run: Run, model: Path, bar: int, code: int) -> None:
         (["--semantics", "bfloat16"], "float32, real"),
         (["--delta", "2"], "delta"),
         (["--proof-seconds", "0"], "proof seconds"),
+        (["--branch-seconds", "nan"], "branch seconds"),
         (["--assurance", "certain"], "estimate"),
         (["--device", "abacus"], "auto, cpu or cuda"),
         (["--dtype", "int8"], "float32"),
