@@ -60,6 +60,10 @@ class Term:
         """`P x`, P the number of ways from each entry of the source to each output; x: `[batch, *source shape]`."""
         return self._forward(x, _nonzero)
 
+    def paths_back(self, y: Tensor) -> Tensor:
+        """`P* y`, the adjoint of `paths`; y: `[batch, *output shape]`."""
+        return self._backward(y, _nonzero)
+
     @cached_property
     def roundings(self) -> int:
         """The n of `|fl(A x) - A x| <= gamma_n N |x|` in any order of summation; N is the matrix of `magnitude`.

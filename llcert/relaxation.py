@@ -19,6 +19,7 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
+from llcert.layout import PER_ROW, Layout
 from llcert.rounding import Rounding
 
 
@@ -140,7 +141,7 @@ class Relaxation:
 
         `[batch, rows, *shape]`.
         """
-        return torch.where(self.settled[0], 0.0, self._entries(rows, slopes, lam)[0].neg().clamp(min=0))
+        return torch.where(self.settled[0], 0.0, self._entries(rows, slopes, lam, PER_ROW)[0].neg().clamp(min=0))
 
     def knot(self) -> Tensor:
         """Where to cut each entry's box: the knot inside it that is nearest to the centre, `[batch, *shape]`."""
@@ -151,40 +152,42 @@ class Relaxation:
             best, nearest = torch.where(away < nearest, knot, best), torch.minimum(nearest, away)
         return best
 
-    def constant(self, rows: Tensor, slopes: Tensor, lam: Tensor, rounding: Rounding | None = None) -> Tensor:
-        """`h`, a lower bound for any slopes and multipliers `lam >= 0`, `[batch, rows]`.
+    def constant(
+        self, rows: Tensor, slopes: Tensor, lam: Tensor, rounding: Rounding | None = None, layout: Layout = PER_ROW
+    ) -> Tensor:
+        """`h`, a lower bound for any slopes and multipliers `lam >= 0`, `[batch, bounds]`.
 
-        rounding: of the arithmetic this runs in, paid for in full where it is given.
+        rounding: of the arithmetic this runs in, paid for in full where it is given. layout: of the rows.
         """
-        value = self._least(rows, slopes, lam)[0]
-        return value if rounding is None else value - self._slack(rows, slopes, lam, rounding)
+        value = self._least(rows, slopes, lam, layout)[0]
+        return value if rounding is None else value - self._slack(rows, slopes, lam, rounding, layout)
 
-    def multipliers(self, rows: Tensor, slopes: Tensor, iterations: int = 8) -> Tensor:
-        """Good `lam` for these rows and slopes, `[batch, rows]`, by a fixed-point iteration for `||w (z - c)|| = r`."""
+    def multipliers(self, rows: Tensor, slopes: Tensor, iterations: int = 8, layout: Layout = PER_ROW) -> Tensor:
+        """Good `lam` for rows and slopes, `[batch, bounds]`, by a fixed-point iteration for `||w (z - c)|| = r`."""
         weights, radius = self.zone.weights[:, None], self.zone.radius[:, None]
         steepest = torch.stack([(rows * (s - slopes)).abs() for s in self.phi.slopes]).amax(0)
         pull = torch.where(weights > 0, steepest / torch.where(weights > 0, weights, 1.0), 0.0)
-        lam = _norm(pull) / radius
+        lam = layout.total(pull.square()).sqrt() / radius
         lam = torch.where(torch.isfinite(lam), lam, 0.0)
         best = torch.zeros_like(lam)
-        most = self._least(rows, slopes, best)[0]
+        most = self._least(rows, slopes, best, layout)[0]
         for _ in range(iterations):
-            value, moved = self._least(rows, slopes, lam)
+            value, moved = self._least(rows, slopes, lam, layout)
             better = value > most
             best, most = torch.where(better, lam, best), torch.where(better, value, most)
-            lam = lam * (_norm(weights * moved) / radius).clamp(0.02, 50)
+            lam = lam * (layout.total((weights * moved).square()).sqrt() / radius).clamp(0.02, 50)
         return best
 
-    def _least(self, rows: Tensor, slopes: Tensor, lam: Tensor) -> tuple[Tensor, Tensor]:
+    def _least(self, rows: Tensor, slopes: Tensor, lam: Tensor, layout: Layout) -> tuple[Tensor, Tensor]:
         """`h`, and the `z - c` where it is taken."""
-        least, moved = self._entries(rows, slopes, lam)
+        least, moved = self._entries(rows, slopes, lam, layout)
         c, radius = self.zone.centre[:, None], self.zone.radius[:, None]
-        total = (least + rows * self._at(c) - slopes * rows * c).flatten(2).sum(-1)
+        total = layout.total(least + rows * self._at(c) - slopes * rows * c)
         return total - torch.where(lam > 0, lam * radius.square() / 2, 0.0), moved
 
-    def _entries(self, rows: Tensor, slopes: Tensor, lam: Tensor) -> tuple[Tensor, Tensor]:
+    def _entries(self, rows: Tensor, slopes: Tensor, lam: Tensor, layout: Layout) -> tuple[Tensor, Tensor]:
         """Each entry's minimum against its value at the centre, and the `z - c` where it is taken."""
-        c, g, mu = self.zone.centre[:, None], slopes * rows, self._curvature(lam)
+        c, g, mu = self.zone.centre[:, None], slopes * rows, self._curvature(rows, lam, layout)
         at_centre = self._at(c)
         least, moved = torch.full_like(rows, torch.inf), torch.zeros_like(rows)
         for i, slope in enumerate(self.phi.slopes):
@@ -196,18 +199,17 @@ class Relaxation:
             least, moved = torch.where(better, value, least), torch.where(better, delta, moved)
         return least, moved
 
-    def _curvature(self, lam: Tensor) -> Tensor:
-        weights = self.zone.weights[:, None]
-        return lam.reshape(*lam.shape, *[1] * (weights.ndim - 2)) * weights.square()
+    def _curvature(self, rows: Tensor, lam: Tensor, layout: Layout) -> Tensor:
+        return layout.spread(lam, rows) * self.zone.weights[:, None].square()
 
-    def _slack(self, rows: Tensor, slopes: Tensor, lam: Tensor, rounding: Rounding) -> Tensor:
+    def _slack(self, rows: Tensor, slopes: Tensor, lam: Tensor, rounding: Rounding, layout: Layout) -> Tensor:
         """What rounding may have added to `h` (docs/soundness.md, lemma 6).
 
         With W the width of the box, the centre in it, every number an entry's minimum is made of is at most
         `|a| (|phi| + S W) + |g| (|c| + W) + mu W^2`, S the steepest slope; a minimiser that is off by the rounding of
         its slope k costs at most that rounding times W.
         """
-        c, g, mu = self.zone.centre[:, None].abs(), (slopes * rows).abs(), self._curvature(lam)
+        c, g, mu = self.zone.centre[:, None].abs(), (slopes * rows).abs(), self._curvature(rows, lam, layout)
         upper, lower = (
             torch.maximum(self.zone.upper, self.zone.centre),
             torch.minimum(self.zone.lower, self.zone.centre),
@@ -216,10 +218,9 @@ class Relaxation:
         steepest = torch.stack([s.abs().expand_as(self.zone.centre) for s in self.phi.slopes]).amax(0)[:, None]
         size = torch.stack([v.abs() for v in (*self.values, self._at(self.zone.centre[:, None]))]).amax(0)
         entries = rows.abs() * (size + steepest * width) + g * (c + width) + mu * width.square()
-        flat = entries.flatten(2)
         ball = torch.where(lam > 0, lam * self.zone.radius[:, None].square(), 0.0)
-        count = flat.shape[-1] + 64
-        paid = rounding.gamma(count) * flat.sum(-1) + rounding.gamma(16) * ball
+        count = entries[0].numel() + 64
+        paid = rounding.gamma(count) * layout.total(entries) + rounding.gamma(16) * ball
         return rounding.above(paid, count) + 64 * count * rounding.tiny
 
 
@@ -227,7 +228,3 @@ def _stationary(k: Tensor, mu: Tensor) -> Tensor:
     """Where `k d + mu d^2 / 2` is least on the whole line, infinite where it has no curvature."""
     curved = mu > 0
     return torch.where(curved, -k / torch.where(curved, mu, 1.0), torch.where(k == 0, 0.0, -torch.sign(k) * torch.inf))
-
-
-def _norm(x: Tensor) -> Tensor:
-    return torch.linalg.vector_norm(x.flatten(2), dim=-1)

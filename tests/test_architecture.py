@@ -10,7 +10,7 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 LAYERS = (
-    ("errors", "region", "relaxation", "rounding", "spectral"),
+    ("errors", "layout", "region", "relaxation", "rounding", "spectral"),
     ("ir", "check"),
     ("registry",),
     ("ops",),
@@ -32,6 +32,7 @@ SIDEWAYS = {
     ("spectral", "errors"),
     ("region", "errors"),
     ("region", "rounding"),
+    ("relaxation", "layout"),
     ("relaxation", "rounding"),
     ("report", "question"),
 }

@@ -12,6 +12,7 @@ from torch import Tensor
 from llcert.bounds.dual import Backward, Choice, Chosen, Key
 from llcert.bounds.forward import Trace
 from llcert.ir import Node
+from llcert.layout import PER_ROW, Layout
 from llcert.relaxation import Relaxation
 
 
@@ -75,7 +76,7 @@ class _Following:
     def __init__(self, free: Mapping[Key, _Free]) -> None:
         self.free, self.chosen = free, dict[Key, Choice]()
 
-    def __call__(self, key: Key, step: Relaxation, rows: Tensor) -> Choice:
+    def __call__(self, key: Key, step: Relaxation, rows: Tensor, layout: Layout = PER_ROW) -> Choice:
         choice = Choice(self.free[key].slopes, self.free[key].logs.exp())
         self.chosen[key] = Choice(choice.slopes.detach().clone(), choice.lam.detach())
         return choice

@@ -16,6 +16,7 @@ from llcert.bounds.ascent import Ascent
 from llcert.bounds.dual import Backward, Choice, Chosen, Key, Tightest
 from llcert.bounds.forward import Trace
 from llcert.ir import Node
+from llcert.layout import Layout
 from llcert.relaxation import Relaxation
 
 Cuts = Mapping[Key, tuple[Tensor, Tensor]]
@@ -163,7 +164,7 @@ def _largest_losses(
     """For each image of the trace the step and the entry that takes most off its bound; None where none takes any."""
     found: dict[Key, Tensor] = {}
 
-    def policy(key: Key, step: Relaxation, arriving: Tensor) -> Choice:
+    def policy(key: Key, step: Relaxation, arriving: Tensor, layout: Layout) -> Choice:
         found[key] = step.losses(arriving, choices[key].slopes, choices[key].lam).flatten(1)
         return choices[key]
 

@@ -10,17 +10,22 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
+from types import MappingProxyType
 
 import torch
 from torch import Tensor
 
 from llcert.bounds.forward import Trace
 from llcert.bounds.margin import largest_increase
+from llcert.bounds.probe import Probe
 from llcert.ir import Node
+from llcert.layout import PER_ROW, Layout
 from llcert.program import Block, Program, Term
 from llcert.region import length
 from llcert.relaxation import Relaxation
 from llcert.rounding import DOUBLE, Rounding
+
+_NONE: Mapping[Node, Layout] = MappingProxyType({})
 
 Key = tuple[int, int]
 """A step of a block's activation: the number of the block in its program, the number of the step."""
@@ -30,26 +35,30 @@ Key = tuple[int, int]
 class Choice:
     """What a backward pass may choose at a step; any slopes and any `lam >= 0` give a bound.
 
-    slopes: `[batch, rows, *shape]`. lam: `[batch, rows]`.
+    slopes: `[batch, rows, *shape]`. lam: `[batch, bounds]`, one a row where rows are not shared.
     """
 
     slopes: Tensor
     lam: Tensor
 
 
-Policy = Callable[[Key, Relaxation, Tensor], Choice]
-"""Chooses at a step, for the rows that reach it."""
+Policy = Callable[[Key, Relaxation, Tensor, Layout], Choice]
+"""Chooses at a step, for the rows that reach it and their layout."""
 
 
 @dataclass(frozen=True)
 class Tightest:
-    """Slopes that are tightest over the box, and multipliers by a search; keeps what it chose."""
+    """Slopes that are tightest over the box, and multipliers by a search; keeps what it chose.
 
+    iterations: of the search.
+    """
+
+    iterations: int = 8
     chosen: dict[Key, Choice] = field(default_factory=dict)
 
-    def __call__(self, key: Key, step: Relaxation, rows: Tensor) -> Choice:
+    def __call__(self, key: Key, step: Relaxation, rows: Tensor, layout: Layout = PER_ROW) -> Choice:
         slopes = step.slopes(rows)
-        self.chosen[key] = Choice(slopes, step.multipliers(rows, slopes))
+        self.chosen[key] = Choice(slopes, step.multipliers(rows, slopes, self.iterations, layout))
         return self.chosen[key]
 
 
@@ -59,7 +68,7 @@ class Chosen:
 
     chosen: Mapping[Key, Choice]
 
-    def __call__(self, key: Key, step: Relaxation, rows: Tensor) -> Choice:
+    def __call__(self, key: Key, step: Relaxation, rows: Tensor, layout: Layout = PER_ROW) -> Choice:
         return self.chosen[key]
 
 
@@ -116,16 +125,29 @@ class Backward:
         `[batch, rows, *shape]`. stops: the best of stopping at any activation and of going down to the image; else down
         to the image. An activation that has no relaxation is not passed: its output is bounded over its region.
         """
-        return self._carried(trace, dict(rows), policy, self._total(trace, next(iter(rows.values()))), stops=stops)
+        total = self._total(trace, next(iter(rows.values())))
+        return self._carried(trace, dict(rows), policy, total, {}, stops=stops)
 
-    def before(self, trace: Trace, index: int, rows: Tensor, policy: Policy, *, stops: bool = False) -> Tensor:
-        """The same for rows on the value of block number `index` before its activation."""
-        total, pending = self._total(trace, rows), dict[Node, Tensor]()
-        self._affine(trace, self.program.blocks[index], rows, pending, total)
-        return self._carried(trace, pending, policy, total, stops=stops)
+    def before(self, trace: Trace, index: int, asked: Probe, sign: float, policy: Policy) -> Tensor:
+        """Lower bounds of every entry of block number `index` before its activation, or of minus them.
+
+        `[batch, entries]`. asked: rows for its entries; sign: 1 or -1.
+        """
+        rows = sign * asked.rows.expand(len(trace.hidden[self.program.input].varying), *asked.rows.shape)
+        total = self._total(trace, rows.new_zeros(len(rows), asked.asked.count))
+        pending: dict[Node, Tensor] = {}
+        self._affine(trace, self.program.blocks[index], rows, pending, total, asked.asked)
+        return self._carried(trace, pending, policy, total, asked.layouts, stops=False)
 
     def _carried(
-        self, trace: Trace, pending: dict[Node, Tensor], policy: Policy, total: _Sum, *, stops: bool
+        self,
+        trace: Trace,
+        pending: dict[Node, Tensor],
+        policy: Policy,
+        total: _Sum,
+        layouts: Mapping[Node, Layout],
+        *,
+        stops: bool,
     ) -> Tensor:
         best = torch.full_like(total.value, -torch.inf)
         for index, block in reversed(list(enumerate(self.program.blocks))):
@@ -138,9 +160,10 @@ class Backward:
             if steps is None:
                 self._end(trace, block.node, a, total)
                 continue
-            g = self._activation(trace, index, a, policy, total)
-            self._affine(trace, block, g, pending, total)
-        return torch.fmax(best, self._stopped(trace, pending, total))
+            layout = layouts.get(block.node, PER_ROW)
+            g = self._activation(trace, index, a, policy, total, layout)
+            self._affine(trace, block, g, pending, total, layout)
+        return torch.fmax(best, self._stopped(trace, pending, total, layouts))
 
     def last(self, trace: Trace, rows: Mapping[Node, Tensor]) -> Tensor:
         """The same for rows on the logits, stopped at the last hidden values (METHOD, section 5)."""
@@ -154,51 +177,68 @@ class Backward:
     def _total(self, trace: Trace, like: Tensor) -> _Sum:
         return _Sum(like.new_zeros(like.shape[:2]), DOUBLE if trace.roundoff is not None else None)
 
-    def _stopped(self, trace: Trace, pending: Mapping[Node, Tensor], total: _Sum) -> Tensor:
+    def _stopped(
+        self,
+        trace: Trace,
+        pending: Mapping[Node, Tensor],
+        total: _Sum,
+        layouts: Mapping[Node, Layout] = _NONE,
+    ) -> Tensor:
         """The bound if everything that is pending is bounded over its own region."""
         stopped = total.copy()
         for node, a in pending.items():
-            self._end(trace, node, a, stopped)
+            self._end(trace, node, a, stopped, layouts.get(node, PER_ROW))
         return stopped.lower
 
-    def _end(self, trace: Trace, node: Node, rows: Tensor, total: _Sum) -> None:
-        """Adds the least value of rows over the region of a node."""
+    def _end(self, trace: Trace, node: Node, rows: Tensor, total: _Sum, layout: Layout = PER_ROW) -> None:
+        """Adds the least value of rows over the region of a node; over the image's ball alone where rows are shared."""
         known = trace.hidden[node]
         products = rows * known.region.centre[:, None]
-        lost = _lost(products, trace)
-        if node is self.program.input and not self.clip:
-            fall = known.region.radius[:, None] * length(rows, 2)
-            fall = fall if lost is None else DOUBLE.above(fall, rows[0, 0].numel() + 8)
+        lost = _lost(products, trace, layout)
+        if node is self.program.input and (not self.clip or layout is not PER_ROW):
+            fall = known.region.radius[:, None] * _length(rows, layout)
+            fall = fall if lost is None else DOUBLE.above(fall, rows[0].numel() + 16)
         else:
             fall = largest_increase(-rows.flatten(2), known, rounding=total.rounding)
-        total.add(products.flatten(2).sum(-1), lost)
+        total.add(layout.total(products), lost)
         total.add(-fall)
 
-    def _activation(self, trace: Trace, index: int, a: Tensor, policy: Policy, total: _Sum) -> Tensor:
+    def _activation(
+        self, trace: Trace, index: int, a: Tensor, policy: Policy, total: _Sum, layout: Layout = PER_ROW
+    ) -> Tensor:
         """The rows before a block's activation; adds what its relaxations cost."""
         block = self.program.blocks[index]
         if trace.roundoff is not None and block.activation is not None:
-            errors = (a.abs() * trace.roundoff.after[block.node][:, None]).flatten(2).sum(-1)
-            total.add(torch.zeros_like(errors), DOUBLE.above(errors, a[0, 0].numel() + 8))
+            errors = layout.total(a.abs() * trace.roundoff.after[block.node][:, None])
+            total.add(torch.zeros_like(errors), DOUBLE.above(errors, a[0].numel() + 8))
         for number, step in reversed(list(enumerate(trace.steps(block) or ()))):
             inner, passing = step.enter(a)
-            choice = policy((index, number), step, inner)
+            choice = policy((index, number), step, inner, layout)
             before = step.leave(choice.slopes * inner, passing)
-            total.add(step.constant(inner, choice.slopes, choice.lam, total.rounding), _turned(trace, block, a, before))
+            constant = step.constant(inner, choice.slopes, choice.lam, total.rounding, layout)
+            total.add(constant, _turned(trace, block, a, before, layout))
             a = before
         return a
 
-    def _affine(self, trace: Trace, block: Block, g: Tensor, pending: dict[Node, Tensor], total: _Sum) -> None:
+    def _affine(
+        self,
+        trace: Trace,
+        block: Block,
+        g: Tensor,
+        pending: dict[Node, Tensor],
+        total: _Sum,
+        layout: Layout = PER_ROW,
+    ) -> None:
         """Carries rows through a block's linear map; adds what its offset gives, and what rounding of all this may."""
         lost = None
         if trace.roundoff is not None:
             known = trace.roundoff
-            count = block.roundings + len(self.program.blocks) + g[0, 0].numel() + 16
+            count = block.roundings + len(self.program.blocks) + g[0].numel() + 16
             errors = DOUBLE.gamma(2 * count) * known.sizes[block.node] + known.errors[block.node]
-            paid = (g.abs() * errors[:, None]).flatten(2).sum(-1)
+            paid = layout.total(g.abs() * errors[:, None])
             underflow = 4 * count * DOUBLE.tiny * known.totals[block.node][:, None]
             lost = DOUBLE.above(paid + underflow, count)
-        total.add((g * self.offsets[block.node]).flatten(2).sum(-1), lost)
+        total.add(layout.total(g * self.offsets[block.node]), lost)
         for term in block.terms:
             part = _adjoint(term, g)
             pending[term.source] = pending[term.source] + part if term.source in pending else part
@@ -210,23 +250,28 @@ def differences(labels: Tensor, program: Program) -> Tensor:
     return unit[labels][:, None] - unit
 
 
-def _lost(products: Tensor, trace: Trace) -> Tensor | None:
+def _length(rows: Tensor, layout: Layout) -> Tensor:
+    """The length of the part of a row that belongs to each bound, `[batch, bounds]`."""
+    return length(rows, 2) if layout is PER_ROW else layout.total(rows.square()).sqrt()
+
+
+def _lost(products: Tensor, trace: Trace, layout: Layout) -> Tensor | None:
     """What a sum of products may be off by; None where rounding is not paid for."""
     if trace.roundoff is None:
         return None
-    count = products[0, 0].numel() + 8
-    return DOUBLE.above(DOUBLE.gamma(count) * products.abs().flatten(2).sum(-1), count)
+    count = products[0].numel() + 8
+    return DOUBLE.above(DOUBLE.gamma(count) * layout.total(products.abs()), count)
 
 
-def _turned(trace: Trace, block: Block, after: Tensor, before: Tensor) -> Tensor | None:
+def _turned(trace: Trace, block: Block, after: Tensor, before: Tensor, layout: Layout) -> Tensor | None:
     """What the rounding of rows on their way into and out of a step may cost: a few roundings of each, times values."""
     if trace.roundoff is None:
         return None
     z, h = trace.before[block.node], trace.hidden[block.node].region
     ends = (z.lower, z.upper, h.lower, h.upper, z.centre)
     largest = torch.stack([e.abs().flatten(1).amax(1) for e in ends]).amax(0)[:, None]
-    paid = DOUBLE.gamma(16) * 4 * largest * (after.abs().flatten(2).sum(-1) + before.abs().flatten(2).sum(-1))
-    return DOUBLE.above(paid, after[0, 0].numel() + before[0, 0].numel())
+    paid = DOUBLE.gamma(16) * 4 * largest * (layout.total(after.abs()) + layout.total(before.abs()))
+    return DOUBLE.above(paid, after[0].numel() + before[0].numel())
 
 
 def _adjoint(term: Term, rows: Tensor) -> Tensor:

@@ -19,16 +19,19 @@ from llcert.certify.verdict import Finding, Verdict
 class Branch:
     """Certifies by branch and bound, one image after the other, within a budget of time for each.
 
-    How far it gets depends on the speed of the machine, so this stage alone may decide differently on another.
+    boxes: whether they come from the backward pass. How far it gets depends on the speed of the machine, so this stage
+    alone may decide differently on another.
     """
 
     local: Local
     branching: Branching = field(default_factory=Branching)
+    boxes: bool = True
     name: str = "branch"
     verdict: Verdict = Verdict.CERTIFIED
 
     def __call__(self, images: Tensor, labels: Tensor, indices: Tensor) -> Finding:
-        trace, program = self.local.masked(images, indices), self.local.program
+        trace = self.local.refined(images, indices) if self.boxes else self.local.masked(images, indices)
+        program = self.local.program
         backward = Backward(program, self.local.clip_input)
         margins = torch.full((len(images),), torch.nan, dtype=images.dtype, device=images.device)
         found: list[tuple[Tensor, Tensor, Leaves]] = []
@@ -38,7 +41,7 @@ class Branch:
             margins[position] = margin
             if leaves is not None:
                 found.append((here.expand(len(classes)), classes, leaves))
-        plan = Plan(local=True, backward=True, branched=_together(found) if found else None)
+        plan = Plan(local=True, boxes=self.boxes, backward=True, branched=_together(found) if found else None)
         return Finding(positive(margins), margins, plans=(plan,))
 
     def _image(self, backward: Backward, trace: Trace, labels: Tensor) -> tuple[Tensor, Leaves | None, Tensor]:

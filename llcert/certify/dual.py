@@ -21,15 +21,23 @@ _ENTRIES = 2**21
 
 @dataclass(frozen=True)
 class Dual:
-    """Certifies by the backward pass (METHOD, section 7): in closed form, then by ascent for the classes still open."""
+    """Certifies by the backward pass (METHOD, section 7): in closed form, then by ascent for the classes still open.
+
+    boxes: whether the boxes come from the backward pass too, and masks and norms from those; where no block's boxes can
+    be asked for, such a stage decides nothing.
+    """
 
     local: Local
     ascent: Ascent = field(default_factory=Ascent)
+    boxes: bool = False
     name: str = "dual"
     verdict: Verdict = Verdict.CERTIFIED
 
     def __call__(self, images: Tensor, labels: Tensor, indices: Tensor) -> Finding:
-        trace, program = self.local.masked(images, indices), self.local.program
+        if self.boxes and not self.local.probes:
+            return Finding(torch.zeros_like(labels, dtype=torch.bool), torch.full(labels.shape, torch.nan))
+        trace = self.local.refined(images, indices) if self.boxes else self.local.masked(images, indices)
+        program = self.local.program
         backward = Backward(program, self.local.clip_input)
         directions = differences(labels, program)
         margins = self._closed(backward, trace, directions)
@@ -42,7 +50,7 @@ class Dual:
             margins[image, row] = torch.fmax(margins[image, row], better)
             carried = Carried(image, row, choices)
         margin = margins.amin(1)
-        plan = Plan(local=True, backward=True, carried=carried)
+        plan = Plan(local=True, boxes=self.boxes, backward=True, carried=carried)
         return Finding(positive(margin), margin, plans=(plan,))
 
     def _closed(self, backward: Backward, trace: Trace, directions: Tensor) -> Tensor:

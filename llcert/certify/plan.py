@@ -70,13 +70,15 @@ def _among(values: Tensor, wanted: Tensor) -> tuple[Tensor, Tensor]:
 class Plan:
     """One way to a margin.
 
-    local: whether norms are each image's own. rows: how they weight rows. backward: whether rows that do not suffice at
+    local: whether norms are each image's own. rows: how they weight rows. boxes: whether boxes come from the backward
+    pass. backward: whether rows that do not suffice at
     the last hidden values go on down to the image. carried: choices for some of them. branched: parts of the ball for
     some of them.
     """
 
     local: bool
     rows: Rows = Rows.MASK
+    boxes: bool = False
     backward: bool = False
     carried: Carried | None = field(default=None, compare=False)
     branched: Branched | None = field(default=None, compare=False)

@@ -6,18 +6,20 @@ import enum
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
-from functools import partial
+from functools import cached_property, partial
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from llcert.bounds.ascent import Ascent
+from llcert.bounds.boxes import backward_boxes, probes
 from llcert.bounds.branching import bounds_of
 from llcert.bounds.dual import Backward, Choice, Chosen, Tightest, differences
 from llcert.bounds.enclose import enclose, enclosing_ball
 from llcert.bounds.forward import Trace
 from llcert.bounds.lipschitz import GlobalBound
+from llcert.bounds.probe import Probe
 from llcert.bounds.unmasked import proved_bound
 from llcert.certify.plan import Branched, Carried, Plan
 from llcert.certify.verdict import Assurance
@@ -55,6 +57,11 @@ class Prover:
     clip: bool = False
     ascent: Ascent = field(default_factory=lambda: Ascent(steps=60, rate=0.05))
 
+    @cached_property
+    def probes(self) -> dict[int, Probe]:
+        """What asks for the boxes of the program's blocks."""
+        return probes(self.program)
+
     def __call__(self, images: Tensor, labels: Tensor, plan: Plan) -> Tensor:
         """Lower bounds of `z_y - z_j` over each ball, `[batch, logits]`; infinite for j = y. NaN proves nothing.
 
@@ -66,10 +73,12 @@ class Prover:
     def _margins(self, images: Tensor, labels: Tensor, plan: Plan) -> Tensor:
         region = enclosing_ball(images, self.eps, clip=self.clip)
         solver = self.solver if plan.local else None
-        trace = enclose(self.program, region, self.bound, solver, rows=plan.rows, deployed=self.deployed)
+        enclosed = partial(enclose, self.program, region, self.bound, solver, rows=plan.rows, deployed=self.deployed)
+        backward, trace = Backward(self.program, self.clip), enclosed()
+        if plan.boxes:
+            trace = enclosed(boxes=backward_boxes(backward, trace, self.probes))
         if trace.side is not Side.UPPER and trace.side is not self.side:
             raise ValueError(f"norms of side {trace.side.value} do not support a claim that needs {self.side.value}")
-        backward = Backward(self.program, self.clip)
         directions = differences(labels, self.program)
         margins = backward.last(trace, {self.program.output: directions})
         if plan.backward:

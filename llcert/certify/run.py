@@ -38,7 +38,7 @@ class Settings:
     """
 
     eps: float
-    stages: tuple[str, ...] = ("global", "attack", "local", "dual")
+    stages: tuple[str, ...] = ("global", "attack", "local", "dual", "boxes")
     assurance: Assurance = Assurance.DETERMINISTIC
     semantics: Semantics = Semantics.FLOAT32
     delta: float = 1e-9
@@ -143,5 +143,6 @@ STAGES: dict[str, Callable[[Program, Settings, GlobalBound, Local], Stage]] = {
     "attack": lambda program, settings, bound, local: Attack(program, settings.eps, settings.pgd, settings.seed),
     "local": lambda program, settings, bound, local: local,
     "dual": lambda program, settings, bound, local: Dual(local),
+    "boxes": lambda program, settings, bound, local: Dual(local, boxes=True, name="boxes"),
     "branch": lambda program, settings, bound, local: Branch(local, Branching(seconds=settings.branch_seconds)),
 }

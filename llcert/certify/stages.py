@@ -10,7 +10,10 @@ import torch
 from torch import Tensor
 
 from llcert.bounds import GlobalBound, LastLayer, Rows, Start, Trace, propagate, worst_margins
+from llcert.bounds.boxes import backward_boxes, probes
+from llcert.bounds.dual import Backward
 from llcert.bounds.forward import nudged
+from llcert.bounds.probe import Probe
 from llcert.certify.attack import PGD
 from llcert.certify.plan import Plan
 from llcert.certify.verdict import Finding, LayerMeasure, Verdict, leads
@@ -110,7 +113,8 @@ class Local:
     seed: int = 0
     name: str = "local"
     verdict: Verdict = Verdict.CERTIFIED
-    _kept: LastTrace = field(default_factory=lambda: LastTrace(), init=False, repr=False, compare=False)
+    _kept: LastTrace = field(default_factory=LastTrace, init=False, repr=False, compare=False)
+    _refined: LastTrace = field(default_factory=LastTrace, init=False, repr=False, compare=False)
 
     @cached_property
     def last(self) -> LastLayer:
@@ -127,6 +131,29 @@ class Local:
     def masked(self, images: Tensor, indices: Tensor) -> Trace:
         """The forward pass with 0/1 masks; that of the last images is kept, for later stages that see some of them."""
         return self._kept(images, indices, lambda: self.trace(images, Rows.MASK, seed=self.seed + int(indices[0])))
+
+    def refined(self, images: Tensor, indices: Tensor) -> Trace:
+        """The same with boxes from the backward pass; kept likewise."""
+        return self._refined(images, indices, lambda: self._with_boxes(images, indices))
+
+    def _with_boxes(self, images: Tensor, indices: Tensor) -> Trace:
+        first = self.masked(images, indices)
+        boxes = backward_boxes(Backward(self.program, self.clip_input), first, self.probes)
+        return propagate(
+            self.program,
+            ball(images, self.eps, clip=self.clip_input),
+            self.bound,
+            solver=self.solver,
+            start=Start.SAVED,
+            saved={t: nudged(n.vector, self.seed) for t, n in first.norms.items()},
+            seed=self.seed + int(indices[0]),
+            boxes=boxes,
+        )
+
+    @cached_property
+    def probes(self) -> dict[int, Probe]:
+        """What asks for the boxes of the program's blocks."""
+        return probes(self.program)
 
     def __call__(self, images: Tensor, labels: Tensor, indices: Tensor) -> Finding:
         seed = self.seed + int(indices[0])

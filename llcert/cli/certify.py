@@ -76,7 +76,8 @@ def certify(
 ) -> None:
     """How many images of a data set keep their class under [bold]every[/] change of L2 length up to eps.
 
-    Stages run in turn and see what is still open: clean prediction, global bound, attack, local bound, dual bound.
+    Stages run in turn and see what is still open: clean prediction, global bound, attack, local
+    bound, backward pass, backward pass with boxes of its own.
     """
     question = Question(
         eps=eps,

@@ -71,8 +71,8 @@ Stages = Annotated[
     str | None,
     typer.Option(
         metavar="LIST",
-        help="Comma list of global, attack, local, dual, branch, in the order they run. With local alone every image "
-        "passes through it. Default: all but branch.",
+        help="Comma list of global, attack, local, dual, boxes, branch, in the order they run. With local alone every "
+        "image passes through it. Default: all but branch.",
         rich_help_panel=QUESTION,
     ),
 ]

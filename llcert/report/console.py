@@ -22,6 +22,7 @@ _SHADES: dict[tuple[Verdict, str | None], tuple[str, str, str]] = {
     (Verdict.CERTIFIED, "global"): ("█", "#", "green"),
     (Verdict.CERTIFIED, "local"): ("▓", "+", "bright_green"),
     (Verdict.CERTIFIED, "dual"): ("▞", "%", "cyan"),
+    (Verdict.CERTIFIED, "boxes"): ("▞", "&", "magenta"),
     (Verdict.CERTIFIED, "branch"): ("▚", "*", "blue"),
     (Verdict.UNDECIDED, None): ("▒", "?", "yellow"),
     (Verdict.ATTACKED, "attack"): ("░", "x", "red"),
@@ -115,8 +116,8 @@ def _cost(report: Report) -> str:
                 iterations = [r.iterations_mean for r in report.layers if r.iterations_mean]
                 each = f" ({sum(iterations) / len(iterations):.0f} iterations a layer on average)" if iterations else ""
                 parts.append(f"{percent(stage.seen / total)} seen by the local stage{each}")
-            case "dual" | "branch":
-                parts.append(f"{percent(stage.decided / total)} certified by the {stage.name} bound alone")
+            case "dual" | "boxes" | "branch":
+                parts.append(f"{percent(stage.decided / total)} by the {stage.name} stage")
     return f"Cost: {', '.join(parts)}." if parts else "Cost: clean predictions alone."
 
 

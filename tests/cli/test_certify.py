@@ -56,7 +56,7 @@ def test_json_to_stdout_is_json_alone(run: Run, model: Path) -> None:
     assert summary["eps"] == 0.25
     assert summary["norm"] == "L2"
     assert summary["certified_accuracy"] <= summary["attacked_accuracy"] <= summary["clean_accuracy"]
-    assert [stage["name"] for stage in summary["stages"]] == ["clean", "global", "attack", "local", "dual"]
+    assert [stage["name"] for stage in summary["stages"]] == ["clean", "global", "attack", "local", "dual", "boxes"]
     assert summary["stages"][0]["seen"] == 24
 
 

@@ -1,0 +1,50 @@
+"""Boxes from the backward pass, tighter than forward ones where many neurons are stable (METHOD, section 7)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+
+from llcert.bounds.dual import Backward, Tightest
+from llcert.bounds.forward import Trace
+from llcert.bounds.probe import Probe, probe
+from llcert.ir import Node
+from llcert.program import Program
+
+LARGEST = 2**21
+"""Entries that asking for one block's box may take, for one image; larger blocks keep the boxes they have."""
+
+
+def probes(program: Program) -> dict[int, Probe]:
+    """The rows that ask for the box of each block that has an activation, by its number, where they are affordable.
+
+    The first block's box is exact already.
+    """
+    found: dict[int, Probe] = {}
+    for index, block in enumerate(program.blocks):
+        if index == 0 or block.activation is None:
+            continue
+        asked = probe(program, index, LARGEST)
+        if asked is not None:
+            found[index] = asked
+    return found
+
+
+def backward_boxes(backward: Backward, trace: Trace, asked: Mapping[int, Probe]) -> dict[Node, tuple[Tensor, Tensor]]:
+    """Lower and upper bounds of some blocks' values before their activation, `[batch, *pre shape]` each.
+
+    As sound as the trace, whose rounding they pay for if it does. asked: as `probes` finds them.
+    """
+    boxes: dict[Node, tuple[Tensor, Tensor]] = {}
+    for index, rows in asked.items():
+        block = backward.program.blocks[index]
+        images = torch.arange(len(trace.before[block.node].centre), device=backward.program.device)
+        parts = [
+            [backward.before(trace.select(some), index, rows, sign, Tightest(iterations=2)) for sign in (1.0, -1.0)]
+            for some in images.split(max(LARGEST // rows.entries, 1))
+        ]
+        lower, negated = (torch.cat(side).unflatten(1, block.pre.shape) for side in zip(*parts, strict=True))
+        boxes[block.node] = lower, -negated
+    return boxes

@@ -1,0 +1,51 @@
+"""Which bound each entry of a batch of rows belongs to: one bound a row, or several that share a row and never meet."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+
+class Layout(Protocol):
+    """How the entries of rows `[batch, rows, *shape]` add up to bounds `[batch, bounds]`."""
+
+    def total(self, entries: Tensor) -> Tensor:
+        """The sum over the entries of each bound."""
+        ...
+
+    def spread(self, bounds: Tensor, like: Tensor) -> Tensor:
+        """Each entry's own value among those of the bounds; like: rows."""
+        ...
+
+
+class _PerRow:
+    """One bound a row."""
+
+    def total(self, entries: Tensor) -> Tensor:
+        return entries.flatten(2).sum(-1)
+
+    def spread(self, bounds: Tensor, like: Tensor) -> Tensor:
+        return bounds.reshape(*bounds.shape, *[1] * (like.ndim - 2))
+
+
+PER_ROW: Layout = _PerRow()
+
+
+@dataclass(frozen=True)
+class Shared:
+    """Several bounds a row. owners: of each entry of the rows, `[rows, *shape]`; `count` where there is none."""
+
+    owners: Tensor
+    count: int
+
+    def total(self, entries: Tensor) -> Tensor:
+        flat = entries.flatten(1)
+        sums = flat.new_zeros(len(flat), self.count + 1)
+        return sums.index_add(1, self.owners.flatten(), flat)[:, : self.count]
+
+    def spread(self, bounds: Tensor, like: Tensor) -> Tensor:
+        padded = torch.cat((bounds, bounds.new_zeros(len(bounds), 1)), 1)
+        return padded[:, self.owners.flatten()].reshape(len(bounds), *self.owners.shape)
