@@ -167,7 +167,7 @@ class Relaxation:
             least, moved = torch.where(better, value, least), torch.where(better, delta, moved)
         total = (least + rows * at_centre - g * c).flatten(2).sum(-1)
         radius = self.zone.radius[:, None]
-        return total - torch.where(lam > 0, lam * radius.square() / 2, 0.0), moved
+        return total - torch.where(lam > 0, lam * radius * radius / 2, 0.0), moved
 
     def _curvature(self, lam: Tensor) -> Tensor:
         weights = self.zone.weights[:, None]
@@ -184,12 +184,14 @@ class Relaxation:
         width = (self.zone.upper - self.zone.lower)[:, None]
         steepest = torch.stack([s.abs().expand_as(self.zone.centre) for s in self.phi.slopes]).amax(0)[:, None]
         size = torch.stack([v.abs() for v in self.values]).amax(0)
-        entries = rows.abs() * (size + steepest * width) + g * (c + width) + mu * width.square()
+        entries = rows.abs() * (size + steepest * width) + g * (c + width) + mu * width * width
         flat = entries.flatten(2)
-        ball = torch.where(lam > 0, lam * self.zone.radius[:, None].square(), 0.0)
+        radius = self.zone.radius[:, None]
+        ball = torch.where(lam > 0, lam * radius * radius, 0.0)  # in this order: the square of a radius may vanish
+        lost = torch.where(lam > 0, 2 * rounding.tiny * radius, 0.0)
         count = flat.shape[-1] + 64
         paid = rounding.gamma(count) * flat.sum(-1) + rounding.gamma(16) * ball
-        return rounding.above(paid, count) + 64 * count * rounding.tiny
+        return rounding.above(paid + lost, count) + 64 * count * rounding.tiny
 
 
 def _stationary(k: Tensor, mu: Tensor) -> Tensor:

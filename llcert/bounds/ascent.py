@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from llcert.bounds.dual import Backward, Choice, Key
+from llcert.bounds.dual import Backward, Choice, Chosen, Key
 from llcert.bounds.forward import Trace
 from llcert.ir import Node
 from llcert.relaxation import Relaxation
@@ -31,6 +31,8 @@ class Ascent:
         self, backward: Backward, trace: Trace, rows: Mapping[Node, Tensor], start: Mapping[Key, Choice]
     ) -> tuple[Tensor, dict[Key, Choice]]:
         """The best bounds, `[batch, rows]`, and the choices that give them. start: as a `Tightest` left it."""
+        if not start:
+            return backward(trace, rows, Chosen({})), {}
         free = {k: _Free.of(c) for k, c in start.items()}
         groups = [
             {"params": [f.slopes for f in free.values()], "lr": self.rate},
