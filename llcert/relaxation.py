@@ -162,7 +162,7 @@ class Relaxation:
             start, end = self.ends[i] - c, self.ends[i + 1] - c
             k = rows * slope - g
             delta = torch.minimum(torch.maximum(_stationary(k, mu), start), end)
-            value = rows * (self.values[i] - slope * start - at_centre) + k * delta + mu / 2 * delta.square()
+            value = rows * (self.values[i] - slope * start - at_centre) + k * delta + mu / 2 * delta * delta
             better = (value < least) | value.isnan()
             least, moved = torch.where(better, value, least), torch.where(better, delta, moved)
         total = (least + rows * at_centre - g * c).flatten(2).sum(-1)

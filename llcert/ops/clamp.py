@@ -91,10 +91,10 @@ class Clamp(Activation):
         return torch.where(self.varying(z), s, torch.zeros_like(s))
 
     def relaxations(self, zone: Zone) -> tuple[Relaxation, ...]:
-        zero, one, infinite = torch.zeros(()), torch.ones(()), torch.tensor(torch.inf)
-        low = -infinite if self.low is None else self.low
-        high = infinite if self.high is None else self.high
-        knots = torch.minimum(low.to(high), high.to(low)), high
+        zero, one, infinite = torch.zeros(()), torch.ones(()), zone.centre.new_full((), torch.inf)
+        low = -infinite if self.low is None else self.low.to(infinite)
+        high = infinite if self.high is None else self.high.to(infinite)
+        knots = torch.minimum(low, high), high
         return (Relaxation(Piecewise(self, knots, (zero, one, zero)), zone),)
 
     def global_slope(self, shape: Shape) -> Tensor:
