@@ -127,6 +127,9 @@ class Activation(Op):
     roundings: int = 16
     """How many roundings, relative to the result, its evaluation takes at most; 0 where it only selects values."""
 
+    relative: bool = True
+    """Whether small results are as accurate, relatively, as large ones; else the roundings are relative to one."""
+
     def box(self, lower: Tensor, upper: Tensor) -> tuple[Tensor, Tensor]:
         """Outer bounds of the output over the box of the input."""
         return self(lower), self(upper)
@@ -152,6 +155,13 @@ class Activation(Op):
     def secant(self, z: Region) -> Tensor:
         """Upper bounds like `slope`, but for `b = z.centre` alone (METHOD, section 3); never larger than `slope`."""
         return self.slope(z)
+
+    def summed(self, z: Region) -> Tensor | None:
+        """Sizes of what an evaluation adds up and takes off again to get each output, `[batch, *output shape]`.
+
+        Zero where that is exact; None for a function that is computed as it is written here.
+        """
+        return None
 
     def relaxations(self, zone: Zone) -> tuple[Relaxation, ...] | None:
         """The steps a backward pass takes through it over `zone`, the first applied first; None: it cannot."""
@@ -273,9 +283,10 @@ class Network:
 
     @property
     def dtype(self) -> torch.dtype:
-        """The widest floating-point type among the parameters: what the model computes in."""
+        """The widest floating-point type among the parameters, what the model computes in; single numbers adapt."""
         tensors = [t for n in self.operators() for t in n.op.tensors().values() if t.is_floating_point()]
-        return torch.float64 if any(t.dtype == torch.float64 for t in tensors) else torch.float32
+        deciding = [t for t in tensors if t.ndim > 0] or tensors
+        return torch.float64 if any(t.dtype == torch.float64 for t in deciding) else torch.float32
 
     def __call__(self, images: Tensor) -> Tensor:
         """Logits `[batch, classes]` of images `[batch, *input shape]`, computed in the images' type and place."""

@@ -76,8 +76,16 @@ def spread(per_image: Tensor, like: Tensor) -> Tensor:
 
 
 def length(x: Tensor, start: int = 1) -> Tensor:
-    """The Euclidean norm over the axes from `start` on, added up in float64: float32 squares may vanish."""
-    return torch.linalg.vector_norm(x.flatten(start), dim=-1, dtype=torch.float64).to(x.dtype)
+    """The Euclidean norm over the axes from `start` on, added up in float64: no square vanishes or overflows.
+
+    Squares of float32 numbers fit float64; float64 numbers are scaled by a power of two, which is exact.
+    """
+    flat = x.flatten(start)
+    if x.dtype != torch.float64 or flat.numel() == 0:
+        return torch.linalg.vector_norm(flat, dim=-1, dtype=torch.float64).to(x.dtype)
+    exponent = torch.frexp(flat.detach().abs().amax(-1, keepdim=True)).exponent.clamp(-1000, 1000)
+    scale = torch.ldexp(torch.ones_like(exponent, dtype=x.dtype), -exponent)
+    return torch.linalg.vector_norm(flat * scale, dim=-1) / scale[..., 0]
 
 
 def ball(images: Tensor, eps: float | Tensor, *, clip: bool = False) -> Region:

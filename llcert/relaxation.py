@@ -183,7 +183,7 @@ class Relaxation:
         least, moved = self._entries(rows, slopes, lam, layout)
         c, radius = self.zone.centre[:, None], self.zone.radius[:, None]
         total = layout.total(least + rows * self._at(c) - slopes * rows * c)
-        return total - torch.where(lam > 0, lam * radius.square() / 2, 0.0), moved
+        return total - torch.where(lam > 0, lam * radius * radius / 2, 0.0), moved
 
     def _entries(self, rows: Tensor, slopes: Tensor, lam: Tensor, layout: Layout) -> tuple[Tensor, Tensor]:
         """Each entry's minimum against its value at the centre, and the `z - c` where it is taken."""
@@ -194,7 +194,7 @@ class Relaxation:
             start, end = self.ends[i] - c, self.ends[i + 1] - c
             k = rows * slope - g
             delta = torch.minimum(torch.maximum(_stationary(k, mu), start), end)
-            value = rows * (self.values[i] - slope * start - at_centre) + k * delta + mu / 2 * delta.square()
+            value = rows * (self.values[i] - slope * start - at_centre) + k * delta + mu / 2 * delta * delta
             better = (value < least) | value.isnan()
             least, moved = torch.where(better, value, least), torch.where(better, delta, moved)
         return least, moved
@@ -217,11 +217,13 @@ class Relaxation:
         width = (upper - lower)[:, None]
         steepest = torch.stack([s.abs().expand_as(self.zone.centre) for s in self.phi.slopes]).amax(0)[:, None]
         size = torch.stack([v.abs() for v in (*self.values, self._at(self.zone.centre[:, None]))]).amax(0)
-        entries = rows.abs() * (size + steepest * width) + g * (c + width) + mu * width.square()
-        ball = torch.where(lam > 0, lam * self.zone.radius[:, None].square(), 0.0)
+        entries = rows.abs() * (size + steepest * width) + g * (c + width) + mu * width * width
+        radius = self.zone.radius[:, None]
+        ball = torch.where(lam > 0, lam * radius * radius, 0.0)  # in this order: the square of a radius may vanish
+        lost = torch.where(lam > 0, 2 * rounding.tiny * radius, 0.0)
         count = entries[0].numel() + 64
         paid = rounding.gamma(count) * layout.total(entries) + rounding.gamma(16) * ball
-        return rounding.above(paid, count) + 64 * count * rounding.tiny
+        return rounding.above(paid + lost, count) + 64 * count * rounding.tiny
 
 
 def _stationary(k: Tensor, mu: Tensor) -> Tensor:

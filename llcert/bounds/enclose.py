@@ -12,7 +12,7 @@ from llcert.bounds.box import Hidden, box
 from llcert.bounds.forward import Rows, Trace, row_weights
 from llcert.bounds.join import reach
 from llcert.bounds.lipschitz import GlobalBound
-from llcert.bounds.roundoff import Passage, Roundoff, distance, largest, off
+from llcert.bounds.roundoff import Passage, Roundoff, distance, flushed, largest, off
 from llcert.bounds.unmasked import rounded_up, steepest
 from llcert.ir import Node
 from llcert.program import Block, Program, Term
@@ -66,7 +66,8 @@ def enclose(
         radius = _radius(block, sources, weights, unmasked, solver, trace, seed + number) + distance(error, weights)
         weakest = Side.PROBABLE if any(trace.norms[t].side is Side.PROBABLE for t in block.terms) else weakest
         trace.before[block.node], trace.weighted[block.node] = z, (weights, DOUBLE.above(radius, 2))
-        trace.hidden[block.node] = _activate(block, z, DOUBLE.above(radius, 2), deployed, known)
+        hidden = _activate(block, z, DOUBLE.above(radius, 2), deployed, known)
+        trace.hidden[block.node] = _unless_lost(hidden, error, deployed)
     return replace(trace, side=weakest)
 
 
@@ -110,7 +111,7 @@ def _radius(
     values = [trace.norms[t].value for t in block.terms]
     radii = [sources[t.source].region.radius for t in block.terms]
     joint = None if solver is None else _checked(solver)
-    return DOUBLE.above(reach(block, weights, columns, values, radii, joint, seed)(radii), 16)
+    return DOUBLE.above(reach(block, weights, columns, values, radii, joint, seed)(radii), len(radii) + 16)
 
 
 def _checked(solver: Solver) -> Solver:
@@ -148,12 +149,33 @@ def _activate(block: Block, z: Region, radius: Tensor, deployed: Rounding | None
     if phi is None:
         return Hidden(_tightened(replace(z, radius=radius)), torch.ones_like(z.centre, dtype=torch.bool))
     region = Region(phi(z.centre), *phi.box(z.lower, z.upper), radius)
-    error = off(largest(region), phi.roundings)
+    size = largest(region) if phi.relative else largest(region).clamp(min=1)
+    error, varying = off(size, phi.roundings), phi.varying(z)
     if deployed is not None:
-        error = upwards(error + off(largest(region), phi.roundings, deployed))
+        lost = flushed(z, region, phi, deployed)
+        summed = phi.summed(z)
+        if summed is not None:
+            lost = lost + DOUBLE.above(deployed.gamma(8) * summed, 4)
+            lost = torch.where(summed > 0, lost, flushed(z, region, phi, deployed))
+        error, varying = upwards(error + off(size, phi.roundings, deployed) + lost), varying | (lost > 0)
     known.after[block.node] = error
     region = replace(_widened(region, error), radius=DOUBLE.above(radius + distance(error), 2))
-    return Hidden(_tightened(region), phi.varying(z))
+    return Hidden(_tightened(region), varying)
+
+
+def _unless_lost(hidden: Hidden, error: Tensor, deployed: Rounding | None) -> Hidden:
+    """The same, but nothing is known of images for which the deployed format may overflow: NaN ignores any bound.
+
+    error: of the value before the activation.
+    """
+    if deployed is None:
+        return hidden
+    fits = torch.isfinite(error).flatten(1).all(1)
+    fits = fits & (4 * largest(hidden.region) < deployed.largest).flatten(1).all(1)
+    known = hidden.region
+    lower, upper = (torch.where(spread(fits, x), x, torch.nan) for x in (known.lower, known.upper))
+    radius = torch.where(fits, known.radius, torch.nan)
+    return Hidden(Region(known.centre, lower, upper, radius), hidden.varying | ~spread(fits, known.centre))
 
 
 def _tightened(region: Region) -> Region:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from llcert.ir import LinearOp, Node
+from llcert.ir import Activation, LinearOp, Node
 from llcert.program import Block
 from llcert.region import Region, length, spread
 from llcert.rounding import DOUBLE, Rounding
@@ -73,37 +73,46 @@ class Passage:
         """Bounds of what float64 errs in each entry, or in an end of its box: interval arithmetic through a node with r
         roundings takes at most 4 r + 16 of them (lemma 2)."""
         count = 4 * self.block.roundings + 16 * len(self.block.body) + 32
-        beyond = self.size.flatten(1).amax(1) + 1
+        beyond = torch.stack([s.flatten(1).amax(1) for s in self.sizes.values()]).amax(0) + 1
         return DOUBLE.above(DOUBLE.gamma(count) * self.size, 4) + spread(self.block.underflow * beyond, self.size)
 
     def deployed(self, form: Rounding, values: Tensor) -> Tensor:
         """Bounds of what another format errs in each entry, sums in any order (lemma 3).
 
-        Infinite where it may overflow. values: largest absolute values of the block before its activation, without the
-        format's errors.
+        Infinite where it, or a source, may overflow. values: largest absolute values of the block before its
+        activation, without the format's errors.
         """
         errors: dict[Node, Tensor] = {}
         for node in self.block.body:
-            own = self._own(node, form, values if node is self.block.pre else None)
             if isinstance(node.op, LinearOp):
                 (source,) = node.inputs
-                carried = node.op.transformed(torch.abs).linear(errors[source]) if source in errors else 0.0
+                carried = torch.zeros_like(self.sizes[node])
+                if source in errors:
+                    carried = node.op.transformed(torch.abs).linear(errors[source])
+                carried = carried + _flushed(node.op, self.sizes[source] + errors.get(source, 0.0), form)
             else:
                 carried = node.op(*(errors.get(i, torch.zeros_like(self.sizes[i])) for i in node.inputs))
-            errors[node] = DOUBLE.above(own + carried, self.block.roundings + 8)
-        return errors.get(self.block.pre, torch.zeros_like(self.size))
+            carried = DOUBLE.above(carried, self.block.roundings + 8)
+            own = self._own(node, form, carried, values if node is self.block.pre else None)
+            errors[node] = DOUBLE.above(own + carried, 8)
+        error = errors.get(self.block.pre, torch.zeros_like(self.size))
+        fits = torch.stack([(4 * self.sizes[s] < form.largest).flatten(1).all(1) for s in self.block.sources]).all(0)
+        return torch.where(spread(fits, error), error, torch.inf)
 
-    def _own(self, node: Node, form: Rounding, values: Tensor | None) -> Tensor:
+    def _own(self, node: Node, form: Rounding, carried: Tensor, values: Tensor | None) -> Tensor:
         """What the node itself adds: one rounding a product, one a sum; a partial sum is at most the larger of what is
-        positive and what is negative in it, half of its size and of its value together. Zeros add nothing."""
-        size = self.sizes[node]
+        positive and what is negative in it, half of its size and of its value together. Zeros add nothing.
+
+        carried: how far errors of its inputs, which are already in what it meets, move its value.
+        """
+        size = self.sizes[node] + carried
         if isinstance(node.op, LinearOp):
             entries = (self.sizes[node.inputs[0]] > 0).to(torch.float64)
             count = node.op.transformed(_nonzero).linear(entries) + (0 if node.op.moves else 1)
-            scale = 4.0
+            scale = 8.0
         else:
             count, scale = torch.full_like(size, float(len(node.inputs))), 0.0
-        partial = size if values is None else torch.minimum(size, (size + values) / 2)
+        partial = size if values is None else torch.minimum(size, (size + values + carried) / 2)
         terms = form.unit * ((1 + scale) * size + (count - 1).clamp(min=0) * partial)
         most = int(count.max()) + 8 if count.numel() else 8
         error = terms * (1 + 4 * form.gamma(most)) + 2 * (count + 4) * form.tiny
@@ -112,6 +121,28 @@ class Passage:
 
 def _nonzero(a: Tensor) -> Tensor:
     return (a != 0).to(torch.float64)
+
+
+def _flushed(op: LinearOp, sizes: Tensor, form: Rounding) -> Tensor:
+    """What a linear map loses where an evaluation takes subnormal values and weights for zero.
+
+    Weights up to `2^24 tiny` count, for factors that are computed from others. sizes: of its input.
+    """
+    weak = op.transformed(lambda a: torch.where(a.abs() < 2**24 * form.tiny, a.abs(), 0.0))
+    return weak.linear(sizes) + 4 * form.tiny * op.transformed(torch.abs).linear(torch.ones_like(sizes))
+
+
+def flushed(z: Region, values: Region, phi: Activation, form: Rounding) -> Tensor:
+    """What an activation loses likewise, in its values; none where they are zero anyway.
+
+    An operator that only selects loses a value or a threshold that is subnormal itself.
+    """
+    near = (values.lower < form.tiny) & (values.upper > -form.tiny)
+    lost = torch.where(near, 2 * form.tiny, 0.0)
+    if phi.roundings:
+        slope = phi.global_slope(tuple(z.centre.shape[1:])).to(lost)
+        lost = lost + 2 * form.tiny * (largest(z) + slope)
+    return torch.where((values.lower == 0) & (values.upper == 0), 0.0, lost)
 
 
 def largest(region: Region) -> Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import enum
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -15,15 +16,25 @@ from llcert.registry import Call, OnnxBuilder, from_onnx, from_torch_op, to_onnx
 from llcert.relaxation import Piecewise, Relaxation, Zone
 
 
+class Spelling(enum.Enum):
+    """How a network takes an upper bound: sums round, a minimum does not."""
+
+    MINIMUM = "min(z, t)"
+    REFLECTED = "t - relu(t - z)"
+    EXCESS = "z - relu(z - t)"
+
+
 @dataclass(frozen=True)
 class Clamp(Activation):
     """`min(max(z, low), high)`; ReLU is low 0 and no high, ReLU-theta (eq. 8) is low 0 and high theta.
 
     low, high: broadcastable to the shape of z, in its units; None for no bound. Where low > high the value is high.
+    spelling: how the deployed network computes the upper bound.
     """
 
     low: Tensor | None = None
     high: Tensor | None = None
+    spelling: Spelling = Spelling.MINIMUM
     roundings = 0
 
     def __call__(self, *values: Tensor) -> Tensor:
@@ -53,6 +64,16 @@ class Clamp(Activation):
         varying = super().varying(z)
         return varying if self.low is None or self.high is None else varying & ~(self.high <= self.low)
 
+    def summed(self, z: Region) -> Tensor | None:
+        """Both spellings are exact at a lower bound of zero; one above the upper bound, the other below it."""
+        if self.spelling is Spelling.MINIMUM or self.high is None:
+            return None
+        low = torch.full_like(self.high, -torch.inf) if self.low is None else self.low
+        size = torch.maximum(z.lower.abs(), z.upper.abs()) + self.high.abs() + low.abs().nan_to_num(posinf=0.0)
+        exact = (low == 0) & (z.upper <= 0) & (self.high >= 0)
+        exact = exact | (z.lower >= self.high if self.spelling is Spelling.REFLECTED else z.upper <= self.high)
+        return torch.where(exact, 0.0, size)
+
     def slope(self, z: Region) -> Tensor:
         return self.varying(z).to(z.centre.dtype)
 
@@ -70,10 +91,10 @@ class Clamp(Activation):
         return torch.where(self.varying(z), s, torch.zeros_like(s))
 
     def relaxations(self, zone: Zone) -> tuple[Relaxation, ...]:
-        zero, one, infinite = torch.zeros(()), torch.ones(()), torch.tensor(torch.inf)
-        low = -infinite if self.low is None else self.low
-        high = infinite if self.high is None else self.high
-        knots = torch.minimum(low.to(high), high.to(low)), high
+        zero, one, infinite = torch.zeros(()), torch.ones(()), zone.centre.new_full((), torch.inf)
+        low = -infinite if self.low is None else self.low.to(infinite)
+        high = infinite if self.high is None else self.high.to(infinite)
+        knots = torch.minimum(low, high), high
         return (Relaxation(Piecewise(self, knots, (zero, one, zero)), zone),)
 
     def global_slope(self, shape: Shape) -> Tensor:

@@ -17,6 +17,7 @@ class _Bell(Activation):
     """An increasing function whose derivative falls with the distance from zero."""
 
     steepest = 1.0
+    relative = False
 
     def derivative(self, z: Tensor) -> Tensor:
         """The derivative, in a form that rounds no worse than the function."""

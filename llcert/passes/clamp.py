@@ -9,6 +9,7 @@ from torch import Tensor
 
 from llcert.ir import Node
 from llcert.ops import Add, Affine, Clamp
+from llcert.ops.clamp import Spelling
 from llcert.passes.constants import always, higher, lower, on, same
 
 
@@ -23,21 +24,26 @@ def drop_infinite_bounds(node: Node) -> Node | None:
     high = None if always(high, torch.inf) else high
     if low is node.op.low and high is node.op.high:
         return None
-    return dataclasses.replace(node, op=Clamp(low, high))
+    return dataclasses.replace(node, op=dataclasses.replace(node.op, low=low, high=high))
 
 
 def merge(node: Node) -> Node | None:
     """clamp(clamp(z)) -> clamp(z); exact for every order of the bounds, since minimum and maximum distribute.
 
     A trained bound is merged only where training cannot change which of two bounds binds, with one exception: that an
-    upper bound stays above the lower one, `theta >= 0`, is what trainers keep.
+    upper bound stays above the lower one, `theta >= 0`, is what trainers keep. An upper bound that is taken by sums is
+    not merged with another one: what the sums round depends on their own.
     """
     match node:
-        case Node(op=Clamp(low=low, high=high), inputs=(Node(op=Clamp() as inner, inputs=(z,)),)):
+        case Node(op=Clamp(low=low, high=high) as outer, inputs=(Node(op=Clamp() as inner, inputs=(z,)),)):
+            summed = {inner.spelling, outer.spelling} != {Spelling.MINIMUM}
+            if summed and not (inner.high is None or high is None):
+                return None
+            spelling = inner.spelling if high is None else outer.spelling
             ceiling = inner.high if inner.high is None else higher(inner.high, low)
             keeps_room = ceiling is inner.high or not _trained(inner.high, low)
             if keeps_room and not _trained(inner.low, low) and not _trained(ceiling, high):
-                return on(z, Clamp(higher(inner.low, low), lower(ceiling, high)), node.name)
+                return on(z, Clamp(higher(inner.low, low), lower(ceiling, high), spelling), node.name)
     return None
 
 
@@ -53,7 +59,7 @@ def unreflect(node: Node) -> Node | None:
             op=Affine(scale=outer, shift=Tensor() as t),
             inputs=(Node(op=Clamp() as relu, inputs=(Node(op=Affine(scale=inner, shift=s), inputs=(x,)),)),),
         ) if _is_plain_relu(relu) and always(outer, -1) and always(inner, -1) and same(s, t):
-            return on(x, Clamp(high=t), node.name) if node.shape == x.shape else None
+            return on(x, Clamp(high=t, spelling=Spelling.REFLECTED), node.name) if node.shape == x.shape else None
     return None
 
 
@@ -67,7 +73,7 @@ def excess_removed(node: Node) -> Node | None:
         if excess is not None:
             z, t = excess
             if z is value or (_is_relu_of(value, z) and bool((t >= 0).all())):
-                return on(value, Clamp(high=t), node.name)
+                return on(value, Clamp(high=t, spelling=Spelling.EXCESS), node.name)
     return None
 
 

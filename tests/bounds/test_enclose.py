@@ -1,0 +1,168 @@
+"""Enclosures against sampled values, in real numbers and as float32 computes them in many orders."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import pytest
+import torch
+from proofs import ORDERS, deployed_values, in_float32, points_of, proved, stays_inside, values_of
+from random_graphs import random_image, random_network
+from torch import Tensor
+
+from llcert.bounds import Rows, global_bound
+from llcert.bounds.enclose import enclose, enclosing_ball
+from llcert.bounds.unmasked import proved_bound
+from llcert.ir import Input, Network, Node, apply, place
+from llcert.ops import Clamp, Linear, relu
+from llcert.program import lower
+from llcert.rounding import SINGLE
+from llcert.spectral import Masked, Norm, PowerIteration, RandomLanczos, Side, Verified
+
+SEEDS = range(24)
+EPS = [0.0, 1e-3, 0.1, 1.0]
+
+
+def single(seed: int) -> Network:
+    """A random network with float32 parameters."""
+    network = random_network(seed)
+    return replace(network, output=place(network.output, "cpu", torch.float32))
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+@pytest.mark.parametrize("rows", Rows)
+def test_values_in_real_numbers_lie_inside(seed: int, rows: Rows) -> None:
+    network, image = single(seed), random_image(single(seed), seed).float()
+    eps = EPS[seed % len(EPS)]
+    for deployed in (None, SINGLE):
+        program, trace = proved(network, image, eps, rows=rows, deployed=deployed)
+        stays_inside(program, trace, *values_of(program, points_of(image, eps * (1 - 1e-6), 80, seed)))
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_values_in_float32_lie_inside_whatever_the_order_of_sums(seed: int) -> None:
+    network, image = single(seed), random_image(single(seed), seed).float()
+    eps = EPS[seed % len(EPS)]
+    points = points_of(image, eps * (1 - 1e-6), 40, seed).float()
+    inside = torch.linalg.vector_norm((points.double() - image.double()).flatten(1), dim=1) <= eps
+    points = points[inside | (torch.arange(len(points)) == 0)]
+    program, trace = proved(network, image, eps)
+    for order in (None, *ORDERS.values()):
+        for flush in (False, True):
+            values = in_float32(network, points, order, flush=flush)
+            stays_inside(program, trace, *deployed_values(network, program, values))
+
+
+def test_permuted_columns_give_the_same_enclosure() -> None:
+    generator = torch.Generator().manual_seed(0)
+    weight, image = torch.randn(5, 8, generator=generator), torch.rand(1, 8, generator=generator)
+    order = torch.randperm(8, generator=generator)
+    boxes = []
+    for columns in (torch.arange(8), order):
+        network = Network(apply(Linear(weight[:, columns]), apply(Input((8,)))))
+        program, trace = proved(network, image[:, columns], 0.1)
+        boxes.append(trace.hidden[program.output].region)
+    torch.testing.assert_close(boxes[0].lower, boxes[1].lower, rtol=1e-12, atol=1e-12)
+
+
+def test_the_deployed_enclosure_holds_the_real_one() -> None:
+    for seed in SEEDS:
+        network, image = single(seed), random_image(single(seed), seed).float()
+        (program, wide), (other, tight) = (proved(network, image, 0.1, deployed=d) for d in (SINGLE, None))
+        for one, two in zip(program.blocks, other.blocks, strict=True):
+            outer, inner = wide.hidden[one.node].region, tight.hidden[two.node].region
+            assert bool((outer.lower <= inner.lower).all())
+            assert bool((outer.upper >= inner.upper).all())
+            assert bool((outer.radius >= inner.radius).all())
+
+
+def _small() -> tuple[Network, Tensor]:
+    hidden = apply(relu(), apply(Linear(torch.randn(3, 2, generator=torch.Generator().manual_seed(0))), _input()))
+    return Network(apply(Linear(torch.eye(3)[:2]), hidden)), torch.full((1, 2), 0.5)
+
+
+def _input() -> Node:
+    return apply(Input((2,)))
+
+
+def test_a_program_in_float32_is_refused() -> None:
+    network, image = _small()
+    bound = proved_bound(lower(network, dtype=torch.float64))
+    with pytest.raises(ValueError, match="float64"):
+        enclose(lower(network, dtype=torch.float32), enclosing_ball(image.double(), 0.1), bound, None)
+
+
+def test_a_solver_that_estimates_is_refused() -> None:
+    network, image = _small()
+    program = lower(network, dtype=torch.float64)
+    with pytest.raises(ValueError, match="estimate"):
+        enclose(program, enclosing_ball(image.double(), 0.1), proved_bound(program), PowerIteration())
+
+
+def test_a_global_bound_that_estimates_is_refused() -> None:
+    network, image = _small()
+    program = lower(network, dtype=torch.float64)
+    with pytest.raises(ValueError, match="estimate"):
+        enclose(program, enclosing_ball(image.double(), 0.1), global_bound(program), Verified())
+
+
+def test_the_side_is_that_of_the_weakest_norm() -> None:
+    network, image = _small()
+    program = lower(network, dtype=torch.float64)
+    ball, bound = enclosing_ball(image.double(), 0.1), proved_bound(program)
+    assert enclose(program, ball, bound, None).side is Side.UPPER
+    assert enclose(program, ball, bound, Verified()).side is Side.UPPER
+    assert enclose(program, ball, bound, RandomLanczos()).side is Side.PROBABLE
+
+
+@dataclass
+class Refusing:
+    """A solver that never converges."""
+
+    def __call__(self, masked: Masked, start: Tensor) -> Norm:
+        value = masked.columns.new_zeros(masked.batch)
+        return Norm(value, Side.UPPER, start, value.long(), value > 0)
+
+
+def test_a_norm_that_was_not_proved_is_answered_by_the_unmasked_one() -> None:
+    network, image = _small()
+    program = lower(network, dtype=torch.float64)
+    ball, bound = enclosing_ball(image.double(), 0.1), proved_bound(program)
+    refused, none = (enclose(program, ball, bound, s) for s in (Refusing(), None))
+    for block in program.blocks:
+        assert torch.equal(refused.hidden[block.node].region.radius, none.hidden[block.node].region.radius)
+
+
+def test_the_enclosing_ball_holds_its_ball() -> None:
+    images = torch.tensor([[0.0, 1.0, 0.3]], dtype=torch.float64)
+    for eps in (0.0, 5e-324, 1e-300, 0.1, 1e9):
+        plain, clipped = enclosing_ball(images, eps), enclosing_ball(images, eps, clip=True)
+        assert bool((plain.lower < images).all())
+        assert bool((plain.upper > images).all())
+        assert bool(((clipped.lower <= images) & (clipped.upper >= images)).all())
+        assert float(clipped.lower.min()) >= 0.0
+        assert float(clipped.upper.max()) <= 1.0
+    outside = enclosing_ball(images + 5, 0.1, clip=True)
+    assert bool(((outside.lower <= images + 5) & (outside.upper >= images + 5)).all()), "the centre stays inside"
+
+
+def test_where_float32_may_overflow_nothing_is_known() -> None:
+    """inf - inf is NaN, which a later minimum with a threshold hands on."""
+    large = apply(relu(), apply(Linear(1e30 * torch.eye(2)), _input()))
+    hidden = apply(Clamp(torch.tensor(0.0), torch.tensor(1.0)), apply(Linear(torch.full((2, 2), 1e30)), large))
+    network, image = Network(apply(Linear(torch.eye(2)), hidden)), torch.full((1, 2), 0.5)
+    for deployed, known in ((SINGLE, False), (None, True)):
+        program, trace = proved(network, image, 0.1, deployed=deployed)
+        assert bool(trace.hidden[program.blocks[1].node].region.radius.isfinite()) is known
+        assert bool(trace.hidden[program.output].region.radius.isfinite()) is known
+
+
+@pytest.mark.parametrize("scale", [1e-200, 1e-170, 1e-100])
+def test_radii_do_not_vanish_with_their_squares(scale: float) -> None:
+    weight = torch.randn(3, 3, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    hidden = apply(relu(), apply(Linear(weight * scale), apply(Input((3,)))))
+    network = Network(apply(Linear(weight), hidden))
+    image = torch.full((1, 3), 0.5, dtype=torch.float64)
+    program, trace = proved(network, image, 0.3, deployed=None)
+    points = points_of(image, 0.29, 100, 0)
+    stays_inside(program, trace, *values_of(program, points))
