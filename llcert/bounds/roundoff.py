@@ -84,26 +84,33 @@ class Passage:
         """
         errors: dict[Node, Tensor] = {}
         for node in self.block.body:
-            own = self._own(node, form, values if node is self.block.pre else None)
             if isinstance(node.op, LinearOp):
                 (source,) = node.inputs
-                carried = node.op.transformed(torch.abs).linear(errors[source]) if source in errors else 0.0
+                zero = torch.zeros_like(self.sizes[node])
+                carried = node.op.transformed(torch.abs).linear(errors[source]) if source in errors else zero
             else:
                 carried = node.op(*(errors.get(i, torch.zeros_like(self.sizes[i])) for i in node.inputs))
-            errors[node] = DOUBLE.above(own + carried, self.block.roundings + 8)
+            carried = DOUBLE.above(carried, self.block.roundings + 8)
+            own = self._own(node, form, carried, values if node is self.block.pre else None)
+            errors[node] = DOUBLE.above(own + carried, 1)
         return errors.get(self.block.pre, torch.zeros_like(self.size))
 
-    def _own(self, node: Node, form: Rounding, values: Tensor | None) -> Tensor:
+    def _own(self, node: Node, form: Rounding, carried: Tensor, values: Tensor | None) -> Tensor:
         """What the node itself adds: one rounding a product, one a sum; a partial sum is at most the larger of what is
-        positive and what is negative in it, half of its size and of its value together. Zeros add nothing."""
-        size = self.sizes[node]
+        positive and what is negative in it, half of its size and of its value together. Zeros add nothing.
+
+        carried: what its inputs' errors make of its value; sizes and values grow by it.
+        """
+        if isinstance(node.op, LinearOp) and node.op.moves and not node.op.tensors():
+            return torch.zeros_like(carried)
+        size = self.sizes[node] + carried
         if isinstance(node.op, LinearOp):
             entries = (self.sizes[node.inputs[0]] > 0).to(torch.float64)
-            count = node.op.transformed(_nonzero).linear(entries) + (0 if node.op.moves else 1)
+            count = node.op.transformed(_nonzero).linear(entries) + 1
             scale = 4.0
         else:
             count, scale = torch.full_like(size, float(len(node.inputs))), 0.0
-        partial = size if values is None else torch.minimum(size, (size + values) / 2)
+        partial = size if values is None else torch.minimum(size, (size + values + carried) / 2)
         terms = form.unit * ((1 + scale) * size + (count - 1).clamp(min=0) * partial)
         most = int(count.max()) + 8 if count.numel() else 8
         error = terms * (1 + 4 * form.gamma(most)) + 2 * (count + 4) * form.tiny
