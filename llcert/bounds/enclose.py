@@ -38,6 +38,10 @@ class Frame:
         """A bound >= 0 with room above it; what is practically zero is left alone."""
         return torch.where(value > DOUBLE.tiny * 2.0**20, value * (1 + self.slack) + self.least, value)
 
+    def room(self, size: Tensor) -> Tensor:
+        """By how much a box is wider at least, for values that are added up from numbers of this size."""
+        return self.larger(size * self.slack) + 2.0**-800
+
     def norm(self, value: Tensor, sides: tuple[int, int]) -> Tensor:
         """A norm of a map with these sides, with room for a proof by factorisation."""
         return value * (1 + self.slack + 2 * DOUBLE.unit * min(sides) ** 2)
@@ -110,7 +114,7 @@ def _box(
     """The block's box, and the errors of its value; records both and the sizes."""
     passage = Passage.of(block, {s: h.region for s, h in sources.items()})
     error, z = passage.error(), box(block, sources) if frame is None else frame.box(block, sources)
-    z = _widened(z, error if frame is None else error + frame.larger(passage.size * frame.slack))
+    z = _widened(z, error if frame is None else error + frame.room(passage.size))
     if deployed is not None:
         more = passage.deployed(deployed, largest(z))
         more = more if frame is None else frame.larger(more)

@@ -95,13 +95,19 @@ class Passage:
             errors[node] = DOUBLE.above(own + carried, 1)
         return errors.get(self.block.pre, torch.zeros_like(self.size))
 
+    def _exact(self, node: Node) -> bool:
+        """Whether the node only moves values: it has no coefficients and no offset."""
+        if not isinstance(node.op, LinearOp) or not node.op.moves or node.op.tensors():
+            return False
+        return not bool(node.op.offset_size(self.sizes[node.inputs[0]]).any())
+
     def _own(self, node: Node, form: Rounding, carried: Tensor, values: Tensor | None) -> Tensor:
         """What the node itself adds: one rounding a product, one a sum; a partial sum is at most the larger of what is
         positive and what is negative in it, half of its size and of its value together. Zeros add nothing.
 
         carried: what its inputs' errors make of its value; sizes and values grow by it.
         """
-        if isinstance(node.op, LinearOp) and node.op.moves and not node.op.tensors():
+        if self._exact(node):
             return torch.zeros_like(carried)
         size = self.sizes[node] + carried
         if isinstance(node.op, LinearOp):

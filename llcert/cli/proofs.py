@@ -32,8 +32,7 @@ class Proofs:
     def begin(self, subject: Subject) -> None:
         """Writes the network, and a certificate without images, or with those of the run that goes on."""
         canonical = self.recorder.canonical
-        if canonical is None:
-            raise InvalidInput("--proof needs the stages global, local or dual")
+        assert canonical is not None, "the prover was not asked to leave room"
         about = {
             "llcert": __version__,
             "model": {

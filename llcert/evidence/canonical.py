@@ -103,13 +103,14 @@ def _described(node: Node, matrices: Mapping[Node, Matrix]) -> tuple[str, Arrays
 
 
 def _linear(node: Node, op: LinearOp, matrix: Matrix) -> tuple[str, Arrays]:
-    if isinstance(op, Movement | Pad) and np.all(np.diff(matrix.indptr) <= 1) and np.all(matrix.data == 1):
-        places = np.full(matrix.shape[0], -1, np.int64)
-        places[np.diff(matrix.indptr) == 1] = matrix.indices
-        return "take", {"places": places}
     zero = torch.zeros(1, *node.inputs[0].shape, dtype=torch.float64, device=_device(op))
     offset = _numbers(op(zero)[0], node.shape)
     magnitude = np.maximum(_numbers(op.offset_size(zero)[0], node.shape), np.abs(offset))
+    alone = np.diff(matrix.indptr)
+    if isinstance(op, Movement | Pad) and np.all(alone <= 1) and np.all(matrix.data == 1) and not magnitude.any():
+        places = np.full(matrix.shape[0], -1, np.int64)
+        places[alone == 1] = matrix.indices
+        return "take", {"places": places}
     csr = {"data": matrix.data, "indices": matrix.indices.astype(np.int64), "indptr": matrix.indptr.astype(np.int64)}
     return "linear", {**csr, "offset": offset, "magnitude": magnitude}
 
