@@ -1,4 +1,4 @@
-"""Random corruptions of a certificate, none of which `llcert check` may accept: prints how many of each kind it rejects.
+"""Random corruptions of a certificate, none of which `llcert check` may accept: prints how many it rejects.
 
     llcert certify models/digits_maxmin_clipped.onnx --samples 200 --proof proof
     python benchmarks/corruptions.py proof --count 1000
