@@ -18,7 +18,17 @@ from torch import Tensor
 
 import llcert
 from llcert.bounds import Start
-from llcert.certify import PGD, Assurance, BatchResult, Certifier, LayerMeasure, Semantics, Settings, StageCount
+from llcert.certify import (
+    PGD,
+    Assurance,
+    BatchResult,
+    Certifier,
+    LayerMeasure,
+    Semantics,
+    Settings,
+    StageCount,
+    Witness,
+)
 from llcert.data import NAMED, Batch, Dataset, Progress, load_dataset, select
 from llcert.errors import InvalidInput
 from llcert.frontend.adapt import adapt
@@ -67,9 +77,11 @@ class Job:
             yield certify_batch(self.certifier, batch, self_check=self.self_check and number == 0)
 
 
-def _certifier(network: Network, settings: Settings, device: torch.device, dtype: torch.dtype) -> Certifier:
+def _certifier(
+    network: Network, settings: Settings, device: torch.device, dtype: torch.dtype, witness: Witness | None
+) -> Certifier:
     try:
-        return Certifier.of(network, settings, device, dtype)
+        return Certifier.of(network, settings, device, dtype, witness)
     except (RuntimeError, MemoryError) as error:
         if not _out_of_memory(error):
             raise
@@ -134,11 +146,12 @@ def prepare(
     progress: Progress | None = None,
     parity: Parity | None = None,
     self_check: bool = True,
+    witness: Witness | None = None,
 ) -> Job:
     """The job that answers a question about a network; what the question leaves open comes from its metadata.
 
     model: how the report names it; sha256: of its file. dataset: in place of the one the question names. parity: is
-    called with some of the images, to compare the network with its runtime.
+    called with some of the images, to compare the network with its runtime. witness: of deterministic proofs.
     Raises InvalidInput in one line for whatever cannot be answered, UnsupportedModel where the parity check fails.
     """
     question = with_metadata(question, network)
@@ -156,7 +169,7 @@ def prepare(
         raise InvalidInput(
             f"{model} has {network.classes} outputs, but {dataset.name} has {dataset.class_count} classes"
         )
-    certifier = _certifier(adapted, settings, device, dtype)
+    certifier = _certifier(adapted, settings, device, dtype, witness)
     batch_size = question.batch_size or batch_size_for(certifier.program)
     subject = Subject(
         model=model,

@@ -21,6 +21,7 @@ LAYERS = (
     ("certify",),
     ("data", "sizing", "question", "report"),
     ("run_directory",),
+    ("evidence",),
     ("job",),
     ("api",),
     ("cli",),
@@ -49,7 +50,7 @@ OWNERS = {
     "pyarrow": {"data"},
     "matplotlib": set(),
     "llcert_train": {"cli"},
-    "scipy": {"check", "spectral"},
+    "scipy": {"check", "evidence", "spectral"},
 }
 FILES = sorted((ROOT / "llcert").rglob("*.py"))
 

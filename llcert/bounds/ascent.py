@@ -47,6 +47,8 @@ class Ascent:
             policy = _Following(free)
             with torch.enable_grad():
                 bound = backward(trace, rows, policy)
+                if not bound.requires_grad:  # there is nothing to choose
+                    return bound, policy.chosen
                 adam.zero_grad()
                 (-bound.sum()).backward()
             adam.step()

@@ -21,13 +21,16 @@ class Hidden:
     varying: Tensor
 
 
-def box(block: Block, sources: Mapping[Node, Hidden]) -> Region:
+def box(block: Block, sources: Mapping[Node, Hidden], *, balls: bool = True) -> Region:
     """Outer bounds of a block's value before its activation; the radius is left infinite.
 
     Box rule by centre and half-width; where an operator is the first to add things up, its row norms times the ball
-    of its source cut the box (ball to box).
+    of its source cut the box (ball to box). balls: False for the box rule alone.
     """
-    known = {s: _Known(h.region, (h.region.radius, h.varying.to(h.region.centre.dtype))) for s, h in sources.items()}
+    known = {
+        s: _Known(h.region, (h.region.radius, h.varying.to(h.region.centre.dtype)) if balls else None)
+        for s, h in sources.items()
+    }
     for node in block.body:
         known[node] = _through(node, [known[i] for i in node.inputs])
     return known[block.pre].region

@@ -72,6 +72,14 @@ class Chosen:
         return self.chosen[key]
 
 
+@dataclass(frozen=True)
+class Stop:
+    """The lower bounds of rows that stop somewhere, `[batch, rows]`, and the rows that are left there."""
+
+    bounds: Tensor
+    pending: Mapping[Node, Tensor]
+
+
 class _Sum:
     """A lower bound that is added up. With a rounding, what it rounds is taken off at the end."""
 
@@ -165,14 +173,35 @@ class Backward:
             self._affine(trace, block, g, pending, total, layout)
         return torch.fmax(best, self._stopped(trace, pending, total, layouts))
 
+    def at_every_stop(self, trace: Trace, rows: Mapping[Node, Tensor], policy: Policy) -> dict[Node, Stop]:
+        """What `__call__` finds where a row stops, from the logits down to the image; all activations can be relaxed.
+
+        Raises ValueError for one that cannot.
+        """
+        total, pending, found = self._total(trace, next(iter(rows.values()))), dict(rows), dict[Node, Stop]()
+        for index, block in reversed(list(enumerate(self.program.blocks))):
+            if block.node not in pending:
+                continue
+            found[block.node] = Stop(self._stopped(trace, pending, total), dict(pending))
+            if trace.steps(block) is None:
+                raise ValueError(f"{block.label} has no relaxation")
+            g = self._activation(trace, index, pending.pop(block.node), policy, total)
+            self._affine(trace, block, g, pending, total)
+        found[self.program.input] = Stop(self._stopped(trace, pending, total), dict(pending))
+        return found
+
     def last(self, trace: Trace, rows: Mapping[Node, Tensor]) -> Tensor:
         """The same for rows on the logits, stopped at the last hidden values (METHOD, section 5)."""
+        return self.last_stop(trace, rows).bounds
+
+    def last_stop(self, trace: Trace, rows: Mapping[Node, Tensor]) -> Stop:
+        """`last`, and the rows that are left there."""
         (a,), block = rows.values(), self.program.blocks[-1]
         total = self._total(trace, a)
         pending = dict(rows)
         if block.activation is None:
             self._affine(trace, block, pending.pop(block.node), pending, total)
-        return self._stopped(trace, pending, total)
+        return Stop(self._stopped(trace, pending, total), pending)
 
     def _total(self, trace: Trace, like: Tensor) -> _Sum:
         return _Sum(like.new_zeros(like.shape[:2]), DOUBLE if trace.roundoff is not None else None)

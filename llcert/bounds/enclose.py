@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import replace
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -19,6 +20,31 @@ from llcert.program import Block, Program, Term
 from llcert.region import Region, spread
 from llcert.rounding import DOUBLE, Rounding, downwards, upwards
 from llcert.spectral import Masked, Norm, Side, Solver
+
+
+@dataclass(frozen=True)
+class Frame:
+    """How a proof leaves room for whoever checks it with other arithmetic.
+
+    box: in place of the box of a block, from its sources. slack: boxes are wider by so much of the sizes that are added
+    up, norms and radii larger by so much of themselves (norms by `n^2 u` more, n their smaller side).
+    """
+
+    box: Callable[[Block, Mapping[Node, Hidden]], Region]
+    slack: float = 1e-9
+    least: float = 1e-30
+
+    def larger(self, value: Tensor) -> Tensor:
+        """A bound >= 0 with room above it; what is practically zero is left alone."""
+        return torch.where(value > DOUBLE.tiny * 2.0**20, value * (1 + self.slack) + self.least, value)
+
+    def room(self, size: Tensor) -> Tensor:
+        """By how much a box is wider at least, for values that are added up from numbers of this size."""
+        return self.larger(size * self.slack) + 2.0**-800
+
+    def norm(self, value: Tensor, sides: tuple[int, int]) -> Tensor:
+        """A norm of a map with these sides, with room for a proof by factorisation."""
+        return value * (1 + self.slack + 2 * DOUBLE.unit * min(sides) ** 2)
 
 
 def enclosing_ball(images: Tensor, eps: float, *, clip: bool = False) -> Region:
@@ -41,6 +67,7 @@ def enclose(
     rows: Rows = Rows.MASK,
     boxes: Mapping[Node, tuple[Tensor, Tensor]] | None = None,
     deployed: Rounding | None = None,
+    frame: Frame | None = None,
     seed: int = 0,
 ) -> Trace:
     """Outer bounds of every value over `region`, rounding included, of the network in real numbers and as deployed.
@@ -48,7 +75,8 @@ def enclose(
     Centres are the values float64 computes; what they miss is in boxes and radii. program, region: float64.
     unmasked: proved norms, in place of every one that the solver does not prove. solver: of the local norms; None:
     the unmasked ones alone. boxes: as for `propagate`, proved. deployed: the format the network runs in, node by node,
-    sums in any order; None: in real numbers alone. Raises ValueError for a solver or a bound that only estimates.
+    sums in any order; None: in real numbers alone. frame: room for a checker. Raises ValueError for a solver or a bound
+    that only estimates.
     """
     if program.dtype != torch.float64:
         raise ValueError("a proof is computed in float64")
@@ -59,14 +87,19 @@ def enclose(
     weakest = unmasked.side
     for number, block in enumerate(program.blocks):
         sources = {s: trace.hidden[s] for s in block.sources}
-        z, error = _box(block, sources, deployed, known)
+        z, error = _box(block, sources, deployed, known, frame)
         if boxes and block.node in boxes:
             z = z.within(*boxes[block.node])
-        weights = torch.minimum(rounded_up(row_weights(block, z, rows)), steepest(block))
-        radius = _radius(block, sources, weights, unmasked, solver, trace, seed + number) + distance(error, weights)
+        weights = rounded_up(row_weights(block, z, rows))
+        if frame is not None:
+            weights = torch.where(weights == 1, weights, frame.larger(weights))
+        weights = torch.minimum(weights, steepest(block))
+        radius = _radius(block, sources, weights, unmasked, solver, trace, seed + number, frame)
+        radius = DOUBLE.above(radius + distance(error, weights), 2)
+        radius = radius if frame is None else frame.larger(radius)
         weakest = Side.PROBABLE if any(trace.norms[t].side is Side.PROBABLE for t in block.terms) else weakest
-        trace.before[block.node], trace.weighted[block.node] = z, (weights, DOUBLE.above(radius, 2))
-        hidden = _activate(block, z, DOUBLE.above(radius, 2), deployed, known)
+        trace.before[block.node], trace.weighted[block.node] = z, (weights, radius)
+        hidden = _activate(block, z, radius, deployed, known, frame)
         trace.hidden[block.node] = _unless_lost(hidden, error, deployed)
     return replace(trace, side=weakest)
 
@@ -77,14 +110,15 @@ def _require(side: Side) -> None:
 
 
 def _box(
-    block: Block, sources: Mapping[Node, Hidden], deployed: Rounding | None, known: Roundoff
+    block: Block, sources: Mapping[Node, Hidden], deployed: Rounding | None, known: Roundoff, frame: Frame | None
 ) -> tuple[Region, Tensor]:
     """The block's box, and the errors of its value; records both and the sizes."""
     passage = Passage.of(block, {s: h.region for s, h in sources.items()})
-    error, z = passage.error(), box(block, sources)
-    z = _widened(z, error)
+    error, z = passage.error(), box(block, sources) if frame is None else frame.box(block, sources)
+    z = _widened(z, error if frame is None else error + frame.room(passage.size))
     if deployed is not None:
         more = passage.deployed(deployed, largest(z))
+        more = more if frame is None else frame.larger(more)
         z, error = _widened(z, more), upwards(error + more)
     known.sizes[block.node], known.totals[block.node], known.errors[block.node] = passage.size, passage.total, error
     return z, error
@@ -103,24 +137,34 @@ def _radius(
     solver: Solver | None,
     trace: Trace,
     seed: int,
+    frame: Frame | None,
 ) -> Tensor:
     """Upper bound of how far the weighted value moves, `[batch]`; records the norms."""
     columns = [sources[t.source].varying.to(weights.dtype) for t in block.terms]
     for term, own in zip(block.terms, columns, strict=True):
-        trace.norms[term] = _norm(Masked(term, weights, own), unmasked, solver)
+        norm = _norm(Masked(term, weights, own), unmasked, solver)
+        trace.norms[term] = norm if frame is None else replace(norm, value=frame.norm(norm.value, _sides(weights, own)))
     values = [trace.norms[t].value for t in block.terms]
     radii = [sources[t.source].region.radius for t in block.terms]
-    joint = None if solver is None else _checked(solver)
-    return DOUBLE.above(reach(block, weights, columns, values, radii, joint, seed)(radii), len(radii) + 16)
+    joint = None if solver is None else _checked(solver, frame)
+    found = reach(block, weights, columns, values, radii, joint, seed)
+    if found.together is not None and found.weights is not None:
+        trace.joint[block.node] = found.together, found.weights.T
+    return DOUBLE.above(found(radii), len(radii) + 16)
 
 
-def _checked(solver: Solver) -> Solver:
-    """The same solver, which may not estimate."""
+def _sides(rows: Tensor, columns: Tensor) -> tuple[int, int]:
+    return math.prod(rows.shape[1:]), math.prod(columns.shape[1:])
+
+
+def _checked(solver: Solver, frame: Frame | None = None) -> Solver:
+    """The same solver, which may not estimate, with room where there is a frame."""
 
     def call(masked: Masked, start: Tensor) -> Norm:
         norm = solver(masked, start)
         _require(norm.side)
-        return norm
+        sides = _sides(masked.rows, masked.columns)
+        return norm if frame is None else replace(norm, value=frame.norm(norm.value, sides))
 
     return call
 
@@ -143,11 +187,13 @@ def _norm(masked: Masked, unmasked: GlobalBound, solver: Solver | None) -> Norm:
     return replace(norm, value=torch.where(proved, norm.value, ceiling))
 
 
-def _activate(block: Block, z: Region, radius: Tensor, deployed: Rounding | None, known: Roundoff) -> Hidden:
+def _activate(
+    block: Block, z: Region, radius: Tensor, deployed: Rounding | None, known: Roundoff, frame: Frame | None
+) -> Hidden:
     """The region of the output. Without an activation all entries vary: if nothing else, by the centre's error."""
     phi = block.activation
     if phi is None:
-        return Hidden(_tightened(replace(z, radius=radius)), torch.ones_like(z.centre, dtype=torch.bool))
+        return Hidden(_tightened(replace(z, radius=radius), frame), torch.ones_like(z.centre, dtype=torch.bool))
     region = Region(phi(z.centre), *phi.box(z.lower, z.upper), radius)
     size = largest(region) if phi.relative else largest(region).clamp(min=1)
     error, varying = off(size, phi.roundings), phi.varying(z)
@@ -158,9 +204,11 @@ def _activate(block: Block, z: Region, radius: Tensor, deployed: Rounding | None
             lost = lost + DOUBLE.above(deployed.gamma(8) * summed, 4)
             lost = torch.where(summed > 0, lost, flushed(z, region, phi, deployed))
         error, varying = upwards(error + off(size, phi.roundings, deployed) + lost), varying | (lost > 0)
+    error = error if frame is None else frame.larger(error)
     known.after[block.node] = error
-    region = replace(_widened(region, error), radius=DOUBLE.above(radius + distance(error), 2))
-    return Hidden(_tightened(region), varying)
+    radius = DOUBLE.above(radius + distance(error), 2)
+    region = replace(_widened(region, error), radius=radius if frame is None else frame.larger(radius))
+    return Hidden(_tightened(region, frame), varying)
 
 
 def _unless_lost(hidden: Hidden, error: Tensor, deployed: Rounding | None) -> Hidden:
@@ -178,11 +226,12 @@ def _unless_lost(hidden: Hidden, error: Tensor, deployed: Rounding | None) -> Hi
     return Hidden(Region(known.centre, lower, upper, radius), hidden.varying | ~spread(fits, known.centre))
 
 
-def _tightened(region: Region) -> Region:
+def _tightened(region: Region, frame: Frame | None) -> Region:
     """Box cut by ball, then ball by box, outwards."""
     radius = spread(region.radius, region.centre)
     lower = torch.fmax(region.lower, downwards(region.centre - radius))
     upper = torch.fmin(region.upper, upwards(region.centre + radius))
     lower, upper = torch.minimum(lower, region.centre), torch.maximum(upper, region.centre)
     farthest = distance(upwards(torch.maximum(upper - region.centre, region.centre - lower)))
+    farthest = farthest if frame is None else frame.larger(farthest)
     return Region(region.centre, lower, upper, torch.fmin(region.radius, farthest))

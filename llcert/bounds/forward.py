@@ -58,6 +58,7 @@ class Trace:
     weighted: dict[Node, tuple[Tensor, Tensor]] = field(default_factory=dict)
     hidden: dict[Node, Hidden] = field(default_factory=dict)
     norms: dict[Term, Norm] = field(default_factory=dict)
+    joint: dict[Node, tuple[Tensor, Tensor]] = field(default_factory=dict)
     lipschitz: Tensor | None = None
     side: Side = Side.ESTIMATE
     roundoff: Roundoff | None = None
@@ -81,6 +82,7 @@ class Trace:
             weighted={n: (w[images], r[images]) for n, (w, r) in self.weighted.items()},
             hidden={n: Hidden(h.region.select(images), h.varying[images]) for n, h in self.hidden.items()},
             norms={t: n.select(images) for t, n in self.norms.items()},
+            joint={n: (v[images], t[images]) for n, (v, t) in self.joint.items()},
             lipschitz=None if self.lipschitz is None else self.lipschitz[images],
             roundoff=None if self.roundoff is None else self.roundoff.select(images),
             _steps={},

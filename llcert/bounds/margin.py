@@ -59,22 +59,48 @@ def largest_increase(
     to its optimum by a fixed-point iteration from 1, where the box is ignored. rounding: of the arithmetic, paid for
     where it is given: all that is added up is at least zero, and no term is off by more than a few roundings of itself.
     """
-    region = hidden.region
-    moves = hidden.varying.flatten(1)
-    down = torch.where(moves, (region.lower - region.centre).flatten(1), 0.0).clamp(max=0)[:, None]
-    up = torch.where(moves, (region.upper - region.centre).flatten(1), 0.0).clamp(min=0)[:, None]
-    d = torch.where(moves[:, None], directions, 0.0)
-    box_only = (d.clamp(min=0) * up + d.clamp(max=0) * down).sum(-1)
-    size, radius = length(d, 2), region.radius[:, None]
-    ball_only = size * radius
-    best = torch.minimum(box_only, ball_only)
-    size, radius = _nonzero(size)[..., None], _nonzero(radius)[..., None]
-    d, down, up = d / size, down / radius, up / radius
+    scaled = _Scaled.of(directions, hidden)
     with torch.no_grad():
-        lam = _multiplier(d, down, up, iterations)
-    value = ball_only * _dual(lam, d, down, up)[0]
+        lam = _multiplier(scaled.d, scaled.down, scaled.up, iterations)
+    value = scaled.ball_only * _dual(lam, scaled.d, scaled.down, scaled.up)[0]
+    best = torch.minimum(scaled.box_only, scaled.ball_only)
     least = torch.where(value < best, value, best)
-    return least if rounding is None else rounding.above(least, d.shape[-1] + 64)
+    return least if rounding is None else rounding.above(least, scaled.d.shape[-1] + 64)
+
+
+def best_multiplier(directions: Tensor, hidden: Hidden, iterations: int = 30) -> Tensor:
+    """The `lam >= 0` of the bound of `largest_increase`, `[batch, directions]`, 0 for the box alone."""
+    scaled = _Scaled.of(directions, hidden)
+    lam = _multiplier(scaled.d, scaled.down, scaled.up, iterations)
+    value = scaled.ball_only * _dual(lam, scaled.d, scaled.down, scaled.up)[0]
+    found = torch.where(value < scaled.box_only, lam * (scaled.size / scaled.radius)[..., 0], 0.0)
+    return torch.where(torch.isfinite(found), found, 0.0)
+
+
+@dataclass(frozen=True)
+class _Scaled:
+    """Directions and the box around the centre in units of `||d||` and of the radius; bounds by either alone."""
+
+    d: Tensor
+    down: Tensor
+    up: Tensor
+    size: Tensor
+    radius: Tensor
+    box_only: Tensor
+    ball_only: Tensor
+
+    @staticmethod
+    def of(directions: Tensor, hidden: Hidden) -> _Scaled:
+        region = hidden.region
+        moves = hidden.varying.flatten(1)
+        down = torch.where(moves, (region.lower - region.centre).flatten(1), 0.0).clamp(max=0)[:, None]
+        up = torch.where(moves, (region.upper - region.centre).flatten(1), 0.0).clamp(min=0)[:, None]
+        d = torch.where(moves[:, None], directions, 0.0)
+        box_only = (d.clamp(min=0) * up + d.clamp(max=0) * down).sum(-1)
+        size, radius = length(d, 2), region.radius[:, None]
+        ball_only = size * radius
+        size, radius = _nonzero(size)[..., None], _nonzero(radius)[..., None]
+        return _Scaled(d / size, down / radius, up / radius, size, radius, box_only, ball_only)
 
 
 def _nonzero(x: Tensor) -> Tensor:

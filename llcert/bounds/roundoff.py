@@ -99,16 +99,24 @@ class Passage:
         fits = torch.stack([(4 * self.sizes[s] < form.largest).flatten(1).all(1) for s in self.block.sources]).all(0)
         return torch.where(spread(fits, error), error, torch.inf)
 
+    def _exact(self, node: Node) -> bool:
+        """Whether the node only moves values: it has no coefficients and no offset."""
+        if not isinstance(node.op, LinearOp) or not node.op.moves or node.op.tensors():
+            return False
+        return not bool(node.op.offset_size(self.sizes[node.inputs[0]]).any())
+
     def _own(self, node: Node, form: Rounding, carried: Tensor, values: Tensor | None) -> Tensor:
         """What the node itself adds: one rounding a product, one a sum; a partial sum is at most the larger of what is
         positive and what is negative in it, half of its size and of its value together. Zeros add nothing.
 
         carried: how far errors of its inputs, which are already in what it meets, move its value.
         """
+        if self._exact(node):
+            return torch.zeros_like(carried)
         size = self.sizes[node] + carried
         if isinstance(node.op, LinearOp):
             entries = (self.sizes[node.inputs[0]] > 0).to(torch.float64)
-            count = node.op.transformed(_nonzero).linear(entries) + (0 if node.op.moves else 1)
+            count = node.op.transformed(_nonzero).linear(entries) + 1
             scale = 8.0
         else:
             count, scale = torch.full_like(size, float(len(node.inputs))), 0.0

@@ -7,6 +7,7 @@ from typing import Any
 from llcert.certify.attack import PGD
 from llcert.certify.cascade import BatchResult, Contradiction, Sample, StageCount, cascade
 from llcert.certify.dual import Dual
+from llcert.certify.explained import Proof, Row, Witness
 from llcert.certify.prover import Prover, Semantics
 from llcert.certify.run import STAGES, Certifier, Settings
 from llcert.certify.self_check import SelfCheck
@@ -27,7 +28,9 @@ __all__ = [
     "Global",
     "LayerMeasure",
     "Local",
+    "Proof",
     "Prover",
+    "Row",
     "Sample",
     "SelfCheck",
     "Semantics",
@@ -35,6 +38,7 @@ __all__ = [
     "Stage",
     "StageCount",
     "Verdict",
+    "Witness",
     "cascade",
 ]
 

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 
 import torch
 from torch import Tensor
 
+from llcert.certify.explained import Witness
+from llcert.certify.plan import Plan
 from llcert.certify.prover import Prover
 from llcert.certify.stages import positive
 from llcert.certify.verdict import Assurance, Finding, Stage, Verdict
@@ -18,13 +21,14 @@ class Proved:
     """Runs a stage, then proves what it certified; what is not proved stays undecided.
 
     stage: one that certifies, an estimate. prover, assurance: what backs what is decided. weaker: provers of weaker
-    assurances, tried where it fails, so that a report can say what they would have certified.
+    assurances, tried where it fails, so that a report can say what they would have certified. witness: of the proofs.
     """
 
     stage: Stage
     prover: Prover
     assurance: Assurance
     weaker: Mapping[Assurance, Prover]
+    witness: Witness | None = None
 
     @property
     def name(self) -> str:
@@ -39,24 +43,40 @@ class Proved:
         assert finding.margin is not None
         margin = finding.margin.double()
         candidates = torch.nonzero(finding.decided)[:, 0]
-        margin[candidates] = _best(self.prover, finding, candidates, images, labels)
+        margin[candidates] = self._best(finding, candidates, images, labels, indices)
         decided = finding.decided & positive(margin)
         others = {Assurance.ESTIMATE: finding.decided}
         for assurance, prover in self.weaker.items():
             left = torch.nonzero(finding.decided & ~decided)[:, 0]
             others[assurance] = decided.clone()
-            others[assurance][left] = positive(_best(prover, finding, left, images, labels))
+            others[assurance][left] = positive(_best(finding, left, partial(_margins, prover, images, labels)))
         return replace(finding, decided=decided, margin=margin, assurance=self.assurance, weaker=others)
 
+    def _best(self, finding: Finding, positions: Tensor, images: Tensor, labels: Tensor, indices: Tensor) -> Tensor:
+        """The best margins of the prover itself; tells the witness of its proofs."""
 
-def _best(prover: Prover, finding: Finding, positions: Tensor, images: Tensor, labels: Tensor) -> Tensor:
+        def margins(plan: Plan, chosen: Tensor) -> Tensor:
+            if self.witness is None:
+                return _margins(self.prover, images, labels, plan, chosen)
+            proof = self.prover.explained(images[chosen], labels[chosen], plan)
+            self.witness.keep(proof, labels[chosen], indices[chosen])
+            return proof.margins
+
+        return _best(finding, positions, margins)
+
+
+def _margins(prover: Prover, images: Tensor, labels: Tensor, plan: Plan, chosen: Tensor) -> Tensor:
+    return prover(images[chosen], labels[chosen], plan)
+
+
+def _best(finding: Finding, positions: Tensor, margins: Callable[[Plan, Tensor], Tensor]) -> Tensor:
     """The best proved margin of each of these images; plans are tried in turn on those that are still open."""
-    best = torch.full((len(positions),), -torch.inf, dtype=torch.float64, device=images.device)
+    best = torch.full((len(positions),), -torch.inf, dtype=torch.float64, device=positions.device)
     for plan in finding.plans:
         still = torch.nonzero(~positive(best))[:, 0]
         if len(still) == 0:
             break
         chosen = positions[still]
-        found = prover(images[chosen], labels[chosen], plan.select(chosen)).amin(1)
+        found = margins(plan.select(chosen), chosen).amin(1)
         best[still] = torch.fmax(best[still], found)
     return best

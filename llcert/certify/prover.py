@@ -16,11 +16,12 @@ from llcert.bounds.ascent import Ascent
 from llcert.bounds.boxes import backward_boxes, probes
 from llcert.bounds.branching import bounds_of
 from llcert.bounds.dual import Backward, Choice, Chosen, Tightest, differences
-from llcert.bounds.enclose import enclose, enclosing_ball
+from llcert.bounds.enclose import Frame, enclose, enclosing_ball
 from llcert.bounds.forward import Trace
 from llcert.bounds.lipschitz import GlobalBound
 from llcert.bounds.probe import Probe
 from llcert.bounds.unmasked import proved_bound
+from llcert.certify.explained import Proof, Witness, explained
 from llcert.certify.plan import Branched, Carried, Plan
 from llcert.certify.verdict import Assurance
 from llcert.ir import Network, Node
@@ -45,7 +46,7 @@ class Prover:
 
     program: in float64. bound: its proved norms. solver: of local norms. side: what they must be at least. eps: not
     below the radius that was asked. deployed: the format the network runs in; None: in real numbers.
-    ascent: the last attempt on rows that the estimate certified.
+    ascent: the last attempt on rows that the estimate certified. frame: room for a checker.
     """
 
     program: Program
@@ -56,6 +57,7 @@ class Prover:
     deployed: Rounding | None
     clip: bool = False
     ascent: Ascent = field(default_factory=lambda: Ascent(steps=60, rate=0.05))
+    frame: Frame | None = None
 
     @cached_property
     def probes(self) -> dict[int, Probe]:
@@ -70,15 +72,35 @@ class Prover:
         with torch.no_grad(), direct_sums():
             return self._margins(images.to(torch.float64), labels, plan)
 
-    def _margins(self, images: Tensor, labels: Tensor, plan: Plan) -> Tensor:
+    def explained(self, images: Tensor, labels: Tensor, plan: Plan) -> Proof:
+        """The same, and how it was found."""
+        with torch.no_grad(), direct_sums():
+            trace = self._trace(images.to(torch.float64), plan)
+            return explained(Backward(self.program, self.clip), trace, labels, plan, self.ascent)
+
+    def _trace(self, images: Tensor, plan: Plan) -> Trace:
         region = enclosing_ball(images, self.eps, clip=self.clip)
         solver = self.solver if plan.local else None
-        enclosed = partial(enclose, self.program, region, self.bound, solver, rows=plan.rows, deployed=self.deployed)
-        backward, trace = Backward(self.program, self.clip), enclosed()
+        enclosed = partial(
+            enclose,
+            self.program,
+            region,
+            self.bound,
+            solver,
+            rows=plan.rows,
+            deployed=self.deployed,
+            frame=self.frame,
+        )
+        trace = enclosed()
         if plan.boxes:
-            trace = enclosed(boxes=backward_boxes(backward, trace, self.probes))
+            trace = enclosed(boxes=backward_boxes(Backward(self.program, self.clip), trace, self.probes))
         if trace.side is not Side.UPPER and trace.side is not self.side:
             raise ValueError(f"norms of side {trace.side.value} do not support a claim that needs {self.side.value}")
+        return trace
+
+    def _margins(self, images: Tensor, labels: Tensor, plan: Plan) -> Tensor:
+        trace = self._trace(images, plan)
+        backward = Backward(self.program, self.clip)
         directions = differences(labels, self.program)
         margins = backward.last(trace, {self.program.output: directions})
         if plan.backward:
@@ -182,9 +204,17 @@ _RATE = 1e10
 """Operations a second that a budget of seconds stands for, so that it means the same on every machine."""
 
 
-def provers_of(network: Network, settings: Settings, device: torch.device | str) -> dict[Assurance, Prover]:
-    """The prover of the assurance that is asked for, and of every weaker one that needs a proof."""
+def provers_of(
+    network: Network, settings: Settings, device: torch.device | str, witness: Witness | None = None
+) -> dict[Assurance, Prover]:
+    """The prover of the assurance that is asked for, and of every weaker one that needs a proof.
+
+    witness: of deterministic proofs.
+    """
     program = lower(network, device, torch.float64)
+    formats = {Semantics.REAL: None, Semantics.FLOAT32: SINGLE if network.dtype == torch.float32 else DOUBLE}
+    deployed = formats[settings.semantics]
+    frame = None if witness is None else witness.frame(program, deployed)
     terms = [t for b in program.blocks for t in b.terms if not t.moves]
     budget = settings.proof_seconds * _RATE / max(len(terms), 1)
     verified = Verified(operations=budget)
@@ -197,7 +227,6 @@ def provers_of(network: Network, settings: Settings, device: torch.device | str)
         del solvers[Assurance.DETERMINISTIC]
     with torch.no_grad(), direct_sums():
         bound = proved_bound(program, replace(verified, operations=_RATE * settings.proof_seconds))
-    deployed = {Semantics.REAL: None, Semantics.FLOAT32: SINGLE if network.dtype == torch.float32 else DOUBLE}
     return {
         assurance: Prover(
             program,
@@ -205,8 +234,9 @@ def provers_of(network: Network, settings: Settings, device: torch.device | str)
             solver,
             eps=math.nextafter(settings.eps, math.inf) if settings.eps else 0.0,
             side=side,
-            deployed=deployed[settings.semantics],
+            deployed=deployed,
             clip=settings.clip_input,
+            frame=frame if assurance is Assurance.DETERMINISTIC else None,
         )
         for assurance, (solver, side) in solvers.items()
     }

@@ -15,6 +15,7 @@ from llcert.certify.attack import PGD
 from llcert.certify.branch import Branch
 from llcert.certify.cascade import BatchResult, cascade
 from llcert.certify.dual import Dual
+from llcert.certify.explained import Witness
 from llcert.certify.proved import Proved
 from llcert.certify.prover import Prover, Semantics, provers_of
 from llcert.certify.self_check import SelfCheck
@@ -80,8 +81,12 @@ class Certifier:
         settings: Settings,
         device: torch.device | str = "cpu",
         dtype: torch.dtype = torch.float32,
+        witness: Witness | None = None,
     ) -> Certifier:
-        """Lowers the network and computes its global bound. Raises InvalidInput for fewer than two classes."""
+        """Lowers the network and computes its global bound. Raises InvalidInput for fewer than two classes.
+
+        witness: of deterministic proofs.
+        """
         if network.classes < 2:
             raise InvalidInput(f"{network.source or 'the network'} has {network.classes} output; a class needs a rival")
         program = lower(network, device, dtype)
@@ -96,8 +101,9 @@ class Certifier:
             clip_input=settings.clip_input,
             seed=settings.seed,
         )
-        provers = {} if settings.assurance is Assurance.ESTIMATE else provers_of(network, settings, device)
-        return Certifier(program, settings, bound, _stages(program, settings, bound, local, provers), local)
+        provers = {} if settings.assurance is Assurance.ESTIMATE else provers_of(network, settings, device, witness)
+        stages = _stages(program, settings, bound, local, provers, witness)
+        return Certifier(program, settings, bound, stages, local)
 
     def __call__(self, images: Tensor, labels: Tensor, indices: Tensor, *, self_check: bool = False) -> BatchResult:
         """The verdicts on one batch, and if asked the self-check on it.
@@ -126,11 +132,12 @@ def _stages(
     bound: GlobalBound,
     local: Local,
     provers: Mapping[Assurance, Prover],
+    witness: Witness | None,
 ) -> tuple[Stage, ...]:
     stages = [STAGES[name](program, settings, bound, local) for name in settings.stages]
     weaker = {a: p for a, p in provers.items() if a is not settings.assurance}
     proved = [
-        Proved(s, provers[settings.assurance], settings.assurance, weaker)
+        Proved(s, provers[settings.assurance], settings.assurance, weaker, witness)
         if provers and s.verdict is Verdict.CERTIFIED
         else s
         for s in stages

@@ -16,7 +16,6 @@ from typing import Any
 import numpy as np
 
 from llcert.check import files
-from llcert.check.drift import Drift
 from llcert.check.files import Rejected, require, valid
 from llcert.check.forward import propagate
 from llcert.check.graph import Graph, build
@@ -113,7 +112,7 @@ def _image(entry: Any) -> Image:
 def results(certificate: Certificate) -> Iterator[Result]:
     """One result an image. Where a file of the network is rejected, every image is."""
     try:
-        graph, drift = _network(certificate)
+        graph = _network(certificate)
     except Rejected as failure:
         yield from (Result(image, False, str(failure)) for image in certificate.images)
         return
@@ -123,38 +122,31 @@ def results(certificate: Certificate) -> Iterator[Result]:
         seen |= {image.index, image.file}
         try:
             require(not again, "certificate.json lists it twice")
-            result = Result(image, True, margin=_least_margin(certificate, graph, drift, image))
+            result = Result(image, True, margin=_least_margin(certificate, graph, image))
         except InvalidInput as failure:
             result = Result(image, False, f"image {image.index}: {failure}")
         yield result
 
 
 @_QUIET
-def _network(certificate: Certificate) -> tuple[Graph, Drift | None]:
-    graph_json, model, norms = "graph.json", "model.npz", "global.npz"
+def _network(certificate: Certificate) -> Graph:
+    graph_json, model = "graph.json", "model.npz"
     content = files.read_checked(certificate.folder, graph_json, certificate.hashes)
     arrays = files.parse_npz(model, files.read_checked(certificate.folder, model, certificate.hashes))
-    graph = build(files.parse_json(graph_json, content), arrays)
-    if not certificate.deployed:
-        return graph, None
-    held = files.parse_npz(norms, files.read_checked(certificate.folder, norms, certificate.hashes))
-    return graph, Drift(graph, held)
+    return build(files.parse_json(graph_json, content), arrays)
 
 
 @_QUIET
-def _least_margin(certificate: Certificate, graph: Graph, drift: Drift | None, image: Image) -> float:
+def _least_margin(certificate: Certificate, graph: Graph, image: Image) -> float:
     """A lower bound > 0 of the least margin. Raises Rejected at the first step that does not hold."""
     require(image.label < graph.classes, f"label {image.label}: there are {graph.classes} classes")
     arrays = files.parse_npz(image.file, files.read_checked(certificate.folder, image.file, certificate.hashes))
-    known = propagate(graph, arrays, certificate.eps)
-    logits = drift.at_the_logits(known) if drift else None
+    known = propagate(graph, arrays, certificate.eps, single=certificate.deployed)
     least = math.inf
     for other in range(graph.nodes[-1].size):
         if other == image.label:
             continue
         found = margin(graph, arrays, known, label=image.label, other=other)
-        if drift and logits:
-            found = float(np.nextafter(found - drift.lost(logits, label=image.label, other=other), -np.inf))
         require(0 < found < math.inf, f"rule 7 (row), class {other}: margin {found:.6g} is not above 0")
         least = min(least, found)
     return least

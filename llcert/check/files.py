@@ -106,10 +106,11 @@ class Arrays:
         """One number >= 0, finite."""
         return float(self.positive(name, 1)[0])
 
-    def integers(self, name: str, size: int | None, limit: int) -> Integers:
-        """Integers in [0, limit)."""
+    def integers(self, name: str, size: int | None, limit: int, *, least: int = 0) -> Integers:
+        """Integers in [least, limit)."""
         values = self._flat(name, "i", size).astype(np.int64)
-        valid(np.all((values >= 0) & (values < limit)), f"{self.file}: {name}: an integer outside [0, {limit})")
+        right = np.all((values >= least) & (values < limit))
+        valid(right, f"{self.file}: {name}: an integer outside [{least}, {limit})")
         return values
 
     def _flat(self, name: str, kind: str, size: int | None) -> NDArray[Any]:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from llcert.check import deployed
 from llcert.check.files import Arrays, require
 from llcert.check.graph import Block, Graph, Map, with_data
 from llcert.check.norms import Part, proves
@@ -34,7 +35,8 @@ class Cut:
 class Before:
     """What is known of a block's value z before its activation: its box, and `||weights (z - centre)|| <= radius`.
 
-    size: `|A| |h| + magnitude` at most, h over the boxes of the sources.
+    size: `|A| |h| + magnitude` at most, h over the boxes of the sources. errors: by how much a deployed evaluation may
+    miss z, and the value of the activation, entrywise.
     """
 
     centre: Vector
@@ -43,6 +45,7 @@ class Before:
     weights: Vector
     radius: float
     size: Vector
+    errors: tuple[Vector, Vector]
 
 
 @dataclass(frozen=True)
@@ -53,31 +56,43 @@ class Known:
     before: Mapping[int, Before]
 
 
-def propagate(graph: Graph, image: Arrays, eps: float) -> Known:
-    """What holds for every x' of the ball. Raises Rejected at the first rule that does not hold."""
+def propagate(graph: Graph, image: Arrays, eps: float, *, single: bool) -> Known:
+    """What holds for every x' of the ball. Raises Rejected at the first rule that does not hold.
+
+    single: of every float32 evaluation too.
+    """
     x = image.vector("x", graph.nodes[0].size)
     cuts = {0: Cut(x, down(x - eps), up(x + eps), eps, np.ones(x.size, bool))}
     before = {}
     for k, block in graph.blocks.items():
-        before[k] = _before(block, image, {s: cuts[s] for s in block.sources})
+        before[k] = _before(block, image, {s: cuts[s] for s in block.sources}, single)
         cuts[k] = _after(block, image, before[k])
     return Known(cuts, before)
 
 
-def _before(block: Block, image: Arrays, sources: Mapping[int, Cut]) -> Before:
+def _before(block: Block, image: Arrays, sources: Mapping[int, Cut], single: bool) -> Before:
     k, size = block.cut, block.value({s: c.centre for s, c in sources.items()}).size
     centre, lower, upper = (image.vector(f"{k}.{n}", size) for n in ("centre", "lower", "upper"))
+    require(np.all((lower <= centre) & (centre <= upper)), f"rule 1 (centre), block {k}: outside its box")
     reached = block.size({s: c.size for s, c in sources.items()})
     error = _centre_error(block, sources, centre, reached)
-    require(np.all((lower <= centre) & (centre <= upper)), f"rule 1 (centre), block {k}: outside its box")
-    _check_box(block, sources, (lower, upper), _ball_box(block, sources, centre, error), reached)
+    least, most = _reached_box(block, sources, _ball_box(block, sources, centre, error), reached)
+    lost = np.zeros(size)
+    if single:
+        deployed.check_single(block)
+        lost = deployed.errors(block, {s: c.size for s, c in sources.items()}, np.maximum(np.abs(least), np.abs(most)))
+        least, most = np.where(lost > 0, down(least - lost), least), np.where(lost > 0, up(most + lost), most)
+        error = np.where(lost > 0, up(error + lost), error)
+    right = (lower <= least) & (most <= upper)
+    require(np.all(right), f"rule 2 (box), block {k}: {_first(right)} does not contain what is reached")
     weights = image.positive(f"{k}.weights", size)
-    least = np.ones(size) if block.activation is None else block.activation.weights(centre, lower, upper)
-    require(np.all(weights >= least), f"rule 3 (weights), block {k}: {_first(weights >= least)} is too small")
+    chords = np.ones(size) if block.activation is None else block.activation.weights(centre, lower, upper)
+    require(np.all(weights >= chords), f"rule 3 (weights), block {k}: {_first(weights >= chords)} is too small")
     radius = image.scalar(f"{k}.radius")
     rest = length(np.where((weights > 0) & (error > 0), above(weights * error, 2), 0.0))
     _check_radius(block, image, sources, weights, radius, rest)
-    return Before(centre, lower, upper, weights, radius, reached)
+    own = deployed.activation_errors(block.activation, lower, upper) if single else np.zeros(size)
+    return Before(centre, lower, upper, weights, radius, reached, (lost, own))
 
 
 def _first(right: Mask) -> str:
@@ -112,14 +127,13 @@ def _row_norms(linear: Map, varies: Mask) -> Vector:
     return found
 
 
-def _check_box(
-    block: Block,
-    sources: Mapping[int, Cut],
-    claimed: tuple[Vector, Vector],
-    ball: tuple[Vector, Vector],
-    reached: Vector,
-) -> None:
-    """Rule 2. The box of the sources goes through as midpoint m and halfwidth w; `|m| + w` is the sources' size."""
+def _reached_box(
+    block: Block, sources: Mapping[int, Cut], ball: tuple[Vector, Vector], reached: Vector
+) -> tuple[Vector, Vector]:
+    """What rule 2 asks the box to contain, of the exact value.
+
+    The box of the sources goes through as midpoint m and halfwidth w; `|m| + w` is the sources' size.
+    """
     if block.forwards:
         middle = {s: c.lower / 2 + c.upper / 2 for s, c in sources.items()}
         half = {s: up(np.maximum(c.upper - middle[s], middle[s] - c.lower)) for s, c in sources.items()}
@@ -129,9 +143,7 @@ def _check_box(
     else:  # values only move, and nothing is rounded
         lower = block.value({s: c.lower for s, c in sources.items()})
         upper = block.value({s: c.upper for s, c in sources.items()})
-    lower, upper = np.maximum(lower, ball[0]), np.minimum(upper, ball[1])
-    right = (claimed[0] <= lower) & (upper <= claimed[1])
-    require(np.all(right), f"rule 2 (box), block {block.cut}: {_first(right)} does not contain what is reached")
+    return np.maximum(lower, ball[0]), np.minimum(upper, ball[1])
 
 
 def _check_radius(
@@ -151,7 +163,7 @@ def _check_radius(
             return
     norms = {s: image.scalar(f"{k}.norm.{s}") for s in sources}
     moved = np.array([_product(norms[s], source.after) for s, source in sources.items()])
-    total = length(moved) if block.is_concat else math.fsum(moved) * (1 + 4 * U)
+    total = length(moved) if block.disjoint else math.fsum(moved) * (1 + 4 * U)
     for s, part in parts.items():
         step = f"rule 4 (norm), block {k} from source {s}: {norms[s]:.6g} is not proved"
         require(proves([part], weights, norms[s]), step)
@@ -170,10 +182,12 @@ def _after(block: Block, image: Arrays, before: Before) -> Cut:
         centre, lower, upper = before.centre, before.lower, before.upper
         varies, error = np.ones(centre.size, bool), 0.0
     else:
-        centre, (lower, upper) = phi(before.centre), phi.image(before.lower, before.upper)
-        varies, error = ~phi.constant(before.lower, before.upper), length(phi.centre_error(before.centre))
+        centre, (lower, upper), own = phi(before.centre), phi.image(before.lower, before.upper), before.errors[1]
+        lower, upper = np.where(own > 0, down(lower - own), lower), np.where(own > 0, up(upper + own), upper)
+        varies = ~phi.constant(before.lower, before.upper)
+        error = length(phi.centre_error(before.centre)) + length(own)
     corner = length(np.maximum(np.maximum(upper - centre, centre - lower), 0.0) * (1 + 4 * U))
-    enough = after >= (up(before.radius + error) if error else before.radius) or after >= corner
+    enough = after >= (up(up(before.radius + up(error))) if error else before.radius) or after >= corner
     require(enough and math.isfinite(after), f"rule 6 (after), block {k}: {after:.6g} is too small")
     lower, upper = np.maximum(lower, down(centre - after)), np.minimum(upper, up(centre + after))
     return Cut(centre, lower, upper, after, varies)

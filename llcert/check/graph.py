@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -31,6 +32,39 @@ class Linear:
     rows: int
     columns: int
 
+    @cached_property
+    def floored(self) -> Matrix:
+        """The absolute matrix, every stored entry at least `LEAST`."""
+        return floored(self.absolute)
+
+    @cached_property
+    def pattern(self) -> Matrix:
+        """1 for every stored entry."""
+        return with_data(self.matrix, np.ones_like(self.matrix.data))
+
+
+@dataclass(frozen=True)
+class Take:
+    """`y_i = x[places_i]`, 0 where the place is -1. inputs: size of x. most: how often an entry is taken."""
+
+    places: Integers
+    inputs: int
+    most: int
+
+    def __call__(self, x: Vector) -> Vector:
+        return np.where(self.places >= 0, x[self.places], 0.0)
+
+    def transposed(self, row: Vector) -> Vector:
+        """The adjoint; rounded only where an entry is taken more than once."""
+        held = self.places >= 0
+        return np.bincount(self.places[held], row[held], minlength=self.inputs).astype(float)
+
+    @cached_property
+    def matrix(self) -> Matrix:
+        """The same as a matrix."""
+        (rows,) = np.nonzero(self.places >= 0)
+        return sparse.csr_array((np.ones(rows.size), (rows, self.places[rows])), shape=(self.places.size, self.inputs))
+
 
 @dataclass(frozen=True)
 class Concat:
@@ -45,7 +79,7 @@ class Node:
 
     inputs: tuple[int, ...]
     size: int
-    what: Linear | Concat | Activation | str | None
+    what: Linear | Take | Concat | Activation | str | None
 
 
 @dataclass(frozen=True)
@@ -62,7 +96,7 @@ Values = Mapping[int, Vector]
 
 @dataclass(frozen=True)
 class Block:
-    """What lies between the cuts `sources` and the value `pre` of the cut `cut`: the affine nodes `body`.
+    """What lies between the cuts `sources` and the value `pre` of the cut `cut`: the affine nodes `nodes`.
 
     forwards, backwards: roundings on the longest path through the body, of products with A and with its transpose.
     """
@@ -76,10 +110,11 @@ class Block:
     forwards: int
     backwards: int
 
-    @property
-    def is_concat(self) -> bool:
-        """Whether the rows of the maps from different sources do not meet."""
-        return self.pre in self.nodes and isinstance(self.nodes[self.pre].what, Concat)
+    @cached_property
+    def disjoint(self) -> bool:
+        """Whether the rows of the maps from different sources do not meet: no row has entries in two of them."""
+        met = sum((np.diff(m.sizes.indptr) > 0).astype(int) for m in self.maps.values())
+        return bool(np.all(met <= 1))
 
     def value(self, sources: Values) -> Vector:
         """`A x + b` in float64, off by at most `gamma(forwards)` times the `size` of the same sources."""
@@ -101,6 +136,8 @@ class Block:
             inputs = [values[i] for i in node.inputs]
             if isinstance(node.what, Linear):
                 values[number] = linear(node.what, inputs[0])
+            elif isinstance(node.what, Take):
+                values[number] = node.what(inputs[0])
             elif isinstance(node.what, Concat):
                 values[number] = np.empty(node.size)
                 for places, x in zip(node.what.places, inputs, strict=True):
@@ -120,6 +157,8 @@ class Block:
             if isinstance(node.what, Linear):
                 constant += least_product(row, node.what.offset)
                 parts = [node.what.matrix.T @ row]
+            elif isinstance(node.what, Take):
+                parts = [node.what.transposed(row)]
             elif isinstance(node.what, Concat):
                 parts = [row[places] for places in node.what.places]
             else:
@@ -147,8 +186,6 @@ def build(file: Mapping[str, Any], arrays: Arrays) -> Graph:
         nodes.append(_node(len(nodes), fields, nodes, arrays))
     cuts = _integers(file.get("cuts"), len(nodes), "cuts")
     needed = {0, len(nodes) - 1} | {k for k, n in enumerate(nodes) if isinstance(n.what, Activation)}
-    for number, node in enumerate(nodes):
-        needed |= {number, *node.inputs} if isinstance(node.what, Concat) else set()
     valid(cuts == sorted(set(cuts)) and needed <= set(cuts), "graph.json: cuts: not in order, or one is missing")
     classes, last = file.get("classes"), nodes[-1].size
     valid(type(classes) is int and last in (classes, classes + 1) and last > 1, "graph.json: classes: not the logits")
@@ -172,12 +209,14 @@ def _node(number: int, fields: Any, nodes: list[Node], arrays: Arrays) -> Node:
     inputs = tuple(_integers(found, number, f"{here}: input"))
     sizes = [nodes[i].size for i in inputs]
     valid(sizes or kind == "input", f"graph.json: {here}: no inputs")
-    size = fields.get("size", sizes[0] if sizes and kind not in ("linear", "concat") else None)
+    size = fields.get("size", sizes[0] if sizes and kind not in ("linear", "take", "concat") else None)
     valid(type(size) is int and 0 < size <= LARGEST_SIZE, f"graph.json: {here}: size: {str(size)[:20]}")
     if kind == "input":
         return Node((), size, None)
     if kind == "linear":
         return Node(inputs, size, _linear(number, size, sizes[0], arrays))
+    if kind == "take":
+        return Node(inputs, size, _take(arrays.integers(f"{number}.places", size, sizes[0], least=-1), sizes[0]))
     if kind == "concat":
         places = tuple(arrays.integers(f"{number}.places.{i}", n, size) for i, n in enumerate(sizes))
         valid(_permutation(np.concatenate(places), size), f"model.npz: {here}: places are no permutation")
@@ -208,6 +247,10 @@ def _activation(number: int, kind: str, size: int, arrays: Arrays) -> Activation
 
 def _permutation(places: Integers, size: int) -> bool:
     return places.size == size and bool(np.all(np.bincount(places, minlength=size) == 1))
+
+
+def _take(places: Integers, inputs: int) -> Take:
+    return Take(places, inputs, int(np.bincount(places[places >= 0], minlength=1).max()))
 
 
 def _linear(number: int, size: int, inputs: int, arrays: Arrays) -> Linear:
@@ -246,30 +289,29 @@ def _block(nodes: list[Node], cuts: set[int], cut: int) -> Block:
             waiting.extend(nodes[number].inputs)
     body, sources = {k: nodes[k] for k in sorted(seen - reached)}, tuple(sorted(reached))
     forwards = sum(_roundings(n, lambda a: a.rows) for n in body.values())
-    backwards = sum(_roundings(n, lambda a: a.columns) + 2 for n in body.values()) + sum(
-        len(n.inputs) for n in body.values()
-    )
+    backwards = sum(_roundings(n, lambda a: a.columns) + len(n.inputs) + 2 for n in body.values())
+    backwards += sum(n.what.most for n in body.values() if isinstance(n.what, Take))
     maps = {s: _map(body, s, pre, nodes[s].size, forwards) for s in sources}
     return Block(cut, pre, body, sources, maps, activation, forwards, backwards)
 
 
 def _roundings(node: Node, most: Callable[[Linear], int]) -> int:
-    if isinstance(node.what, Concat):
+    if isinstance(node.what, Take | Concat):
         return 0
     return (most(node.what) if isinstance(node.what, Linear) else len(node.inputs)) + 4
 
 
 def _map(body: Mapping[int, Node], source: int, pre: int, size: int, forwards: int) -> Map:
-    """The map of a block from one source; exact where the body is at most one node that is no sum."""
+    """The map of a block from one source; exact where the body is one matrix, or only moves values."""
     identity = sparse.eye_array(size, format="csr")
     what = body[pre].what if len(body) == 1 else None
     if isinstance(what, Linear):
-        return Map(what.matrix, floored(what.absolute), 0)
+        return Map(what.matrix, what.floored, 0)
     if not body:
         return Map(identity, identity, 0)
-    exact = isinstance(what, Concat)
+    exact = all(isinstance(n.what, Take | Concat) for n in body.values())
     matrix = _composed(body, {source: identity}, lambda n: n.matrix)[pre]
-    sizes = _composed(body, {source: identity}, lambda n: floored(n.absolute))[pre]
+    sizes = _composed(body, {source: identity}, lambda n: n.floored)[pre]
     matrix.sum_duplicates()
     sizes.sum_duplicates()
     return Map(matrix, matrix if exact else floored(sizes) * (1 + gamma(forwards)), 0 if exact else 2 * forwards)
@@ -295,6 +337,8 @@ def _composed(
                 continue
             if isinstance(what, Linear):
                 parts.append(_product(choose(what), maps[i]))
+            elif isinstance(what, Take):
+                parts.append(_product(what.matrix, maps[i]))
             elif isinstance(what, Concat):
                 places = what.places[place]
                 ones = (np.ones(places.size), (places, np.arange(places.size)))

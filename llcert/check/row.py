@@ -15,7 +15,10 @@ from llcert.check.numbers import TINY, U, Vector, above, down, gamma, least_prod
 
 
 def margin(graph: Graph, image: Arrays, known: Known, *, label: int, other: int) -> float:
-    """A lower bound of `f(x')_label - f(x')_other` over the ball, in real numbers; NaN or -inf where there is none."""
+    """A lower bound of `f(x')_label - f(x')_other` over the ball; NaN or -inf where there is none.
+
+    Of the real network, and of deployed ones where what is known is.
+    """
     last = len(graph.nodes) - 1
     start = np.zeros(graph.nodes[last].size)
     start[label], start[other] = 1.0, -1.0
@@ -25,20 +28,22 @@ def margin(graph: Graph, image: Arrays, known: Known, *, label: int, other: int)
     while (k := max(rows)) > stop:
         row, block, before = rows.pop(k), graph.blocks[k], known.before[k]
         if block.activation is not None:
+            terms.append(-most_product(row, before.errors[1]))
             row, gained = _through(block.activation, row, before, image, f"{other}.{k}")
             terms.append(gained)
+        terms.append(-most_product(row, before.errors[0]))
         further, constant = block.transposed(row)
-        terms += [constant, -_most(gamma(2 * block.backwards) * least_size(row, before.size))]
+        terms += [constant, -_most(gamma(2 * block.backwards) * most_product(row, before.size))]
         for s, part in further.items():
             if s in rows:  # one more rounding, of the sum
                 part = rows[s] + part
-                terms.append(-_most(2 * U * least_size(part, known.cuts[s].size)))
+                terms.append(-_most(2 * U * most_product(part, known.cuts[s].size)))
             rows[s] = part
     terms += [_end(s, row, known.cuts[s], image, f"{other}.end.{s}") for s, row in rows.items()]
     return float(down(least_sum(np.array(terms))))
 
 
-def least_size(row: Vector, size: Vector) -> float:
+def most_product(row: Vector, size: Vector) -> float:
     """An upper bound of `|row| . size`."""
     return float(above(float(np.dot(np.abs(row), size)), row.size + 2))
 
@@ -72,7 +77,7 @@ def _sorted(phi: MaxMin, before: Before) -> Before:
         np.where(a_first, a, np.where(b_first, b, smaller)), np.where(a_first, b, np.where(b_first, a, smaller))
     )
     centre, lower, upper = (phi.merge(*phi.sort(z)) for z in (before.centre, before.lower, before.upper))
-    return Before(centre, lower, upper, weights, before.radius, before.size)
+    return Before(centre, lower, upper, weights, before.radius, before.size, before.errors)
 
 
 def _unsorted(phi: MaxMin, row: Vector, before: Before, slopes: Vector, lam: float) -> tuple[Vector, float]:
@@ -87,11 +92,12 @@ def _unsorted(phi: MaxMin, row: Vector, before: Before, slopes: Vector, lam: flo
     g = slopes * rest
     centre = ca - cb
     radius = up(before.radius + length(above(weights * np.abs(centre) * 2 * U, 4)))
-    zone = Before(centre, down(la - ub), up(ua - lb), weights, radius, centre)
+    none = np.zeros_like(centre)
+    zone = Before(centre, down(la - ub), up(ua - lb), weights, radius, none, (none, none))
     kink = Leaky(np.full(g.size, -1.0))
     gained = _constant(kink.pieces(), rest, g, zone, lam)
     reach = np.add(*phi.split(np.maximum(np.abs(before.lower), np.abs(before.upper)))) + TINY
-    lost = gamma(16) * least_size(np.abs(p) + np.abs(q) + np.abs(g) + TINY, reach)
+    lost = gamma(16) * most_product(np.abs(p) + np.abs(q) + np.abs(g) + TINY, reach)
     return phi.merge(mean + g, mean - g), down(gained - _most(lost))
 
 
@@ -135,5 +141,6 @@ def _end(s: int, row: Vector, cut: Cut, image: Arrays, name: str) -> float:
     """A lower bound of `row . h` over what is known of a cut."""
     if s == 0:
         return float(down(least_product(row, cut.centre) - _most(length(row) * cut.after)))
-    zone = Before(cut.centre, cut.lower, cut.upper, np.ones(row.size), cut.after, row)
+    none = np.zeros_like(row)
+    zone = Before(cut.centre, cut.lower, cut.upper, np.ones(row.size), cut.after, none, (none, none))
     return _constant(LINE, row, np.zeros(row.size), zone, image.scalar(name))

@@ -22,7 +22,15 @@ Resume = Annotated[
     bool, typer.Option("--resume", help="Go on with the run that lies in --out.", rich_help_panel=o.OUTPUT)
 ]
 Overwrite = Annotated[
-    bool, typer.Option("--overwrite", help="Replace the run that lies in --out.", rich_help_panel=o.OUTPUT)
+    bool, typer.Option("--overwrite", help="Replace what lies in --out and --proof.", rich_help_panel=o.OUTPUT)
+]
+Proof = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="DIR",
+        help="Folder for a certificate of every certified image that [bold]llcert check[/] verifies on its own.",
+        rich_help_panel=o.OUTPUT,
+    ),
 ]
 Tsv = Annotated[
     Path | None,
@@ -61,6 +69,7 @@ def certify(
     out: Out = None,
     resume: Resume = False,
     overwrite: Overwrite = False,
+    proof: Proof = None,
     json: o.Json = None,
     tsv: Tsv = None,
     fail_under: FailUnder = None,
@@ -107,5 +116,7 @@ def certify(
     )
     from llcert.cli.running import Outputs, run
 
-    outputs = Outputs(out=out, resume=resume, overwrite=overwrite, json=json, tsv=tsv, fail_under=fail_under)
+    outputs = Outputs(
+        out=out, resume=resume, overwrite=overwrite, proof=proof, json=json, tsv=tsv, fail_under=fail_under
+    )
     raise typer.Exit(run(model, question, outputs, self_check=not no_self_check))

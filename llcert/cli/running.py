@@ -13,7 +13,8 @@ import numpy as np
 import torch
 
 from llcert.api import file_sha256, load
-from llcert.certify import Contradiction, Sample, Verdict
+from llcert.certify import Contradiction, Sample, Verdict, Witness
+from llcert.cli.proofs import Proofs
 from llcert.cli.terminal import DownloadProgress, stderr, stdout, uninterrupted, work_progress
 from llcert.data import Dataset
 from llcert.errors import InvalidInput, NumericalError
@@ -30,7 +31,8 @@ _MISSED, _INTERRUPTED = 1, 130
 
 @dataclass(frozen=True)
 class Outputs:
-    """What becomes of the results. json: a file, or `-` for stdout. fail_under: in percent.
+    """What becomes of the results. json: a file, or `-` for stdout. fail_under: in percent. proof: a folder for what
+    backs every certificate.
 
     again: the command that goes on with a run that was interrupted, where it is not this one with --resume.
     """
@@ -38,13 +40,14 @@ class Outputs:
     out: Path | None = None
     resume: bool = False
     overwrite: bool = False
+    proof: Path | None = None
     json: str | None = None
     tsv: Path | None = None
     fail_under: float | None = None
     again: str = ""
 
     def __post_init__(self) -> None:
-        if (self.resume or self.overwrite) and self.out is None:
+        if self.out is None and (self.resume or (self.overwrite and self.proof is None)):
             raise InvalidInput(f"--{'resume' if self.resume else 'overwrite'} needs --out DIR")
         if self.fail_under is not None and not 0 <= self.fail_under <= 100:
             raise InvalidInput(f"--fail-under {self.fail_under}: give a percentage from 0 to 100")
@@ -64,11 +67,17 @@ def run(
     if outputs.out is not None:
         directory = open_directory(outputs.out, resume=outputs.resume, overwrite=outputs.overwrite)
         question = _continued(question, directory)
-    job = _job(Path(model), question, self_check=self_check, dataset=dataset)
+    proofs = None
+    if outputs.proof is not None:
+        proofs = Proofs.open(outputs.proof, question, resume=outputs.resume, overwrite=outputs.overwrite)
+    witness = None if proofs is None else proofs.recorder
+    job = _job(Path(model), question, self_check=self_check, dataset=dataset, witness=witness)
+    if proofs is not None:
+        proofs.begin(job.subject)
     torch.set_num_threads(threads_for(job.certifier.program, torch.get_num_threads()))
     tally = Tally(job.subject)
     try:
-        finished = _work(job, tally, directory, question)
+        finished = _work(job, tally, directory, question, proofs)
     except Contradiction as found:
         raise NumericalError(
             f"{found}; {_reproducer(found, job, outputs.out or Path())} holds what shows it"
@@ -92,7 +101,7 @@ def _continued(question: Question, directory: RunDirectory) -> Question:
     return replace(question, batch_size=question.batch_size or directory.stored.identity.get("batch_size"))
 
 
-def _job(path: Path, question: Question, *, self_check: bool, dataset: Dataset | None) -> Job:
+def _job(path: Path, question: Question, *, self_check: bool, dataset: Dataset | None, witness: Witness | None) -> Job:
     network = load(path)
     console = stderr()
     if console.is_terminal:
@@ -106,10 +115,11 @@ def _job(path: Path, question: Question, *, self_check: bool, dataset: Dataset |
         progress=DownloadProgress(console),
         parity=None if path.name.endswith(".pt2") else lambda images: parity.check(network, path, images),
         self_check=self_check,
+        witness=witness,
     )
 
 
-def _work(job: Job, tally: Tally, directory: RunDirectory | None, question: Question) -> bool:
+def _work(job: Job, tally: Tally, directory: RunDirectory | None, question: Question, proofs: Proofs | None) -> bool:
     """Adds the results of all batches to the tally and to the folder; False if the user interrupted."""
     done = directory.begin(question, job.identity) if directory else ()
     for result in done:
@@ -120,6 +130,8 @@ def _work(job: Job, tally: Tally, directory: RunDirectory | None, question: Ques
             for result in job.results(skip=len(done)):
                 with uninterrupted():
                     tally.add(result)
+                    if proofs is not None:
+                        proofs.add(result)
                     if directory is not None:
                         directory.append(result)
                         if directory.summary_due:

@@ -93,7 +93,6 @@ GRAPHS: dict[str, Callable[[dict[str, Any]], Any]] = {
     "concat of another size": node(CONCAT, size=9),
     "no cuts": lambda g: g.pop("cuts"),
     "cuts without an activation": lambda g: g["cuts"].remove(CLAMP),
-    "cuts without a concat": lambda g: g["cuts"].remove(CONCAT),
     "cuts without the last": lambda g: g["cuts"].remove(LAST),
     "cuts without the input": lambda g: g["cuts"].remove(0),
     "cuts out of order": lambda g: g["cuts"].reverse(),

@@ -1,0 +1,233 @@
+"""Random corruptions of a certificate, none of which `llcert check` may accept: prints how many it rejects.
+
+    llcert certify models/digits_maxmin_clipped.onnx --samples 200 --proof proof
+    python benchmarks/corruptions.py proof --count 1000
+
+Half of the corrupted files get their true hashes, so that the mathematics has to reject them. A corruption is only
+made where it takes away something the proof needs: norms, radii and boxes that are smaller than what is reached, chords
+that are too small, another label, weights that are not those of the evidence, a larger eps.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import io
+import json
+import shutil
+import tempfile
+from collections import Counter
+from collections.abc import Callable
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from llcert.check import check
+
+Arrays = dict[str, Any]
+Change = Callable[[np.random.Generator, Arrays], bool]
+"""Edits the arrays of a file; False where there is nothing of the kind to take away."""
+
+_BOXES = 0.999
+_NORMS = 0.99
+
+
+def chosen(rng: np.random.Generator, arrays: Arrays, *parts: str) -> str | None:
+    names = [n for n in arrays if any(f".{p}" in n for p in parts) and np.size(arrays[n])]
+    return names[rng.integers(len(names))] if names else None
+
+
+def smaller_norm(rng: np.random.Generator, arrays: Arrays) -> bool:
+    """Of a norm that is above 0; the joint one, where it is the one that counts, with it."""
+    names = [n for n in arrays if ".norm." in n and float(arrays[n]) > 0]
+    if not names:
+        return False
+    block = names[rng.integers(len(names))].split(".")[0]
+    for name in arrays:
+        if name.startswith((f"{block}.norm.", f"{block}.joint")):
+            arrays[name] = arrays[name] * _NORMS
+    return True
+
+
+def smaller_radius(rng: np.random.Generator, arrays: Arrays) -> bool:
+    name = chosen(rng, {n: v for n, v in arrays.items() if n.endswith(".radius") and float(v) > 0}, "radius")
+    if name is None:
+        return False
+    arrays[name] = arrays[name] * _NORMS
+    return True
+
+
+def smaller_after(rng: np.random.Generator, arrays: Arrays) -> bool:
+    name = chosen(rng, {n: v for n, v in arrays.items() if n.endswith(".after") and float(v) > 0}, "after")
+    if name is None:
+        return False
+    arrays[name] = arrays[name] * _NORMS
+    return True
+
+
+def smaller_box(rng: np.random.Generator, arrays: Arrays) -> bool:
+    """One end of one entry, nearer to the centre."""
+    name = chosen(rng, arrays, "lower", "upper")
+    if name is None:
+        return False
+    centre, ends = arrays[f"{name.split('.')[0]}.centre"].astype(float), arrays[name].astype(float)
+    (wide,) = np.nonzero(np.abs(ends - centre) > 1e-6)
+    if not wide.size:
+        return False
+    i = wide[rng.integers(wide.size)]
+    ends[i] = centre[i] + (ends[i] - centre[i]) * _BOXES
+    arrays[name] = ends
+    return True
+
+
+def smaller_weight(rng: np.random.Generator, arrays: Arrays) -> bool:
+    name = chosen(rng, arrays, "weights")
+    if name is None:
+        return False
+    weights = arrays[name].astype(float)
+    (held,) = np.nonzero(weights)
+    if not held.size:
+        return False
+    weights[held[rng.integers(held.size)]] *= _NORMS
+    arrays[name] = weights
+    return True
+
+
+def moved_centre(rng: np.random.Generator, arrays: Arrays) -> bool:
+    """All of a block's, by more than its radius has room for."""
+    name = chosen(rng, arrays, "centre")
+    if name is None:
+        return False
+    k = name.split(".")[0]
+    width = arrays[f"{k}.upper"].astype(float) - arrays[f"{k}.lower"].astype(float)
+    arrays[name] = arrays[name] + rng.choice([-0.4, 0.4], width.shape) * width
+    return bool(np.any(width > 1e-6))
+
+
+def moved_image(rng: np.random.Generator, arrays: Arrays) -> bool:
+    noise = rng.normal(size=arrays["x"].shape)
+    arrays["x"] = arrays["x"] + noise / np.linalg.norm(noise) * 0.05
+    return True
+
+
+def missing(rng: np.random.Generator, arrays: Arrays) -> bool:
+    """Without something that is always needed."""
+    names = [n for n in arrays if n.endswith((".centre", ".lower", ".upper", ".weights", ".radius", ".after", ".stop"))]
+    del arrays[names[rng.integers(len(names))]]
+    return True
+
+
+def not_a_number(rng: np.random.Generator, arrays: Arrays) -> bool:
+    name = chosen(rng, arrays, "centre", "lower", "upper", "weights", "radius", "after")
+    assert name is not None
+    values = np.array(arrays[name], dtype=float)
+    values.reshape(-1)[rng.integers(values.size)] = rng.choice([np.nan, np.inf, -np.inf])
+    arrays[name] = values
+    return True
+
+
+EVIDENCE: dict[str, Change] = {
+    "norm": smaller_norm,
+    "radius": smaller_radius,
+    "after": smaller_after,
+    "box": smaller_box,
+    "chord": smaller_weight,
+    "centre": moved_centre,
+    "image": moved_image,
+    "missing": missing,
+    "not a number": not_a_number,
+}
+
+
+def other_label(rng: np.random.Generator, entry: dict[str, Any], classes: int) -> None:
+    entry["label"] = int((entry["label"] + rng.integers(1, classes)) % classes)
+
+
+def other_weights(rng: np.random.Generator, arrays: Arrays) -> None:
+    """A matrix of the network, or an offset, by one percent."""
+    names = [n for n in arrays if n.endswith((".data", ".offset")) and np.any(arrays[n])]
+    name = names[rng.integers(len(names))]
+    arrays[name] = arrays[name] * 1.01
+    offset = name.removesuffix("offset") + "magnitude"
+    if name.endswith(".offset"):
+        arrays[offset] = arrays[offset] * 1.02
+
+
+KINDS = (*EVIDENCE, "label", "eps", "network")
+
+
+def corrupted(kind: str, rng: np.random.Generator, source: Path, target: Path, *, hashed: bool) -> bool:
+    """Copies the certificate of one image with one thing changed; False where there is nothing of the kind.
+
+    hashed: puts the hashes right again.
+    """
+    certificate = json.loads((source / "certificate.json").read_text())
+    entry = dict(certificate["images"][rng.integers(len(certificate["images"]))])
+    (target / "images").mkdir(parents=True)
+    changed = entry["file"]
+    for name in ("graph.json", "model.npz", entry["file"]):
+        shutil.copy(source / name, target / name)
+    if kind in EVIDENCE:
+        arrays = dict(np.load(target / changed))
+        if not EVIDENCE[kind](rng, arrays):
+            return False
+        (target / changed).write_bytes(archive(arrays))
+    elif kind == "network":
+        changed = "model.npz"
+        arrays = dict(np.load(target / changed))
+        other_weights(rng, arrays)
+        (target / changed).write_bytes(archive(arrays))
+    elif kind == "label":
+        other_label(rng, entry, json.loads((target / "graph.json").read_text())["classes"])
+    else:
+        certificate["eps"] = str(Fraction(certificate["eps"]) * 101 / 100)
+    if hashed:
+        certificate["files"][changed] = hashlib.sha256((target / changed).read_bytes()).hexdigest()
+    certificate["images"] = [entry]
+    (target / "certificate.json").write_text(json.dumps(certificate))
+    return True
+
+
+def archive(arrays: Arrays) -> bytes:
+    out = io.BytesIO()
+    np.savez(out, **arrays)
+    return out.getvalue()
+
+
+def campaign(source: Path, count: int, seed: int) -> tuple[Counter[tuple[str, bool]], list[str]]:
+    """How often each kind was rejected, and a line for every one that was accepted."""
+    rng, rejected, accepted = np.random.default_rng(seed), Counter[tuple[str, bool]](), list[str]()
+    number = 0
+    while number < count:
+        kind, hashed = KINDS[number // 2 % len(KINDS)], number % 2 == 0
+        with tempfile.TemporaryDirectory() as scratch:
+            folder = Path(scratch) / "proof"
+            if not corrupted(kind, rng, source, folder, hashed=hashed):
+                continue
+            number += 1
+            (result,) = check(folder)
+            if result.accepted:
+                accepted.append(f"{kind}, hashed {hashed}: image {result.image.index}, margin {result.margin:.6g}")
+            else:
+                rejected[kind, hashed] += 1
+    return rejected, accepted
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--count", type=int, default=1000)
+    parser.add_argument("--seed", type=int, default=0)
+    asked = parser.parse_args()
+    rejected, accepted = campaign(asked.folder, asked.count, asked.seed)
+    for kind in KINDS:
+        print(f"{kind:14} rejected {rejected[kind, True]:4} with true hashes, {rejected[kind, False]:4} without")
+    print(f"{sum(rejected.values())} of {asked.count} rejected")
+    for line in accepted:
+        print(f"accepted: {line}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,54 @@
+"""The certificate that `--proof` asks for, while a run goes on."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from llcert import __version__
+from llcert.certify import Assurance, BatchResult, Semantics, Verdict
+from llcert.errors import InvalidInput
+from llcert.evidence import Folder, Recorder, open_folder
+from llcert.question import Question
+from llcert.report import Subject
+
+
+@dataclass(frozen=True)
+class Proofs:
+    """Evidence on its way from the prover to the folder. Make one with `open`; `begin` comes before the first batch."""
+
+    folder: Folder
+    recorder: Recorder = field(default_factory=Recorder)
+
+    @staticmethod
+    def open(path: Path, question: Question, *, resume: bool, overwrite: bool) -> Proofs:
+        """Raises InvalidInput where the folder may not be written to, or the question is not one a proof answers."""
+        if question.assurance not in (None, Assurance.DETERMINISTIC.value):
+            raise InvalidInput(f"--proof needs --assurance deterministic, not {question.assurance}")
+        if question.clip_input:
+            raise InvalidInput("--proof cannot say --clip-input: a certificate speaks of the whole ball")
+        return Proofs(open_folder(path, resume=resume, overwrite=overwrite))
+
+    def begin(self, subject: Subject) -> None:
+        """Writes the network, and a certificate without images, or with those of the run that goes on."""
+        canonical = self.recorder.canonical
+        assert canonical is not None, "the prover was not asked to leave room"
+        about = {
+            "llcert": __version__,
+            "model": {
+                "name": Path(subject.model).name,
+                "sha256": subject.model_sha256,
+                "weights_sha256": subject.weights_sha256,
+            },
+            "source": {"data": subject.data, "split": subject.split, "selection": subject.selection},
+        }
+        semantics = Semantics.FLOAT32 if self.recorder.single else Semantics.REAL
+        self.folder.begin(canonical, eps=subject.eps_text, semantics=semantics.value, about=about)
+
+    def add(self, result: BatchResult) -> None:
+        """Writes what backs the certificates of a batch."""
+        for sample in result.samples:
+            evidence = self.recorder.take(sample.index)
+            if evidence is not None and sample.verdict is Verdict.CERTIFIED:
+                self.folder.add(sample.index, evidence)
+        self.folder.commit()

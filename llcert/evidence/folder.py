@@ -1,0 +1,149 @@
+"""The folder of a certificate: every file whole, and certificate.json last, so that what lies there is always valid."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from llcert.errors import InvalidInput
+from llcert.evidence.canonical import Canonical
+from llcert.evidence.recorder import Evidence
+from llcert.run_directory import dump, write_atomically
+
+CERTIFICATE, GRAPH, MODEL, IMAGES = "certificate.json", "graph.json", "model.npz", "images"
+_PLAIN = re.compile(r"([0-9]{1,40}\.?[0-9]{0,40}|\.[0-9]{1,40})([eE][+-]?[0-9]{1,2})?|[0-9]{1,40}/0*[1-9][0-9]{0,39}")
+
+
+@dataclass
+class Folder:
+    """A certificate that is being written. Make one with `open_folder`; `begin` comes first.
+
+    stored: what an earlier run left in certificate.json.
+    """
+
+    path: Path
+    stored: Mapping[str, Any] | None = None
+    _head: dict[str, Any] = field(default_factory=dict)
+    _hashes: dict[str, str] = field(default_factory=dict)
+    _images: dict[int, dict[str, Any]] = field(default_factory=dict)
+
+    def begin(self, canonical: Canonical, *, eps: str, semantics: str, about: Mapping[str, Any]) -> None:
+        """Writes the network, and a certificate of no image or of those an earlier run wrote.
+
+        eps: as the user wrote it. about: `model` and `source`. Raises InvalidInput where the earlier run asked
+        something else.
+        """
+        self._head = {"format": 1, "eps": exact(eps), "semantics": semantics, **about}
+        graph, model = dump(canonical.graph()).encode(), packed(canonical.arrays)
+        hashes = {GRAPH: _sha256(graph), MODEL: _sha256(model)}
+        if self.stored is not None:
+            self._continue(self.stored, hashes)
+        else:
+            (self.path / IMAGES).mkdir(parents=True, exist_ok=True)
+            (self.path / GRAPH).write_bytes(graph)
+            (self.path / MODEL).write_bytes(model)
+        self._hashes |= hashes
+        self.commit()
+
+    def _continue(self, stored: Mapping[str, Any], hashes: Mapping[str, str]) -> None:
+        for name in ("eps", "semantics", "model", "source"):
+            if stored.get(name) != json.loads(json.dumps(self._head[name])):
+                raise InvalidInput(f"--proof {self.path}: holds another {name}; use --overwrite or another folder")
+        if any(stored["files"].get(name) != value for name, value in hashes.items()):
+            raise InvalidInput(f"--proof {self.path}: holds another network; use --overwrite or another folder")
+        self._hashes = dict(stored["files"])
+        self._images = {entry["index"]: entry for entry in stored["images"]}
+
+    def add(self, index: int, evidence: Evidence) -> None:
+        """Writes the file of an image; it counts from the next `commit` on. What an earlier run wrote stays."""
+        if index in self._images:
+            return
+        name = f"{IMAGES}/{index}.npz"
+        content = packed(evidence.arrays)
+        (self.path / name).write_bytes(content)
+        self._hashes[name] = _sha256(content)
+        entry = {"index": index, "label": evidence.label, "file": name, "margin": evidence.margin}
+        self._images[index] = entry
+
+    def commit(self) -> None:
+        """Replaces certificate.json."""
+        images = [self._images[i] for i in sorted(self._images)]
+        content = {**self._head, "files": dict(sorted(self._hashes.items())), "images": images}
+        write_atomically(self.path / CERTIFICATE, dump(content, indent=1))
+
+
+def open_folder(path: Path, *, resume: bool, overwrite: bool) -> Folder:
+    """The folder for a certificate. Raises InvalidInput where it holds what may not be replaced.
+
+    resume: goes on with the certificate that lies here, if any. overwrite: removes one.
+    """
+    if path.exists() and not path.is_dir():
+        raise InvalidInput(f"--proof {path}: not a folder")
+    if not path.exists() or not any(path.iterdir()):
+        return Folder(path)
+    if not (resume or overwrite):
+        raise InvalidInput(f"--proof {path}: is not empty; --overwrite replaces a certificate")
+    if not (path / CERTIFICATE).is_file():
+        raise InvalidInput(f"--proof {path}: holds no certificate of llcert, but other files; choose another folder")
+    if resume:
+        return Folder(path, _stored(path / CERTIFICATE))
+    for file in (path / CERTIFICATE, path / GRAPH, path / MODEL, *(path / IMAGES).glob("*.npz")):
+        file.unlink(missing_ok=True)
+    return Folder(path)
+
+
+def _stored(path: Path) -> Mapping[str, Any]:
+    try:
+        found = json.loads(path.read_bytes())
+        if found["format"] != 1 or not isinstance(found["files"], dict):
+            raise ValueError("another format")
+        for entry in found["images"]:
+            int(entry["index"])
+    except (ValueError, KeyError, TypeError, OSError):
+        raise InvalidInput(f"--proof {path}: no certificate that can be continued; use --overwrite") from None
+    return dict(found)
+
+
+def exact(eps: str) -> str:
+    """The same number as the checker reads numbers: the user's text, or a fraction."""
+    text = eps.strip()
+    if _PLAIN.fullmatch(text):
+        return text
+    try:
+        above, _, below = text.partition("/")
+        value = str(Fraction(above.strip()) / Fraction(below.strip() or 1))
+    except (ValueError, ZeroDivisionError):
+        value = ""
+    if not _PLAIN.fullmatch(value):
+        raise InvalidInput(f"--proof: eps {eps[:40]!r} is too long a number for a certificate")
+    return value
+
+
+def packed(arrays: Mapping[str, NDArray[Any]]) -> bytes:
+    """An npz file; numbers that fit single precision exactly are stored in it."""
+    out = io.BytesIO()
+    short: dict[str, Any] = {name: _short(np.asarray(values)) for name, values in arrays.items()}
+    np.savez_compressed(out, **short)
+    return out.getvalue()
+
+
+def _short(values: NDArray[Any]) -> NDArray[Any]:
+    if values.dtype != np.float64:
+        return values
+    with np.errstate(over="ignore"):
+        short = values.astype(np.float32)
+    return short if np.array_equal(short.astype(np.float64), values) else values
+
+
+def _sha256(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()
