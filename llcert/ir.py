@@ -73,7 +73,10 @@ class LinearOp(Op):
 
     @abstractmethod
     def transformed(self, entrywise: Callable[[Tensor], Tensor]) -> LinearOp:
-        """The map whose matrix is `entrywise(A)`, without offset; `entrywise(0) = 0` (absolute value, square)."""
+        """The map whose matrix is `entrywise(A)`, without offset; `entrywise(0) = 0` (absolute value, square).
+
+        Operators that only move values need `entrywise(1) = 1` as well.
+        """
 
     @property
     def offset(self) -> Tensor | None:

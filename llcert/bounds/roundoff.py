@@ -89,7 +89,8 @@ class Passage:
                 carried = torch.zeros_like(self.sizes[node])
                 if source in errors:
                     carried = node.op.transformed(torch.abs).linear(errors[source])
-                carried = carried + _flushed(node.op, self.sizes[source] + errors.get(source, 0.0), form)
+                if not self._exact(node):
+                    carried = carried + _flushed(node.op, self.sizes[source] + errors.get(source, 0.0), form)
             else:
                 carried = node.op(*(errors.get(i, torch.zeros_like(self.sizes[i])) for i in node.inputs))
             carried = DOUBLE.above(carried, self.block.roundings + 8)

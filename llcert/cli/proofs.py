@@ -13,6 +13,10 @@ from llcert.question import Question
 from llcert.report import Subject
 
 
+STAGES = ("global", "attack", "local", "dual")
+"""The stages whose proofs a certificate can hold, those that are run unless others are named."""
+
+
 @dataclass(frozen=True)
 class Proofs:
     """Evidence on its way from the prover to the folder. Make one with `open`; `begin` comes before the first batch."""
@@ -25,6 +29,9 @@ class Proofs:
         """Raises InvalidInput where the folder may not be written to, or the question is not one a proof answers."""
         if question.assurance not in (None, Assurance.DETERMINISTIC.value):
             raise InvalidInput(f"--proof needs --assurance deterministic, not {question.assurance}")
+        beyond = [s for s in question.stages or () if s not in STAGES]
+        if beyond:
+            raise InvalidInput(f"--proof cannot hold what stage {beyond[0]} finds; give --stages {','.join(STAGES)}")
         if question.clip_input:
             raise InvalidInput("--proof cannot say --clip-input: a certificate speaks of the whole ball")
         return Proofs(open_folder(path, resume=resume, overwrite=overwrite))

@@ -14,7 +14,7 @@ import torch
 
 from llcert.api import file_sha256, load
 from llcert.certify import Contradiction, Sample, Verdict, Witness
-from llcert.cli.proofs import Proofs
+from llcert.cli.proofs import STAGES, Proofs
 from llcert.cli.terminal import DownloadProgress, stderr, stdout, uninterrupted, work_progress
 from llcert.data import Dataset
 from llcert.errors import InvalidInput, NumericalError
@@ -70,6 +70,7 @@ def run(
     proofs = None
     if outputs.proof is not None:
         proofs = Proofs.open(outputs.proof, question, resume=outputs.resume, overwrite=outputs.overwrite)
+        question = replace(question, stages=question.stages or STAGES)
     witness = None if proofs is None else proofs.recorder
     job = _job(Path(model), question, self_check=self_check, dataset=dataset, witness=witness)
     if proofs is not None:
