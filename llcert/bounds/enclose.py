@@ -27,7 +27,7 @@ class Frame:
     """How a proof leaves room for whoever checks it with other arithmetic.
 
     box: in place of the box of a block, from its sources. slack: boxes are wider by so much of the sizes that are added
-    up, norms and radii larger by so much of themselves (norms by `n^2 u` more, n their smaller side). least: is added to
+    up, norms and radii larger by so much of themselves (norms by `n^2 u` more, n their smaller side). least: added to
     what may be too small to have room.
     """
 
