@@ -42,9 +42,17 @@ def backward_boxes(backward: Backward, trace: Trace, asked: Mapping[int, Probe])
         block = backward.program.blocks[index]
         images = torch.arange(len(trace.before[block.node].centre), device=backward.program.device)
         parts = [
-            [backward.before(trace.select(some), index, rows, sign, Tightest(iterations=2)) for sign in (1.0, -1.0)]
+            [_asked(backward, trace.select(some), index, sign * rows.rows, rows) for sign in (1.0, -1.0)]
             for some in images.split(max(LARGEST // rows.entries, 1))
         ]
         lower, negated = (torch.cat(side).unflatten(1, block.pre.shape) for side in zip(*parts, strict=True))
         boxes[block.node] = lower, -negated
     return boxes
+
+
+def _asked(backward: Backward, trace: Trace, index: int, rows: Tensor, asked: Probe) -> Tensor:
+    """Lower bounds of one side of a block's box, `[batch, entries]`."""
+    batch = len(trace.before[backward.program.blocks[index].node].centre)
+    policy = Tightest(iterations=2)
+    every = rows.expand(batch, *rows.shape)
+    return backward.before(trace, index, every, policy, layouts=asked.layouts, layout=asked.asked)

@@ -17,7 +17,6 @@ from torch import Tensor
 
 from llcert.bounds.forward import Trace
 from llcert.bounds.margin import largest_increase
-from llcert.bounds.probe import Probe
 from llcert.ir import Node
 from llcert.layout import PER_ROW, Layout
 from llcert.program import Block, Program, Term
@@ -136,16 +135,24 @@ class Backward:
         total = self._total(trace, next(iter(rows.values())))
         return self._carried(trace, dict(rows), policy, total, {}, stops=stops)
 
-    def before(self, trace: Trace, index: int, asked: Probe, sign: float, policy: Policy) -> Tensor:
-        """Lower bounds of every entry of block number `index` before its activation, or of minus them.
+    def before(
+        self,
+        trace: Trace,
+        index: int,
+        rows: Tensor,
+        policy: Policy,
+        *,
+        stops: bool = False,
+        layouts: Mapping[Node, Layout] = _NONE,
+        layout: Layout = PER_ROW,
+    ) -> Tensor:
+        """The same for rows on the value of block number `index` before its activation, `[batch, bounds]`.
 
-        `[batch, entries]`. asked: rows for its entries; sign: 1 or -1.
+        layout: of the rows. layouts: of what becomes of them, at the cuts below.
         """
-        rows = sign * asked.rows.expand(len(trace.hidden[self.program.input].varying), *asked.rows.shape)
-        total = self._total(trace, rows.new_zeros(len(rows), asked.asked.count))
-        pending: dict[Node, Tensor] = {}
-        self._affine(trace, self.program.blocks[index], rows, pending, total, asked.asked)
-        return self._carried(trace, pending, policy, total, asked.layouts, stops=False)
+        total, pending = self._total(trace, layout.total(torch.zeros_like(rows))), dict[Node, Tensor]()
+        self._affine(trace, self.program.blocks[index], rows, pending, total, layout)
+        return self._carried(trace, pending, policy, total, layouts, stops=stops)
 
     def _carried(
         self,
@@ -162,7 +169,7 @@ class Backward:
             if block.node not in pending:
                 continue
             if stops and block.activation is not None:
-                best = torch.fmax(best, self._stopped(trace, pending, total))
+                best = torch.fmax(best, self._stopped(trace, pending, total, layouts))
             steps = trace.steps(block)
             a = pending.pop(block.node)
             if steps is None:

@@ -27,7 +27,8 @@ class Frame:
     """How a proof leaves room for whoever checks it with other arithmetic.
 
     box: in place of the box of a block, from its sources. slack: boxes are wider by so much of the sizes that are added
-    up, norms and radii larger by so much of themselves (norms by `n^2 u` more, n their smaller side).
+    up, norms and radii larger by so much of themselves (norms by `n^2 u` more, n their smaller side). least: added to
+    what may be too small to have room.
     """
 
     box: Callable[[Block, Mapping[Node, Hidden]], Region]
@@ -37,6 +38,10 @@ class Frame:
     def larger(self, value: Tensor) -> Tensor:
         """A bound >= 0 with room above it; what is practically zero is left alone."""
         return torch.where(value > DOUBLE.tiny * 2.0**20, value * (1 + self.slack) + self.least, value)
+
+    def radius(self, value: Tensor) -> Tensor:
+        """A radius with room above it, never 0."""
+        return value * (1 + self.slack) + self.least
 
     def room(self, size: Tensor) -> Tensor:
         """By how much a box is wider at least, for values that are added up from numbers of this size."""
@@ -96,7 +101,7 @@ def enclose(
         weights = torch.minimum(weights, steepest(block))
         radius = _radius(block, sources, weights, unmasked, solver, trace, seed + number, frame)
         radius = DOUBLE.above(radius + distance(error, weights), 2)
-        radius = radius if frame is None else frame.larger(radius)
+        radius = radius if frame is None else frame.radius(radius)
         weakest = Side.PROBABLE if any(trace.norms[t].side is Side.PROBABLE for t in block.terms) else weakest
         trace.before[block.node], trace.weighted[block.node] = z, (weights, radius)
         hidden = _activate(block, z, radius, deployed, known, frame)
@@ -207,7 +212,7 @@ def _activate(
     error = error if frame is None else frame.larger(error)
     known.after[block.node] = error
     radius = DOUBLE.above(radius + distance(error), 2)
-    region = replace(_widened(region, error), radius=radius if frame is None else frame.larger(radius))
+    region = replace(_widened(region, error), radius=radius if frame is None else frame.radius(radius))
     return Hidden(_tightened(region, frame), varying)
 
 
@@ -233,5 +238,5 @@ def _tightened(region: Region, frame: Frame | None) -> Region:
     upper = torch.fmin(region.upper, upwards(region.centre + radius))
     lower, upper = torch.minimum(lower, region.centre), torch.maximum(upper, region.centre)
     farthest = distance(upwards(torch.maximum(upper - region.centre, region.centre - lower)))
-    farthest = farthest if frame is None else frame.larger(farthest)
+    farthest = farthest if frame is None else frame.radius(farthest)
     return Region(region.centre, lower, upper, torch.fmin(region.radius, farthest))

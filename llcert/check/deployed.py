@@ -76,8 +76,9 @@ def _added(size: Vector, carried: Vector, terms: Vector, once: float, depth: int
     partial = size if largest is None else np.minimum(size, above((size + largest + carried) / 2, 4))
     more = 1 + 4 * gamma(int(terms.max(initial=0.0)) + 8, U32)
     nothing = size < LEAST  # TINY alone: it was 0
-    error = np.where(nothing, 0.0, above(U32 * (once * size + terms * partial) * more + carried, 8))
-    return Value(np.where(nothing, 0.0, above(size + error, 1)), error)
+    own = above(U32 * (once * size + terms * partial) * more, 8)
+    error = np.where(nothing, 0.0, above(own + carried, 1))
+    return Value(np.where(nothing, 0.0, above(size + own, 1)), error)
 
 
 def check_single(block: Block) -> None:

@@ -14,6 +14,7 @@ from llcert.bounds import Trace
 from llcert.bounds.ascent import Ascent
 from llcert.bounds.dual import Backward, Choice, Chosen, Key, Policy, Tightest, differences
 from llcert.ir import Activation, Input, Network, Node, apply
+from llcert.layout import PER_ROW, Layout
 from llcert.ops import Add, Clamp, Concat, Leaky, Linear, MaxMin, Tanh, relu
 from llcert.program import Program
 from llcert.relaxation import Relaxation
@@ -75,7 +76,7 @@ class Silly:
     seed: int
     chosen: dict[Key, Choice] = field(default_factory=dict)
 
-    def __call__(self, key: Key, step: Relaxation, rows: Tensor) -> Choice:
+    def __call__(self, key: Key, step: Relaxation, rows: Tensor, layout: Layout = PER_ROW) -> Choice:
         generator = torch.Generator().manual_seed(self.seed + 100 * key[0] + key[1])
         noise = torch.randn(rows.shape, generator=generator, dtype=rows.dtype)
         slopes = step.slopes(rows) + noise * (torch.rand(rows.shape, generator=generator) < 0.3)

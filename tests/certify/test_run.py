@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 import llcert.certify
-from llcert.certify import PGD, Assurance, BatchResult, Certifier, Settings, Verdict
+from llcert.certify import PGD, BatchResult, Certifier, Settings, Verdict
 from llcert.certify.arithmetic import full_precision
 from llcert.errors import InvalidInput
 from llcert.ir import Input, Network, apply
