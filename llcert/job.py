@@ -239,12 +239,22 @@ def _settings(question: Question, model: str) -> Settings:
         delta=base.delta if question.delta is None else question.delta,
         proof_seconds=base.proof_seconds if question.proof_seconds is None else question.proof_seconds,
         branch_seconds=base.branch_seconds if question.branch_seconds is None else question.branch_seconds,
+        radius=_tolerance(question),
         clip_input=bool(question.clip_input),
         seed=question.seed or 0,
         pgd=replace(pgd, steps=question.steps or pgd.steps, restarts=question.restarts or pgd.restarts),
         solver=replace(solver, tolerance=question.tolerance or solver.tolerance, cap=question.iterations or solver.cap),
         start=_choice(question.start, Start, "start", base.start),
     )
+
+
+def _tolerance(question: Question) -> float | None:
+    """Of a search for radii; None where none is asked for."""
+    if not question.radius:
+        if question.radius_tolerance is not None:
+            raise InvalidInput("--radius-tolerance says how exact --radius is; give that too")
+        return None
+    return 0.01 if question.radius_tolerance is None else question.radius_tolerance
 
 
 def _choice(text: str | None, kind: type[E], name: str, default: E) -> E:
@@ -337,6 +347,7 @@ def _identity(
         "delta": settings.delta,
         "proof_seconds": settings.proof_seconds,
         "branch_seconds": settings.branch_seconds,
+        "radius": settings.radius,
         "mean": list(question.mean or ()),
         "std": list(question.std or ()),
         "layout": question.layout,

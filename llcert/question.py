@@ -30,8 +30,8 @@ class Question:
     """One field for each thing that may be asked; None where the user said nothing.
 
     eps: as written, `36/255` or `0.141`. samples: `N` or `A:B`. batch_size: None chooses one. semantics, delta,
-    proof_seconds: of proofs. branch_seconds: of the branch stage. steps, restarts: of the attack. tolerance,
-    iterations, start: of the power iteration.
+    proof_seconds: of proofs. branch_seconds: of the branch stage. radius: whether to search for the largest. steps,
+    restarts: of the attack. tolerance, iterations, start: of the power iteration.
     """
 
     eps: str | None = None
@@ -45,6 +45,8 @@ class Question:
     delta: float | None = None
     proof_seconds: float | None = None
     branch_seconds: float | None = None
+    radius: bool | None = None
+    radius_tolerance: float | None = None
     device: str | None = None
     dtype: str | None = None
     batch_size: int | None = None

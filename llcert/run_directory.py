@@ -206,6 +206,7 @@ def sample_json(sample: Sample) -> dict[str, Any]:
         "local_lipschitz": sample.local_lipschitz,
         "radius_growth": sample.radius_growth,
         "assurance": None if sample.assurance is None else sample.assurance.value,
+        "radius": sample.radius,
     }
 
 

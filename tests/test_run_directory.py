@@ -49,6 +49,7 @@ def test_samples_have_the_keys_programs_rely_on(tmp_path: Path) -> None:
         "local_lipschitz",
         "radius_growth",
         "assurance",
+        "radius",
     ]
     assert json.loads(lines[1])["margin"] == -0.123456789
 

@@ -52,15 +52,16 @@ class Frame:
         return value * (1 + self.slack + 2 * DOUBLE.unit * min(sides) ** 2)
 
 
-def enclosing_ball(images: Tensor, eps: float, *, clip: bool = False) -> Region:
+def enclosing_ball(images: Tensor, eps: float | Tensor, *, clip: bool = False) -> Region:
     """The L2 ball around each image, rounded outwards.
 
-    images: `[batch, *shape]`, float64. eps: not below the radius.
+    images: `[batch, *shape]`, float64. eps: not below the radius, a number or `[batch]`.
     """
-    lower, upper = downwards(images - eps), upwards(images + eps)
+    radius = torch.as_tensor(eps, dtype=torch.float64, device=images.device).expand(len(images))
+    lower, upper = downwards(images - spread(radius, images)), upwards(images + spread(radius, images))
     if clip:
         lower, upper = torch.minimum(lower.clamp(min=0), images), torch.maximum(upper.clamp(max=1), images)
-    return Region(images, lower, upper, images.new_full((len(images),), eps))
+    return Region(images, lower, upper, radius)
 
 
 def enclose(

@@ -32,6 +32,7 @@ class Sample:
     stage: the name of the stage that decided; None if none did. margin: best lower bound on the worst-case margin.
     local_lipschitz: eq. 6. radius_growth: radius of the last hidden values over eps. seconds: its share of the batch.
     assurance: the strongest under which it would be certified; the asked one where it is, None where none is known.
+    radius: the largest radius at which it is certified, as far as a search found, in pixel units; None if not searched.
     """
 
     index: int
@@ -44,6 +45,7 @@ class Sample:
     radius_growth: float | None
     seconds: float
     assurance: Assurance | None = None
+    radius: float | None = None
 
 
 @dataclass(frozen=True)

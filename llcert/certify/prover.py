@@ -64,22 +64,22 @@ class Prover:
         """What asks for the boxes of the program's blocks."""
         return probes(self.program)
 
-    def __call__(self, images: Tensor, labels: Tensor, plan: Plan) -> Tensor:
+    def __call__(self, images: Tensor, labels: Tensor, plan: Plan, eps: Tensor | None = None) -> Tensor:
         """Lower bounds of `z_y - z_j` over each ball, `[batch, logits]`; infinite for j = y. NaN proves nothing.
 
-        images: `[batch, *input shape]`, pixel units.
+        images: `[batch, *input shape]`, pixel units. eps: a radius for each image, `[batch]`, in place of the prover's.
         """
         with torch.no_grad(), direct_sums():
-            return self._margins(images.to(torch.float64), labels, plan)
+            return self._margins(images.to(torch.float64), labels, plan, eps)
 
     def explained(self, images: Tensor, labels: Tensor, plan: Plan) -> Proof:
         """The same, and how it was found."""
         with torch.no_grad(), direct_sums():
-            trace = self._trace(images.to(torch.float64), plan)
+            trace = self._trace(images.to(torch.float64), plan, None)
             return explained(Backward(self.program, self.clip), trace, labels, plan, self.ascent)
 
-    def _trace(self, images: Tensor, plan: Plan) -> Trace:
-        region = enclosing_ball(images, self.eps, clip=self.clip)
+    def _trace(self, images: Tensor, plan: Plan, eps: Tensor | None) -> Trace:
+        region = enclosing_ball(images, self.eps if eps is None else eps, clip=self.clip)
         solver = self.solver if plan.local else None
         enclosed = partial(
             enclose,
@@ -98,8 +98,8 @@ class Prover:
             raise ValueError(f"norms of side {trace.side.value} do not support a claim that needs {self.side.value}")
         return trace
 
-    def _margins(self, images: Tensor, labels: Tensor, plan: Plan) -> Tensor:
-        trace = self._trace(images, plan)
+    def _margins(self, images: Tensor, labels: Tensor, plan: Plan, eps: Tensor | None) -> Tensor:
+        trace = self._trace(images, plan, eps)
         backward = Backward(self.program, self.clip)
         directions = differences(labels, self.program)
         margins = backward.last(trace, {self.program.output: directions})

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
@@ -13,11 +14,12 @@ from llcert.bounds.branching import Branching
 from llcert.certify.arithmetic import full_precision
 from llcert.certify.attack import PGD
 from llcert.certify.branch import Branch
-from llcert.certify.cascade import BatchResult, cascade
+from llcert.certify.cascade import BatchResult, Contradiction, cascade
 from llcert.certify.dual import Dual
 from llcert.certify.explained import Witness
 from llcert.certify.proved import Proved
 from llcert.certify.prover import Prover, Semantics, provers_of
+from llcert.certify.radius import RadiusSearch
 from llcert.certify.self_check import SelfCheck
 from llcert.certify.stages import Attack, Clean, Global, Local
 from llcert.certify.verdict import Assurance, Stage, Verdict
@@ -34,7 +36,8 @@ class Settings:
     eps: L2 radius in pixel units, finite and >= 0. stages: names in order, clean always runs first. assurance: what
     backs a certificate. semantics: of the network a proof speaks of. delta: of a probabilistic proof, the probability
     that the certificate of one image is wrong. proof_seconds: nominal budget of an image's deterministic norms.
-    branch_seconds: of the branch stage, wall clock an image.
+    branch_seconds: of the branch stage, wall clock an image. radius: relative tolerance of a search for each image's
+    largest certified radius, None for no search.
     clip_input: intersect the ball's box with the pixel range [0, 1]. seed: of attacks and starting vectors.
     """
 
@@ -45,6 +48,7 @@ class Settings:
     delta: float = 1e-9
     proof_seconds: float = 10.0
     branch_seconds: float = 10.0
+    radius: float | None = None
     clip_input: bool = False
     seed: int = 0
     pgd: PGD = field(default_factory=PGD)
@@ -54,6 +58,8 @@ class Settings:
     def __post_init__(self) -> None:
         if not 0 <= self.eps < float("inf"):
             raise InvalidInput(f"eps must be a finite number >= 0 in pixel units, not {self.eps}")
+        if self.radius is not None and not 1e-6 <= self.radius < 1:
+            raise InvalidInput(f"the tolerance of a radius must lie between 1e-6 and 1, not {self.radius}")
         if not 0 < self.delta < 1:
             raise InvalidInput(f"delta must be a probability between 0 and 1, not {self.delta}")
         for name, seconds in (("proof", self.proof_seconds), ("branch", self.branch_seconds)):
@@ -74,6 +80,7 @@ class Certifier:
     bound: GlobalBound
     stages: tuple[Stage, ...]
     local: Local
+    search: RadiusSearch | None = None
 
     @staticmethod
     def of(
@@ -103,7 +110,10 @@ class Certifier:
         )
         provers = {} if settings.assurance is Assurance.ESTIMATE else provers_of(network, settings, device, witness)
         stages = _stages(program, settings, bound, local, provers, witness)
-        return Certifier(program, settings, bound, stages, local)
+        search = None
+        if settings.radius is not None:
+            search = RadiusSearch(local, provers.get(settings.assurance), settings.radius)
+        return Certifier(program, settings, bound, stages, local, search)
 
     def __call__(self, images: Tensor, labels: Tensor, indices: Tensor, *, self_check: bool = False) -> BatchResult:
         """The verdicts on one batch, and if asked the self-check on it.
@@ -121,9 +131,30 @@ class Certifier:
         with torch.no_grad(), full_precision():
             alone = self.settings.stages == ("local",)
             result = cascade(self.program, self.stages, images, labels, indices, measure_all=alone)
+            if self.search is not None:
+                result = self._with_radii(self.search, result, images, labels, indices)
             if self_check:
                 SelfCheck()(self.local, images, labels, indices, result)
         return result
+
+    def _with_radii(
+        self, search: RadiusSearch, result: BatchResult, images: Tensor, labels: Tensor, indices: Tensor
+    ) -> BatchResult:
+        """The result with every image's radius: 0 where misclassified, at least eps where it is certified there."""
+        begun = time.perf_counter()
+        right = torch.tensor([s.verdict is not Verdict.MISCLASSIFIED for s in result.samples], device=images.device)
+        radii = torch.zeros(len(images), dtype=torch.float64, device=images.device)
+        if bool(right.any()):
+            radii[right] = search(images[right], labels[right], indices[right])
+        samples = []
+        share = (time.perf_counter() - begun) / max(len(images), 1)
+        for i, (sample, radius) in enumerate(zip(result.samples, radii.tolist(), strict=True)):
+            if sample.verdict is Verdict.ATTACKED and radius >= self.settings.eps:
+                raise Contradiction(sample.index, sample.label, images[i], images[i])
+            if sample.verdict is Verdict.CERTIFIED:
+                radius = max(radius, self.settings.eps)
+            samples.append(replace(sample, radius=radius, seconds=sample.seconds + share))
+        return replace(result, samples=tuple(samples))
 
 
 def _stages(

@@ -61,6 +61,7 @@ def certify(
     stages: o.Stages = None,
     assurance: o.Assurance = None,
     semantics: o.Semantics = None,
+    radius: o.Radius = None,
     clip_input: o.ClipInput = None,
     device: o.Device = None,
     dtype: o.Dtype = None,
@@ -81,6 +82,7 @@ def certify(
     delta: o.Delta = None,
     proof_seconds: o.ProofSeconds = None,
     branch_seconds: o.BranchSeconds = None,
+    radius_tolerance: o.RadiusTolerance = None,
     no_self_check: o.NoSelfCheck = False,
 ) -> None:
     """How many images of a data set keep their class under [bold]every[/] change of L2 length up to eps.
@@ -100,6 +102,8 @@ def certify(
         delta=delta,
         proof_seconds=proof_seconds,
         branch_seconds=branch_seconds,
+        radius=radius,
+        radius_tolerance=radius_tolerance,
         device=device,
         dtype=dtype,
         batch_size=None if batch_size is None else parse_batch_size(batch_size),

@@ -121,6 +121,23 @@ BranchSeconds = Annotated[
         rich_help_panel=EXPERT,
     ),
 ]
+Radius = Annotated[
+    bool | None,
+    typer.Option(
+        "--radius",
+        help="Also search for the largest radius at which each image is certified, and draw the curve.",
+        rich_help_panel=QUESTION,
+    ),
+]
+RadiusTolerance = Annotated[
+    float | None,
+    typer.Option(
+        "--radius-tolerance",
+        metavar="X",
+        help="How exact --radius is, as a share of the radius. Default: 0.01.",
+        rich_help_panel=EXPERT,
+    ),
+]
 ClipInput = Annotated[
     bool | None,
     typer.Option(

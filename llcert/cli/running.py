@@ -172,10 +172,10 @@ def _interrupted(report: Report, model: str, outputs: Outputs) -> int:
 
 
 def tsv_lines(samples: Iterable[Sample], eps: float) -> Iterable[str]:
-    """The lines of a randomised-smoothing file: radius is eps where certified, else 0."""
+    """The lines of a randomised-smoothing file: radius as searched for, else eps where certified, else 0."""
     yield "idx\tlabel\tpredict\tradius\tcorrect\ttime\n"
     for s in samples:
-        radius = eps if s.verdict is Verdict.CERTIFIED else 0.0
+        radius = s.radius if s.radius is not None else eps if s.verdict is Verdict.CERTIFIED else 0.0
         correct = int(s.verdict is not Verdict.MISCLASSIFIED)
         # microseconds always, so that the column has one form
         seconds = timedelta(microseconds=max(1, math.ceil(1e6 * s.seconds)))

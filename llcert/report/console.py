@@ -47,6 +47,8 @@ def render(report: Report) -> RenderableType:
         busiest = max(report.layers, key=lambda layer: layer.iterations_mean or 0.0)
         if busiest.iterations_mean:
             parts += [Text(), _Histogram(busiest)]
+    if report.radius_curve:
+        parts += [Text(), _Curve(report.radius_curve)]
     slowest = max(report.stages, key=lambda stage: stage.seconds, default=None)
     if slowest is not None:
         parts.append(Text(f"\nSlowest stage: {slowest.name}, {slowest.seconds:.1f} s of {report.seconds:.1f} s."))
@@ -223,3 +225,18 @@ class _Histogram:
         for low, high, count in self.layer.iterations:
             name = str(low) if low == high else f"{low}-{high}"
             yield Text(f"  {name:>11}  {count:>6}  {glyph * round(width * count / most)}")
+
+
+@dataclass(frozen=True)
+class _Curve:
+    """Certified accuracy against the radius."""
+
+    points: tuple[tuple[float, float], ...]
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        yield Text("Certified accuracy by radius:", style="bold")
+        glyph = "#" if options.ascii_only else "█"
+        for radius, share in self.points:
+            yield Text(
+                f"  {radius:>11.4g}  {percent(share):>7}  {glyph * round(share * min(40, options.max_width - 30))}"
+            )

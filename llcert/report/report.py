@@ -159,6 +159,15 @@ class Report:
             return None
         return self._share(self.count(Verdict.CERTIFIED))
 
+    @property
+    def radius_curve(self) -> tuple[tuple[float, float], ...]:
+        """Certified accuracy at eleven radii from 0 to the largest, `(radius, share)`; empty where none was asked."""
+        radii = [s.radius for s in self.samples if s.radius is not None]
+        if not radii:
+            return ()
+        steps = [max(radii) * i / 10 for i in range(11)]
+        return tuple((step, self._share(sum(r >= step and r > 0 for r in radii))) for step in steps)
+
     def _share(self, count: int) -> float:
         return count / len(self.samples) if self.samples else 0.0
 
@@ -217,6 +226,7 @@ class Report:
             "semantics": None if subject.assurance is Assurance.ESTIMATE else subject.semantics.value,
             "failure_probability": self.failure_probability,
             "certified_as": {a.value: self.backed(a) for a in Assurance if not a.stronger(subject.assurance)},
+            "radius_curve": [list(point) for point in self.radius_curve],
             "eps_text": subject.eps_text,
             "split": subject.split,
             "selection": subject.selection,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from dataclasses import replace
 
@@ -104,7 +105,17 @@ def rounded(sample: Sample) -> Sample:
         margin=_round(sample.margin),
         local_lipschitz=_round(sample.local_lipschitz),
         radius_growth=_round(sample.radius_growth),
+        radius=_rounded_down(sample.radius),
     )
+
+
+def _rounded_down(value: float | None) -> float | None:
+    """A radius to the digits that are written, not above it."""
+    if value is None or value <= 0:
+        return value
+    scale = 10.0 ** (_DIGITS - 1 - math.floor(math.log10(value)))
+    text = f"{math.floor(value * scale) / scale:.{_DIGITS}g}"
+    return float(text) if float(text) <= value else math.nextafter(float(text), 0)
 
 
 def _round(value: float | None) -> float | None:

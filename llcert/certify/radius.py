@@ -1,0 +1,105 @@
+"""The largest radius at which each image is certified (METHOD, section 6)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from llcert.bounds import LastLayer, Start, propagate
+from llcert.bounds.dual import Backward, Tightest, differences
+from llcert.certify.plan import Plan
+from llcert.certify.prover import Prover
+from llcert.certify.stages import Local, positive
+from llcert.region import ball, length
+
+_GROWTH = 1.5
+_DOUBLINGS = 24
+_PLANS = (Plan(local=True, backward=True), Plan(local=False))
+
+
+@dataclass(frozen=True)
+class RadiusSearch:
+    """Bisection on the radius of each image, all images of a batch at a time, each probe a bound of its own.
+
+    A probe is the backward pass in closed form, with the best stop, on the regions of that radius; nothing is assumed
+    of how the bound depends on the radius. tolerance: relative, of the radius. prover: proves what the search finds, or
+    a little less; None leaves it an estimate.
+    """
+
+    local: Local
+    prover: Prover | None
+    tolerance: float = 0.01
+
+    def __call__(self, images: Tensor, labels: Tensor, indices: Tensor) -> Tensor:
+        """Radii at which every image is certified, `[batch]`, float64, pixel units; 0 where none was found.
+
+        images: `[batch, *input shape]`, rightly classified. indices: in the data set.
+        """
+        low = self._by_global_norms(images, labels)
+        found = self._searched(images, labels, indices, low)
+        return found if self.prover is None else self._proved(images, labels, low, found)
+
+    def _by_global_norms(self, images: Tensor, labels: Tensor) -> Tensor:
+        """The radius of the global bound, `margin / (||w_j - w_y|| L)` for the nearest class."""
+        program, bound = self.local.program, self.local.bound
+        logits = program.logits(images)
+        growth = torch.zeros_like(logits)
+        last = LastLayer.of(program)
+        for term in last.rows:
+            growth = growth + length(last.differences(term, labels), 2) * bound.growth[term.source]
+        radii = (logits.gather(1, labels[:, None]) - logits) / growth
+        own = torch.nn.functional.one_hot(labels, logits.shape[1]).bool()
+        nearest = torch.where(own, torch.inf, radii).amin(1).double()
+        return torch.where(torch.isfinite(nearest) & (nearest > 0), nearest, 0.0)
+
+    def _searched(self, images: Tensor, labels: Tensor, indices: Tensor, low: Tensor) -> Tensor:
+        """The largest radius that a probe certified, to the tolerance."""
+        low = low.clone()
+        high = low * _GROWTH + torch.finfo(torch.float32).tiny
+        rising = low > 0
+        for _ in range(_DOUBLINGS):
+            if not bool(rising.any()):
+                break
+            rising[rising.clone()] = self._certified(images, labels, indices, high, rising)
+            low = torch.where(rising, high, low)
+            high = torch.where(rising, high * _GROWTH, high)
+        open_ = (low > 0) & ~rising & (high - low > self.tolerance * high)
+        while bool(open_.any()):
+            middle = (low + high) / 2
+            passed = torch.zeros_like(open_)
+            passed[open_] = self._certified(images, labels, indices, middle, open_)
+            low = torch.where(passed, middle, low)
+            high = torch.where(open_ & ~passed, middle, high)
+            open_ = open_ & (high - low > self.tolerance * high)
+        return low
+
+    def _certified(self, images: Tensor, labels: Tensor, indices: Tensor, radii: Tensor, some: Tensor) -> Tensor:
+        """Whether some images are certified at these radii by the closed form, boolean `[some]`."""
+        local, program = self.local, self.local.program
+        region = ball(images[some], radii[some].to(images.dtype), clip=local.clip_input)
+        seed = local.seed + int(indices[0])
+        trace = propagate(program, region, local.bound, solver=local.solver, start=Start.UNMASKED, seed=seed)
+        rows = {program.output: differences(labels[some], program)}
+        margins = Backward(program, local.clip_input)(trace, rows, Tightest(), stops=True)
+        own = torch.nn.functional.one_hot(labels[some], margins.shape[1]).bool()
+        return positive(torch.where(own, torch.inf, margins).amin(1))
+
+    def _proved(self, images: Tensor, labels: Tensor, low: Tensor, found: Tensor) -> Tensor:
+        """What a proof leaves of the radii: the searched ones, a tolerance less, or those of the global norms."""
+        assert self.prover is not None
+        best = torch.zeros_like(found)
+        local, globally = _PLANS
+        for plan, radii in (
+            (local, found),
+            (local, found * (1 - self.tolerance)),
+            (globally, low * (1 - 1e-6)),
+            (globally, low * (1 - self.tolerance)),
+        ):
+            left = torch.nonzero((best == 0) & (radii > 0))[:, 0]
+            if len(left) == 0:
+                break
+            margins = self.prover(images[left], labels[left], plan, eps=radii[left])
+            best[left] = torch.where(positive(margins.amin(1)), radii[left], best[left])
+        return best

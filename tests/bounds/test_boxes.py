@@ -1,0 +1,116 @@
+"""Boxes from the backward pass: true, never looser where they are used, and the same whether rows are shared or not."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from proofs import points_of, prover
+from torch import Tensor
+
+from llcert.bounds.boxes import backward_boxes, probes
+from llcert.bounds.dual import Backward, Tightest
+from llcert.bounds.enclose import enclose, enclosing_ball
+from llcert.bounds.probe import probe
+from llcert.ir import Input, Network, Node, apply
+from llcert.layout import PER_ROW, Shared
+from llcert.ops import Add, Conv, Leaky, Linear, MaxMin, Reshape, relu
+from llcert.program import Program, lower
+
+
+def normal(*shape: int, seed: int) -> Tensor:
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed)) / 3
+
+
+def conv(node: Node, out: int, seed: int, stride: int = 1) -> Node:
+    weight, bias = normal(out, node.shape[0], 3, 3, seed=seed), normal(out, seed=seed + 9)
+    return apply(Conv(weight, bias, (stride, stride), (1, 1)), node)
+
+
+def dense(node: Node, out: int, seed: int) -> Node:
+    flat = apply(Reshape((torch.Size(node.shape).numel(),)), node)
+    return apply(Linear(normal(out, flat.shape[0], seed=seed), normal(out, seed=seed + 9)), flat)
+
+
+def convolutional() -> Network:
+    node = apply(relu(), conv(apply(Input((1, 8, 8))), 2, 0, stride=2))
+    node = apply(Leaky(torch.tensor(0.1)), conv(node, 3, 1))
+    return Network(dense(apply(relu(), dense(node, 6, 2)), 3, 3))
+
+
+def residual() -> Network:
+    first = apply(relu(), conv(apply(Input((1, 6, 6))), 2, 0))
+    second = apply(relu(), conv(first, 2, 1))
+    return Network(dense(apply(relu(), apply(Add(), first, conv(second, 2, 2))), 3, 3))
+
+
+NETWORKS = {"convolutional": convolutional, "residual": residual}
+
+
+def program_of(network: Network) -> Program:
+    return lower(network, "cpu", torch.float64)
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_sampled_values_lie_in_the_boxes(name: str) -> None:
+    network, eps = NETWORKS[name](), 0.3
+    made = prover(network, eps)
+    images = torch.rand(2, *network.input.shape, generator=torch.Generator().manual_seed(4), dtype=torch.float64)
+    region = enclosing_ball(images, eps)
+    trace = enclose(made.program, region, made.bound, made.solver, deployed=made.deployed)
+    boxes = backward_boxes(Backward(made.program), trace, probes(made.program))
+    assert boxes
+    tighter = enclose(made.program, region, made.bound, made.solver, boxes=boxes, deployed=made.deployed)
+    for image in range(2):
+        points = points_of(images[image], eps, 200, seed=image)
+        values = {made.program.input: points}
+        for block in made.program.blocks:
+            z = block.value(values)
+            values[block.node] = z if block.activation is None else block.activation(z)
+            if block.node in boxes:
+                lower_, upper = (side[image] for side in boxes[block.node])
+                assert ((z >= lower_) & (z <= upper)).all()
+            known = tighter.hidden[block.node].region
+            assert ((values[block.node] >= known.lower[image]) & (values[block.node] <= known.upper[image])).all()
+            assert (known.radius[image] <= trace.hidden[block.node].region.radius[image] * (1 + 1e-9)).all()
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_shared_rows_give_what_each_row_gives_alone(name: str) -> None:
+    made = prover(NETWORKS[name](), 0.2)
+    images = torch.rand(2, *made.program.input.shape, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    trace = enclose(made.program, enclosing_ball(images, 0.2), made.bound, made.solver)
+    backward, found = Backward(made.program), probes(made.program)
+    for index, asked in found.items():
+        count = asked.asked.count
+        alone = (
+            torch.eye(count, dtype=torch.float64)
+            .reshape(1, count, *asked.rows.shape[1:])
+            .expand(2, -1, *asked.rows.shape[1:])
+        )
+        single = backward.before(trace, index, alone, Tightest(iterations=2))
+        rows = asked.rows.expand(2, *asked.rows.shape)
+        policy = Tightest(iterations=2)
+        shared = backward.before(trace, index, rows, policy, layouts=asked.layouts, layout=asked.asked)
+        assert torch.allclose(single, shared, rtol=1e-9, atol=1e-9)
+
+
+def test_rows_are_shared_by_entries_that_do_not_meet() -> None:
+    asked = probe(program_of(convolutional()), 1, 2**21)
+    assert asked is not None
+    assert len(asked.rows) < asked.asked.count
+    assert sorted(asked.asked.owners[asked.asked.owners < asked.asked.count].tolist()) == list(range(asked.asked.count))
+
+
+def test_what_is_too_large_or_mixed_is_not_asked_for() -> None:
+    assert probe(program_of(convolutional()), 1, 100) is None
+    mixed = apply(MaxMin(), conv(apply(Input((1, 4, 4))), 2, 0))
+    assert probes(program_of(Network(dense(apply(relu(), dense(mixed, 4, 1)), 3, 2)))) == {}
+
+
+def test_layouts_add_up_and_spread_back() -> None:
+    owners = torch.tensor([[0, 1, 2], [2, 2, 1]])  # 2 is nobody
+    layout = Shared(owners, 2)
+    entries = torch.tensor([[[1.0, 2.0, 4.0], [8.0, 16.0, 32.0]]])
+    assert layout.total(entries).tolist() == [[1.0, 34.0]]
+    assert layout.spread(torch.tensor([[5.0, 7.0]]), entries).tolist() == [[[5.0, 7.0, 0.0], [0.0, 0.0, 7.0]]]
+    assert PER_ROW.total(entries).tolist() == [[7.0, 56.0]]

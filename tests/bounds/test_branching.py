@@ -1,0 +1,124 @@
+"""Branch and bound: parts cover the ball, and no bound on a part is above what points of it show."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from proofs import points_of, prover
+from random_graphs import random_image, random_network
+from torch import Tensor
+
+from llcert.bounds import Trace
+from llcert.bounds.ascent import Ascent
+from llcert.bounds.branching import Branching, Leaves, bounds_of, cut
+from llcert.bounds.dual import Backward, Tightest, differences
+from llcert.bounds.enclose import enclose, enclosing_ball
+from llcert.certify import Certifier, Settings, Verdict
+from llcert.ir import Input, Network, apply
+from llcert.ops import Linear, MaxMin, Sigmoid, relu
+
+QUICK = Branching(seconds=2.0, width=4, ascent=Ascent(steps=4, rate=0.05))
+
+
+def dense(seed: int, phi: object = None, width: int = 6) -> Network:
+    generator = torch.Generator().manual_seed(seed)
+    node = apply(Input((3,)))
+    for before, after in ((3, width), (width, width)):
+        weight, bias = torch.randn(after, before, generator=generator), torch.randn(after, generator=generator) / 4
+        node = apply(phi or relu(), apply(Linear(weight / before**0.5, bias), node))  # type: ignore[arg-type]
+    return Network(apply(Linear(torch.randn(3, width, generator=generator)), node))
+
+
+def parts_of(network: Network, image: Tensor, label: Tensor, eps: float) -> tuple[Backward, Trace, Tensor, Leaves]:
+    made = prover(network, eps)
+    trace = enclose(made.program, enclosing_ball(image, eps), made.bound, made.solver)
+    backward = Backward(made.program)
+    rows = differences(label, made.program)[0]
+    rows = rows[torch.arange(len(rows)) != int(label)]
+    return backward, trace, rows, QUICK(backward, trace, rows)
+
+
+@pytest.mark.parametrize("phi", [relu(), MaxMin()], ids=["relu", "maxmin"])
+@pytest.mark.parametrize("seed", range(4))
+def test_every_point_lies_in_a_part_of_each_row_and_above_its_bound(seed: int, phi: object) -> None:
+    network, eps = dense(seed, phi), 0.4
+    image = random_image(network, seed).double()
+    label = network(image).argmax(1)
+    backward, trace, rows, leaves = parts_of(network, image, label, eps)
+    points = points_of(image[0], eps, 400, seed=seed)
+    values = network(points) @ rows.T  # [points, rows]
+    steps = cut(backward, trace.select(torch.zeros_like(leaves.rows)), leaves.cuts)
+    covered = torch.zeros(len(points), len(rows), dtype=torch.bool)
+    for leaf in range(len(leaves)):
+        inside = torch.ones(len(points), dtype=torch.bool)
+        known = {backward.program.input: points}
+        for block in backward.program.blocks:
+            z = block.value(known)
+            known[block.node] = z if block.activation is None else block.activation(z)
+            if block.activation is None:
+                continue
+            for number, step in enumerate(steps.steps(block) or ()):
+                low, high = (end[leaf] for end in leaves.cuts[backward.program.blocks.index(block), number])
+                entries = z if step.zone.lower[0].shape == z[0].shape else _halves(block.activation, z)
+                inside = inside & ((entries >= low) & (entries <= high)).flatten(1).all(1)
+        row = int(leaves.rows[leaf])
+        covered[:, row] |= inside
+        if inside.any():
+            assert leaves.bounds[leaf] <= values[inside, row].min() + 1e-9
+    assert covered.all()
+
+
+def _halves(phi: object, z: Tensor) -> Tensor:
+    assert isinstance(phi, MaxMin)
+    a, b = phi.split(z)
+    return a - b
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_branching_never_does_worse_than_where_it_starts(seed: int) -> None:
+    network = dense(seed)
+    image = random_image(network, seed).double()
+    label = network(image).argmax(1)
+    backward, trace, rows, leaves = parts_of(network, image, label, 0.3)
+    start = backward(
+        trace.select(torch.zeros(len(rows), dtype=torch.int64)), {backward.program.output: rows[:, None]}, Tightest()
+    )
+    worst = torch.stack([leaves.bounds[leaves.rows == r].min() for r in range(len(rows))])
+    root = torch.where(worst > 0, torch.minimum(start[:, 0], worst), start[:, 0])
+    assert (worst >= root - 1e-6).all()
+    again = torch.zeros_like(leaves.rows)
+    own = {backward.program.output: rows[leaves.rows][:, None]}
+    assert torch.allclose(
+        bounds_of(backward, trace.select(again), own, leaves, Ascent(steps=1)), leaves.bounds, atol=1e-6
+    )
+
+
+def test_the_stage_proves_more_than_the_backward_pass_and_nothing_false() -> None:
+    gained = 0
+    for seed in range(6):
+        network = dense(seed, width=8)
+        images = torch.rand(12, 3, generator=torch.Generator().manual_seed(seed))
+        labels, indices = network(images).argmax(1), torch.arange(12)
+        for eps in (0.15, 0.3):
+            stages = ("global", "local", "dual", "branch")
+            certifier = Certifier.of(network, Settings(eps, stages=stages, branch_seconds=1.0))
+            for sample in certifier(images, labels, indices).samples:
+                gained += sample.stage == "branch"
+                if sample.verdict is Verdict.CERTIFIED:
+                    points = points_of(images[sample.index].double(), eps, 500, seed=1)
+                    assert (network(points).argmax(1) == sample.label).all()
+    assert gained > 0
+
+
+def test_networks_without_a_knot_have_nothing_to_cut() -> None:
+    network = dense(0, Sigmoid())
+    image = random_image(network, 0).double()
+    *_, leaves = parts_of(network, image, network(image).argmax(1), 2.0)
+    assert len(leaves) == 2
+
+
+def test_some_random_graphs_are_branched_without_complaint() -> None:
+    for seed in range(6):
+        network = random_network(seed)
+        image = random_image(network, seed).double()
+        parts_of(network, image, network(image).argmax(1), 0.05)
