@@ -113,7 +113,7 @@ class Passage:
         if isinstance(node.op, LinearOp):
             entries = (self.sizes[node.inputs[0]] > 0).to(torch.float64)
             count = node.op.transformed(_nonzero).linear(entries) + 1
-            scale = 4.0
+            scale = 5.0  # four in a coefficient that is computed (batch norm's), one in the product
         else:
             count, scale = torch.full_like(size, float(len(node.inputs))), 0.0
         partial = size if values is None else torch.minimum(size, (size + values + carried) / 2)
