@@ -57,7 +57,7 @@ def _value(node: Node, inputs: list[Value], largest: Vector | None) -> Value:
         (part,) = inputs
         terms = what.pattern @ (part.size > 0).astype(float)
         size = np.where((terms > 0) | (what.magnitude > 0), what.floored @ part.size + what.magnitude + LEAST, 0.0)
-        return _added(size, what.absolute @ part.error, terms, 5.0, what.rows, largest)
+        return _added(size, what.absolute @ part.error, terms, 6.0, what.rows, largest)
     # the sum of one value and zeros is exact, but it may flush
     terms = sum(((part.size > 0).astype(float) for part in inputs), np.zeros(node.size))
     size = sum((part.size for part in inputs), np.zeros(node.size))

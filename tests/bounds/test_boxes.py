@@ -61,7 +61,7 @@ def test_sampled_values_lie_in_the_boxes(name: str) -> None:
     assert boxes
     tighter = enclose(made.program, region, made.bound, made.solver, boxes=boxes, deployed=made.deployed)
     for image in range(2):
-        points = points_of(images[image], eps, 200, seed=image)
+        points = points_of(images[image : image + 1], eps, 200, seed=image)
         values = {made.program.input: points}
         for block in made.program.blocks:
             z = block.value(values)

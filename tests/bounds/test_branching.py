@@ -45,7 +45,7 @@ def test_every_point_lies_in_a_part_of_each_row_and_above_its_bound(seed: int, p
     image = random_image(network, seed).double()
     label = network(image).argmax(1)
     backward, trace, rows, leaves = parts_of(network, image, label, eps)
-    points = points_of(image[0], eps, 400, seed=seed)
+    points = points_of(image, eps, 400, seed=seed)
     values = network(points) @ rows.T  # [points, rows]
     steps = cut(backward, trace.select(torch.zeros_like(leaves.rows)), leaves.cuts)
     covered = torch.zeros(len(points), len(rows), dtype=torch.bool)
@@ -105,7 +105,7 @@ def test_the_stage_proves_more_than_the_backward_pass_and_nothing_false() -> Non
             for sample in certifier(images, labels, indices).samples:
                 gained += sample.stage == "branch"
                 if sample.verdict is Verdict.CERTIFIED:
-                    points = points_of(images[sample.index].double(), eps, 500, seed=1)
+                    points = points_of(images[sample.index : sample.index + 1].double(), eps, 500, seed=1)
                     assert (network(points).argmax(1) == sample.label).all()
     assert gained > 0
 

@@ -51,7 +51,7 @@ def test_no_point_within_the_radius_has_another_class(seed: int) -> None:
             assert sample.radius == 0
             continue
         assert sample.radius > 0
-        points = points_of(images[sample.index].double(), sample.radius, 500, seed=seed)
+        points = points_of(images[sample.index : sample.index + 1].double(), sample.radius, 500, seed=seed)
         assert (network(points).argmax(1) == sample.label).all()
 
 

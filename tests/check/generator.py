@@ -278,7 +278,7 @@ def single_errors(toy: Toy, block: Block, part: dict[int, Any], largest: Array) 
         held = [(x[0] > 0).astype(float) for x in xs]
         if n["kind"] == "linear":
             A = abs(n["A"])
-            terms, size, carried, once = (A > 0) @ held[0], A @ xs[0][0] + abs(n["b"]), A @ xs[0][1], 5
+            terms, size, carried, once = (A > 0) @ held[0], A @ xs[0][0] + abs(n["b"]), A @ xs[0][1], 6
         else:
             terms, once = sum(held) - 1, 1
             size, carried = sum(x[0] for x in xs), sum(x[1] for x in xs)

@@ -141,6 +141,29 @@ def block_value(toy: Toy, k: int, z: np.ndarray) -> np.ndarray:
     return value(toy.nodes[k], [z])
 
 
+@pytest.mark.parametrize("seed", range(5))
+def test_batch_norm_in_float32_errs_no_more_than_the_rule_says(seed: int) -> None:
+    """However a kernel computes it: the mean taken off first, or all in one factor and one shift."""
+    rng, n, eps = np.random.default_rng(seed), 1000, np.float32(1e-5)
+    weight, bias, mean = (rng.normal(size=n).astype(np.float32) for _ in range(3))
+    variance, x = rng.uniform(1e-6, 2, n).astype(np.float32), rng.normal(size=n).astype(np.float32)
+    x[:250] *= np.float32(1e-3)
+    A = weight.astype(float) / np.sqrt(variance.astype(float) + float(eps))
+    b = bias - mean * A
+    toy = Toy(classes=n)
+    toy.add("linear", [toy.add("input", [], n)], n, A=np.diag(A), b=b)
+    held = model_arrays(toy) | {"1.magnitude": np.abs(bias) + np.abs(mean * A)}
+    block = build(graph_json(toy), arrays(held)).blocks[1]
+    exact = A * x + b
+    allowed = errors(block, {0: np.abs(x).astype(float)}, np.abs(exact))
+    reciprocal = (1 / np.sqrt(variance + eps)) * weight
+    for factor in (weight / np.sqrt(variance + eps), reciprocal):
+        for y in ((x - mean) * factor + bias, x * factor + (bias - mean * factor)):
+            assert y.dtype == np.float32
+            assert np.all(np.abs(y - exact) <= allowed)
+            assert np.any(np.abs(y - exact) >= allowed / 8)
+
+
 def test_what_is_zero_errs_nothing_and_what_is_huge_is_refused(tmp_path: Path) -> None:
     case = random_case(3, margin=True, single=True)
     size = case.toy.nodes[case.toy.cuts[1]]["size"]
