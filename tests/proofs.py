@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
@@ -10,6 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from llcert.bounds import Rows, Trace
+from llcert.bounds.dual import Choice, Key
 from llcert.bounds.enclose import enclose, enclosing_ball
 from llcert.bounds.unmasked import proved_bound
 from llcert.certify import Assurance, Settings
@@ -17,6 +19,7 @@ from llcert.certify.prover import Prover, Semantics, provers_of
 from llcert.ir import Activation, Input, LinearOp, Network, Node, topological
 from llcert.ops import BatchNorm
 from llcert.program import Program, lower
+from llcert.relaxation import Relaxation
 from llcert.rounding import SINGLE, Rounding
 from llcert.spectral import Verified
 
@@ -64,6 +67,22 @@ def values_of(program: Program, points: Tensor) -> tuple[dict[Node, Tensor], dic
         z = before[block.node] = block.value(after)
         after[block.node] = z if block.activation is None else block.activation(z)
     return before, after
+
+
+@dataclass
+class Silly:
+    """Any slopes and multipliers, from a seed; keeps them."""
+
+    seed: int
+    chosen: dict[Key, Choice] = field(default_factory=dict)
+
+    def __call__(self, key: Key, step: Relaxation, rows: Tensor) -> Choice:
+        generator = torch.Generator().manual_seed(self.seed + 100 * key[0] + key[1])
+        noise = torch.randn(rows.shape, generator=generator, dtype=rows.dtype)
+        slopes = step.slopes(rows) + noise * (torch.rand(rows.shape, generator=generator) < 0.3)
+        lam = torch.rand(rows.shape[:2], generator=generator, dtype=rows.dtype) * 3
+        self.chosen[key] = Choice(slopes, torch.where(lam < 1, 0.0, lam))
+        return self.chosen[key]
 
 
 Order = Callable[[Singles], Singles]

@@ -31,8 +31,8 @@ def dense(node: Node, out: int, seed: int) -> Node:
     return apply(Linear(normal(out, flat.shape[0], seed=seed), normal(out, seed=seed + 9)), flat)
 
 
-def convolutional() -> Network:
-    node = apply(relu(), conv(apply(Input((1, 8, 8))), 2, 0, stride=2))
+def convolutional(side: int = 8) -> Network:
+    node = apply(relu(), conv(apply(Input((1, side, side))), 2, 0, stride=2))
     node = apply(Leaky(torch.tensor(0.1)), conv(node, 3, 1))
     return Network(dense(apply(relu(), dense(node, 6, 2)), 3, 3))
 
@@ -95,7 +95,7 @@ def test_shared_rows_give_what_each_row_gives_alone(name: str) -> None:
 
 
 def test_rows_are_shared_by_entries_that_do_not_meet() -> None:
-    asked = probe(program_of(convolutional()), 1, 2**21)
+    asked = probe(program_of(convolutional(24)), 1, 2**21)
     assert asked is not None
     assert len(asked.rows) < asked.asked.count
     assert sorted(asked.asked.owners[asked.asked.owners < asked.asked.count].tolist()) == list(range(asked.asked.count))

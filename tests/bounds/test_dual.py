@@ -2,22 +2,20 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 
 import pytest
 import torch
-from proofs import points_of, proved, values_of
+from proofs import Silly, points_of, proved, values_of
 from random_graphs import random_image, random_network
 from torch import Tensor
 
 from llcert.bounds import Trace
 from llcert.bounds.ascent import Ascent
-from llcert.bounds.dual import Backward, Choice, Chosen, Key, Policy, Tightest, differences
+from llcert.bounds.dual import Backward, Chosen, Policy, Tightest, differences
 from llcert.ir import Activation, Input, Network, Node, apply
-from llcert.layout import PER_ROW, Layout
 from llcert.ops import Add, Clamp, Concat, Leaky, Linear, MaxMin, Tanh, relu
 from llcert.program import Program
-from llcert.relaxation import Relaxation
 from llcert.rounding import SINGLE
 
 ROWS = 3
@@ -67,22 +65,6 @@ def _linear() -> Node:
 
 
 GRAPHS = {f.__name__: f for f in (_residual, _late, _concatenated, _smooth_between, _ends_in_an_activation, _linear)}
-
-
-@dataclass
-class Silly:
-    """Any slopes and multipliers, from a seed; keeps them."""
-
-    seed: int
-    chosen: dict[Key, Choice] = field(default_factory=dict)
-
-    def __call__(self, key: Key, step: Relaxation, rows: Tensor, layout: Layout = PER_ROW) -> Choice:
-        generator = torch.Generator().manual_seed(self.seed + 100 * key[0] + key[1])
-        noise = torch.randn(rows.shape, generator=generator, dtype=rows.dtype)
-        slopes = step.slopes(rows) + noise * (torch.rand(rows.shape, generator=generator) < 0.3)
-        lam = torch.rand(rows.shape[:2], generator=generator, dtype=rows.dtype) * 3
-        self.chosen[key] = Choice(slopes, torch.where(lam < 1, 0.0, lam))
-        return self.chosen[key]
 
 
 def policies(seed: int) -> tuple[Policy, ...]:
