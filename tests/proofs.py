@@ -17,6 +17,7 @@ from llcert.bounds.unmasked import proved_bound
 from llcert.certify import Assurance, Settings
 from llcert.certify.prover import Prover, Semantics, provers_of
 from llcert.ir import Activation, Input, LinearOp, Network, Node, topological
+from llcert.layout import PER_ROW, Layout
 from llcert.ops import BatchNorm
 from llcert.program import Program, lower
 from llcert.relaxation import Relaxation
@@ -76,7 +77,7 @@ class Silly:
     seed: int
     chosen: dict[Key, Choice] = field(default_factory=dict)
 
-    def __call__(self, key: Key, step: Relaxation, rows: Tensor) -> Choice:
+    def __call__(self, key: Key, step: Relaxation, rows: Tensor, layout: Layout = PER_ROW) -> Choice:
         generator = torch.Generator().manual_seed(self.seed + 100 * key[0] + key[1])
         noise = torch.randn(rows.shape, generator=generator, dtype=rows.dtype)
         slopes = step.slopes(rows) + noise * (torch.rand(rows.shape, generator=generator) < 0.3)

@@ -92,21 +92,15 @@ def test_branching_never_does_worse_than_where_it_starts(seed: int) -> None:
     assert (repeated[leaves.bounds > 0] > 0).all()
 
 
-def test_the_stage_proves_more_than_the_backward_pass_and_nothing_false() -> None:
-    gained = 0
-    for seed in range(3):
-        network = dense(seed, width=8)
-        images = torch.rand(8, 3, generator=torch.Generator().manual_seed(seed))
-        labels, indices = network(images).argmax(1), torch.arange(8)
-        for eps in (0.15, 0.3):
-            stages = ("global", "local", "dual", "branch")
-            certifier = Certifier.of(network, Settings(eps, stages=stages, branch_seconds=0.3))
-            for sample in certifier(images, labels, indices).samples:
-                gained += sample.stage == "branch"
-                if sample.verdict is Verdict.CERTIFIED:
-                    points = points_of(images[sample.index : sample.index + 1].double(), eps, 500, seed=1)
-                    assert (network(points).argmax(1) == sample.label).all()
-    assert gained > 0
+def test_the_stage_proves_what_the_backward_pass_leaves_and_nothing_false() -> None:
+    network, eps = dense(4, width=8), 0.3
+    images = torch.rand(8, 3, generator=torch.Generator().manual_seed(4))[[0, 3, 6, 7]]
+    labels, stages = network(images).argmax(1), ("global", "local", "dual", "branch")
+    certifier = Certifier.of(network, Settings(eps, stages=stages, branch_seconds=600.0))  # it ends once all is proved
+    for sample in certifier(images, labels, torch.arange(4)).samples:
+        assert (sample.verdict, sample.stage) == (Verdict.CERTIFIED, "branch")
+        points = points_of(images[sample.index : sample.index + 1].double(), eps, 500, seed=1)
+        assert (network(points).argmax(1) == sample.label).all()
 
 
 def test_networks_without_a_knot_have_nothing_to_cut() -> None:
