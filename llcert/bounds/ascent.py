@@ -90,7 +90,7 @@ def _better(
     """Row by row the better of two bounds with their choices; NaN is never better."""
     if best is None:
         return bound, found
-    better = bound > best
+    better = (bound > best) | (best.isnan() & ~bound.isnan())
     merged = {}
     for key, new in found.items():
         old = kept[key]

@@ -104,12 +104,15 @@ class Prover:
         directions = differences(labels, self.program)
         margins = backward.last(trace, {self.program.output: directions})
         if plan.backward:
-            margins = self._carried(backward, trace, directions, margins, plan)
+            margins = self._carried(backward, trace, directions, margins, labels, plan)
         own = torch.nn.functional.one_hot(labels, margins.shape[1]).bool()
         return torch.where(own, torch.inf, margins)
 
-    def _carried(self, backward: Backward, trace: Trace, directions: Tensor, margins: Tensor, plan: Plan) -> Tensor:
+    def _carried(
+        self, backward: Backward, trace: Trace, directions: Tensor, margins: Tensor, labels: Tensor, plan: Plan
+    ) -> Tensor:
         """The margins of what is open, carried down: in closed form, as the plan chose, by an ascent from there."""
+        own = torch.nn.functional.one_hot(labels, margins.shape[1]).bool()
         margins = margins.clone()
         tried: list[_Attempt] = [_closed]
         if plan.branched is None:
@@ -117,13 +120,19 @@ class Prover:
         else:
             tried += [partial(_branched, plan.branched, self.ascent)]
         for attempt in tried:
-            image, row = torch.nonzero(~(margins > 0), as_tuple=True)
-            if len(image) == 0:
-                break
-            rows = {self.program.output: directions[image, row][:, None]}
-            found = attempt(backward, trace.select(image), rows, (image, row))
-            margins[image, row] = torch.fmax(margins[image, row], found[:, 0])
+            open_ = torch.nonzero(~(margins > 0) & ~own)
+            for part in open_.split(self._rows):
+                image, row = part.unbind(1)
+                rows = {self.program.output: directions[image, row][:, None]}
+                found = attempt(backward, trace.select(image), rows, (image, row))
+                margins[image, row] = torch.fmax(margins[image, row], found[:, 0])
         return margins
+
+    @cached_property
+    def _rows(self) -> int:
+        """How many rows are carried at a time."""
+        entries = sum(torch.Size(b.pre.shape).numel() for b in self.program.blocks)
+        return max(_ENTRIES // max(entries, 1), 1)
 
 
 _Attempt = Callable[[Backward, Trace, Mapping[Node, Tensor], tuple[Tensor, Tensor]], Tensor]
@@ -196,6 +205,9 @@ def _ascended(
             choices[key].lam[here] = known.lam[there].double()
     return ascent(backward, trace, rows, choices)[0]
 
+
+_ENTRIES = 2**21
+"""Entries of all activations that are carried at a time, over all rows."""
 
 _ATTEMPTS = 4
 """At most so many plans ask for the norms of one image."""
