@@ -121,7 +121,7 @@ class Prover:
             tried += [partial(_branched, plan.branched, self.ascent)]
         for attempt in tried:
             open_ = torch.nonzero(~(margins > 0) & ~own)
-            for part in open_.split(self._rows):
+            for part in open_.split(self._rows) if len(open_) else ():
                 image, row = part.unbind(1)
                 rows = {self.program.output: directions[image, row][:, None]}
                 found = attempt(backward, trace.select(image), rows, (image, row))

@@ -84,7 +84,7 @@ SCALES += [(1e30, 1e30, 1e-30, 1e-30), (1e-45, 1e30, 1.0), (1e-20, 1e-20, 1e-5),
 @pytest.mark.parametrize("scales", SCALES)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_scales_that_leave_the_range_of_float32(scales: tuple[float, ...], dtype: torch.dtype) -> None:
-    for seed in range(3):
+    for seed in range(2 if dtype == torch.float32 else 1):
         network = random_chain(scales, seed)
         image = torch.rand(1, 3, generator=torch.Generator().manual_seed(seed))
         label = label_of(network, image)

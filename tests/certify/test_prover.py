@@ -158,7 +158,8 @@ def test_what_an_ascent_found_is_proved_again() -> None:
     margins = own(images, labels, plan)
     assert bool((margins >= own(images, labels, PLANS[3])).all())
     others = (torch.nn.functional.one_hot(labels, 3) == 0).flatten()
-    assert bool((margins.flatten() >= found[:, 0] - 1e-4)[others].all())
+    reached = (margins.flatten() > 0) | (margins.flatten() >= found[:, 0] - 1e-4)  # what is proved is left alone
+    assert bool(reached[others].all())
     positions = torch.tensor([4, 1])
     some = own(images[positions], labels[positions], plan.select(positions))
     torch.testing.assert_close(some, margins[positions], atol=1e-9, rtol=1e-9)
