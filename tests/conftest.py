@@ -11,7 +11,7 @@ torch.set_num_threads(1)
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addoption("--graphs", type=int, default=50, help="random graphs in the soundness campaign (1000: all)")
+    parser.addoption("--graphs", type=int, default=25, help="random graphs in the soundness campaign (1000: all)")
     parser.addoption("--layers", type=int, default=100, help="random masked layers whose norms are proved (2000: all)")
     parser.addoption("--networks", type=int, default=500, help="networks in the campaign of proofs (10000: all)")
     parser.addoption("--first-graph", type=int, default=0, help="seed of the campaign's first graph")

@@ -81,8 +81,9 @@ SCALES = [(1e-30, 1e30, 1.0), (1e30, 1e-30, 1.0), (1e-38, 1e38, 1.0), (1e38, 1e-
 SCALES += [(1e30, 1e30, 1e-30, 1e-30), (1e-45, 1e30, 1.0), (1e-20, 1e-20, 1e-5), (1e19, 1e19, 1e-38)]
 
 
-@pytest.mark.parametrize("scales", SCALES)
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize(
+    ("dtype", "scales"), [(torch.float32, s) for s in SCALES] + [(torch.float64, s) for s in SCALES[2:5]]
+)
 def test_scales_that_leave_the_range_of_float32(scales: tuple[float, ...], dtype: torch.dtype) -> None:
     for seed in range(2 if dtype == torch.float32 else 1):
         network = random_chain(scales, seed)
