@@ -45,9 +45,13 @@ class Region:
         )
 
     def within(self, lower: Tensor, upper: Tensor) -> Region:
-        """The same set, its box cut to another that holds it too; the centre stays inside, NaN cuts nothing."""
-        lower = torch.minimum(torch.fmax(self.lower, lower), self.centre)
-        return replace(self, lower=lower, upper=torch.maximum(torch.fmin(self.upper, upper), self.centre))
+        """The same set, its box cut to another that holds it too; the centre stays inside.
+
+        NaN cuts nothing, and where nothing is known here, nothing is known afterwards.
+        """
+        lower = torch.where(self.lower.isnan(), self.lower, torch.fmax(self.lower, lower))
+        upper = torch.where(self.upper.isnan(), self.upper, torch.fmin(self.upper, upper))
+        return replace(self, lower=torch.minimum(lower, self.centre), upper=torch.maximum(upper, self.centre))
 
     def select(self, images: Tensor) -> Region:
         """The regions of some images of the batch; `images` is a mask or an index, `[batch]`."""

@@ -62,11 +62,11 @@ def _through(node: Node, inputs: list[_Known]) -> _Known:
     radius, factors = source.ball
     if node.op.moves:
         return _Known(Region(centre, lower, upper, unknown), (radius, magnitude.linear(factors)))
-    reach = _root(node.op.transformed(_squares).linear(_squares(factors))) * spread(radius, centre)
+    reach = _root(node.op.transformed(squares).linear(squares(factors))) * spread(radius, centre)
     return _Known(Region(centre, torch.maximum(lower, centre - reach), torch.minimum(upper, centre + reach), unknown))
 
 
-def _squares(x: Tensor) -> Tensor:
+def squares(x: Tensor) -> Tensor:
     """Upper bounds of the squares, of which no product of two vanishes; zero stays zero."""
     return torch.where(x == 0, x, x.square().clamp(min=torch.finfo(x.dtype).tiny ** 0.5))
 

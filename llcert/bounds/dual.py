@@ -15,6 +15,7 @@ from types import MappingProxyType
 import torch
 from torch import Tensor
 
+from llcert.bounds.box import squares
 from llcert.bounds.forward import Trace
 from llcert.bounds.margin import largest_increase
 from llcert.ir import Node
@@ -25,6 +26,9 @@ from llcert.relaxation import Relaxation
 from llcert.rounding import DOUBLE, Rounding
 
 _NONE: Mapping[Node, Layout] = MappingProxyType({})
+
+_ENTRIES = 2**21
+"""Entries of all activations that are carried at a time, over all rows."""
 
 Key = tuple[int, int]
 """A step of a block's activation: the number of the block in its program, the number of the step."""
@@ -114,6 +118,12 @@ class Backward:
 
     program: Program
     clip: bool = False
+
+    @property
+    def rows_at_once(self) -> int:
+        """How many rows fit the memory together: a backward pass holds every activation's entries for each."""
+        entries = sum(torch.Size(b.pre.shape).numel() for b in self.program.blocks)
+        return max(_ENTRIES // max(entries, 1), 1)
 
     @cached_property
     def offsets(self) -> dict[Node, Tensor]:
@@ -288,7 +298,7 @@ def differences(labels: Tensor, program: Program) -> Tensor:
 
 def _length(rows: Tensor, layout: Layout) -> Tensor:
     """The length of the part of a row that belongs to each bound, `[batch, bounds]`."""
-    return length(rows, 2) if layout is PER_ROW else layout.total(rows.square()).sqrt()
+    return length(rows, 2) if layout is PER_ROW else layout.total(squares(rows)).sqrt()
 
 
 def _lost(products: Tensor, trace: Trace, layout: Layout) -> Tensor | None:

@@ -15,9 +15,6 @@ from llcert.certify.plan import Carried, Plan
 from llcert.certify.stages import Local, positive
 from llcert.certify.verdict import Finding, Verdict
 
-_ENTRIES = 2**21
-"""Entries of all activations that are carried at a time, over all rows."""
-
 
 @dataclass(frozen=True)
 class Dual:
@@ -35,7 +32,9 @@ class Dual:
 
     def __call__(self, images: Tensor, labels: Tensor, indices: Tensor) -> Finding:
         if self.boxes and not self.local.probes:
-            return Finding(torch.zeros_like(labels, dtype=torch.bool), torch.full(labels.shape, torch.nan))
+            return Finding(
+                torch.zeros_like(labels, dtype=torch.bool), torch.full_like(labels, torch.nan, dtype=images.dtype)
+            )
         trace = self.local.refined(images, indices) if self.boxes else self.local.masked(images, indices)
         program = self.local.program
         backward = Backward(program, self.local.clip_input)
@@ -83,5 +82,4 @@ def _joined(choices: Sequence[Choice]) -> Choice:
 
 def _chunks(backward: Backward, positions: Tensor, rows: int) -> tuple[Tensor, ...]:
     """The positions in parts that fit the memory. rows: of each."""
-    entries = sum(torch.Size(b.pre.shape).numel() for b in backward.program.blocks)
-    return positions.split(max(_ENTRIES // (entries * rows), 1))
+    return positions.split(max(backward.rows_at_once // rows, 1))

@@ -19,9 +19,6 @@ from llcert.ir import Node
 from llcert.program import Program
 from llcert.rounding import Rounding
 
-_ENTRIES = 2**21
-"""Entries of all activations that are carried at a time, over all rows."""
-
 _LEAST = 1e-7
 """What a margin must exceed, of the largest logit: room for the arithmetic of whoever checks it."""
 
@@ -76,17 +73,12 @@ def explained(backward: Backward, trace: Trace, labels: Tensor, plan: Plan, asce
     rows: dict[tuple[int, int], Row] = {}
     image, other = torch.nonzero(~own, as_tuple=True)
     search = _Search(backward, plan, ascent)
-    for part in _parts(program, len(image)):
+    for part in torch.arange(len(image), device=program.device).split(backward.rows_at_once):
         i, j = image[part], other[part]
         found, kept = search(trace.select(i), directions[i, j][:, None], least[i], (i, j))
         margins[i, j] = found
         rows |= {key: row for key, row in zip(zip(i.tolist(), j.tolist(), strict=True), kept, strict=True) if row}
     return Proof(trace, margins, rows)
-
-
-def _parts(program: Program, rows: int) -> tuple[Tensor, ...]:
-    entries = sum(torch.Size(b.pre.shape).numel() for b in program.blocks)
-    return torch.arange(rows, device=program.device).split(max(_ENTRIES // entries, 1))
 
 
 @dataclass(frozen=True)
@@ -143,10 +135,7 @@ class _Search:
     def _repeated(self, trace: Trace, rows: Tensor, which: tuple[Tensor, Tensor], still: Tensor) -> dict[Key, Choice]:
         choices = self._closed(trace, rows, which, still)
         if self.plan.carried is not None:
-            here, there = self.plan.carried.find(which[0][still], which[1][still])
-            for key, known in self.plan.carried.choices.items():
-                choices[key].slopes[here] = known.slopes[there].double()
-                choices[key].lam[here] = known.lam[there].double()
+            self.plan.carried.fill(choices, which[0][still], which[1][still])
         return choices
 
     def _ascended(self, trace: Trace, rows: Tensor, which: tuple[Tensor, Tensor], still: Tensor) -> dict[Key, Choice]:

@@ -32,6 +32,13 @@ class Carried:
         here = torch.nonzero(found >= 0)[:, 0]
         return here, found[here]
 
+    def fill(self, choices: Mapping[Key, Choice], images: Tensor, classes: Tensor) -> None:
+        """Puts what was chosen for these rows in place of what `choices`, in float64, holds for them."""
+        here, there = self.find(images, classes)
+        for key, known in self.choices.items():
+            choices[key].slopes[here] = known.slopes[there].double()
+            choices[key].lam[here] = known.lam[there].double()
+
     def select(self, positions: Tensor) -> Carried:
         """The rows of some images, which are then counted in this order; positions: index."""
         kept, images = _among(self.images, positions)
@@ -71,9 +78,8 @@ class Plan:
     """One way to a margin.
 
     local: whether norms are each image's own. rows: how they weight rows. boxes: whether boxes come from the backward
-    pass. backward: whether rows that do not suffice at
-    the last hidden values go on down to the image. carried: choices for some of them. branched: parts of the ball for
-    some of them.
+    pass. backward: whether rows that do not suffice at the last hidden values go on down to the image. carried: choices
+    for some of them. branched: parts of the ball for some of them.
     """
 
     local: bool

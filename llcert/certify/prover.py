@@ -121,18 +121,12 @@ class Prover:
             tried += [partial(_branched, plan.branched, self.ascent)]
         for attempt in tried:
             open_ = torch.nonzero(~(margins > 0) & ~own)
-            for part in open_.split(self._rows) if len(open_) else ():
+            for part in open_.split(backward.rows_at_once) if len(open_) else ():
                 image, row = part.unbind(1)
                 rows = {self.program.output: directions[image, row][:, None]}
                 found = attempt(backward, trace.select(image), rows, (image, row))
                 margins[image, row] = torch.fmax(margins[image, row], found[:, 0])
         return margins
-
-    @cached_property
-    def _rows(self) -> int:
-        """How many rows are carried at a time."""
-        entries = sum(torch.Size(b.pre.shape).numel() for b in self.program.blocks)
-        return max(_ENTRIES // max(entries, 1), 1)
 
 
 _Attempt = Callable[[Backward, Trace, Mapping[Node, Tensor], tuple[Tensor, Tensor]], Tensor]
@@ -199,18 +193,13 @@ def _ascended(
     backward(trace, rows, start)
     choices = dict(start.chosen)
     if carried is not None:
-        here, there = carried.find(*which)
-        for key, known in carried.choices.items():
-            choices[key].slopes[here] = known.slopes[there].double()
-            choices[key].lam[here] = known.lam[there].double()
+        carried.fill(choices, *which)
     return ascent(backward, trace, rows, choices)[0]
 
 
-_ENTRIES = 2**21
-"""Entries of all activations that are carried at a time, over all rows."""
-
-_ATTEMPTS = 4
-"""At most so many plans ask for the norms of one image."""
+_ATTEMPTS = 12
+"""At most so often are the norms of one image asked for: three plans of the stage local, one of dual, two each of boxes
+and branch, which enclose twice, two of a search for its radius, and some to spare."""
 
 _WHOLE = 3072
 """Side of the largest Gram matrix of a whole layer; above it a convolution's torus is as good and much cheaper."""
