@@ -133,3 +133,12 @@ def test_length_of_the_last_axes_and_of_what_is_not_a_number() -> None:
     assert length(torch.ones(2, 3, 4), 2).shape == (2, 3)
     assert length(torch.tensor([[torch.nan, 1.0]])).isnan().all()
     assert length(torch.tensor([[torch.inf, 1.0]])).isinf().all()
+
+
+def test_what_is_unknown_stays_unknown_when_it_is_cut() -> None:
+    nan = torch.nan
+    region = Region(torch.zeros(1, 2), torch.tensor([[nan, -2.0]]), torch.tensor([[nan, 2.0]]), torch.ones(1))
+    cut = region.within(torch.tensor([[-1.0, nan]]), torch.tensor([[1.0, 1.0]]))
+    assert cut.lower.isnan().tolist() == [[True, False]]
+    assert cut.upper.isnan().tolist() == [[True, False]]
+    assert (float(cut.lower[0, 1]), float(cut.upper[0, 1])) == (-2.0, 1.0)

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from llcert.bounds.boxes import backward_boxes, probes
 from llcert.bounds.dual import Backward, Tightest
+from llcert.bounds.dual import _length as shared_length
 from llcert.bounds.enclose import enclose, enclosing_ball
 from llcert.bounds.probe import probe
 from llcert.ir import Input, Network, Node, apply
@@ -114,3 +115,9 @@ def test_layouts_add_up_and_spread_back() -> None:
     assert layout.total(entries).tolist() == [[1.0, 34.0]]
     assert layout.spread(torch.tensor([[5.0, 7.0]]), entries).tolist() == [[[5.0, 7.0, 0.0], [0.0, 0.0, 7.0]]]
     assert PER_ROW.total(entries).tolist() == [[7.0, 56.0]]
+
+
+def test_lengths_of_shared_rows_do_not_vanish() -> None:
+    layout = Shared(torch.tensor([[0, 1, 2]]), 2)
+    tiny = torch.tensor([[[1e-170, 1.0, 0.0]]], dtype=torch.float64)
+    assert float(shared_length(tiny, layout)[0, 0]) >= 1e-170
