@@ -144,10 +144,6 @@ def prepare(task: Task, recipe: Recipe, *, team: Team | None = None, progress: P
     return Job(trainer, watch, test, question, recipe, identity, (*front, *notes, data.sentence, *warm))
 
 
-FINAL = ("global", "attack", "local")
-"""The stages that a training ends with: what it was trained for. `llcert certify` of the file goes further."""
-
-
 def _question(task: Task, recipe: Recipe, network: Network | None) -> Question:
     """What was asked, its gaps filled by the model's metadata; data and eps are known afterwards."""
     question = Question(
@@ -158,7 +154,6 @@ def _question(task: Task, recipe: Recipe, network: Network | None) -> Question:
         std=task.std,
         layout=task.layout,
         device=task.device,
-        stages=FINAL,
     )
     if network is not None:
         question = with_metadata(question, network)
