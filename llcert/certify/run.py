@@ -26,7 +26,7 @@ from llcert.certify.verdict import Assurance, Stage, Verdict
 from llcert.errors import InvalidInput
 from llcert.ir import Network
 from llcert.program import Program, lower
-from llcert.spectral import PowerIteration
+from llcert.spectral import Lanczos, PowerIteration
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,8 @@ class Settings:
     that the certificate of one image is wrong. proof_seconds: nominal budget of an image's deterministic norms.
     branch_seconds: of the branch stage, wall clock an image. radius: relative tolerance of a search for each image's
     largest certified radius, None for no search.
-    clip_input: intersect the ball's box with the pixel range [0, 1]. seed: of attacks and starting vectors.
+    clip_input: intersect the ball's box with the pixel range [0, 1]. solver, start: of estimated norms. seed: of
+    attacks and starting vectors.
     """
 
     eps: float
@@ -52,7 +53,7 @@ class Settings:
     clip_input: bool = False
     seed: int = 0
     pgd: PGD = field(default_factory=PGD)
-    solver: PowerIteration = field(default_factory=PowerIteration)
+    solver: Lanczos | PowerIteration = field(default_factory=Lanczos)
     start: Start = Start.UNMASKED
 
     def __post_init__(self) -> None:
@@ -65,6 +66,8 @@ class Settings:
         for name, seconds in (("proof", self.proof_seconds), ("branch", self.branch_seconds)):
             if not 0 < seconds < float("inf"):
                 raise InvalidInput(f"{name} seconds must be a finite number > 0, not {seconds}")
+        if self.start is Start.SAVED and isinstance(self.solver, Lanczos) and not self.solver.vectors:
+            raise InvalidInput("start saved: lanczos finds no singular vectors to lend; use the power iteration")
         unknown = [s for s in self.stages if s not in STAGES]
         if unknown or not self.stages or len(set(self.stages)) < len(self.stages):
             asked = ",".join(self.stages)

@@ -17,9 +17,9 @@ from llcert.bounds.probe import Probe
 from llcert.certify.attack import PGD
 from llcert.certify.plan import Plan
 from llcert.certify.verdict import Finding, LayerMeasure, Verdict, leads
-from llcert.program import Program
+from llcert.program import Program, Term
 from llcert.region import ball, length
-from llcert.spectral import PowerIteration
+from llcert.spectral import Lanczos, Solver
 
 
 @dataclass(frozen=True)
@@ -107,7 +107,7 @@ class Local:
     program: Program
     eps: float
     bound: GlobalBound
-    solver: PowerIteration = field(default_factory=PowerIteration)
+    solver: Solver = field(default_factory=Lanczos)
     start: Start = Start.UNMASKED
     clip_input: bool = False
     seed: int = 0
@@ -122,7 +122,7 @@ class Local:
 
     def trace(self, images: Tensor, rows: Rows, *, seed: int, before: Trace | None = None) -> Trace:
         """The forward pass over the eps-balls of some images; for Start.SAVED, `before` lends its singular vectors."""
-        saved = {t: nudged(n.vector, seed) for t, n in before.norms.items()} if before else None
+        saved = _vectors(before, seed) if before else None
         region = ball(images, self.eps, clip=self.clip_input)
         return propagate(
             self.program, region, self.bound, rows=rows, solver=self.solver, start=self.start, saved=saved, seed=seed
@@ -138,14 +138,15 @@ class Local:
 
     def _with_boxes(self, images: Tensor, indices: Tensor) -> Trace:
         first = self.masked(images, indices)
+        saved = _vectors(first, self.seed)
         boxes = backward_boxes(Backward(self.program, self.clip_input), first, self.probes)
         return propagate(
             self.program,
             ball(images, self.eps, clip=self.clip_input),
             self.bound,
             solver=self.solver,
-            start=Start.SAVED,
-            saved={t: nudged(n.vector, self.seed) for t, n in first.norms.items()},
+            start=Start.SAVED if saved else self.start,
+            saved=saved,
             seed=self.seed + int(indices[0]),
             boxes=boxes,
         )
@@ -176,6 +177,11 @@ class Local:
         """Radius of the values the last linear map starts from, over eps, `[images]`; NaN for eps = 0."""
         radii = torch.stack([trace.hidden[t.source].region.radius for t in self.last.rows])
         return torch.linalg.vector_norm(radii, dim=0) / self.eps if self.eps > 0 else radii[0] * torch.nan
+
+
+def _vectors(trace: Trace, seed: int) -> dict[Term, Tensor]:
+    """Starts near the singular vectors of a pass, as far as its solver found them."""
+    return {t: nudged(n.vector, seed) for t, n in trace.norms.items() if n.vector is not None}
 
 
 def positive(margin: Tensor) -> Tensor:
