@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
@@ -25,20 +26,28 @@ class Verified:
     """Proves upper bounds of norms: `tau I - A* A` is positive definite by a Cholesky factorisation (METHOD, 4d-e).
 
     largest: side of the largest Gram matrix. memory: bytes of a factorisation, and of a map written out; operations:
-    of a factorisation. What needs more is refused, so it has not converged. group: images that one factorisation
-    serves, by the largest of their factors. maps: how many maps are kept written out. A map's parameters must not
-    change while it is kept.
+    of a factorisation, for each image it serves. What needs more is refused, so it has not converged. group: images
+    that one factorisation serves, by the largest of their factors. share: as many at most where a factorisation is too
+    much for fewer. maps: how many maps are kept written out. A map's parameters must not change while it is kept.
     """
 
     largest: int = 24_000
     memory: float = 2**30
     operations: float = float("inf")
     group: int = 1
+    share: int = 64
     maps: int = 64
     _written: dict[Provable, Explicit | None] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
-        if not (self.largest >= 1 and self.memory > 0 and self.operations > 0 and self.group >= 1 and self.maps >= 1):
+        if not (
+            self.largest >= 1
+            and self.memory > 0
+            and self.operations > 0
+            and self.group >= 1
+            and self.share >= 1
+            and self.maps >= 1
+        ):
             raise InvalidInput(f"a proof of norms needs sizes of at least 1, not {self}")
 
     @torch.no_grad()
@@ -50,9 +59,14 @@ class Verified:
         explicit = self._explicit(masked) if self._fits(masked) else None
         value = masked.columns.new_full((masked.batch,), torch.inf)
         iterations = torch.zeros_like(value, dtype=torch.int64)
-        if explicit is not None and masked.batch:
-            groups = shared(masked, self.group)
-            value, iterations = (x.to(value.device)[groups.of] for x in self._proved(groups.masked, explicit))
+        left, size = torch.arange(masked.batch, device=value.device), self.group
+        while explicit is not None and len(left):
+            groups = shared(masked.select(left), size)
+            bounds, tries = self._proved(groups.masked, explicit, self.operations * size)
+            value[left], iterations[left] = bounds.to(value)[groups.of], tries.to(left)[groups.of]
+            left, size = left[torch.isinf(value[left])], 2 * size
+            if math.isinf(self.operations) or size > self.share or size >= 2 * len(left):
+                break
         return Norm(value, Side.UPPER, start, iterations, torch.isfinite(value))
 
     def _fits(self, masked: Masked) -> bool:
@@ -60,16 +74,20 @@ class Verified:
         rows, columns = ((f != 0).flatten(1).sum(1) for f in (masked.rows, masked.columns))
         return masked.batch > 0 and int(torch.minimum(rows, columns).min()) <= self.largest
 
-    def _proved(self, masked: Masked, explicit: Explicit) -> tuple[Tensor, Tensor]:
+    def _proved(self, masked: Masked, explicit: Explicit, operations: float) -> tuple[Tensor, Tensor]:
+        """Bounds of maps, `[batch]`, infinite where there is none, and the factorisations tried."""
         factors = scaled(masked, explicit.exponent)
-        bound, tries = self._dense(factors, explicit) if explicit.dense else self._sparse(masked, factors, explicit)
+        if explicit.dense:
+            bound, tries = self._dense(factors, explicit, operations)
+        else:
+            bound, tries = self._sparse(masked, factors, explicit, operations)
         value = DOUBLE.above(bound + factors.error, 2)
         value = torch.nextafter(shifted(value, factors.exponent), torch.full_like(value, torch.inf))
         empty = (factors.rows == 0).all(1) | (factors.columns == 0).all(1)
         value = torch.where(empty & torch.isfinite(factors.error), 0.0, value)
         return torch.where(torch.isfinite(value), value, torch.inf), tries
 
-    def _dense(self, factors: Scaled, explicit: Explicit) -> tuple[Tensor, Tensor]:
+    def _dense(self, factors: Scaled, explicit: Explicit, operations: float) -> tuple[Tensor, Tensor]:
         """Bounds of the computed matrices, many images at a time."""
         parts = []
         for images in self._chunks(factors):
@@ -77,7 +95,7 @@ class Verified:
             side = min(int((rows != 0).sum(1).max()), int((columns != 0).sum(1).max()))
             if (
                 side > self.largest
-                or side**3 / 3 > self.operations
+                or side**3 / 3 > operations
                 or 32 * side**2 + 16 * explicit.entries.numel() > self.memory
             ):
                 parts.append((factors.error[images] + torch.inf, torch.zeros_like(images)))
@@ -93,13 +111,12 @@ class Verified:
         images = torch.arange(len(factors.rows), device=factors.rows.device)
         return iter(images.split(max(int(self.memory / 4 / max(one, 1)), 1)))
 
-    def _sparse(self, masked: Masked, factors: Scaled, explicit: Explicit) -> tuple[Tensor, Tensor]:
+    def _sparse(self, masked: Masked, factors: Scaled, explicit: Explicit, operations: float) -> tuple[Tensor, Tensor]:
         """Bounds of the computed matrices, one image after the other."""
         map_ = SparseMap(explicit.entries, tuple(masked.rows.shape[1:]), tuple(masked.columns.shape[1:]))
         rows, columns = factors.rows.cpu().numpy(), factors.columns.cpu().numpy()
         found = [
-            map_.norm_bound(r, c, self.largest, self.memory, self.operations)
-            for r, c in zip(rows, columns, strict=True)
+            map_.norm_bound(r, c, self.largest, self.memory, operations) for r, c in zip(rows, columns, strict=True)
         ]
         bounds, tries = np.array([b for b, _ in found]), np.array([t for _, t in found])
         return torch.from_numpy(bounds).to(factors.rows.device), torch.from_numpy(tries).to(factors.rows.device)

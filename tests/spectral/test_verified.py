@@ -315,6 +315,31 @@ def test_alike_images_share_without_loss() -> None:
     assert torch.allclose(alone, together, rtol=1e-7, atol=0)
 
 
+@pytest.mark.parametrize("images", [3, 6])
+def test_images_share_what_is_too_much_for_each(images: int) -> None:
+    for seed in range(10):
+        layer = random_layer(seed, images=images)
+        rows, columns = ((f != 0).flatten(1).sum(1) for f in (layer.masked.rows, layer.masked.columns))
+        side = int(torch.minimum(rows, columns).max())
+        if side < 4:
+            continue
+        alone = _prove(layer.masked, operations=side**3 / 7, share=1)
+        together = _prove(layer.masked, operations=side**3 / 7, share=8)
+        assert together.converged.sum() >= alone.converged.sum()
+        for image, value in enumerate(together.value.tolist()):
+            assert value >= norm_from_below(layer, image)
+
+
+def test_a_budget_is_for_each_image() -> None:
+    masked = Masked(
+        _whole(_draw(9, 9)).map, torch.ones(4, 9, dtype=torch.float64), torch.ones(4, 9, dtype=torch.float64)
+    )
+    assert not _prove(masked, operations=9**3 / 3 / 5).converged.any()
+    norm = _prove(masked, operations=9**3 / 3 / 4)
+    assert norm.converged.all()
+    assert torch.allclose(norm.value, _prove(masked).value, rtol=1e-7, atol=0)
+
+
 def test_signs_of_factors_do_not_matter() -> None:
     layer = random_layer(0)
     masked = Masked(layer.masked.map, -layer.masked.rows, layer.masked.columns)
