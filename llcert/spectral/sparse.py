@@ -23,7 +23,7 @@ SHARE = 1 / 3
 """The part of its side that a Gram matrix's band may take up; wider ones are proved as dense ones too."""
 
 FORMING = 8.0
-"""What a multiplication of a sparse product costs, and all that its result goes through, in those of a factorisation."""
+"""What a product of two entries of a sparse map costs, all told, in multiplications of a factorisation."""
 
 SAMPLE = 64
 """Rows of a Gram matrix from which its number of entries and its band are estimated before it is formed."""
