@@ -88,7 +88,7 @@ def _asked(report: Report) -> RenderableType:
     grid.add_row("data", plain(f"{subject.data}, {subject.split}, images {subject.selection} ({done})"))
     grid.add_row("eps", plain(f"{_eps(subject)} in pixel units (pixels in [0, 1])"))
     if subject.claim != FIRST:
-        left = f"; {subject.left_out} images of that class are left out" if subject.left_out else ""
+        left = f"; images of that class left out: {subject.left_out}" if subject.left_out else ""
         grid.add_row("claim", plain(f"{subject.claim.words}{left}"))
     grid.add_row("input", plain(subject.normalisation))
     grid.add_row("ran", plain(f"{', '.join(('clean', *subject.stages))}; {subject.device}, {subject.dtype}"))
