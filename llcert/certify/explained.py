@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 import torch
@@ -73,13 +73,18 @@ def explained(backward: Backward, trace: Trace, labels: Tensor, plan: Plan, asce
     margins = torch.full_like(directions[:, 0], -torch.inf).scatter(1, labels[:, None], torch.inf)
     least = _LEAST * trace.before[program.output].centre.abs().flatten(1).amax(1)
     rows: dict[tuple[int, int], Row] = {}
-    image, other = torch.nonzero(claim.rivals(labels, margins.shape[1], program.classes), as_tuple=True)
-    search = _Search(backward, plan, ascent)
-    for part in torch.arange(len(image), device=program.device).split(backward.rows_at_once):
-        i, j = image[part], other[part]
-        found, kept = search(trace.select(i), directions[i, j][:, None], least[i], (i, j))
-        margins[i, j] = found
-        rows |= {key: row for key, row in zip(zip(i.tolist(), j.tolist(), strict=True), kept, strict=True) if row}
+    wanted = claim.rivals(labels, margins.shape[1], program.classes)
+    # which rows can be spared shows at the last hidden values; only the others are worth the way down
+    for step in (replace(plan, backward=False), plan) if claim.spare else (plan,):
+        image, other = torch.nonzero(wanted, as_tuple=True)
+        search = _Search(backward, step, ascent)
+        every = torch.arange(len(image), device=program.device)
+        for part in every.split(backward.rows_at_once) if len(every) else ():
+            i, j = image[part], other[part]
+            found, kept = search(trace.select(i), directions[i, j][:, None], least[i], (i, j))
+            margins[i, j] = found
+            rows |= {key: row for key, row in zip(zip(i.tolist(), j.tolist(), strict=True), kept, strict=True) if row}
+        wanted = claim.open(margins, labels, program.classes)
     return Proof(trace, margins, rows, claim.margin(margins, labels, program.classes))
 
 
