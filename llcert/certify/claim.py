@@ -58,8 +58,8 @@ class Claim(ABC):
         """The class of each image that is compared with others, `[batch]`. logits: at the images."""
 
     @abstractmethod
-    def others(self, logits: int, classes: int) -> list[int]:
-        """The logits that are a rival of some reference; logits: how many there are."""
+    def others(self, logits: int, classes: int) -> slice | list[int]:
+        """An index of the logits that are a rival of some reference; logits: how many there are."""
 
     @abstractmethod
     def loss(self, logits: Tensor, labels: Tensor, classes: int) -> Tensor:
@@ -130,8 +130,8 @@ class Top(Claim):
     def reference(self, logits: Tensor, labels: Tensor, classes: int) -> Tensor:
         return labels
 
-    def others(self, logits: int, classes: int) -> list[int]:
-        return list(range(logits))
+    def others(self, logits: int, classes: int) -> slice | list[int]:
+        return slice(logits)
 
     def loss(self, logits: Tensor, labels: Tensor, classes: int) -> Tensor:
         """`logsumexp of the others, without those that are spared, - own logit`.
@@ -184,7 +184,7 @@ class Never(Claim):
         kept = self._kept(logits, classes)
         return kept[logits[:, kept].argmax(1)]
 
-    def others(self, logits: int, classes: int) -> list[int]:
+    def others(self, logits: int, classes: int) -> slice | list[int]:
         return [self.target, *range(classes, logits)]
 
     def loss(self, logits: Tensor, labels: Tensor, classes: int) -> Tensor:
