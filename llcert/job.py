@@ -45,7 +45,7 @@ from llcert.question import Question, parse_eps, parse_numbers
 from llcert.report import Subject
 from llcert.report.layers import layers
 from llcert.sizing import batch_size_for
-from llcert.spectral import PowerIteration
+from llcert.spectral import Lanczos, PowerIteration
 
 E = TypeVar("E", bound=enum.Enum)
 
@@ -231,7 +231,7 @@ def _settings(question: Question, model: str) -> Settings:
             f"such as 36/255{'' if question.data else f', and --data ({_choices()})'}"
         )
     base = Settings(eps=_eps(question))
-    pgd, solver = PGD(), PowerIteration()
+    pgd = PGD()
     for name, value, least in (
         ("seed", question.seed, 0),
         ("attack steps", question.steps, 1),
@@ -241,7 +241,7 @@ def _settings(question: Question, model: str) -> Settings:
         if value is not None and not least <= value < 2**31:
             raise InvalidInput(f"{name} must be a whole number from {least} to {2**31 - 1}, not {value}")
     if question.tolerance is not None and not 0 < question.tolerance < 1:
-        raise InvalidInput(f"the power iteration's tolerance must lie between 0 and 1, not {question.tolerance}")
+        raise InvalidInput(f"the tolerance of estimated norms must lie between 0 and 1, not {question.tolerance}")
     return replace(
         base,
         stages=base.stages if question.stages is None else question.stages,
@@ -254,10 +254,23 @@ def _settings(question: Question, model: str) -> Settings:
         clip_input=bool(question.clip_input),
         seed=question.seed or 0,
         pgd=replace(pgd, steps=question.steps or pgd.steps, restarts=question.restarts or pgd.restarts),
-        solver=replace(solver, tolerance=question.tolerance or solver.tolerance, cap=question.iterations or solver.cap),
+        solver=_solver(question),
         start=_choice(question.start, Start, "start", base.start),
         claim=_claim(question),
     )
+
+
+def _solver(question: Question) -> Lanczos | PowerIteration:
+    """What estimates norms."""
+    known: dict[str | None, Lanczos | PowerIteration] = {
+        None: Lanczos(),
+        "lanczos": Lanczos(),
+        "power": PowerIteration(),
+    }
+    if question.solver not in known:
+        raise InvalidInput(f"solver {str(question.solver)[:40]!r}: choose lanczos or power")
+    solver = known[question.solver]
+    return replace(solver, tolerance=question.tolerance or solver.tolerance, cap=question.iterations or solver.cap)
 
 
 def _eps(question: Question) -> Eps:
@@ -405,6 +418,7 @@ def _identity(
         "seed": settings.seed,
         "attack_steps": settings.pgd.steps,
         "attack_restarts": settings.pgd.restarts,
+        "solver": type(settings.solver).__name__,
         "tolerance": settings.solver.tolerance,
         "iterations": settings.solver.cap,
         "start": settings.start.value,

@@ -20,6 +20,10 @@ class Layout(Protocol):
         """Each entry's own value among those of the bounds; like: rows."""
         ...
 
+    def among(self, entries: Tensor) -> Layout:
+        """The layout of some entries of the rows, `[batch, rows, some]`; entries: index into a flat row."""
+        ...
+
 
 class _PerRow:
     """One bound a row."""
@@ -29,6 +33,9 @@ class _PerRow:
 
     def spread(self, bounds: Tensor, like: Tensor) -> Tensor:
         return bounds.reshape(*bounds.shape, *[1] * (like.ndim - 2))
+
+    def among(self, entries: Tensor) -> Layout:
+        return self
 
 
 PER_ROW: Layout = _PerRow()
@@ -49,3 +56,6 @@ class Shared:
     def spread(self, bounds: Tensor, like: Tensor) -> Tensor:
         padded = torch.cat((bounds, bounds.new_zeros(len(bounds), 1)), 1)
         return padded[:, self.owners.flatten()].reshape(len(bounds), *self.owners.shape)
+
+    def among(self, entries: Tensor) -> Layout:
+        return Shared(self.owners.flatten(1)[:, entries], self.count)

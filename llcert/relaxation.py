@@ -12,7 +12,7 @@ Rows are `[batch, rows, *shape]`, several for each image; a zone is `[batch, *sh
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property
 
@@ -87,6 +87,11 @@ class Relaxation:
         """The function at the ends."""
         return tuple(self._at(e) for e in self.ends)
 
+    @cached_property
+    def at_centre(self) -> Tensor:
+        """The function at the centre, `[batch, 1, *shape]`."""
+        return self._at(self.zone.centre[:, None])
+
     def _at(self, z: Tensor) -> Tensor:
         return self.phi.function(z[:, 0])[:, None]
 
@@ -141,7 +146,8 @@ class Relaxation:
 
         `[batch, rows, *shape]`.
         """
-        return torch.where(self.settled[0], 0.0, self._entries(rows, slopes, lam, PER_ROW)[0].neg().clamp(min=0))
+        least, _ = _Minimum.every(self, rows, slopes).entries(lam)
+        return torch.where(self.settled[0], 0.0, least.neg().clamp(min=0))
 
     def knot(self) -> Tensor:
         """Where to cut each entry's box: the knot inside it that is nearest to the centre, `[batch, *shape]`."""
@@ -159,7 +165,7 @@ class Relaxation:
 
         rounding: of the arithmetic this runs in, paid for in full where it is given. layout: of the rows.
         """
-        value = self._least(rows, slopes, lam, layout)[0]
+        value = _Minimum.of(self, rows, slopes, layout).least(lam)[0]
         return value if rounding is None else value - self._slack(rows, slopes, lam, rounding, layout)
 
     def multipliers(self, rows: Tensor, slopes: Tensor, iterations: int = 8, layout: Layout = PER_ROW) -> Tensor:
@@ -169,38 +175,23 @@ class Relaxation:
         pull = torch.where(weights > 0, steepest / torch.where(weights > 0, weights, 1.0), 0.0)
         lam = layout.total(pull.square()).sqrt() / radius
         lam = torch.where(torch.isfinite(lam), lam, 0.0)
+        minimum = _Minimum.of(self, rows, slopes, layout)
         best = torch.zeros_like(lam)
-        most = self._least(rows, slopes, best, layout)[0]
+        most = minimum.least(best)[0]
         for _ in range(iterations):
-            value, moved = self._least(rows, slopes, lam, layout)
+            value, reach = minimum.least(lam)
             better = value > most
             best, most = torch.where(better, lam, best), torch.where(better, value, most)
-            lam = lam * (layout.total((weights * moved).square()).sqrt() / radius).clamp(0.02, 50)
+            lam = lam * (reach / radius).clamp(0.02, 50)
         return best
 
-    def _least(self, rows: Tensor, slopes: Tensor, lam: Tensor, layout: Layout) -> tuple[Tensor, Tensor]:
-        """`h`, and the `z - c` where it is taken."""
-        least, moved = self._entries(rows, slopes, lam, layout)
-        c, radius = self.zone.centre[:, None], self.zone.radius[:, None]
-        total = layout.total(least + rows * self._at(c) - slopes * rows * c)
-        return total - torch.where(lam > 0, lam * radius * radius / 2, 0.0), moved
-
-    def _entries(self, rows: Tensor, slopes: Tensor, lam: Tensor, layout: Layout) -> tuple[Tensor, Tensor]:
-        """Each entry's minimum against its value at the centre, and the `z - c` where it is taken."""
-        c, g, mu = self.zone.centre[:, None], slopes * rows, self._curvature(rows, lam, layout)
-        at_centre = self._at(c)
-        least, moved = torch.full_like(rows, torch.inf), torch.zeros_like(rows)
+    def pieces(self) -> Iterator[tuple[Tensor, Tensor, Tensor, Tensor]]:
+        """Of each piece: its slope, its part of the box as offsets from the centre, and the value at the centre of the
+        line it lies on, against the function's own there. `[batch, 1, *shape]`, the slope broadcastable to it."""
+        c = self.zone.centre[:, None]
         for i, slope in enumerate(self.phi.slopes):
             start, end = self.ends[i] - c, self.ends[i + 1] - c
-            k = rows * slope - g
-            delta = torch.minimum(torch.maximum(_stationary(k, mu), start), end)
-            value = rows * (self.values[i] - slope * start - at_centre) + k * delta + mu / 2 * delta * delta
-            better = (value < least) | value.isnan()
-            least, moved = torch.where(better, value, least), torch.where(better, delta, moved)
-        return least, moved
-
-    def _curvature(self, rows: Tensor, lam: Tensor, layout: Layout) -> Tensor:
-        return layout.spread(lam, rows) * self.zone.weights[:, None].square()
+            yield slope, start, end, self.values[i] - slope * start - self.at_centre
 
     def _slack(self, rows: Tensor, slopes: Tensor, lam: Tensor, rounding: Rounding, layout: Layout) -> Tensor:
         """What rounding may have added to `h` (docs/soundness.md, lemma 6).
@@ -209,24 +200,107 @@ class Relaxation:
         `|a| (|phi| + S W) + |g| (|c| + W) + mu W^2`, S the steepest slope; a minimiser that is off by the rounding of
         its slope k costs at most that rounding times W.
         """
-        c, g, mu = self.zone.centre[:, None].abs(), (slopes * rows).abs(), self._curvature(rows, lam, layout)
+        c, g = self.zone.centre[:, None].abs(), (slopes * rows).abs()
+        mu = layout.spread(lam, rows) * self.zone.weights[:, None].square()
         upper, lower = (
             torch.maximum(self.zone.upper, self.zone.centre),
             torch.minimum(self.zone.lower, self.zone.centre),
         )
         width = (upper - lower)[:, None]
         steepest = torch.stack([s.abs().expand_as(self.zone.centre) for s in self.phi.slopes]).amax(0)[:, None]
-        size = torch.stack([v.abs() for v in (*self.values, self._at(self.zone.centre[:, None]))]).amax(0)
+        size = torch.stack([v.abs() for v in (*self.values, self.at_centre)]).amax(0)
         entries = rows.abs() * (size + steepest * width) + g * (c + width) + mu * width * width
         radius = self.zone.radius[:, None]
         ball = torch.where(lam > 0, lam * radius * radius, 0.0)  # in this order: the square of a radius may vanish
         lost = torch.where(lam > 0, 2 * rounding.tiny * radius, 0.0)
         count = entries[0].numel() + 64
         paid = rounding.gamma(count) * layout.total(entries) + rounding.gamma(16) * ball
-        return rounding.above(paid + lost, count) + 64 * count * rounding.tiny
+        widest = 1 + width.flatten(1).amax(1).square()[:, None]
+        return rounding.above(paid + lost, count) + 64 * count * rounding.tiny * widest
 
 
-def _stationary(k: Tensor, mu: Tensor) -> Tensor:
-    """Where `k d + mu d^2 / 2` is least on the whole line, infinite where it has no curvature."""
-    curved = mu > 0
-    return torch.where(curved, -k / torch.where(curved, mu, 1.0), torch.where(k == 0, 0.0, -torch.sign(k) * torch.inf))
+@dataclass(frozen=True)
+class _Minimum:
+    """What an activation adds to a bound, for any multipliers: the sum over entries of the least value of each.
+
+    An entry whose function is one line over its box, the centre in it, with that line's slope chosen, is the same
+    everywhere, and takes no part. rows, slopes, layout: as of the relaxation. weights: of the ellipsoid,
+    `[batch, 1, entries]`.
+    lines: of each piece, the part of the box it covers, as offsets from the centre, `[batch, 1, entries]`, and the
+    value of `a phi(z) - g z` on it, `k (z - c) + e`, against that at the centre: k, e `[batch, rows, entries]`.
+    at_centre: `[batch, bounds]`, of all entries. radius: `[batch, 1]`.
+    """
+
+    rows: Tensor
+    layout: Layout
+    weights: Tensor
+    lines: tuple[tuple[Tensor, Tensor, Tensor, Tensor], ...]
+    at_centre: Tensor
+    radius: Tensor
+
+    @staticmethod
+    def of(step: Relaxation, rows: Tensor, slopes: Tensor, layout: Layout) -> _Minimum:
+        """For the entries that take part for any of the images and rows."""
+        (settled, own), zone = step.settled, step.zone
+        inside = ((zone.lower <= zone.centre) & (zone.centre <= zone.upper))[:, None]
+        idle = (settled & inside & (slopes == own)).flatten(2).all(1).all(0)
+        if not bool(idle.any()):
+            return _Minimum.every(step, rows, slopes, layout)
+        part = torch.nonzero(~idle)[:, 0]
+        return _Minimum._over(step, rows, slopes, layout.among(part), layout, lambda x: x.flatten(2)[..., part])
+
+    @staticmethod
+    def every(step: Relaxation, rows: Tensor, slopes: Tensor, layout: Layout = PER_ROW) -> _Minimum:
+        """For all entries, in their own shape."""
+        return _Minimum._over(step, rows, slopes, layout, layout, lambda x: x)
+
+    @staticmethod
+    def _over(
+        step: Relaxation,
+        rows: Tensor,
+        slopes: Tensor,
+        inner: Layout,
+        layout: Layout,
+        chosen: Callable[[Tensor], Tensor],
+    ) -> _Minimum:
+        c, g, zone = step.zone.centre[:, None], slopes * rows, step.zone
+        a, ga = chosen(rows), chosen(g)
+        lines = []
+        for slope, start, end, offset in step.pieces():
+            steep = chosen(slope.expand_as(c))
+            lines.append((chosen(start), chosen(end), a * steep - ga, a * chosen(offset)))
+        return _Minimum(
+            rows=a,
+            layout=inner,
+            weights=chosen(zone.weights[:, None]),
+            lines=tuple(lines),
+            at_centre=layout.total(rows * step.at_centre - g * c),
+            radius=zone.radius[:, None],
+        )
+
+    def least(self, lam: Tensor) -> tuple[Tensor, Tensor]:
+        """`h`, and how far from the centre it is taken, in the ellipsoid's units, `[batch, bounds]` each."""
+        least, moved = self.entries(lam)
+        total = self.at_centre + self.layout.total(least)
+        reach = self.layout.total((self.weights * moved).square()).sqrt()
+        return total - torch.where(lam > 0, lam * self.radius * self.radius / 2, 0.0), reach
+
+    def entries(self, lam: Tensor) -> tuple[Tensor, Tensor]:
+        """Each entry's minimum against its value at the centre, and the `z - c` where it is taken.
+
+        The latter is constant to a gradient: the minimum does not change with it.
+        """
+        mu = self.layout.spread(lam, self.rows) * self.weights.square()
+        curved, half = torch.where(mu > 0, mu, torch.finfo(mu.dtype).tiny).detach(), mu / 2
+        least, moved = None, None
+        for start, end, k, e in self.lines:
+            delta = torch.minimum(torch.maximum(k.detach().neg() / curved, start), end)
+            value = e + (k + half * delta) * delta
+            if least is None or moved is None:
+                least, moved = value, delta
+            else:
+                moved = torch.where(value < least, delta, moved)
+                least = torch.minimum(value, least)
+        assert least is not None
+        assert moved is not None
+        return least, moved

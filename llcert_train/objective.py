@@ -205,7 +205,9 @@ class Objective(nn.Module):
         if self.recipe.sparsity > 0 and trace is not None:
             sparsity = self._sparsity(trace)
             loss = loss + self.recipe.sparsity * sparsity
-        vectors = {} if trace is None else {t: n.vector.detach() for t, n in trace.norms.items()}
+        vectors = (
+            {} if trace is None else {t: n.vector.detach() for t, n in trace.norms.items() if n.vector is not None}
+        )
         unmasked = {} if bound is None else {t: v.detach() for t, v in bound.vectors.items()}
         with torch.no_grad():
             told = losses.clean(logits, labels), losses.worst_case(worst, labels)

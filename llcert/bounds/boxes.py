@@ -41,13 +41,29 @@ def backward_boxes(backward: Backward, trace: Trace, asked: Mapping[int, Probe])
     for index, rows in asked.items():
         block = backward.program.blocks[index]
         images = torch.arange(len(trace.before[block.node].centre), device=backward.program.device)
-        parts = [
-            [_asked(backward, trace.select(some), index, sign * rows.rows, rows) for sign in (1.0, -1.0)]
-            for some in images.split(max(LARGEST // rows.entries, 1))
-        ]
-        lower, negated = (torch.cat(side).unflatten(1, block.pre.shape) for side in zip(*parts, strict=True))
-        boxes[block.node] = lower, -negated
+        parts = [_sides(backward, trace.select(some), index, rows) for some in images.split(_at_once(rows))]
+        lower, upper = (torch.cat(side).unflatten(1, block.pre.shape) for side in zip(*parts, strict=True))
+        boxes[block.node] = lower, upper
     return boxes
+
+
+def _at_once(rows: Probe) -> int:
+    return max(LARGEST // rows.entries, 1)
+
+
+def _sides(backward: Backward, trace: Trace, index: int, rows: Probe) -> tuple[Tensor, Tensor]:
+    """Lower and upper bounds of a block's value, `[batch, entries]`; infinite where the activation is a line for every
+    image anyway, on its box as it is known."""
+    block = backward.program.blocks[index]
+    z = trace.before[block.node]
+    steps = trace.steps(block)
+    bent = torch.ones_like(z.lower, dtype=torch.bool) if steps is None else ~steps[-1].settled[0][:, 0]
+    asked = rows.among(bent.any(0))
+    if len(asked.rows) == 0:
+        unknown = torch.full_like(z.lower.flatten(1), torch.inf)
+        return -unknown, unknown
+    lower, negated = (_asked(backward, trace, index, sign * asked.rows, asked) for sign in (1.0, -1.0))
+    return torch.where(asked.answered, lower, -torch.inf), torch.where(asked.answered, -negated, torch.inf)
 
 
 def _asked(backward: Backward, trace: Trace, index: int, rows: Tensor, asked: Probe) -> Tensor:

@@ -17,7 +17,7 @@ from llcert.ir import Node
 from llcert.program import Block, Program, Term
 from llcert.region import Region
 from llcert.relaxation import Relaxation, Zone
-from llcert.spectral import Masked, Norm, PowerIteration, Side, Solver, random_start
+from llcert.spectral import Lanczos, Masked, Norm, Side, Solver, random_start
 
 
 class Start(enum.Enum):
@@ -130,8 +130,8 @@ def propagate(
                 masked = _masked(block, sources, weights)
                 for term, own in masked.items():
                     given = starting_vector(term, unmasked, own.columns, start, saved, seed + number)
-                    trace.norms[term] = _local_norm(own, unmasked, solver or PowerIteration(), given)
-                moved = _reach(block, masked, trace, (solver or PowerIteration()) if joint else None, seed + number)
+                    trace.norms[term] = _local_norm(own, unmasked, solver or Lanczos(), given)
+                moved = _reach(block, masked, trace, (solver or Lanczos()) if joint else None, seed + number)
                 growth[block.node] = _at_most(moved([growth[t.source] for t in block.terms]), ceiling)
                 radius = _at_most(moved([sources[t.source].region.radius for t in block.terms]), radius)
         trace.before[block.node], trace.weighted[block.node] = z, (weights, radius)

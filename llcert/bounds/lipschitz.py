@@ -11,7 +11,7 @@ from torch import Tensor
 from llcert.bounds.join import reach
 from llcert.ir import Node
 from llcert.program import Block, Program, Term
-from llcert.spectral import Masked, PowerIteration, Side, Solver, random_start
+from llcert.spectral import Lanczos, Masked, Side, Solver, random_start
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,7 @@ def global_bound(
     starts: vectors `[1, *columns]` to begin with, such as those of an earlier bound; random where there are none.
     joint: whether branches that add up get one more norm of them all, which may say less than their sum.
     """
-    solver = solver or PowerIteration(tolerance=1e-4, cap=20000, compact=50)
+    solver = solver or Lanczos(tolerance=1e-5, vectors=True)
     norms: dict[Term, Tensor] = {}
     vectors: dict[Term, Tensor] = {}
     growth: dict[Node, Tensor] = {program.input: torch.ones((), dtype=program.dtype, device=program.device)}
@@ -77,7 +77,7 @@ def _unmasked(term: Term, rows: Tensor, columns: Tensor, solver: Solver, start: 
         return (rows * term.magnitude(columns)).max(), start
     norm = solver(Masked(term, rows, columns), start)
     value = norm.value if bool(norm.converged.all()) else _crude(term, rows, columns)
-    return value[0], norm.vector
+    return value[0], start if norm.vector is None else norm.vector
 
 
 def _crude(term: Term, rows: Tensor, columns: Tensor) -> Tensor:

@@ -32,6 +32,20 @@ class Probe:
         """Entries of all rows together, at all cuts: what a backward pass holds."""
         return sum(s.owners.numel() for s in self.layouts.values())
 
+    def among(self, wanted: Tensor) -> Probe:
+        """The rows that ask for any of the wanted entries, boolean `[*pre shape]`, and so for their neighbours too."""
+        known = torch.cat((wanted.flatten(), wanted.new_zeros(1)))
+        kept = torch.nonzero(known[self.asked.owners].flatten(1).any(1))[:, 0]
+        layouts = {n: Shared(s.owners[kept], s.count) for n, s in self.layouts.items()}
+        return Probe(self.rows[kept], Shared(self.asked.owners[kept], self.asked.count), layouts)
+
+    @property
+    def answered(self) -> Tensor:
+        """The entries that these rows ask for, boolean `[entries]`."""
+        found = torch.zeros(self.asked.count + 1, dtype=torch.bool, device=self.rows.device)
+        found[self.asked.owners.flatten()] = True
+        return found[:-1]
+
 
 def probe(program: Program, index: int, largest: int) -> Probe | None:
     """The rows for block number `index`, as few as there may be, `largest` entries at most over all cuts below.

@@ -28,7 +28,7 @@ from llcert.certify.verdict import Assurance, Stage, Verdict
 from llcert.errors import InvalidInput
 from llcert.ir import Network
 from llcert.program import Program, lower
-from llcert.spectral import PowerIteration
+from llcert.spectral import Lanczos, PowerIteration
 
 
 @dataclass(frozen=True)
@@ -40,8 +40,8 @@ class Settings:
     proof, the probability that the certificate of one image is wrong. proof_seconds: nominal budget of an image's
     deterministic norms. branch_seconds: of the branch stage, wall clock an image. radius: relative tolerance of a
     search for each image's largest certified radius, None for no search.
-    clip_input: intersect the ball's box with the pixel range [0, 1]. seed: of attacks and starting vectors. claim: of
-    every point of a ball.
+    clip_input: intersect the ball's box with the pixel range [0, 1]. solver, start: of estimated norms. seed: of
+    attacks and starting vectors. claim: of every point of a ball.
     """
 
     eps: Eps
@@ -55,7 +55,7 @@ class Settings:
     clip_input: bool = False
     seed: int = 0
     pgd: PGD = field(default_factory=PGD)
-    solver: PowerIteration = field(default_factory=PowerIteration)
+    solver: Lanczos | PowerIteration = field(default_factory=Lanczos)
     start: Start = Start.UNMASKED
     claim: Claim = FIRST
 
@@ -69,6 +69,8 @@ class Settings:
         for name, seconds in (("proof", self.proof_seconds), ("branch", self.branch_seconds)):
             if not 0 < seconds < float("inf"):
                 raise InvalidInput(f"{name} seconds must be a finite number > 0, not {seconds}")
+        if self.start is Start.SAVED and isinstance(self.solver, Lanczos) and not self.solver.vectors:
+            raise InvalidInput("start saved: lanczos finds no singular vectors to lend; use the power iteration")
         unknown = [s for s in self.stages if s not in STAGES]
         if unknown or not self.stages or len(set(self.stages)) < len(self.stages):
             asked = ",".join(self.stages)

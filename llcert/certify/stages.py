@@ -21,7 +21,7 @@ from llcert.certify.radii import Eps, radii_of
 from llcert.certify.verdict import Finding, LayerMeasure, Verdict
 from llcert.program import Program, Term
 from llcert.region import Region, ball, length, spread
-from llcert.spectral import PowerIteration
+from llcert.spectral import Lanczos, Solver
 
 
 @dataclass(frozen=True)
@@ -117,7 +117,7 @@ class Local:
     program: Program
     eps: Eps
     bound: GlobalBound
-    solver: PowerIteration = field(default_factory=PowerIteration)
+    solver: Solver = field(default_factory=Lanczos)
     start: Start = Start.UNMASKED
     clip_input: bool = False
     seed: int = 0
@@ -137,7 +137,7 @@ class Local:
 
     def trace(self, images: Tensor, indices: Tensor, rows: Rows, *, seed: int, before: Trace | None = None) -> Trace:
         """The forward pass over the eps-balls of some images; for Start.SAVED, `before` lends its singular vectors."""
-        saved = {t: nudged(n.vector, seed) for t, n in before.norms.items()} if before else None
+        saved = _vectors(before, seed) if before else None
         region = self.ball(images, indices)
         return propagate(
             self.program, region, self.bound, rows=rows, solver=self.solver, start=self.start, saved=saved, seed=seed
@@ -154,14 +154,15 @@ class Local:
 
     def _with_boxes(self, images: Tensor, indices: Tensor) -> Trace:
         first = self.masked(images, indices)
+        saved = _vectors(first, self.seed)
         boxes = backward_boxes(Backward(self.program, self.clip_input), first, self.probes)
         return propagate(
             self.program,
             self.ball(images, indices),
             self.bound,
             solver=self.solver,
-            start=Start.SAVED,
-            saved={t: nudged(n.vector, self.seed) for t, n in first.norms.items()},
+            start=Start.SAVED if saved else self.start,
+            saved=saved,
             seed=self.seed + int(indices[0]),
             boxes=boxes,
         )
@@ -194,6 +195,11 @@ class Local:
         radii = torch.stack([trace.hidden[t.source].region.radius for t in self.last.rows])
         asked = radii_of(self.eps, indices)
         return torch.where(asked > 0, torch.linalg.vector_norm(radii, dim=0) / asked.to(radii.dtype), torch.nan)
+
+
+def _vectors(trace: Trace, seed: int) -> dict[Term, Tensor]:
+    """Starts near the singular vectors of a pass, as far as its solver found them."""
+    return {t: nudged(n.vector, seed) for t, n in trace.norms.items() if n.vector is not None}
 
 
 def _layers(program: Program, trace: Trace) -> tuple[LayerMeasure, ...]:

@@ -175,7 +175,7 @@ ClipInput = Annotated[
 ]
 Seed = Annotated[
     int | None,
-    typer.Option(metavar="N", help="Of attacks and power iterations. Default: 0.", rich_help_panel=RUN),
+    typer.Option(metavar="N", help="Of attacks and of starting vectors. Default: 0.", rich_help_panel=RUN),
 ]
 Device = Annotated[
     str | None, typer.Option(metavar="NAME", help="auto, cpu or cuda. Default: auto.", rich_help_panel=RUN)
@@ -198,12 +198,21 @@ Restarts = Annotated[
         "--attack-restarts", metavar="N", help="Random starts of the attack. Default: 1.", rich_help_panel=EXPERT
     ),
 ]
+SolverName = Annotated[
+    str | None,
+    typer.Option(
+        "--solver",
+        metavar="NAME",
+        help="What estimates norms: lanczos, or power (the paper's power iteration, far slower). Default: lanczos.",
+        rich_help_panel=EXPERT,
+    ),
+]
 Tolerance = Annotated[
     float | None,
     typer.Option(
         "--tolerance",
         metavar="X",
-        help="Where a power iteration stops: change of its unit vector. Default: 0.0001.",
+        help="Where the estimate of a norm stops: what one more iteration changes its vector by. Default: 0.0001.",
         rich_help_panel=EXPERT,
     ),
 ]
@@ -212,7 +221,8 @@ Iterations = Annotated[
     typer.Option(
         "--max-iterations",
         metavar="N",
-        help="Cap of a power iteration; above it the global norm stands in. Default: 5000.",
+        help="Most iterations for the estimate of a norm; after them the global norm stands in. Default: 1000 (power: "
+        "5000).",
         rich_help_panel=EXPERT,
     ),
 ]
@@ -220,8 +230,8 @@ Start = Annotated[
     str | None,
     typer.Option(
         metavar="NAME",
-        help="Where power iterations start: unmasked (the whole layer's singular vector, and noise), random, or saved "
-        "(the first pass of an image lends its vectors to the second). Default: unmasked.",
+        help="Where the estimate of a norm starts: unmasked (the whole layer's singular vector, and noise), random, or "
+        "saved (the first pass of an image lends its vectors to the second; power only). Default: unmasked.",
         rich_help_panel=EXPERT,
     ),
 ]

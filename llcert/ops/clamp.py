@@ -91,11 +91,16 @@ class Clamp(Activation):
         return torch.where(self.varying(z), s, torch.zeros_like(s))
 
     def relaxations(self, zone: Zone) -> tuple[Relaxation, ...]:
-        zero, one, infinite = torch.zeros(()), torch.ones(()), zone.centre.new_full((), torch.inf)
-        low = -infinite if self.low is None else self.low.to(infinite)
-        high = infinite if self.high is None else self.high.to(infinite)
-        knots = torch.minimum(low, high), high
-        return (Relaxation(Piecewise(self, knots, (zero, one, zero)), zone),)
+        knots, slopes = list[Tensor](), [torch.ones((), dtype=zone.centre.dtype, device=zone.centre.device)]
+        zero = torch.zeros_like(slopes[0])
+        if self.low is not None:
+            low = self.low.to(zero)
+            knots.append(low if self.high is None else torch.minimum(low, self.high.to(zero)))
+            slopes.insert(0, zero)
+        if self.high is not None:
+            knots.append(self.high.to(zero))
+            slopes.append(zero)
+        return (Relaxation(Piecewise(self, tuple(knots), tuple(slopes)), zone),)
 
     def global_slope(self, shape: Shape) -> Tensor:
         if self.low is None or self.high is None:

@@ -1,6 +1,7 @@
 """Norms of masked linear maps. Knows maps and masks, no operator and no network."""
 
 from llcert.spectral.circulant import torus_bound
+from llcert.spectral.lanczos import Lanczos
 from llcert.spectral.linear_map import LinearMap, Masked, Provable
 from llcert.spectral.norm import Norm, Side, Solver
 from llcert.spectral.power import PowerIteration, random_start
@@ -8,6 +9,7 @@ from llcert.spectral.random_lanczos import RandomLanczos
 from llcert.spectral.verified import Verified
 
 __all__ = [
+    "Lanczos",
     "LinearMap",
     "Masked",
     "Norm",

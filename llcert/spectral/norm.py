@@ -23,21 +23,21 @@ class Side(enum.Enum):
 class Norm:
     """The largest singular value of each image's map, as far as a solver found it; `side` says how it errs.
 
-    value: `[batch]`. vector: `[batch, *columns]`, unit right singular vectors, the warm start of a next call.
+    value: `[batch]`. vector: `[batch, *columns]`, unit right singular vectors, the warm start of a next call; None from
+    a solver that finds none.
     iterations: `[batch]`, int64. converged: `[batch]`, False where the value must not be relied on.
     """
 
     value: Tensor
     side: Side
-    vector: Tensor
+    vector: Tensor | None
     iterations: Tensor
     converged: Tensor
 
     def select(self, images: Tensor) -> Norm:
         """The norms of some images; images: mask or index."""
-        parts = (t[images] for t in (self.value, self.vector, self.iterations, self.converged))
-        value, vector, iterations, converged = parts
-        return Norm(value, self.side, vector, iterations, converged)
+        vector = None if self.vector is None else self.vector[images]
+        return Norm(self.value[images], self.side, vector, self.iterations[images], self.converged[images])
 
 
 class Solver(Protocol):

@@ -37,9 +37,7 @@ class PowerIteration:
         A start that the masks wipe out is replaced by the columns mask. A map without rows or columns has norm 0;
         one that sends a vector to zero otherwise (underflow, or a start in its null space) has not converged.
         """
-        u = _unit(start * masked.columns)
-        u = torch.where(spread(length(u) > 0, u), u, _unit(masked.columns))
-        empty = (length(masked.rows) == 0) | (length(masked.columns) == 0)
+        u, empty = begin(masked, start)
         value = torch.where(empty, 0.0, u.new_full((masked.batch,), torch.nan))
         vector, converged = u.clone(), empty.clone()
         iterations = torch.zeros(masked.batch, dtype=torch.int64, device=u.device)
@@ -70,6 +68,16 @@ def _step(masked: Masked, u: Tensor) -> tuple[Tensor, Tensor]:
     product = masked.adjoint(image / spread(length(image), image))
     norm = length(product)
     return product / spread(norm, product), norm
+
+
+def begin(masked: Masked, start: Tensor) -> tuple[Tensor, Tensor]:
+    """Unit vectors to start from, and whether a map has no rows or no columns, `[batch]`.
+
+    A start that the masks wipe out is replaced by the columns mask.
+    """
+    u = _unit(start * masked.columns)
+    u = torch.where(spread(length(u) > 0, u), u, _unit(masked.columns))
+    return u, (length(masked.rows) == 0) | (length(masked.columns) == 0)
 
 
 def random_start(shape: tuple[int, ...], like: Tensor, seed: int) -> Tensor:

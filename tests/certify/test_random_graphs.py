@@ -21,10 +21,10 @@ from llcert.frontend.onnx_file import load, save
 from llcert.ir import Network, Node, place, topological
 from llcert.program import Program, lower
 from llcert.region import ball
-from llcert.spectral import Masked, PowerIteration
+from llcert.spectral import Lanczos, Masked
 
 POINTS = 100
-TIGHT = PowerIteration(tolerance=1e-4, cap=5000)
+TIGHT = Lanczos(tolerance=1e-5)
 EARLY = 2e-3
 """How far below the truth an iteration may stop, relative."""
 

@@ -1,0 +1,165 @@
+"""Golub-Kahan-Lanczos bidiagonalisation of masked maps, image by image in one batch."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from llcert.errors import InvalidInput
+from llcert.region import length, spread
+from llcert.spectral.linear_map import Masked
+from llcert.spectral.norm import Norm, Side
+from llcert.spectral.power import begin
+
+_EXHAUSTED = 1e-5
+"""A new direction this much shorter than the norm is rounding: the Krylov space is exhausted."""
+
+
+@dataclass(frozen=True)
+class Lanczos:
+    """Estimates norms from below by the largest Ritz value of `A* A`, until its residual is small, for each image.
+
+    A step costs what one of the power iteration costs, and far fewer are needed. Vectors are kept orthogonal to the
+    last one alone, which is enough for the largest value (Paige 1980; Golub and Kahan 1965).
+
+    tolerance: dimensionless, of `||A* A v - s^2 v|| / s^2` for the Ritz vector v, which the power iteration measures
+    too, as the change of its vector. least: steps before an image may stop. cap: most steps of an image; one that
+    reaches it has not converged. pause: the next look is after so many times the steps so far, when images that have
+    converged leave the batch. vectors: whether to find singular vectors too, by as many steps again.
+    """
+
+    tolerance: float = 1e-4
+    least: int = 8
+    cap: int = 1000
+    pause: float = 1.25
+    vectors: bool = False
+
+    def __post_init__(self) -> None:
+        if not (0 < self.tolerance < 1 and self.cap >= 0 and self.least >= 1 and self.pause > 1):
+            raise InvalidInput(f"Lanczos needs 0 < tolerance < 1, counts >= 0 and pauses that grow, not {self}")
+
+    def __call__(self, masked: Masked, start: Tensor) -> Norm:
+        """The norm of every image's map: an ESTIMATE. start: `[batch, *columns]`, any length.
+
+        A start that the masks wipe out is replaced by the columns mask. A map without rows or columns has norm 0;
+        one whose products vanish or overflow otherwise has not converged.
+        """
+        first, empty = begin(masked, start)
+        value = torch.where(empty, 0.0, first.new_full((masked.batch,), torch.nan))
+        converged = empty.clone()
+        steps = torch.zeros(masked.batch, dtype=torch.int64, device=first.device)
+        weights = first.new_zeros(masked.batch, 0, dtype=torch.float64)
+        images = torch.nonzero(~empty)[:, 0]
+        state = _State.of(masked.select(images), first[images])
+        for count in self._looks():
+            if len(images) == 0:
+                break
+            while state.count < count:
+                state.step()
+            found, residual, coefficients = state.largest()
+            settled = residual <= self.tolerance
+            leaving = settled | ~torch.isfinite(residual) if count < self.cap else torch.ones_like(settled)
+            out = images[leaving]
+            value[out], converged[out], steps[out] = found[leaving].to(value.dtype), settled[leaving], count
+            weights = torch.nn.functional.pad(weights, (0, count - weights.shape[1]))
+            weights[out] = coefficients[leaving]
+            images = images[~leaving]
+            state.keep(~leaving)
+        vector = _combined(masked, first, weights) if self.vectors else None
+        return Norm(value, Side.ESTIMATE, vector, steps, converged & torch.isfinite(value))
+
+    def _looks(self) -> Iterator[int]:
+        """The counts of steps at which Ritz values are computed."""
+        count = min(self.least, self.cap)
+        while count < self.cap:
+            yield count
+            count = max(count + 1, min(int(count * self.pause), self.cap))
+        if self.cap:
+            yield self.cap
+
+
+@dataclass
+class _State:
+    """A bidiagonalisation under way: `A V = U B`, `A* U = V B* + beta v e*`, the last vectors of U and V alone.
+
+    diagonal, above: of B, float64, a `[batch]` a step; above ends with the beta of the vector that comes next.
+    """
+
+    masked: Masked
+    v: Tensor
+    u: Tensor | None
+    diagonal: list[Tensor]
+    above: list[Tensor]
+
+    @staticmethod
+    def of(masked: Masked, v: Tensor) -> _State:
+        return _State(masked, v, None, [], [])
+
+    @property
+    def count(self) -> int:
+        return len(self.diagonal)
+
+    def step(self) -> None:
+        """One more column of B: two products."""
+        u = self.masked.apply(self.v)
+        if self.u is not None:
+            u = u - self.u * spread(self.above[-1].to(u.dtype), u)
+        self.u, alpha = self._next(u)
+        self.diagonal.append(alpha)
+        v = self.masked.adjoint(self.u) - self.v * spread(alpha.to(u.dtype), self.v)
+        self.v, beta = self._next(v)
+        self.above.append(beta)
+
+    def _next(self, rest: Tensor) -> tuple[Tensor, Tensor]:
+        """A unit vector and its length in float64; both zero where only rounding is left."""
+        size = length(rest).double()
+        largest = torch.stack([*self.diagonal, size]).amax(0)
+        size = torch.where(size <= _EXHAUSTED * largest, 0.0, size)
+        divisor = torch.where(size == 0, 1.0, size).to(rest.dtype)
+        return torch.where(spread(size == 0, rest), 0.0, rest / spread(divisor, rest)), size
+
+    def largest(self) -> tuple[Tensor, Tensor, Tensor]:
+        """The largest singular value of B, the residual of its square over that, and its right singular vector.
+
+        `[batch]`, `[batch]`, `[batch, steps]`. Value and residual are NaN where B holds NaN, infinity or only zeros.
+        """
+        size = self.count
+        diagonal, above = torch.stack(self.diagonal, 1), torch.stack(self.above, 1)
+        peak = torch.maximum(diagonal.amax(1), above.amax(1))
+        usable = torch.isfinite(peak) & (peak > 0)
+        scale = torch.where(usable, peak, 1.0)[:, None]
+        b = torch.diag_embed(diagonal / scale)
+        if size > 1:
+            b = b + torch.diag_embed(above[:, :-1] / scale, offset=1)
+        b = torch.where(usable[:, None, None], b, 0.0)
+        squares, vectors = torch.linalg.eigh(b.mT @ b)
+        square, last = squares[:, -1], vectors[:, -1, -1]
+        residual = (diagonal[:, -1] * above[:, -1] / scale[:, 0].square() * last).abs() / square
+        unknown = ~usable | ~(square > 0)
+        value = torch.where(unknown, torch.nan, square.sqrt() * scale[:, 0])
+        return value, torch.where(unknown, torch.nan, residual), vectors[..., -1]
+
+    def keep(self, images: Tensor) -> None:
+        """Goes on with some images; images: mask."""
+        if bool(images.all()):
+            return
+        self.masked, self.v = self.masked.select(images), self.v[images]
+        self.u = None if self.u is None else self.u[images]
+        self.diagonal = [a[images] for a in self.diagonal]
+        self.above = [b[images] for b in self.above]
+
+
+def _combined(masked: Masked, first: Tensor, weights: Tensor) -> Tensor:
+    """Unit vectors `V w`, by going through the same steps again; the first vectors where that is nothing.
+
+    weights: `[batch, steps]`.
+    """
+    state, total = _State.of(masked, first), torch.zeros_like(first)
+    for column in weights.unbind(1):
+        total = total + state.v * spread(column.to(first.dtype), first)
+        state.step()
+    size = spread(length(total), total)
+    return torch.where(size > 0, total / size, first)
