@@ -192,7 +192,7 @@ def _reproducer(found: Contradiction, job: Job, folder: Path) -> Path:
         witness=found.witness.detach().cpu().numpy(),
         label=found.label,
         index=found.index,
-        eps=radii_of(job.certifier.settings.eps, torch.tensor([found.index])).numpy(),
+        eps=float(radii_of(job.certifier.settings.eps, torch.tensor([found.index]))),
         claim=job.subject.claim.words,
         model=job.subject.model,
         model_sha256=job.subject.model_sha256 or "",
