@@ -5,7 +5,7 @@
 
 Half of the corrupted files get their true hashes, so that the mathematics has to reject them. A corruption is only
 made where it takes away something the proof needs: norms, radii and boxes that are smaller than what is reached, chords
-that are too small, another label, weights that are not those of the evidence, a larger eps.
+that are too small, another label, a false claim, weights that are not those of the evidence, a larger eps.
 """
 
 from __future__ import annotations
@@ -113,9 +113,11 @@ def moved_image(rng: np.random.Generator, arrays: Arrays) -> bool:
 
 
 def missing(rng: np.random.Generator, arrays: Arrays) -> bool:
-    """Without something that is always needed."""
+    """Without something that is always needed: a bound of some kind, or the row of any class."""
     names = [n for n in arrays if n.endswith((".centre", ".lower", ".upper", ".weights", ".radius", ".after", ".stop"))]
-    del arrays[names[rng.integers(len(names))]]
+    chosen = names[rng.integers(len(names))]
+    for name in [n for n in names if n.endswith(".stop")] if chosen.endswith(".stop") else [chosen]:
+        del arrays[name]
     return True
 
 
@@ -141,8 +143,26 @@ EVIDENCE: dict[str, Change] = {
 }
 
 
+def role(entry: dict[str, Any]) -> str:
+    """What the entry calls the class that is compared with others."""
+    return "label" if "label" in entry else "reference"
+
+
 def other_label(rng: np.random.Generator, entry: dict[str, Any], classes: int) -> None:
-    entry["label"] = int((entry["label"] + rng.integers(1, classes)) % classes)
+    entry[role(entry)] = int((entry[role(entry)] + rng.integers(1, classes)) % classes)
+
+
+def other_claim(certificate: dict[str, Any], entry: dict[str, Any], classes: int) -> None:
+    """That the network never gives its answer at the image."""
+    answer = entry.pop(role(entry))
+    entry["reference"] = certificate["claim"].get("never", (answer + 1) % classes)
+    certificate["claim"] = {"never": answer}
+
+
+def larger_eps(certificate: dict[str, Any], entry: dict[str, Any]) -> None:
+    """By one percent, of all images or of this one."""
+    where = certificate if certificate["eps"] is not None else entry
+    where["eps"] = str(Fraction(where["eps"]) * 101 / 100)
 
 
 def other_weights(rng: np.random.Generator, arrays: Arrays) -> None:
@@ -155,7 +175,7 @@ def other_weights(rng: np.random.Generator, arrays: Arrays) -> None:
         arrays[offset] = arrays[offset] * 1.02
 
 
-KINDS = (*EVIDENCE, "label", "eps", "network")
+KINDS = (*EVIDENCE, "label", "claim", "eps", "network")
 
 
 def corrupted(kind: str, rng: np.random.Generator, source: Path, target: Path, *, hashed: bool) -> bool:
@@ -167,6 +187,7 @@ def corrupted(kind: str, rng: np.random.Generator, source: Path, target: Path, *
     entry = dict(certificate["images"][rng.integers(len(certificate["images"]))])
     (target / "images").mkdir(parents=True)
     changed = entry["file"]
+    classes = json.loads((source / "graph.json").read_text())["classes"]
     for name in ("graph.json", "model.npz", entry["file"]):
         shutil.copy(source / name, target / name)
     if kind in EVIDENCE:
@@ -180,9 +201,11 @@ def corrupted(kind: str, rng: np.random.Generator, source: Path, target: Path, *
         other_weights(rng, arrays)
         (target / changed).write_bytes(archive(arrays))
     elif kind == "label":
-        other_label(rng, entry, json.loads((target / "graph.json").read_text())["classes"])
+        other_label(rng, entry, classes)
+    elif kind == "claim":
+        other_claim(certificate, entry, classes)
     else:
-        certificate["eps"] = str(Fraction(certificate["eps"]) * 101 / 100)
+        larger_eps(certificate, entry)
     if hashed:
         certificate["files"][changed] = hashlib.sha256((target / changed).read_bytes()).hexdigest()
     certificate["images"] = [entry]

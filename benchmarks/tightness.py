@@ -23,7 +23,7 @@ import torch
 from llcert.bounds import Rows, worst_margins
 from llcert.bounds.dual import Backward, Choice, Key, differences
 from llcert.certify import Verdict
-from llcert.certify.stages import positive
+from llcert.certify.claim import positive
 from llcert.data import load_dataset
 from llcert.frontend.onnx_file import load
 from llcert.job import Job, prepare
@@ -112,10 +112,10 @@ def rivals(job: Job) -> dict[str, Any]:
             images, labels = batch.images.to(program.dtype), batch.labels
             logits = program.logits(images)
             kept = logits.argmax(1) == labels
-            images, labels, logits = images[kept], labels[kept], logits[kept]
+            images, labels, logits, indices = images[kept], labels[kept], logits[kept], batch.indices[kept]
             right += len(images)
             begun = time.perf_counter()
-            trace = local.trace(images, Rows.MASK, seed=0)
+            trace = local.trace(images, indices, Rows.MASK, seed=0)
             counts["paper"] += int(positive(worst_margins(logits, labels, local.last, trace.hidden).amin(1)).sum())
             middle = time.perf_counter()
             rows = differences(labels, program)

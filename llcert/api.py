@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from llcert.data import Dataset
@@ -61,7 +62,7 @@ def is_folder(path: Path) -> bool:
 def certify(
     network: Network,
     data: Dataset | str | tuple[Tensor, Tensor] | None = None,
-    eps: float | Fraction | str | None = None,
+    eps: float | Fraction | str | Sequence[float | Fraction | str] | Tensor | NDArray[Any] | None = None,
     *,
     stages: Sequence[str] | None = None,
     mean: float | Sequence[float] | None = None,
@@ -72,12 +73,13 @@ def certify(
     """The report on every image of `data`: who is certified in the L2 ball of radius `eps`, by which stage.
 
     data: a data set, the name or path of one, or images `[batch, *shape]` in [0, 1] with labels `[batch]`.
-    eps: in pixel units, a number or text such as `36/255`. What is left out comes from the network's metadata.
-    question: the other fields of `llcert.question.Question`, such as `device`, `samples`, `batch_size`, `seed`.
+    eps: in pixel units, a number or text such as `36/255`; or so of each image. What is left out comes from the
+    network's metadata.
+    question: the other fields of `llcert.question.Question`, such as `target`, `top`, `device`, `samples`, `seed`.
     Raises InvalidInput for arguments that cannot be used, NumericalError where a bound is seen to be wrong.
     """
     asked = Question(
-        eps=None if eps is None else str(eps),
+        eps=_written(eps),
         data=data if isinstance(data, str) else None,
         stages=None if stages is None else parse_list(stages) if isinstance(stages, str) else tuple(stages),
         mean=_numbers(mean, "mean"),
@@ -89,6 +91,15 @@ def certify(
     for result in job.results():
         tally.add(result)
     return tally.report()
+
+
+def _written(eps: object) -> str | tuple[str, ...] | None:
+    """The radius, or every radius of a vector, as text; a floating-point number as its shortest decimal."""
+    if isinstance(eps, Tensor | np.ndarray):
+        eps = eps.tolist()
+    if isinstance(eps, Sequence) and not isinstance(eps, str):
+        return tuple(str(radius) for radius in eps)
+    return None if eps is None else str(eps)
 
 
 def _given(data: object) -> Dataset | None:

@@ -6,7 +6,7 @@ import enum
 import hashlib
 import importlib.metadata
 import platform
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, fields, replace
 from functools import partial
 from pathlib import Path
@@ -19,17 +19,24 @@ from torch import Tensor
 import llcert
 from llcert.bounds import Start
 from llcert.certify import (
+    FIRST,
     PGD,
     Assurance,
     BatchResult,
     Certifier,
+    Claim,
+    Eps,
     LayerMeasure,
+    Never,
+    Radii,
     Semantics,
     Settings,
     StageCount,
+    Top,
     Witness,
 )
 from llcert.data import NAMED, Batch, Dataset, Progress, load_dataset, select
+from llcert.eps_file import read_radii
 from llcert.errors import InvalidInput
 from llcert.frontend.adapt import adapt
 from llcert.frontend.parity import Agreement
@@ -56,7 +63,7 @@ class Job:
 
     certifier: Certifier
     dataset: Dataset
-    indices: range
+    indices: Sequence[int]
     batch_size: int
     subject: Subject
     identity: dict[str, Any]
@@ -159,7 +166,9 @@ def prepare(
     settings = _settings(question, model)
     device, dtype = device_of(question.device), _dtype(question.dtype, network)
     dataset = dataset or _dataset(question, model, progress)
-    indices = select(question.samples, len(dataset))
+    chosen = select(question.samples, len(dataset))
+    settings = replace(settings, eps=_of_chosen(settings.eps, question, dataset, chosen))
+    indices = _asked_about(settings.claim, dataset, chosen)
     fit = partial(adapt, image_shape=dataset.image_shape, layout=question.layout, mean=question.mean, std=question.std)
     adapted, notes = fit(network)
     agreement = (
@@ -176,10 +185,10 @@ def prepare(
         model_sha256=sha256,
         weights_sha256=fingerprint(adapted),
         eps=settings.eps,
-        eps_text=question.eps or "",
+        eps_text=question.eps if isinstance(question.eps, str) else question.eps_file or "given",
         data=dataset.name,
         split=dataset.split,
-        selection=f"{indices.start}:{indices.stop}",
+        selection=f"{chosen.start}:{chosen.stop}",
         asked=len(indices),
         classes=network.classes,
         assurance=settings.assurance,
@@ -197,6 +206,8 @@ def prepare(
         parity=agreement.difference if agreement else None,
         notes=(*network.notes, *(n for n in notes if not n.startswith(_NORMALISED)), *_agreed(agreement, dataset)),
         warnings=_warnings(dataset, network),
+        claim=settings.claim,
+        left_out=len(chosen) - len(indices),
     )
     identity = _identity(question, settings, subject, dataset, indices)
     return Job(certifier, dataset, indices, batch_size, subject, identity, self_check)
@@ -214,12 +225,12 @@ def with_metadata(question: Question, network: Network) -> Question:
 
 
 def _settings(question: Question, model: str) -> Settings:
-    if question.eps is None:
+    if question.eps is None and question.eps_file is None:
         raise InvalidInput(
             f"{model} names no eps{'' if question.data else ' and no data'}: give --eps, an L2 radius in pixel units "
             f"such as 36/255{'' if question.data else f', and --data ({_choices()})'}"
         )
-    base = Settings(eps=parse_eps(question.eps))
+    base = Settings(eps=_eps(question))
     pgd = PGD()
     for name, value, least in (
         ("seed", question.seed, 0),
@@ -245,6 +256,7 @@ def _settings(question: Question, model: str) -> Settings:
         pgd=replace(pgd, steps=question.steps or pgd.steps, restarts=question.restarts or pgd.restarts),
         solver=_solver(question),
         start=_choice(question.start, Start, "start", base.start),
+        claim=_claim(question),
     )
 
 
@@ -259,6 +271,42 @@ def _solver(question: Question) -> Lanczos | PowerIteration:
         raise InvalidInput(f"solver {str(question.solver)[:40]!r}: choose lanczos or power")
     solver = known[question.solver]
     return replace(solver, tolerance=question.tolerance or solver.tolerance, cap=question.iterations or solver.cap)
+
+
+def _eps(question: Question) -> Eps:
+    """The radius, or the radii of the images from the first one on."""
+    if isinstance(question.eps, str):
+        return parse_eps(question.eps)
+    texts = read_radii(Path(question.eps_file)) if question.eps_file is not None else question.eps or ()
+    return Radii(tuple(parse_eps(text) for text in texts), tuple(texts))
+
+
+def _of_chosen(eps: Eps, question: Question, dataset: Dataset, chosen: range) -> Eps:
+    """The radii of the chosen images, of which there are as many as of these, or as of all images."""
+    if not isinstance(eps, Radii):
+        return eps
+    if len(eps.values) == len(dataset):
+        return eps.part(chosen.start, chosen.stop)
+    if len(eps.values) == len(chosen):
+        return replace(eps, first=chosen.start)
+    raise InvalidInput(
+        f"{question.eps_file or 'eps'}: holds {len(eps.values)} radii; {dataset.name} holds {len(dataset)} images"
+        f"{'' if len(chosen) == len(dataset) else f', of which {len(chosen)} are chosen'}"
+    )
+
+
+def _claim(question: Question) -> Claim:
+    if question.target is not None:
+        return Never(question.target)
+    return FIRST if question.top is None else Top(question.top)
+
+
+def _asked_about(claim: Claim, dataset: Dataset, chosen: range) -> Sequence[int]:
+    """The chosen images of which the claim is asked."""
+    found = [i for i in chosen if claim.asks(int(dataset.labels[i]))]
+    if not found:
+        raise InvalidInput(f"{claim.name}: every chosen image has that label, so there is none to ask about")
+    return chosen if len(found) == len(chosen) else tuple(found)
 
 
 def _tolerance(question: Question) -> float | None:
@@ -290,7 +338,7 @@ def _dataset(question: Question, model: str, progress: Progress | None) -> Datas
     return load_dataset(question.data, split=question.split or "test", root=root, progress=progress)
 
 
-def _first_images(dataset: Dataset, indices: range) -> Tensor:
+def _first_images(dataset: Dataset, indices: Sequence[int]) -> Tensor:
     (batch,) = dataset.batches(indices[:CHECKED_IMAGES], CHECKED_IMAGES)
     return batch.images
 
@@ -346,11 +394,13 @@ def _warnings(dataset: Dataset, network: Network) -> tuple[str, ...]:
 
 
 def _identity(
-    question: Question, settings: Settings, subject: Subject, dataset: Dataset, indices: range
+    question: Question, settings: Settings, subject: Subject, dataset: Dataset, indices: Sequence[int]
 ) -> dict[str, Any]:
     """What must be the same for a run to be continued, in the order in which differences are told."""
     return {
-        "eps": settings.eps,
+        "eps": None if isinstance(settings.eps, Radii) else settings.eps,
+        "radii_sha256": _radii_sha256(settings.eps),
+        "claim": None if settings.claim == FIRST else settings.claim.to_json(),
         "data": dataset.name,
         "split": dataset.split,
         "samples": subject.selection,
@@ -381,7 +431,12 @@ def _identity(
     }
 
 
-def _data_sha256(dataset: Dataset, indices: range) -> str:
+def _radii_sha256(eps: Eps) -> str | None:
+    """Of the radii as they were written; None for one that all images share."""
+    return hashlib.sha256("\n".join(eps.texts).encode()).hexdigest() if isinstance(eps, Radii) else None
+
+
+def _data_sha256(dataset: Dataset, indices: Sequence[int]) -> str:
     """Of the labels and of a few images: tells data sets apart without decoding all of one."""
     digest = hashlib.sha256(dataset.labels.tobytes())
     for batch in dataset.batches(indices[:: max(1, len(indices) // CHECKED_IMAGES)], CHECKED_IMAGES):

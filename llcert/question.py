@@ -17,24 +17,32 @@ _FRACTION = re.compile(r"([0-9]{1,18}(?:\.[0-9]{1,18})?)\s*/\s*([0-9]{1,18}(?:\.
 
 _KINDS: Mapping[str, tuple[type, ...]] = {
     "str | None": (str,),
+    "str | tuple[str, ...] | None": (str, tuple),
     "bool | None": (bool,),
     "int | None": (int,),
     "float | None": (float, int),
     "tuple[str, ...] | None": (tuple,),
     "tuple[float, ...] | None": (tuple,),
 }
+_EITHER = (("eps", "eps_file"), ("target", "top"))
+"""Two ways to say one thing, which exclude each other."""
 
 
 @dataclass(frozen=True)
 class Question:
     """One field for each thing that may be asked; None where the user said nothing.
 
-    eps: as written, `36/255` or `0.141`. samples: `N` or `A:B`. batch_size: None chooses one. semantics, delta,
-    proof_seconds: of proofs. branch_seconds: of the branch stage. radius: whether to search for the largest. steps,
-    restarts: of the attack. solver, tolerance, iterations, start: of the norms of an estimate.
+    eps: as written, `36/255` or `0.141`, or so of each image; eps_file: a file of these. target: the class that is
+    claimed never to be answered. top: among how many logits the label is claimed to stay. samples: `N` or `A:B`.
+    batch_size: None chooses one. semantics, delta, proof_seconds: of proofs. branch_seconds: of the branch stage.
+    radius: whether to search for the largest. steps, restarts: of the attack. solver, tolerance, iterations, start: of
+    the norms of an estimate.
     """
 
-    eps: str | None = None
+    eps: str | tuple[str, ...] | None = None
+    eps_file: str | None = None
+    target: int | None = None
+    top: int | None = None
     data: str | None = None
     data_root: str | None = None
     split: str | None = None
@@ -67,12 +75,20 @@ class Question:
             value, kinds = getattr(self, f.name), _KINDS[str(f.type)]
             if value is not None and (not isinstance(value, kinds) or (isinstance(value, bool) and bool not in kinds)):
                 raise InvalidInput(f"{f.name} {str(value)[:40]!r}: give {' or '.join(k.__name__ for k in kinds)}")
+        if isinstance(self.eps, tuple) and not all(isinstance(e, str) for e in self.eps):
+            raise InvalidInput("eps: give every radius as text")
+        for one, other in _EITHER:
+            if getattr(self, one) is not None and getattr(self, other) is not None:
+                raise InvalidInput(f"--{_option(one)} and --{_option(other)} exclude each other")
         if self.batch_size is not None and self.batch_size < 1:
             raise InvalidInput(f"batch size {self.batch_size}: give a whole number >= 1, or nothing to choose one")
 
     def filled(self, earlier: Question) -> Question:
         """The same question, with what it leaves open taken from an earlier one."""
         values = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
+        for pair in _EITHER:
+            if any(values[name] is not None for name in pair):
+                earlier = dataclasses.replace(earlier, **dict.fromkeys(pair))
         return Question(**{k: getattr(earlier, k) if v is None else v for k, v in values.items()})
 
     def to_json(self) -> dict[str, Any]:
@@ -87,6 +103,10 @@ class Question:
             return Question(**known)
         except (TypeError, AttributeError) as error:
             raise InvalidInput(f"not a question llcert wrote: {error}") from error
+
+
+def _option(name: str) -> str:
+    return name.replace("_", "-")
 
 
 def parse_eps(text: str) -> float:

@@ -207,6 +207,7 @@ def sample_json(sample: Sample) -> dict[str, Any]:
         "radius_growth": sample.radius_growth,
         "assurance": None if sample.assurance is None else sample.assurance.value,
         "radius": sample.radius,
+        "eps": sample.eps,
     }
 
 

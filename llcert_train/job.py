@@ -95,7 +95,7 @@ class Job:
         """The network as it is now, to be saved: it carries what is needed to certify it."""
         said = self.question
         known = {
-            "eps": said.eps,
+            "eps": str(said.eps),
             "data": said.data if said.data in NAMED else None,
             "mean": _listed(said.mean),
             "std": _listed(said.std),
@@ -125,7 +125,7 @@ def prepare(task: Task, recipe: Recipe, *, team: Team | None = None, progress: P
         raise InvalidInput(
             "sparsity: the standard loss computes no bounds, which eq. 12 is about; choose another --loss"
         )
-    eps = positive_eps(question.eps or "")
+    eps = positive_eps(str(question.eps))
     kept, held = _parts(train, recipe)
     fit = _fitting(question, train)
     network, notes = (network, ()) if task.model is None else _operated(network, kept, recipe, fit)

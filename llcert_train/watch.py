@@ -11,10 +11,8 @@ from torch import Tensor
 
 from llcert.bounds import GlobalBound, Rows, Trace, global_bound, worst_margins
 from llcert.bounds.forward import nudged
-from llcert.certify import PGD, Local
+from llcert.certify import FIRST, PGD, Local, positive
 from llcert.certify.arithmetic import full_precision
-from llcert.certify.stages import positive
-from llcert.certify.verdict import leads
 from llcert.program import Program, Term
 from llcert.report.layers import layers
 from llcert.report.report import Layer as Named
@@ -55,10 +53,10 @@ class Watch:
     def _looks(self, local: Local) -> Iterator[_Look]:
         size = batch_size_for(self.program)
         for images, labels in zip(self.images.split(size), self.labels.split(size), strict=True):
-            trace = local.trace(images, Rows.MASK, seed=self.seed)
+            trace = local.trace(images, torch.arange(len(images)), Rows.MASK, seed=self.seed)
             logits = self.program.logits(images)
             margins = worst_margins(logits, labels, local.last, trace.hidden)
-            right, certified = leads(logits, labels), positive(margins.amin(1))
+            right, certified = FIRST.holds(logits, labels, self.program.classes), positive(margins.amin(1))
             certified = certified & right
             safe = right.clone()
             open_ = torch.nonzero(right & ~certified)[:, 0]

@@ -20,7 +20,7 @@ LAYERS = (
     ("bounds",),
     ("certify",),
     ("data", "sizing", "question", "report"),
-    ("run_directory",),
+    ("run_directory", "eps_file"),
     ("evidence",),
     ("job",),
     ("api",),

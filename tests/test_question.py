@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import math
+import re
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -84,3 +86,29 @@ def test_what_is_asked_wins_over_what_was_asked() -> None:
 def test_foreign_question_is_refused() -> None:
     with pytest.raises(InvalidInput):
         Question.from_json({"colour": "red"})
+
+
+@pytest.mark.parametrize(
+    ("values", "words"),
+    [
+        ({"eps": "0.1", "eps_file": "r"}, "--eps and --eps-file exclude each other"),
+        ({"target": 1, "top": 2}, "--target and --top exclude each other"),
+        ({"eps": (0.1, 0.2)}, "give every radius as text"),
+        ({"target": "1"}, "target '1'"),
+        ({"top": True}, "top 'True'"),
+    ],
+)
+def test_questions_that_contradict_themselves(values: dict[str, Any], words: str) -> None:
+    with pytest.raises(InvalidInput, match=re.escape(words)):
+        Question(**values)
+
+
+def test_one_way_to_ask_fills_no_other() -> None:
+    earlier = Question(eps="0.1", top=3, seed=1)
+    assert Question(eps_file="r", target=2).filled(earlier) == Question(eps_file="r", target=2, seed=1)
+    assert Question(seed=2).filled(earlier) == Question(eps="0.1", top=3, seed=2)
+
+
+def test_radii_survive_json() -> None:
+    question = Question(eps=("0.1", "36/255"), target=3)
+    assert Question.from_json(question.to_json()) == question

@@ -10,7 +10,18 @@ import pytest
 import torch
 from rich.console import Console
 
-from llcert.certify import Assurance, BatchResult, LayerMeasure, Sample, Semantics, StageCount, Verdict
+from llcert.certify import (
+    Assurance,
+    BatchResult,
+    LayerMeasure,
+    Never,
+    Radii,
+    Sample,
+    Semantics,
+    StageCount,
+    Top,
+    Verdict,
+)
 from llcert.report import Layer, Report, Subject, Tally
 from llcert.report.diagnosis import held_down_by
 from llcert.report.tally import histogram
@@ -264,3 +275,32 @@ def test_histogram_counts_everything() -> None:
     assert found[0][0] == 1
     assert found[-1][1] == 100
     assert histogram([4]) == ((4, 4, 1),)
+
+
+def test_other_claims_have_their_own_words() -> None:
+    never = replace(SUBJECT, claim=Never(3), left_out=2)
+    shown = text(report(FIRST, SECOND, subject=never))
+    assert "the network never answers class 3; images of that class left out: 2" in " ".join(shown.split())
+    assert "answered 3 already" in shown
+    assert "misclassified" not in shown
+    assert "never 3:" in shown
+    top = replace(SUBJECT, claim=Top(3))
+    shown = text(report(FIRST, SECOND, subject=top))
+    assert "among the 3 largest logits" in shown
+    assert "not in the top 3" in shown
+    wrong = BatchResult((sample(0, Verdict.MISCLASSIFIED, "clean"),), FIRST.stages, ())
+    assert "are not in the top 3 before" in held_down_by(report(wrong, subject=top))
+
+
+def test_claims_that_are_mostly_true_hide_no_wrong_normalisation() -> None:
+    samples = [replace(sample(i, Verdict.CERTIFIED, "global"), prediction=0) for i in range(12)]
+    found = report(BatchResult(tuple(samples), FIRST.stages, ()), subject=replace(SUBJECT, claim=Never(3)))
+    assert any("near chance" in warning for warning in found.warnings)
+
+
+def test_radii_of_images_are_stated() -> None:
+    subject = replace(SUBJECT, eps=Radii((0.1, 0.2, 0.4)), eps_text="radii.txt")
+    samples = tuple(replace(sample(i, Verdict.CERTIFIED, "global"), eps=e) for i, e in enumerate((0.1, 0.2, 0.4)))
+    found = report(BatchResult(samples, FIRST.stages, ()), subject=subject)
+    assert found.to_json()["radii"] == [0.1, 0.2, 0.4]
+    assert "radii.txt: 0.1 to 0.4, median 0.2, each image's own L2 radius" in " ".join(text(found).split())

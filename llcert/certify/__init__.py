@@ -6,30 +6,37 @@ from typing import Any
 
 from llcert.certify.attack import PGD
 from llcert.certify.cascade import BatchResult, Contradiction, Sample, StageCount, cascade
+from llcert.certify.claim import FIRST, Claim, Never, Top, positive
 from llcert.certify.dual import Dual
 from llcert.certify.explained import Proof, Row, Witness
 from llcert.certify.prover import Prover, Semantics
+from llcert.certify.radii import Eps, Radii, radii_of
 from llcert.certify.run import STAGES, Certifier, Settings
 from llcert.certify.self_check import SelfCheck
 from llcert.certify.stages import Attack, Clean, Global, Local
 from llcert.certify.verdict import Assurance, Finding, LayerMeasure, Stage, Verdict
 
 __all__ = [
+    "FIRST",
     "PGD",
     "STAGES",
     "Assurance",
     "Attack",
     "BatchResult",
     "Certifier",
+    "Claim",
     "Clean",
     "Contradiction",
     "Dual",
+    "Eps",
     "Finding",
     "Global",
     "LayerMeasure",
     "Local",
+    "Never",
     "Proof",
     "Prover",
+    "Radii",
     "Row",
     "Sample",
     "SelfCheck",
@@ -37,9 +44,12 @@ __all__ = [
     "Settings",
     "Stage",
     "StageCount",
+    "Top",
     "Verdict",
     "Witness",
     "cascade",
+    "positive",
+    "radii_of",
 ]
 
 

@@ -10,8 +10,9 @@ from torch import Tensor
 from llcert.bounds import Trace
 from llcert.bounds.branching import Branching, Leaves
 from llcert.bounds.dual import Backward, Tightest, differences
+from llcert.certify.claim import positive
 from llcert.certify.plan import Branched, Plan
-from llcert.certify.stages import Local, positive
+from llcert.certify.stages import Local
 from llcert.certify.verdict import Finding, Verdict
 
 
@@ -46,15 +47,17 @@ class Branch:
 
     def _image(self, backward: Backward, trace: Trace, labels: Tensor) -> tuple[Tensor, Leaves | None, Tensor]:
         """The classes that the closed form leaves open, parts of the ball for them, and the margin over all."""
-        directions = differences(labels, self.local.program)
-        bounds = backward(trace, {self.local.program.output: directions}, Tightest(), stops=True)[0]
-        bounds[labels] = torch.inf
-        classes = torch.nonzero(~positive(bounds) & (bounds != torch.inf))[:, 0]
+        program, claim = self.local.program, self.local.claim
+        directions = differences(labels, program)
+        others = claim.others(directions.shape[1], program.classes)
+        bounds = torch.full_like(directions[:, 0], -torch.inf)
+        bounds[:, others] = backward(trace, {program.output: directions[:, others]}, Tightest(), stops=True)
+        classes = torch.nonzero(claim.open(bounds, labels, program.classes)[0])[:, 0]
         if len(classes) == 0:
-            return classes, None, bounds.amin()
+            return classes, None, claim.margin(bounds, labels, program.classes)[0]
         leaves = self.branching(backward, trace, directions[0, classes])
-        bounds[classes] = torch.inf
-        return classes, leaves, torch.fmin(bounds.amin(), leaves.bounds.amin())
+        bounds[0, classes] = torch.stack([leaves.bounds[leaves.rows == r].amin() for r in range(len(classes))])
+        return classes, leaves, claim.margin(bounds, labels, program.classes)[0]
 
 
 def _together(found: list[tuple[Tensor, Tensor, Leaves]]) -> Branched:

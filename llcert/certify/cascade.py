@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from llcert.certify.claim import FIRST, Claim
 from llcert.certify.verdict import Assurance, Finding, LayerMeasure, Stage, Verdict
 from llcert.errors import NumericalError
 from llcert.program import Program
@@ -33,6 +34,7 @@ class Sample:
     local_lipschitz: eq. 6. radius_growth: radius of the last hidden values over eps. seconds: its share of the batch.
     assurance: the strongest under which it would be certified; the asked one where it is, None where none is known.
     radius: the largest radius at which it is certified, as far as a search found, in pixel units; None if not searched.
+    eps: the radius that was asked, in pixel units; None where that was not noted.
     """
 
     index: int
@@ -46,6 +48,7 @@ class Sample:
     seconds: float
     assurance: Assurance | None = None
     radius: float | None = None
+    eps: float | None = None
 
 
 @dataclass(frozen=True)
@@ -75,14 +78,18 @@ def cascade(
     labels: Tensor,
     indices: Tensor,
     *,
+    claim: Claim = FIRST,
     measure_all: bool = False,
 ) -> BatchResult:
     """What the stages decide about one batch. The first stage is the clean prediction.
 
-    images: `[batch, *input shape]`; labels, indices: `[batch]`. measure_all: decided images stay visible to the
-    later stages, for their measures alone; their verdict stands. Raises Contradiction where two stages disagree.
+    images: `[batch, *input shape]`; labels, indices: `[batch]`. claim: whose references the stages are told.
+    measure_all: decided images stay visible to the later stages, for their measures alone; their verdict stands.
+    Raises Contradiction where two stages disagree.
     """
     begun = time.perf_counter()
+    logits = program.logits(images)
+    prediction, references = logits[:, : program.classes].argmax(1), claim.reference(logits, labels, program.classes)
     ledger = _Ledger.empty(len(images))
     counts: list[StageCount] = []
     layers: tuple[LayerMeasure, ...] = ()
@@ -91,7 +98,7 @@ def cascade(
         started = time.perf_counter()
         decided = 0
         if len(visible):
-            finding = stage(images[visible], labels[visible], indices[visible])
+            finding = stage(images[visible], references[visible], indices[visible])
             ledger.enter(stage, visible, finding, images, labels, indices)
             layers = layers or finding.layers
             decided = int(finding.decided.sum())
@@ -99,7 +106,6 @@ def cascade(
         else:
             seen = 0
         counts.append(StageCount(stage.name, seen, decided, time.perf_counter() - started))
-    prediction = program.logits(images)[:, : program.classes].argmax(1)
     share = (time.perf_counter() - begun) / max(len(images), 1)
     return BatchResult(ledger.samples(indices, labels, prediction, share), tuple(counts), layers)
 

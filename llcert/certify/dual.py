@@ -11,8 +11,9 @@ from torch import Tensor
 from llcert.bounds import Trace
 from llcert.bounds.ascent import Ascent
 from llcert.bounds.dual import Backward, Choice, Key, Tightest, differences
+from llcert.certify.claim import positive
 from llcert.certify.plan import Carried, Plan
-from llcert.certify.stages import Local, positive
+from llcert.certify.stages import Local
 from llcert.certify.verdict import Finding, Verdict
 
 
@@ -38,17 +39,17 @@ class Dual:
         trace = self.local.refined(images, indices) if self.boxes else self.local.masked(images, indices)
         program = self.local.program
         backward = Backward(program, self.local.clip_input)
-        directions = differences(labels, program)
-        margins = self._closed(backward, trace, directions)
-        own = torch.nn.functional.one_hot(labels, margins.shape[1]).bool()
-        margins = torch.where(own, torch.inf, margins)
-        image, row = torch.nonzero(~positive(margins) & ~own, as_tuple=True)
+        claim, directions = self.local.claim, differences(labels, program)
+        others = claim.others(directions.shape[1], program.classes)
+        margins = torch.full_like(directions[:, 0], -torch.inf)
+        margins[:, others] = self._closed(backward, trace, directions[:, others])
+        image, row = torch.nonzero(claim.open(margins, labels, program.classes), as_tuple=True)
         carried = None
         if len(image):
             better, choices = self._ascended(backward, trace, directions, image, row)
             margins[image, row] = torch.fmax(margins[image, row], better)
             carried = Carried(image, row, choices)
-        margin = margins.amin(1)
+        margin = claim.margin(margins, labels, program.classes)
         plan = Plan(local=True, boxes=self.boxes, backward=True, carried=carried)
         return Finding(positive(margin), margin, plans=(plan,))
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 import torch
@@ -14,6 +14,7 @@ from llcert.bounds.dual import Backward, Choice, Chosen, Key, Stop, Tightest, di
 from llcert.bounds.enclose import Frame
 from llcert.bounds.forward import Trace
 from llcert.bounds.margin import best_multiplier
+from llcert.certify.claim import Claim
 from llcert.certify.plan import Plan
 from llcert.ir import Node
 from llcert.program import Program
@@ -38,14 +39,16 @@ class Row:
 
 @dataclass(frozen=True)
 class Proof:
-    """Lower bounds of margins, `[batch, logits]`, infinite for the label's own; what is not above 0 is not proved.
+    """Lower bounds of margins, `[batch, logits]`, infinite for the reference's own; what is not above 0 is not proved.
 
-    trace: the regions. rows: of every margin that is proved, by image of the batch and class.
+    trace: the regions. rows: of every margin that is proved, by image of the batch and class. margin: of the claim,
+    `[batch]`.
     """
 
     trace: Trace
     margins: Tensor
     rows: Mapping[tuple[int, int], Row]
+    margin: Tensor
 
 
 class Witness(Protocol):
@@ -59,26 +62,30 @@ class Witness(Protocol):
         ...
 
     def keep(self, proof: Proof, labels: Tensor, indices: Tensor) -> None:
-        """Is told of every proof; indices: of its images in the data set."""
+        """Is told of every proof; labels: the references. indices: of its images in the data set."""
         ...
 
 
-def explained(backward: Backward, trace: Trace, labels: Tensor, plan: Plan, ascent: Ascent) -> Proof:
+def explained(backward: Backward, trace: Trace, labels: Tensor, plan: Plan, ascent: Ascent, claim: Claim) -> Proof:
     """The proof of a plan: at the last hidden values, and from there on down to the image where the plan goes on."""
     program = backward.program
     directions = differences(labels, program)
-    own = torch.nn.functional.one_hot(labels, directions.shape[1]).bool()
-    margins = torch.where(own, torch.inf, -torch.inf).to(torch.float64)
+    margins = torch.full_like(directions[:, 0], -torch.inf).scatter(1, labels[:, None], torch.inf)
     least = _LEAST * trace.before[program.output].centre.abs().flatten(1).amax(1)
     rows: dict[tuple[int, int], Row] = {}
-    image, other = torch.nonzero(~own, as_tuple=True)
-    search = _Search(backward, plan, ascent)
-    for part in torch.arange(len(image), device=program.device).split(backward.rows_at_once):
-        i, j = image[part], other[part]
-        found, kept = search(trace.select(i), directions[i, j][:, None], least[i], (i, j))
-        margins[i, j] = found
-        rows |= {key: row for key, row in zip(zip(i.tolist(), j.tolist(), strict=True), kept, strict=True) if row}
-    return Proof(trace, margins, rows)
+    wanted = claim.rivals(labels, margins.shape[1], program.classes)
+    # which rows can be spared shows at the last hidden values; only the others are worth the way down
+    for step in (replace(plan, backward=False), plan) if claim.spare else (plan,):
+        image, other = torch.nonzero(wanted, as_tuple=True)
+        search = _Search(backward, step, ascent)
+        every = torch.arange(len(image), device=program.device)
+        for part in every.split(backward.rows_at_once) if len(every) else ():
+            i, j = image[part], other[part]
+            found, kept = search(trace.select(i), directions[i, j][:, None], least[i], (i, j))
+            margins[i, j] = found
+            rows |= {key: row for key, row in zip(zip(i.tolist(), j.tolist(), strict=True), kept, strict=True) if row}
+        wanted = claim.open(margins, labels, program.classes)
+    return Proof(trace, margins, rows, claim.margin(margins, labels, program.classes))
 
 
 @dataclass(frozen=True)

@@ -9,10 +9,11 @@ from functools import partial
 import torch
 from torch import Tensor
 
+from llcert.certify.claim import positive
 from llcert.certify.explained import Witness
 from llcert.certify.plan import Plan
 from llcert.certify.prover import Prover
-from llcert.certify.stages import positive
+from llcert.certify.radii import radii_of
 from llcert.certify.verdict import Assurance, Finding, Stage, Verdict
 
 
@@ -49,7 +50,8 @@ class Proved:
         for assurance, prover in self.weaker.items():
             left = torch.nonzero(finding.decided & ~decided)[:, 0]
             others[assurance] = decided.clone()
-            others[assurance][left] = positive(_best(finding, left, partial(_margins, prover, images, labels)))
+            found = _best(finding, left, partial(_margins, prover, images, labels, indices))
+            others[assurance][left] = positive(found)
         return replace(finding, decided=decided, margin=margin, assurance=self.assurance, weaker=others)
 
     def _best(self, finding: Finding, positions: Tensor, images: Tensor, labels: Tensor, indices: Tensor) -> Tensor:
@@ -57,16 +59,18 @@ class Proved:
 
         def margins(plan: Plan, chosen: Tensor) -> Tensor:
             if self.witness is None:
-                return _margins(self.prover, images, labels, plan, chosen)
-            proof = self.prover.explained(images[chosen], labels[chosen], plan)
+                return _margins(self.prover, images, labels, indices, plan, chosen)
+            radii = radii_of(self.prover.eps, indices[chosen])
+            proof = self.prover.explained(images[chosen], labels[chosen], plan, radii)
             self.witness.keep(proof, labels[chosen], indices[chosen])
-            return proof.margins
+            return proof.margin
 
         return _best(finding, positions, margins)
 
 
-def _margins(prover: Prover, images: Tensor, labels: Tensor, plan: Plan, chosen: Tensor) -> Tensor:
-    return prover(images[chosen], labels[chosen], plan)
+def _margins(prover: Prover, images: Tensor, labels: Tensor, indices: Tensor, plan: Plan, chosen: Tensor) -> Tensor:
+    bounds = prover(images[chosen], labels[chosen], plan, radii_of(prover.eps, indices[chosen]))
+    return prover.claim.margin(bounds, labels[chosen], prover.program.classes)
 
 
 def _best(finding: Finding, positions: Tensor, margins: Callable[[Plan, Tensor], Tensor]) -> Tensor:
@@ -77,6 +81,6 @@ def _best(finding: Finding, positions: Tensor, margins: Callable[[Plan, Tensor],
         if len(still) == 0:
             break
         chosen = positions[still]
-        found = margins(plan.select(chosen), chosen).amin(1)
+        found = margins(plan.select(chosen), chosen)
         best[still] = torch.fmax(best[still], found)
     return best

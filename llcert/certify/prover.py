@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import enum
-import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
@@ -21,8 +20,10 @@ from llcert.bounds.forward import Trace
 from llcert.bounds.lipschitz import GlobalBound
 from llcert.bounds.probe import Probe
 from llcert.bounds.unmasked import proved_bound
+from llcert.certify.claim import FIRST, Claim
 from llcert.certify.explained import Proof, Witness, explained
 from llcert.certify.plan import Branched, Carried, Plan
+from llcert.certify.radii import Eps, Radii, above
 from llcert.certify.verdict import Assurance
 from llcert.ir import Network, Node
 from llcert.program import Program, lower
@@ -46,18 +47,19 @@ class Prover:
 
     program: in float64. bound: its proved norms. solver: of local norms. side: what they must be at least. eps: not
     below the radius that was asked. deployed: the format the network runs in; None: in real numbers.
-    ascent: the last attempt on rows that the estimate certified. frame: room for a checker.
+    ascent: the last attempt on rows that the estimate certified. frame: room for a checker. claim: whose margins count.
     """
 
     program: Program
     bound: GlobalBound
     solver: Solver
-    eps: float
+    eps: Eps
     side: Side
     deployed: Rounding | None
     clip: bool = False
     ascent: Ascent = field(default_factory=lambda: Ascent(steps=60, rate=0.05))
     frame: Frame | None = None
+    claim: Claim = FIRST
 
     @cached_property
     def probes(self) -> dict[int, Probe]:
@@ -67,19 +69,24 @@ class Prover:
     def __call__(self, images: Tensor, labels: Tensor, plan: Plan, eps: Tensor | None = None) -> Tensor:
         """Lower bounds of `z_y - z_j` over each ball, `[batch, logits]`; infinite for j = y. NaN proves nothing.
 
-        images: `[batch, *input shape]`, pixel units. eps: a radius for each image, `[batch]`, in place of the prover's.
+        images: `[batch, *input shape]`, pixel units. labels: y, the claim's references; where j is no rival of any, the
+        bound is -inf. eps: a radius for each image, `[batch]`, in place of the prover's one for all.
         """
         with torch.no_grad(), direct_sums():
             return self._margins(images.to(torch.float64), labels, plan, eps)
 
-    def explained(self, images: Tensor, labels: Tensor, plan: Plan) -> Proof:
+    def explained(self, images: Tensor, labels: Tensor, plan: Plan, eps: Tensor | None = None) -> Proof:
         """The same, and how it was found."""
         with torch.no_grad(), direct_sums():
-            trace = self._trace(images.to(torch.float64), plan, None)
-            return explained(Backward(self.program, self.clip), trace, labels, plan, self.ascent)
+            trace = self._trace(images.to(torch.float64), plan, eps)
+            return explained(Backward(self.program, self.clip), trace, labels, plan, self.ascent, self.claim)
 
     def _trace(self, images: Tensor, plan: Plan, eps: Tensor | None) -> Trace:
-        region = enclosing_ball(images, self.eps if eps is None else eps, clip=self.clip)
+        if eps is None:
+            if isinstance(self.eps, Radii):
+                raise ValueError("each image has its own radius; say which")
+            eps = torch.full((len(images),), self.eps, dtype=torch.float64, device=images.device)
+        region = enclosing_ball(images, eps, clip=self.clip)
         solver = self.solver if plan.local else None
         enclosed = partial(
             enclose,
@@ -102,31 +109,29 @@ class Prover:
         trace = self._trace(images, plan, eps)
         backward = Backward(self.program, self.clip)
         directions = differences(labels, self.program)
-        margins = backward.last(trace, {self.program.output: directions})
+        others = self.claim.others(directions.shape[1], self.program.classes)
+        margins = torch.full_like(directions[:, 0], -torch.inf)
+        margins[:, others] = backward.last(trace, {self.program.output: directions[:, others]})
         if plan.backward:
-            margins = self._carried(backward, trace, directions, margins, labels, plan)
-        own = torch.nn.functional.one_hot(labels, margins.shape[1]).bool()
-        return torch.where(own, torch.inf, margins)
+            self._carry(backward, trace, directions, margins, labels, plan)
+        return margins.scatter(1, labels[:, None], torch.inf)
 
-    def _carried(
+    def _carry(
         self, backward: Backward, trace: Trace, directions: Tensor, margins: Tensor, labels: Tensor, plan: Plan
-    ) -> Tensor:
-        """The margins of what is open, carried down: in closed form, as the plan chose, by an ascent from there."""
-        own = torch.nn.functional.one_hot(labels, margins.shape[1]).bool()
-        margins = margins.clone()
+    ) -> None:
+        """Raises the margins of what is open, carried down: in closed form, as chosen, by an ascent from there."""
         tried: list[_Attempt] = [_closed]
         if plan.branched is None:
             tried += [partial(_repeated, plan.carried), partial(_ascended, plan.carried, self.ascent)]
         else:
             tried += [partial(_branched, plan.branched, self.ascent)]
         for attempt in tried:
-            open_ = torch.nonzero(~(margins > 0) & ~own)
+            open_ = torch.nonzero(self.claim.open(margins, labels, self.program.classes))
             for part in open_.split(backward.rows_at_once) if len(open_) else ():
                 image, row = part.unbind(1)
                 rows = {self.program.output: directions[image, row][:, None]}
                 found = attempt(backward, trace.select(image), rows, (image, row))
                 margins[image, row] = torch.fmax(margins[image, row], found[:, 0])
-        return margins
 
 
 _Attempt = Callable[[Backward, Trace, Mapping[Node, Tensor], tuple[Tensor, Tensor]], Tensor]
@@ -236,11 +241,12 @@ def provers_of(
             program,
             bound,
             solver,
-            eps=math.nextafter(settings.eps, math.inf) if settings.eps else 0.0,
+            eps=above(settings.eps),
             side=side,
             deployed=deployed,
             clip=settings.clip_input,
             frame=frame if assurance is Assurance.DETERMINISTIC else None,
+            claim=settings.claim,
         )
         for assurance, (solver, side) in solvers.items()
     }

@@ -9,9 +9,10 @@ from torch import Tensor
 
 from llcert.bounds import LastLayer, Start, propagate
 from llcert.bounds.dual import Backward, Tightest, differences
+from llcert.certify.claim import positive
 from llcert.certify.plan import Plan
 from llcert.certify.prover import Prover
-from llcert.certify.stages import Local, positive
+from llcert.certify.stages import Local
 from llcert.region import ball, length
 
 _GROWTH = 1.5
@@ -35,14 +36,16 @@ class RadiusSearch:
     def __call__(self, images: Tensor, labels: Tensor, indices: Tensor) -> Tensor:
         """Radii at which every image is certified, `[batch]`, float64, pixel units; 0 where none was found.
 
-        images: `[batch, *input shape]`, rightly classified. indices: in the data set.
+        images: `[batch, *input shape]`, of which the claim is true. indices: in the data set.
         """
+        program = self.local.program
+        labels = self.local.claim.reference(program.logits(images), labels, program.classes)
         low = self._by_global_norms(images, labels)
         found = self._searched(images, labels, indices, low)
         return found if self.prover is None else self._proved(images, labels, low, found)
 
     def _by_global_norms(self, images: Tensor, labels: Tensor) -> Tensor:
-        """The radius of the global bound, `margin / (||w_j - w_y|| L)` for the nearest class."""
+        """The radius of the global bound, `margin / (||w_j - w_y|| L)` for the nearest class that is not spared."""
         program, bound = self.local.program, self.local.bound
         logits = program.logits(images)
         growth = torch.zeros_like(logits)
@@ -50,9 +53,9 @@ class RadiusSearch:
         for term in last.rows:
             growth = growth + length(last.differences(term, labels), 2) * bound.growth[term.source]
         radii = (logits.gather(1, labels[:, None]) - logits) / growth
-        own = torch.nn.functional.one_hot(labels, logits.shape[1]).bool()
-        nearest = torch.where(own, torch.inf, radii).amin(1).double()
-        return torch.where(torch.isfinite(nearest) & (nearest > 0), nearest, 0.0)
+        never = torch.finfo(radii.dtype).max
+        nearest = self.local.claim.margin(radii.clamp(max=never), labels, program.classes)
+        return torch.where(positive(nearest) & (nearest < never), nearest, 0.0).double()
 
     def _searched(self, images: Tensor, labels: Tensor, indices: Tensor, low: Tensor) -> Tensor:
         """The largest radius that a probe certified, to the tolerance."""
@@ -81,25 +84,28 @@ class RadiusSearch:
         region = ball(images[some], radii[some].to(images.dtype), clip=local.clip_input)
         seed = local.seed + int(indices[0])
         trace = propagate(program, region, local.bound, solver=local.solver, start=Start.UNMASKED, seed=seed)
-        rows = {program.output: differences(labels[some], program)}
-        margins = Backward(program, local.clip_input)(trace, rows, Tightest(), stops=True)
-        own = torch.nn.functional.one_hot(labels[some], margins.shape[1]).bool()
-        return positive(torch.where(own, torch.inf, margins).amin(1))
+        directions = differences(labels[some], program)
+        others = local.claim.others(directions.shape[1], program.classes)
+        bounds = torch.full_like(directions[:, 0], -torch.inf)
+        rows = {program.output: directions[:, others]}
+        bounds[:, others] = Backward(program, local.clip_input)(trace, rows, Tightest(), stops=True)
+        return positive(local.claim.margin(bounds, labels[some], program.classes))
 
     def _proved(self, images: Tensor, labels: Tensor, low: Tensor, found: Tensor) -> Tensor:
         """What a proof leaves of the radii: the searched ones, a tolerance less, or those of the global norms."""
         assert self.prover is not None
         best = torch.zeros_like(found)
-        local, globally = _PLANS
+        near, far = _PLANS
         for plan, radii in (
-            (local, found),
-            (local, found * (1 - self.tolerance)),
-            (globally, low * (1 - 1e-6)),
-            (globally, low * (1 - self.tolerance)),
+            (near, found),
+            (near, found * (1 - self.tolerance)),
+            (far, low * (1 - 1e-6)),
+            (far, low * (1 - self.tolerance)),
         ):
             left = torch.nonzero((best == 0) & (radii > 0))[:, 0]
             if len(left) == 0:
                 break
-            margins = self.prover(images[left], labels[left], plan, eps=radii[left])
-            best[left] = torch.where(positive(margins.amin(1)), radii[left], best[left])
+            bounds = self.prover(images[left], labels[left], plan, eps=radii[left])
+            margin = self.local.claim.margin(bounds, labels[left], self.local.program.classes)
+            best[left] = torch.where(positive(margin), radii[left], best[left])
         return best

@@ -15,10 +15,12 @@ from llcert.certify.arithmetic import full_precision
 from llcert.certify.attack import PGD
 from llcert.certify.branch import Branch
 from llcert.certify.cascade import BatchResult, Contradiction, cascade
+from llcert.certify.claim import FIRST, Claim
 from llcert.certify.dual import Dual
 from llcert.certify.explained import Witness
 from llcert.certify.proved import Proved
 from llcert.certify.prover import Prover, Semantics, provers_of
+from llcert.certify.radii import Eps, Radii, radii_of
 from llcert.certify.radius import RadiusSearch
 from llcert.certify.self_check import SelfCheck
 from llcert.certify.stages import Attack, Clean, Global, Local
@@ -33,16 +35,16 @@ from llcert.spectral import Lanczos, PowerIteration
 class Settings:
     """What is asked of a certification.
 
-    eps: L2 radius in pixel units, finite and >= 0. stages: names in order, clean always runs first. assurance: what
-    backs a certificate. semantics: of the network a proof speaks of. delta: of a probabilistic proof, the probability
-    that the certificate of one image is wrong. proof_seconds: nominal budget of an image's deterministic norms.
-    branch_seconds: of the branch stage, wall clock an image. radius: relative tolerance of a search for each image's
-    largest certified radius, None for no search.
+    eps: L2 radius in pixel units, finite and >= 0, of all images or of each. stages: names in order, clean always runs
+    first. assurance: what backs a certificate. semantics: of the network a proof speaks of. delta: of a probabilistic
+    proof, the probability that the certificate of one image is wrong. proof_seconds: nominal budget of an image's
+    deterministic norms. branch_seconds: of the branch stage, wall clock an image. radius: relative tolerance of a
+    search for each image's largest certified radius, None for no search.
     clip_input: intersect the ball's box with the pixel range [0, 1]. solver, start: of estimated norms. seed: of
-    attacks and starting vectors.
+    attacks and starting vectors. claim: of every point of a ball.
     """
 
-    eps: float
+    eps: Eps
     stages: tuple[str, ...] = ("global", "attack", "local", "dual", "boxes")
     assurance: Assurance = Assurance.DETERMINISTIC
     semantics: Semantics = Semantics.FLOAT32
@@ -55,9 +57,10 @@ class Settings:
     pgd: PGD = field(default_factory=PGD)
     solver: Lanczos | PowerIteration = field(default_factory=Lanczos)
     start: Start = Start.UNMASKED
+    claim: Claim = FIRST
 
     def __post_init__(self) -> None:
-        if not 0 <= self.eps < float("inf"):
+        if not isinstance(self.eps, Radii) and not 0 <= self.eps < float("inf"):
             raise InvalidInput(f"eps must be a finite number >= 0 in pixel units, not {self.eps}")
         if self.radius is not None and not 1e-6 <= self.radius < 1:
             raise InvalidInput(f"the tolerance of a radius must lie between 1e-6 and 1, not {self.radius}")
@@ -93,12 +96,14 @@ class Certifier:
         dtype: torch.dtype = torch.float32,
         witness: Witness | None = None,
     ) -> Certifier:
-        """Lowers the network and computes its global bound. Raises InvalidInput for fewer than two classes.
+        """Lowers the network and computes its global bound. Raises InvalidInput for fewer than two classes, and for a
+        claim that means nothing for them.
 
         witness: of deterministic proofs.
         """
         if network.classes < 2:
             raise InvalidInput(f"{network.source or 'the network'} has {network.classes} output; a class needs a rival")
+        settings.claim.check(network.classes)
         program = lower(network, device, dtype)
         with torch.no_grad(), full_precision():
             bound = global_bound(program, seed=settings.seed)
@@ -110,6 +115,7 @@ class Certifier:
             start=settings.start,
             clip_input=settings.clip_input,
             seed=settings.seed,
+            claim=settings.claim,
         )
         provers = {} if settings.assurance is Assurance.ESTIMATE else provers_of(network, settings, device, witness)
         stages = _stages(program, settings, bound, local, provers, witness)
@@ -133,12 +139,20 @@ class Certifier:
             )
         with torch.no_grad(), full_precision():
             alone = self.settings.stages == ("local",)
-            result = cascade(self.program, self.stages, images, labels, indices, measure_all=alone)
+            claim = self.settings.claim
+            result = cascade(self.program, self.stages, images, labels, indices, claim=claim, measure_all=alone)
+            result = self._with_eps(result, indices)
             if self.search is not None:
                 result = self._with_radii(self.search, result, images, labels, indices)
             if self_check:
                 SelfCheck()(self.local, images, labels, indices, result)
         return result
+
+    def _with_eps(self, result: BatchResult, indices: Tensor) -> BatchResult:
+        """The result with the radius that was asked of every image."""
+        asked = radii_of(self.settings.eps, indices).tolist()
+        samples = tuple(replace(s, eps=eps) for s, eps in zip(result.samples, asked, strict=True))
+        return replace(result, samples=samples)
 
     def _with_radii(
         self, search: RadiusSearch, result: BatchResult, images: Tensor, labels: Tensor, indices: Tensor
@@ -152,10 +166,11 @@ class Certifier:
         samples = []
         share = (time.perf_counter() - begun) / max(len(images), 1)
         for i, (sample, radius) in enumerate(zip(result.samples, radii.tolist(), strict=True)):
-            if sample.verdict is Verdict.ATTACKED and radius >= self.settings.eps:
+            assert sample.eps is not None
+            if sample.verdict is Verdict.ATTACKED and radius >= sample.eps:
                 raise Contradiction(sample.index, sample.label, images[i], images[i])
             if sample.verdict is Verdict.CERTIFIED:
-                radius = max(radius, self.settings.eps)
+                radius = max(radius, sample.eps)
             samples.append(replace(sample, radius=radius, seconds=sample.seconds + share))
         return replace(result, samples=tuple(samples))
 
@@ -176,12 +191,14 @@ def _stages(
         else s
         for s in stages
     ]
-    return (Clean(program), *proved)
+    return (Clean(program, settings.claim), *proved)
 
 
 STAGES: dict[str, Callable[[Program, Settings, GlobalBound, Local], Stage]] = {
-    "global": lambda program, settings, bound, local: Global(program, settings.eps, bound),
-    "attack": lambda program, settings, bound, local: Attack(program, settings.eps, settings.pgd, settings.seed),
+    "global": lambda program, settings, bound, local: Global(program, settings.eps, bound, settings.claim),
+    "attack": lambda program, settings, bound, local: Attack(
+        program, settings.eps, settings.pgd, settings.seed, settings.claim
+    ),
     "local": lambda program, settings, bound, local: local,
     "dual": lambda program, settings, bound, local: Dual(local),
     "boxes": lambda program, settings, bound, local: Dual(local, boxes=True, name="boxes"),

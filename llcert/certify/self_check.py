@@ -10,8 +10,9 @@ from torch import Tensor
 from llcert.bounds import Rows, Trace
 from llcert.certify.attack import PGD
 from llcert.certify.cascade import BatchResult, Contradiction
+from llcert.certify.radii import radii_of
 from llcert.certify.stages import Local
-from llcert.certify.verdict import Verdict, leads
+from llcert.certify.verdict import Verdict
 from llcert.errors import NumericalError
 from llcert.ir import Node
 from llcert.region import length, spread
@@ -36,25 +37,27 @@ class SelfCheck:
         chosen = slice(0, self.images)
         images, labels, indices = images[chosen], labels[chosen], indices[chosen]
         certified = [s.verdict is Verdict.CERTIFIED for s in result.samples[chosen]]
-        traces = [local.trace(images, rows, seed=local.seed) for rows in Rows]
-        for points in self._points(local, images, labels):
+        traces = [local.trace(images, indices, rows, seed=local.seed) for rows in Rows]
+        radii = radii_of(local.eps, indices)
+        for points in self._points(local, images, labels, radii):
             values = _values(local, points)
             for trace in traces:
                 self._inside(local, trace, values)
-            self._still(local, traces[0], images, values)
-            for i in torch.nonzero(~leads(values[local.program.output][1], labels))[:, 0].tolist():
+            self._still(local, traces[0], images, values, radii.to(images.dtype))
+            holds = local.claim.holds(values[local.program.output][1], labels, local.program.classes)
+            for i in torch.nonzero(~holds)[:, 0].tolist():
                 if certified[i]:
                     raise Contradiction(int(indices[i]), int(labels[i]), images[i], points[i])
 
-    def _points(self, local: Local, images: Tensor, labels: Tensor) -> list[Tensor]:
+    def _points(self, local: Local, images: Tensor, labels: Tensor, radii: Tensor) -> list[Tensor]:
         """Random points on the sphere and where an attack ends, each `[images, *shape]`."""
         generator = torch.Generator().manual_seed(local.seed)
         found = []
         for _ in range(self.points):
             noise = torch.randn(images.shape, generator=generator).to(images)
-            points = images + noise * spread(local.eps / length(noise), noise)
+            points = images + noise * spread(radii.to(images.dtype) / length(noise), noise)
             found.append(points.clamp(0, 1) if local.clip_input else points)
-        found.append(self.pgd(local.program, images, labels, local.eps, local.seed)[1])
+        found.append(self.pgd(local.program, images, labels, radii, local.seed, local.claim)[1])
         return found
 
     def _inside(self, local: Local, trace: Trace, values: dict[Node, tuple[Tensor, Tensor]]) -> None:
@@ -66,10 +69,12 @@ class SelfCheck:
                     where = block.node.name or block.label
                     raise NumericalError(f"self-check: a value of {where} leaves its region; {_REPORT}")
 
-    def _still(self, local: Local, trace: Trace, images: Tensor, values: dict[Node, tuple[Tensor, Tensor]]) -> None:
+    def _still(
+        self, local: Local, trace: Trace, images: Tensor, values: dict[Node, tuple[Tensor, Tensor]], radii: Tensor
+    ) -> None:
         assert trace.lipschitz is not None
         moved = values[local.program.output][1] - local.program.logits(images)
-        allowed = trace.lipschitz * local.eps * (1 + self.slack) + self.slack
+        allowed = trace.lipschitz * radii * (1 + self.slack) + self.slack
         if bool((length(moved) > allowed).any()):
             raise NumericalError(f"self-check: logits move more than the local Lipschitz bound allows; {_REPORT}")
 

@@ -15,23 +15,26 @@ from llcert.bounds.dual import Backward
 from llcert.bounds.forward import nudged
 from llcert.bounds.probe import Probe
 from llcert.certify.attack import PGD
+from llcert.certify.claim import FIRST, Claim, positive
 from llcert.certify.plan import Plan
-from llcert.certify.verdict import Finding, LayerMeasure, Verdict, leads
+from llcert.certify.radii import Eps, radii_of
+from llcert.certify.verdict import Finding, LayerMeasure, Verdict
 from llcert.program import Program, Term
-from llcert.region import ball, length
+from llcert.region import Region, ball, length, spread
 from llcert.spectral import Lanczos, Solver
 
 
 @dataclass(frozen=True)
 class Clean:
-    """Decides the images whose label is not strictly first: misclassified."""
+    """Decides the images of which the claim is false without any perturbation: misclassified."""
 
     program: Program
+    claim: Claim = FIRST
     name: str = "clean"
     verdict: Verdict = Verdict.MISCLASSIFIED
 
     def __call__(self, images: Tensor, labels: Tensor, indices: Tensor) -> Finding:
-        return Finding(~leads(self.program.logits(images), labels))
+        return Finding(~self.claim.holds(self.program.logits(images), labels, self.program.classes))
 
 
 @dataclass(frozen=True)
@@ -39,28 +42,33 @@ class Global:
     """Certifies by the global Lipschitz bound: `z_y - z_j > ||w_j - w_y|| L eps` for every other class (GloRo)."""
 
     program: Program
-    eps: float
+    eps: Eps
     bound: GlobalBound
+    claim: Claim = FIRST
     name: str = "global"
     verdict: Verdict = Verdict.CERTIFIED
 
     @cached_property
-    def increases(self) -> Tensor:
-        """Upper bounds on how much `z_j - z_y` can grow, `[label, classes]`."""
-        size = self.program.output.shape[0]
-        total = torch.zeros(size, size, dtype=self.program.dtype)
-        total = total.to(self.program.device)
+    def distances(self) -> dict[Term, Tensor]:
+        """`||w_j - w_y||` in the last layer, `[label, classes]`, for each of its terms."""
+        found = {}
         for term, rows in LastLayer.of(self.program).rows.items():
             flat = rows.flatten(1)
-            distances = torch.stack([length(flat - row) for row in flat])
-            total = total + distances * (self.bound.growth[term.source] * self.eps)
+            found[term] = torch.stack([length(flat - row) for row in flat])
+        return found
+
+    def increases(self, labels: Tensor, radii: Tensor) -> Tensor:
+        """Upper bounds on how much `z_j - z_y` can grow, `[batch, classes]`. radii: `[batch]`, pixel units."""
+        total = torch.zeros((), dtype=self.program.dtype, device=self.program.device)
+        for term, distances in self.distances.items():
+            moved = (self.bound.growth[term.source] * radii).to(distances.dtype)
+            total = total + distances[labels] * spread(moved, distances)
         return total
 
     def __call__(self, images: Tensor, labels: Tensor, indices: Tensor) -> Finding:
         logits = self.program.logits(images)
-        margins = logits.gather(1, labels[:, None]) - logits - self.increases[labels]
-        own = torch.nn.functional.one_hot(labels, logits.shape[1]).bool()
-        margin = torch.where(own, torch.inf, margins).amin(1)
+        margins = logits.gather(1, labels[:, None]) - logits - self.increases(labels, radii_of(self.eps, indices))
+        margin = self.claim.margin(margins, labels, self.program.classes)
         return Finding(positive(margin), margin, plans=(Plan(local=False),))
 
 
@@ -69,14 +77,16 @@ class Attack:
     """Decides the images that projected gradient descent breaks."""
 
     program: Program
-    eps: float
+    eps: Eps
     pgd: PGD = field(default_factory=PGD)
     seed: int = 0
+    claim: Claim = FIRST
     name: str = "attack"
     verdict: Verdict = Verdict.ATTACKED
 
     def __call__(self, images: Tensor, labels: Tensor, indices: Tensor) -> Finding:
-        broken, points = self.pgd(self.program, images, labels, self.eps, self.seed + int(indices[0]))
+        radii, seed = radii_of(self.eps, indices), self.seed + int(indices[0])
+        broken, points = self.pgd(self.program, images, labels, radii, seed, self.claim)
         return Finding(broken, witness=points)
 
 
@@ -105,12 +115,13 @@ class Local:
     """Certifies by the local Lipschitz bound: 0/1 masks first (eq. 6), centre secants for what stays open."""
 
     program: Program
-    eps: float
+    eps: Eps
     bound: GlobalBound
     solver: Solver = field(default_factory=Lanczos)
     start: Start = Start.UNMASKED
     clip_input: bool = False
     seed: int = 0
+    claim: Claim = FIRST
     name: str = "local"
     verdict: Verdict = Verdict.CERTIFIED
     _kept: LastTrace = field(default_factory=LastTrace, init=False, repr=False, compare=False)
@@ -120,17 +131,22 @@ class Local:
     def last(self) -> LastLayer:
         return LastLayer.of(self.program)
 
-    def trace(self, images: Tensor, rows: Rows, *, seed: int, before: Trace | None = None) -> Trace:
+    def ball(self, images: Tensor, indices: Tensor) -> Region:
+        """The ball of each image. indices: in the data set."""
+        return ball(images, radii_of(self.eps, indices), clip=self.clip_input)
+
+    def trace(self, images: Tensor, indices: Tensor, rows: Rows, *, seed: int, before: Trace | None = None) -> Trace:
         """The forward pass over the eps-balls of some images; for Start.SAVED, `before` lends its singular vectors."""
         saved = _vectors(before, seed) if before else None
-        region = ball(images, self.eps, clip=self.clip_input)
+        region = self.ball(images, indices)
         return propagate(
             self.program, region, self.bound, rows=rows, solver=self.solver, start=self.start, saved=saved, seed=seed
         )
 
     def masked(self, images: Tensor, indices: Tensor) -> Trace:
         """The forward pass with 0/1 masks; that of the last images is kept, for later stages that see some of them."""
-        return self._kept(images, indices, lambda: self.trace(images, Rows.MASK, seed=self.seed + int(indices[0])))
+        seed = self.seed + int(indices[0])
+        return self._kept(images, indices, lambda: self.trace(images, indices, Rows.MASK, seed=seed))
 
     def refined(self, images: Tensor, indices: Tensor) -> Trace:
         """The same with boxes from the backward pass; kept likewise."""
@@ -142,7 +158,7 @@ class Local:
         boxes = backward_boxes(Backward(self.program, self.clip_input), first, self.probes)
         return propagate(
             self.program,
-            ball(images, self.eps, clip=self.clip_input),
+            self.ball(images, indices),
             self.bound,
             solver=self.solver,
             start=Start.SAVED if saved else self.start,
@@ -160,33 +176,30 @@ class Local:
         seed = self.seed + int(indices[0])
         logits = self.program.logits(images)
         masked = self.masked(images, indices)
-        margin, growth = self._margin(logits, labels, masked), self._growth(masked)
+        margin, growth = self._margin(logits, labels, masked), self._growth(masked, indices)
         still = torch.nonzero(~positive(margin))[:, 0]
         if len(still):
-            sharper = self.trace(images[still], Rows.SECANT, seed=seed, before=masked.select(still))
+            sharper = self.trace(images[still], indices[still], Rows.SECANT, seed=seed, before=masked.select(still))
             better = self._margin(logits[still], labels[still], sharper)
             margin[still] = torch.fmax(margin[still], better)
-            growth[still] = torch.fmin(growth[still], self._growth(sharper))
+            growth[still] = torch.fmin(growth[still], self._growth(sharper, indices[still]))
         layers = _layers(self.program, masked)
         return Finding(positive(margin), margin, masked.lipschitz, growth, layers, plans=_PLANS)
 
     def _margin(self, logits: Tensor, labels: Tensor, trace: Trace) -> Tensor:
-        return worst_margins(logits, labels, self.last, trace.hidden).amin(1)
+        bounds = worst_margins(logits, labels, self.last, trace.hidden)
+        return self.claim.margin(bounds, labels, self.program.classes)
 
-    def _growth(self, trace: Trace) -> Tensor:
+    def _growth(self, trace: Trace, indices: Tensor) -> Tensor:
         """Radius of the values the last linear map starts from, over eps, `[images]`; NaN for eps = 0."""
         radii = torch.stack([trace.hidden[t.source].region.radius for t in self.last.rows])
-        return torch.linalg.vector_norm(radii, dim=0) / self.eps if self.eps > 0 else radii[0] * torch.nan
+        asked = radii_of(self.eps, indices)
+        return torch.where(asked > 0, torch.linalg.vector_norm(radii, dim=0) / asked.to(radii.dtype), torch.nan)
 
 
 def _vectors(trace: Trace, seed: int) -> dict[Term, Tensor]:
     """Starts near the singular vectors of a pass, as far as its solver found them."""
     return {t: nudged(n.vector, seed) for t, n in trace.norms.items() if n.vector is not None}
-
-
-def positive(margin: Tensor) -> Tensor:
-    """Whether a margin's lower bound proves the claim: finite and strictly positive; NaN and infinity do not."""
-    return (margin > 0) & torch.isfinite(margin)
 
 
 def _layers(program: Program, trace: Trace) -> tuple[LayerMeasure, ...]:

@@ -7,7 +7,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Protocol
 
-import torch
 from torch import Tensor
 
 from llcert.certify.plan import Plan
@@ -80,11 +79,6 @@ class Stage(Protocol):
         """What it says about the images it decides."""
         ...
 
-    def __call__(self, images: Tensor, labels: Tensor, indices: Tensor) -> Finding: ...
-
-
-def leads(logits: Tensor, labels: Tensor) -> Tensor:
-    """Whether the label's logit is strictly the largest, `[batch]`; a tie or NaN is not."""
-    own = logits.gather(1, labels[:, None])
-    others = torch.nn.functional.one_hot(labels, logits.shape[1]).bool()
-    return ((own > logits) | others).all(1) & torch.isfinite(own[:, 0])
+    def __call__(self, images: Tensor, labels: Tensor, indices: Tensor) -> Finding:
+        """labels: the reference class of each image, which its claim compares with others."""
+        ...

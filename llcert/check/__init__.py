@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from llcert.check import files
+from llcert.check.claim import Claim, parse
 from llcert.check.files import Rejected, require, valid
 from llcert.check.forward import propagate
 from llcert.check.graph import Graph, build
@@ -33,18 +34,19 @@ _IMAGE = re.compile(r"images/[0-9]{1,12}\.npz")
 
 @dataclass(frozen=True)
 class Image:
-    """An entry of certificate.json."""
+    """An entry of certificate.json. reference: the class that others are compared with. eps: rounded up."""
 
     index: int
-    label: int
+    reference: int
     file: str
+    eps: float
 
 
 @dataclass(frozen=True)
 class Result:
     """Whether the claim of an image is proved, and if not, by which step.
 
-    margin: a lower bound of the least margin over the other classes; NaN where the image is rejected.
+    margin: a lower bound of the least margin that the claim needs; NaN where the image is rejected.
     """
 
     image: Image
@@ -55,10 +57,12 @@ class Result:
 
 @dataclass(frozen=True)
 class Certificate:
-    """What certificate.json says. eps: the radius, rounded up. deployed: of float32 evaluations."""
+    """What certificate.json says. eps: the radius, rounded up; None where each image has its own. deployed: of float32
+    evaluations."""
 
     folder: Path
-    eps: float
+    claim: Claim
+    eps: float | None
     deployed: bool
     hashes: Mapping[str, Any]
     images: tuple[Image, ...]
@@ -81,16 +85,25 @@ def open_certificate(folder: str | Path) -> Certificate:
     name = "certificate.json"
     found = files.parse_json(name, files.read(Path(folder), name))
     eps, semantics, hashes, images = (found.get(key) for key in ("eps", "semantics", "files", "images"))
-    valid(isinstance(eps, str) and _EPS.fullmatch(eps), f"{name}: eps: no fraction or decimal")
+    common = None if eps is None and "eps" in found else _radius(eps)
+    claim = parse(found["claim"]) if "claim" in found else Claim()
     valid(semantics in ("real", "float32"), f"{name}: semantics: neither real nor float32")
     valid(isinstance(hashes, dict) and isinstance(images, list), f"{name}: files or images: missing")
     return Certificate(
         Path(folder),
-        _rounded_up(Fraction(eps or 0)),
+        claim,
+        common,
         semantics == "float32",
         hashes or {},
-        tuple(_image(i) for i in images or []),
+        tuple(_image(i, claim, common) for i in images or []),
     )
+
+
+def _radius(text: object) -> float:
+    """The number, rounded up."""
+    right = isinstance(text, str) and _EPS.fullmatch(text)
+    valid(right, "certificate.json: eps: no fraction or decimal")
+    return _rounded_up(Fraction(str(text)))
 
 
 def _rounded_up(exact: Fraction) -> float:
@@ -98,15 +111,17 @@ def _rounded_up(exact: Fraction) -> float:
     return nearest if Fraction(nearest) >= exact else math.nextafter(nearest, math.inf)
 
 
-def _image(entry: Any) -> Image:
+def _image(entry: Any, claim: Claim, common: float | None) -> Image:
     right = (
         isinstance(entry, dict)
-        and all(type(entry.get(key)) is int and entry[key] >= 0 for key in ("index", "label"))
+        and all(type(entry.get(key)) is int and entry[key] >= 0 for key in ("index", claim.role))
         and isinstance(entry.get("file"), str)
         and _IMAGE.fullmatch(entry["file"])
     )
-    valid(right, "certificate.json: images: an entry is not {index, label, file: images/N.npz}")
-    return Image(entry["index"], entry["label"], entry["file"])
+    valid(right, f"certificate.json: images: an entry is not {{index, {claim.role}, file: images/N.npz}}")
+    valid(common is None or "eps" not in entry, "certificate.json: images: an entry has an eps of its own")
+    eps = _radius(entry.get("eps")) if common is None else common
+    return Image(entry["index"], entry[claim.role], entry["file"], eps)
 
 
 def results(certificate: Certificate) -> Iterator[Result]:
@@ -122,7 +137,7 @@ def results(certificate: Certificate) -> Iterator[Result]:
         seen |= {image.index, image.file}
         try:
             require(not again, "certificate.json lists it twice")
-            result = Result(image, True, margin=_least_margin(certificate, graph, image))
+            result = Result(image, True, margin=_margin(certificate, graph, image))
         except InvalidInput as failure:
             result = Result(image, False, f"image {image.index}: {failure}")
         yield result
@@ -137,16 +152,20 @@ def _network(certificate: Certificate) -> Graph:
 
 
 @_QUIET
-def _least_margin(certificate: Certificate, graph: Graph, image: Image) -> float:
-    """A lower bound > 0 of the least margin. Raises Rejected at the first step that does not hold."""
-    require(image.label < graph.classes, f"label {image.label}: there are {graph.classes} classes")
+def _margin(certificate: Certificate, graph: Graph, image: Image) -> float:
+    """The least margin of a row, > 0. Raises Rejected at the first step that does not hold.
+
+    Classes without a row are spared, as many as the claim allows.
+    """
+    logits = graph.nodes[-1].size
+    others = [*certificate.claim.others(image.reference, graph.classes, logits)]
     arrays = files.parse_npz(image.file, files.read_checked(certificate.folder, image.file, certificate.hashes))
-    known = propagate(graph, arrays, certificate.eps, single=certificate.deployed)
-    least = math.inf
-    for other in range(graph.nodes[-1].size):
-        if other == image.label:
+    known = propagate(graph, arrays, image.eps, single=certificate.deployed)
+    spared, found = certificate.claim.top - 1, list[float]()
+    for other, sparable in others:
+        if sparable and spared and f"{other}.stop" not in arrays:
+            spared -= 1
             continue
-        found = margin(graph, arrays, known, label=image.label, other=other)
-        require(0 < found < math.inf, f"rule 7 (row), class {other}: margin {found:.6g} is not above 0")
-        least = min(least, found)
-    return least
+        found.append(margin(graph, arrays, known, label=image.reference, other=other))
+        require(0 < found[-1] < math.inf, f"rule 7 (row), class {other}: margin {found[-1]:.6g} is not above 0")
+    return min(found)

@@ -21,6 +21,9 @@ Restarts = Annotated[
 def attack(
     model: o.Model,
     eps: o.Eps = None,
+    eps_file: o.EpsFile = None,
+    target: o.Target = None,
+    top: o.Top = None,
     data: o.Data = None,
     data_root: o.DataRoot = None,
     split: o.Split = None,
@@ -42,6 +45,9 @@ def attack(
     """
     question = Question(
         eps=eps,
+        eps_file=eps_file,
+        target=target,
+        top=top,
         data=data,
         data_root=None if data_root is None else str(data_root),
         split=split,

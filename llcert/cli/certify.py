@@ -51,6 +51,9 @@ FailUnder = Annotated[
 def certify(
     model: o.Model,
     eps: o.Eps = None,
+    eps_file: o.EpsFile = None,
+    target: o.Target = None,
+    top: o.Top = None,
     data: o.Data = None,
     data_root: o.DataRoot = None,
     split: o.Split = None,
@@ -93,6 +96,9 @@ def certify(
     """
     question = Question(
         eps=eps,
+        eps_file=eps_file,
+        target=target,
+        top=top,
         data=data,
         data_root=None if data_root is None else str(data_root),
         split=split,

@@ -21,6 +21,33 @@ Eps = Annotated[
         rich_help_panel=QUESTION,
     ),
 ]
+EpsFile = Annotated[
+    str | None,
+    typer.Option(
+        "--eps-file",
+        metavar="FILE",
+        help="A radius for each image in place of --eps: text, one number or fraction a line, or an [bold].npy[/] "
+        "vector; as many as the data set has images, or as are chosen.",
+        rich_help_panel=QUESTION,
+    ),
+]
+Target = Annotated[
+    int | None,
+    typer.Option(
+        metavar="CLASS",
+        help="Claim that the network never answers this class, in place of: it keeps answering the label. Images of "
+        "the class are left out.",
+        rich_help_panel=QUESTION,
+    ),
+]
+Top = Annotated[
+    int | None,
+    typer.Option(
+        metavar="K",
+        help="Claim that the label stays among the K largest logits. Default: 1.",
+        rich_help_panel=QUESTION,
+    ),
+]
 Data = Annotated[
     str | None,
     typer.Option(

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from llcert import __version__
-from llcert.certify import Assurance, BatchResult, Semantics, Verdict
+from llcert.certify import Assurance, BatchResult, Radii, Semantics, Verdict
 from llcert.errors import InvalidInput
 from llcert.evidence import Folder, Recorder, open_folder
 from llcert.question import Question
@@ -49,7 +49,8 @@ class Proofs:
             "source": {"data": subject.data, "split": subject.split, "selection": subject.selection},
         }
         semantics = Semantics.FLOAT32 if self.recorder.single else Semantics.REAL
-        self.folder.begin(canonical, eps=subject.eps_text, semantics=semantics.value, about=about)
+        eps = subject.eps if isinstance(subject.eps, Radii) else subject.eps_text
+        self.folder.begin(canonical, eps=eps, semantics=semantics.value, about=about, claim=subject.claim)
 
     def add(self, result: BatchResult) -> None:
         """Writes what backs the certificates of a batch."""

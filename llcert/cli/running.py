@@ -13,7 +13,7 @@ import numpy as np
 import torch
 
 from llcert.api import file_sha256, load
-from llcert.certify import Contradiction, Sample, Verdict, Witness
+from llcert.certify import Contradiction, Sample, Verdict, Witness, radii_of
 from llcert.cli.proofs import STAGES, Proofs
 from llcert.cli.terminal import DownloadProgress, stderr, stdout, uninterrupted, work_progress
 from llcert.data import Dataset
@@ -145,7 +145,7 @@ def _work(job: Job, tally: Tally, directory: RunDirectory | None, question: Ques
 
 def _deliver(report: Report, outputs: Outputs) -> int:
     if outputs.tsv is not None:
-        write_atomically(outputs.tsv, "".join(tsv_lines(report.samples, report.subject.eps)))
+        write_atomically(outputs.tsv, "".join(tsv_lines(report.samples)))
     if outputs.json == "-":
         stdout().file.write(dump(report.to_json(), indent=2))
     else:
@@ -171,11 +171,12 @@ def _interrupted(report: Report, model: str, outputs: Outputs) -> int:
     return _INTERRUPTED
 
 
-def tsv_lines(samples: Iterable[Sample], eps: float) -> Iterable[str]:
+def tsv_lines(samples: Iterable[Sample]) -> Iterable[str]:
     """The lines of a randomised-smoothing file: radius as searched for, else eps where certified, else 0."""
     yield "idx\tlabel\tpredict\tradius\tcorrect\ttime\n"
     for s in samples:
-        radius = s.radius if s.radius is not None else eps if s.verdict is Verdict.CERTIFIED else 0.0
+        asked = (s.eps if s.verdict is Verdict.CERTIFIED else 0.0) or 0.0
+        radius = asked if s.radius is None else s.radius
         correct = int(s.verdict is not Verdict.MISCLASSIFIED)
         # microseconds always, so that the column has one form
         seconds = timedelta(microseconds=max(1, math.ceil(1e6 * s.seconds)))
@@ -191,7 +192,8 @@ def _reproducer(found: Contradiction, job: Job, folder: Path) -> Path:
         witness=found.witness.detach().cpu().numpy(),
         label=found.label,
         index=found.index,
-        eps=job.subject.eps,
+        eps=float(radii_of(job.certifier.settings.eps, torch.tensor([found.index]))),
+        claim=job.subject.claim.words,
         model=job.subject.model,
         model_sha256=job.subject.model_sha256 or "",
         weights_sha256=job.subject.weights_sha256,

@@ -148,7 +148,7 @@ class Dataset:
         """The same data set with its images read in another shape of as many values; InvalidInput if it cannot be."""
         return dataclasses.replace(self, image_shape=image_shape)
 
-    def batches(self, indices: range, batch_size: int) -> Iterator[Batch]:
+    def batches(self, indices: Sequence[int], batch_size: int) -> Iterator[Batch]:
         """Batches of at most `batch_size` images in the order of `indices`; images are decoded as they are needed."""
         if batch_size < 1:
             raise InvalidInput(f"a batch of {batch_size} images: at least 1 is needed")
@@ -158,7 +158,7 @@ class Dataset:
         for start in range(0, len(indices), batch_size):
             yield self._batch(indices[start : start + batch_size])
 
-    def _batch(self, chosen: range) -> Batch:
+    def _batch(self, chosen: Sequence[int]) -> Batch:
         positions = np.asarray(chosen, dtype=np.int64)
         images = self.images.read(chosen).reshape(len(chosen), *self.image_shape)
         return Batch(torch.from_numpy(images), torch.from_numpy(self.labels[positions]), torch.from_numpy(positions))

@@ -37,20 +37,26 @@ def load_npz(path: Path) -> Dataset:
 
 
 def _array(archive: zipfile.ZipFile, name: str, path: Path) -> Pixels:
-    """One member, its header compared with its size before anything of that size is allocated."""
+    """One member of an archive."""
     member = f"{name}.npy"
     if member not in archive.namelist():
         raise InvalidInput(f"{path}: holds no array {name!r}; images are expected as 'x', labels as 'y'")
     with archive.open(member) as stream:
-        shape, fortran, dtype = _header(stream)
-        if dtype.hasobject or len(shape) > _MAX_DIMENSIONS or any(side < 0 for side in shape):
-            raise InvalidInput(f"{path}: {name!r} is not a plain array of numbers")
-        size = math.prod(shape) * dtype.itemsize
-        if size > _LIMIT:
-            raise InvalidInput(
-                f"{path}: {name!r} takes {size:,} bytes, more than {_LIMIT:,}; store it as uint8, or parts"
-            )
-        content = read_capped(stream, size, f"{path}/{name}")
+        return read_array(stream, path, name)
+
+
+def read_array(stream: IO[bytes], path: Path, name: str) -> Pixels:
+    """The array in a stream of npy format, its header compared with its size before so much is allocated.
+
+    name: of the array, for the message of InvalidInput where it is no plain array of numbers.
+    """
+    shape, fortran, dtype = _header(stream)
+    if dtype.hasobject or len(shape) > _MAX_DIMENSIONS or any(side < 0 for side in shape):
+        raise InvalidInput(f"{path}: {name!r} is not a plain array of numbers")
+    size = math.prod(shape) * dtype.itemsize
+    if size > _LIMIT:
+        raise InvalidInput(f"{path}: {name!r} takes {size:,} bytes, more than {_LIMIT:,}; store it as uint8, or parts")
+    content = read_capped(stream, size, f"{path}/{name}")
     if len(content) != size:
         raise InvalidInput(f"{path}: {name!r} announces {size:,} bytes and holds {len(content):,}")
     return np.ndarray(shape, dtype, content, order="F" if fortran else "C")

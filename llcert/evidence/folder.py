@@ -7,7 +7,7 @@ import io
 import json
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from llcert.certify import FIRST, Claim, Never, Radii
 from llcert.errors import InvalidInput
 from llcert.evidence.canonical import Canonical
 from llcert.evidence.recorder import Evidence
@@ -33,17 +34,31 @@ class Folder:
 
     path: Path
     stored: Mapping[str, Any] | None = None
+    _claim: Claim = FIRST
+    _radii: Radii | None = None
     _head: dict[str, Any] = field(default_factory=dict)
     _hashes: dict[str, str] = field(default_factory=dict)
     _images: dict[int, dict[str, Any]] = field(default_factory=dict)
 
-    def begin(self, canonical: Canonical, *, eps: str, semantics: str, about: Mapping[str, Any]) -> None:
+    def begin(
+        self,
+        canonical: Canonical,
+        *,
+        eps: str | Radii,
+        semantics: str,
+        about: Mapping[str, Any],
+        claim: Claim = FIRST,
+    ) -> None:
         """Writes the network, and a certificate of no image or of those an earlier run wrote.
 
-        eps: as the user wrote it. about: `model` and `source`. Raises InvalidInput where the earlier run asked
-        something else.
+        eps: as the user wrote it, or of each image, with texts. about: `model` and `source`. Raises InvalidInput where
+        the earlier run asked something else.
         """
-        self._head = {"format": 1, "eps": exact(eps), "semantics": semantics, **about}
+        self._claim = claim
+        if isinstance(eps, Radii):
+            self._radii = replace(eps, texts=tuple(exact(text) for text in eps.texts))
+        common = None if isinstance(eps, Radii) else exact(eps)
+        self._head = {"format": 1, "claim": claim.to_json(), "eps": common, "semantics": semantics, **about}
         graph, model = dump(canonical.graph()).encode(), packed(canonical.arrays)
         hashes = {GRAPH: _sha256(graph), MODEL: _sha256(model)}
         if self.stored is not None:
@@ -56,13 +71,15 @@ class Folder:
         self.commit()
 
     def _continue(self, stored: Mapping[str, Any], hashes: Mapping[str, str]) -> None:
-        for name in ("eps", "semantics", "model", "source"):
+        for name in ("claim", "eps", "semantics", "model", "source"):
             if stored.get(name) != json.loads(json.dumps(self._head[name])):
                 raise InvalidInput(f"--proof {self.path}: holds another {name}; use --overwrite or another folder")
         if any(stored["files"].get(name) != value for name, value in hashes.items()):
             raise InvalidInput(f"--proof {self.path}: holds another network; use --overwrite or another folder")
         self._hashes = dict(stored["files"])
         self._images = {entry["index"]: entry for entry in stored["images"]}
+        if any(entry.get("eps") != self._eps(index).get("eps") for index, entry in self._images.items()):
+            raise InvalidInput(f"--proof {self.path}: holds other radii; use --overwrite or another folder")
 
     def add(self, index: int, evidence: Evidence) -> None:
         """Writes the file of an image; it counts from the next `commit` on. What an earlier run wrote stays."""
@@ -72,8 +89,13 @@ class Folder:
         content = packed(evidence.arrays)
         (self.path / name).write_bytes(content)
         self._hashes[name] = _sha256(content)
-        entry = {"index": index, "label": evidence.label, "file": name, "margin": evidence.margin}
-        self._images[index] = entry
+        role = "reference" if isinstance(self._claim, Never) else "label"
+        known = {"index": index, role: evidence.reference, **self._eps(index)}
+        self._images[index] = {**known, "file": name, "margin": evidence.margin}
+
+    def _eps(self, index: int) -> dict[str, str]:
+        """What an image's entry says of its radius."""
+        return {} if self._radii is None else {"eps": self._radii.texts[self._radii.place(index)]}
 
     def commit(self) -> None:
         """Replaces certificate.json."""

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from llcert.bounds.box import Hidden, box
 from llcert.bounds.enclose import Frame
-from llcert.certify import Proof, Row
+from llcert.certify import Proof, Row, positive
 from llcert.evidence.canonical import Arrays, Canonical
 from llcert.evidence.matrices import row_norms
 from llcert.ir import Node
@@ -23,9 +23,9 @@ from llcert.rounding import SINGLE, Rounding
 
 @dataclass(frozen=True)
 class Evidence:
-    """Of one image: the arrays of its file, the label, the least margin."""
+    """Of one image: the arrays of its file, the class that is compared with others, the margin of the claim."""
 
-    label: int
+    reference: int
     margin: float
     arrays: Arrays
 
@@ -46,15 +46,14 @@ class Recorder:
         return Frame(self._box)
 
     def keep(self, proof: Proof, labels: Tensor, indices: Tensor) -> None:
-        """Keeps the evidence of every image all of whose margins are above 0."""
+        """Keeps the evidence of every image whose claim is proved: the rows of all margins that are above 0."""
         assert self.canonical is not None
-        least = proof.margins.amin(1)
-        for i in torch.nonzero((least > 0) & torch.isfinite(least))[:, 0].tolist():
+        for i in torch.nonzero(positive(proof.margin))[:, 0].tolist():
             arrays = _regions(self.canonical, proof, i)
-            for j in range(proof.margins.shape[1]):
-                if j != int(labels[i]):
-                    arrays |= _row(self.canonical, proof.rows[i, j], j)
-            self.found[int(indices[i])] = Evidence(int(labels[i]), float(least[i]), arrays)
+            for (image, j), row in proof.rows.items():
+                if image == i:
+                    arrays |= _row(self.canonical, row, j)
+            self.found[int(indices[i])] = Evidence(int(labels[i]), float(proof.margin[i]), arrays)
 
     def take(self, index: int) -> Evidence | None:
         """The evidence of an image, which is then forgotten."""

@@ -11,9 +11,9 @@ from rich.style import Style
 from rich.table import Table
 from rich.text import Text
 
-from llcert.certify import Verdict
+from llcert.certify import FIRST, Radii, Verdict
 from llcert.report.diagnosis import held_down_by, percent
-from llcert.report.report import LayerReport, Outcome, Report
+from llcert.report.report import LayerReport, Outcome, Report, Subject
 
 _BAR = 60
 _CEILING = "No bound can certify more of these images than withstand the attack"
@@ -36,7 +36,7 @@ def render(report: Report) -> RenderableType:
     parts: list[RenderableType] = [
         _asked(report),
         Text(),
-        _Bar(report.outcomes),
+        _Bar(report.outcomes, report.subject.claim.broken),
         Text(),
         _accuracies(report),
         Text(),
@@ -83,11 +83,13 @@ def printable(text: str) -> str:
 def _asked(report: Report) -> RenderableType:
     subject = report.subject
     grid = facts()
-    shown = subject.eps_text if subject.eps_text == repr(subject.eps) else f"{subject.eps_text} = {subject.eps:.6g}"
     done = f"{len(report.samples)} of {subject.asked} images" if not report.complete else f"{subject.asked} images"
     grid.add_row("model", plain(subject.model))
     grid.add_row("data", plain(f"{subject.data}, {subject.split}, images {subject.selection} ({done})"))
-    grid.add_row("eps", plain(f"{shown}, an L2 radius in pixel units (pixels in [0, 1])"))
+    grid.add_row("eps", plain(f"{_eps(subject)} in pixel units (pixels in [0, 1])"))
+    if subject.claim != FIRST:
+        left = f"; images of that class left out: {subject.left_out}" if subject.left_out else ""
+        grid.add_row("claim", plain(f"{subject.claim.words}{left}"))
     grid.add_row("input", plain(subject.normalisation))
     grid.add_row("ran", plain(f"{', '.join(('clean', *subject.stages))}; {subject.device}, {subject.dtype}"))
     for note in (n for n in subject.notes if n not in subject.warnings):
@@ -95,10 +97,19 @@ def _asked(report: Report) -> RenderableType:
     return grid
 
 
+def _eps(subject: Subject) -> str:
+    eps, text = subject.eps, subject.eps_text
+    if isinstance(eps, Radii):
+        ends = f"{min(eps.values):.6g} to {max(eps.values):.6g}, median {subject.middle_eps:.6g}"
+        return f"{text}: {ends}, each image's own L2 radius"
+    return f"{text if text == repr(eps) else f'{text} = {eps:.6g}'}, an L2 radius"
+
+
 def _accuracies(report: Report) -> RenderableType:
     table = Table(box=None, padding=(0, 2, 0, 0), header_style="bold")
-    for name in ("accuracy:", "clean", "PGD", "certified"):
-        table.add_column(name, justify="left" if name == "accuracy:" else "right", no_wrap=True)
+    table.add_column(f"{report.subject.claim.name}:", no_wrap=True)
+    for name in ("clean", "PGD", "certified"):
+        table.add_column(name, justify="right", no_wrap=True)
     accuracies = (report.clean_accuracy, report.attacked_accuracy, report.certified_accuracy)
     table.add_row("", *(percent(a) for a in accuracies))
     return table
@@ -176,9 +187,10 @@ def _shown(value: float | None, form: str) -> str:
 
 @dataclass(frozen=True)
 class _Bar:
-    """All images side by side, by what became of them, and a legend below."""
+    """All images side by side, by what became of them, and a legend below. broken: what misclassified images are."""
 
     outcomes: tuple[Outcome, ...]
+    broken: str
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         total = sum(o.count for o in self.outcomes)
@@ -192,8 +204,9 @@ class _Bar:
         for outcome in self.outcomes:
             glyph, style = _shade(outcome, ascii_only=options.ascii_only)
             by = f" ({outcome.stage})" if outcome.verdict is Verdict.CERTIFIED else ""
+            name = self.broken if outcome.verdict is Verdict.MISCLASSIFIED else outcome.verdict.value
             yield Segment(glyph * 2, style)
-            yield Segment(f"  {outcome.verdict.value + by:<22}{outcome.count:>8}{percent(outcome.count / total):>9}")
+            yield Segment(f"  {name + by:<22}{outcome.count:>8}{percent(outcome.count / total):>9}")
             yield Segment.line()
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from llcert.certify import Verdict
+from llcert.certify import FIRST, Verdict
 
 if TYPE_CHECKING:
     from llcert.report.report import LayerReport, Report
@@ -21,12 +21,20 @@ def percent(share: float | None) -> str:
 def near_chance(report: Report) -> tuple[str, ...]:
     """A warning where the network does hardly better than guessing: the usual sign of a wrong normalisation."""
     chance = 1 / report.subject.classes
-    if len(report.samples) < _FEW or report.clean_accuracy > 1.5 * chance:
+    accuracy = _accuracy(report)
+    if len(report.samples) < _FEW or accuracy > 1.5 * chance:
         return ()
     return (
-        f"clean accuracy {percent(report.clean_accuracy)} is near chance ({percent(chance)}): normalisation may be "
+        f"clean accuracy {percent(accuracy)} is near chance ({percent(chance)}): normalisation may be "
         "missing (give --mean and --std), doubled (leave them out), or the --layout or data may be the wrong one",
     )
+
+
+def _accuracy(report: Report) -> float:
+    """Share of right predictions, whatever is claimed."""
+    if report.subject.claim == FIRST or not report.samples:
+        return report.clean_accuracy
+    return sum(s.prediction == s.label for s in report.samples) / len(report.samples)
 
 
 def held_down_by(report: Report) -> str:
@@ -39,7 +47,8 @@ def held_down_by(report: Report) -> str:
     if losses[largest] == 0:
         return "Nothing: every image is certified."
     if largest is Verdict.MISCLASSIFIED:
-        return f"The network's own errors: {share} of the images are misclassified before any perturbation."
+        broken = report.subject.claim.broken
+        return f"The network's own errors: {share} of the images are {broken} before any perturbation."
     if largest is Verdict.ATTACKED:
         return (
             f"The network itself: {share} of the images have an adversarial example inside the ball, which no bound "
@@ -66,7 +75,7 @@ def _looseness(report: Report) -> str:
     largest = max(measured, key=_norm)
     lipschitz = report.local_lipschitz_mean
     known = f"the local norm is largest in {largest.layer.name} ({_norm(largest):.3g}{_varying(largest)})"
-    if lipschitz is None or lipschitz * report.subject.eps < _HOPELESS:
+    if lipschitz is None or lipschitz * report.subject.middle_eps < _HOPELESS:
         return known
     return (
         f"the local Lipschitz bound is {lipschitz:.3g} on average, hopeless at this eps, as on any network that was "

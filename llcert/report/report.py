@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from llcert.certify import Assurance, Sample, Semantics, Verdict
+from llcert.certify import FIRST, Assurance, Claim, Eps, Radii, Sample, Semantics, Verdict
 from llcert.report.diagnosis import held_down_by, near_chance
 
 if TYPE_CHECKING:
@@ -47,14 +47,15 @@ class Layer:
 class Subject:
     """What was asked, and what is known before the first image.
 
-    eps: radius in pixel units; eps_text: as the user wrote it. asked: how many images were chosen; selection: which,
-    as `A:B`. normalisation: one sentence. notes: what the importer did. warnings: what a user should not overlook.
+    eps: radius in pixel units, of all images or of each; eps_text: as the user wrote it, or where the radii come from.
+    asked: how many images are asked about; selection: from which, as `A:B`; left_out: how many of these are not.
+    normalisation: one sentence. notes: what the importer did. warnings: what a user should not overlook.
     """
 
     model: str
     model_sha256: str | None
     weights_sha256: str
-    eps: float
+    eps: Eps
     eps_text: str
     data: str
     split: str
@@ -76,6 +77,13 @@ class Subject:
     parity: float | None = None
     notes: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()
+    claim: Claim = FIRST
+    left_out: int = 0
+
+    @property
+    def middle_eps(self) -> float:
+        """The radius, or the median of the radii."""
+        return statistics.median(self.eps.values) if isinstance(self.eps, Radii) else self.eps
 
 
 @dataclass(frozen=True)
@@ -142,7 +150,7 @@ class Report:
 
     @property
     def clean_accuracy(self) -> float:
-        """Share whose label is strictly first without any perturbation."""
+        """Share of which the claim is true without any perturbation: whose label is strictly first, mostly."""
         return self._share(len(self.samples) - self.count(Verdict.MISCLASSIFIED))
 
     @property
@@ -205,7 +213,7 @@ class Report:
         return {
             "model": subject.model,
             "model_sha256": subject.model_sha256,
-            "eps": subject.eps,
+            "eps": None if isinstance(subject.eps, Radii) else subject.eps,
             "norm": "L2",
             "data": subject.data,
             "samples": len(self.samples),
@@ -244,6 +252,10 @@ class Report:
             "notes": list(subject.notes),
             "warnings": list(self.warnings),
             "held_down_by": held_down_by(self),
+            "radii": [s.eps for s in self.samples] if isinstance(subject.eps, Radii) else None,
+            "claim": subject.claim.to_json(),
+            "claim_words": subject.claim.words,
+            "left_out": subject.left_out,
         }
 
     @property

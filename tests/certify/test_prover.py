@@ -15,9 +15,9 @@ from llcert.bounds.ascent import Ascent
 from llcert.bounds.dual import Backward, Tightest, differences
 from llcert.bounds.enclose import enclose, enclosing_ball
 from llcert.certify import Assurance, Settings
+from llcert.certify.claim import positive
 from llcert.certify.plan import Carried, Plan
 from llcert.certify.prover import Prover, Semantics, provers_of
-from llcert.certify.stages import positive
 from llcert.ir import Input, Network, apply, place
 from llcert.ops import Affine, Linear, MaxMin, Tanh, relu
 from llcert.spectral import RandomLanczos, Side

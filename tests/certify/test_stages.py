@@ -8,8 +8,7 @@ from torch import Tensor
 
 from llcert.bounds import GlobalBound, Rows, global_bound
 from llcert.certify import Attack, Clean, Global, Local, Verdict
-from llcert.certify.stages import positive
-from llcert.certify.verdict import leads
+from llcert.certify.claim import FIRST, positive
 from llcert.ir import Input, Network, apply
 from llcert.ops import Linear, relu
 from llcert.program import Program, lower
@@ -35,7 +34,7 @@ def _batch(program: Program) -> tuple[Tensor, Tensor]:
 def test_leads_is_strict() -> None:
     nan, inf = torch.nan, torch.inf
     rows = [[2, 1, 1], [1, 1, 0], [1, 2, 0], [nan, 0, 0], [1, nan, 0], [inf, 0, 0], [1, -inf, 0], [inf, inf, 0]]
-    found = leads(torch.tensor(rows, dtype=torch.float32), torch.zeros(len(rows), dtype=torch.int64))
+    found = FIRST.holds(torch.tensor(rows, dtype=torch.float32), torch.zeros(len(rows), dtype=torch.int64), 3)
     assert found.tolist() == [True, False, False, False, False, False, True, False]
 
 
@@ -78,7 +77,7 @@ def test_no_room_certifies_all_that_leads() -> None:
     images, labels = _batch(program)
     bound = global_bound(program)
     for stage in (Global(program, 0.0, bound), Local(program, 0.0, bound)):
-        assert torch.equal(stage(images, labels, INDICES).decided, leads(program.logits(images), labels))
+        assert torch.equal(stage(images, labels, INDICES).decided, FIRST.holds(program.logits(images), labels, 3))
 
 
 def test_local_measures_every_image() -> None:
@@ -102,7 +101,7 @@ def test_attack_keeps_its_witnesses() -> None:
     finding = Attack(program, 0.4)(images, labels, INDICES)
     assert finding.witness is not None
     assert finding.decided.any()
-    assert not leads(program.logits(finding.witness[finding.decided]), labels[finding.decided]).any()
+    assert not FIRST.holds(program.logits(finding.witness[finding.decided]), labels[finding.decided], 3).any()
 
 
 @pytest.mark.parametrize("scale", [1e-11, 1e-9, 1e11])
@@ -134,8 +133,8 @@ def test_the_second_pass_starts_near_the_first_but_not_on_it() -> None:
     program = _net()
     images, _ = _batch(program)
     local = Local(program, 0.05, global_bound(program))
-    first = local.trace(images, Rows.MASK, seed=0)
-    second = local.trace(images, Rows.SECANT, seed=0, before=first)
+    first = local.trace(images, INDICES, Rows.MASK, seed=0)
+    second = local.trace(images, INDICES, Rows.SECANT, seed=0, before=first)
     for block in program.blocks:
         assert (second.hidden[block.node].region.radius <= first.hidden[block.node].region.radius * (1 + 1e-3)).all()
 
@@ -156,8 +155,8 @@ def test_a_vector_of_the_first_pass_does_not_stop_the_second_early(seed: int) ->
     program, bound, image = _diagonal(seed)
     local = Local(program, 0.3, bound)
     block = program.blocks[0]
-    first = local.trace(image, Rows.MASK, seed=0)
-    second = local.trace(image, Rows.SECANT, seed=0, before=first)
+    first = local.trace(image, INDICES[:1], Rows.MASK, seed=0)
+    second = local.trace(image, INDICES[:1], Rows.SECANT, seed=0, before=first)
     assert block.activation is not None
     secants = block.activation.secant(second.before[block.node])
     weight = block.terms[0].adjoint(torch.eye(4, dtype=torch.float64))

@@ -23,10 +23,16 @@ def corruptions() -> ModuleType:
     return module
 
 
-def test_every_corruption_is_rejected(corruptions: ModuleType, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("times", "asked"), [(6, ()), (2, ("--top", "3")), (2, ("--target", "3"))])
+def test_every_corruption_is_rejected(
+    times: int, asked: tuple[str, ...], corruptions: ModuleType, tmp_path: Path
+) -> None:
     model, proof = ROOT / "models" / "digits_maxmin_clipped.onnx", tmp_path / "proof"
-    assert main(["certify", str(model), "--samples", "24", "--proof", str(proof), "--no-self-check"]) == 0
-    count = 6 * len(corruptions.KINDS)
+    if asked:
+        (tmp_path / "radii.txt").write_text("\n".join(f"{10 + i}/255" for i in range(24)))
+        asked += ("--eps-file", str(tmp_path / "radii.txt"))
+    assert main(["certify", str(model), "--samples", "24", "--proof", str(proof), "--no-self-check", *asked]) == 0
+    count = times * len(corruptions.KINDS)
     rejected, accepted = corruptions.campaign(proof, count, seed=1)
     assert accepted == []
     assert sum(rejected.values()) == count

@@ -1,0 +1,65 @@
+"""The radius of each image's ball."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from llcert.errors import InvalidInput
+
+
+@dataclass(frozen=True)
+class Radii:
+    """A radius for each of the images from `first` on, by index in the data set; pixel units, finite, >= 0.
+
+    texts: the same numbers as they were written, exact where `values` are rounded; empty where nothing was written.
+    """
+
+    values: tuple[float, ...]
+    texts: tuple[str, ...] = ()
+    first: int = 0
+
+    def __post_init__(self) -> None:
+        if self.texts and len(self.texts) != len(self.values):
+            raise ValueError(f"{len(self.values)} radii in {len(self.texts)} texts")
+        for number, value in enumerate(self.values):
+            if not 0 <= value < math.inf:
+                raise InvalidInput(f"the radius of image {self.first + number} must be finite and >= 0, not {value}")
+
+    def part(self, first: int, last: int) -> Radii:
+        """Those of the images from `first` up to, but not, `last`."""
+        chosen = slice(first - self.first, last - self.first)
+        return Radii(self.values[chosen], self.texts[chosen], first)
+
+    def place(self, index: int) -> int:
+        """Where the radius of an image stands. Raises InvalidInput for an image that has none."""
+        place = index - self.first
+        if not 0 <= place < len(self.values):
+            raise InvalidInput(f"image {index} has no radius; {len(self.values)} are known from {self.first} on")
+        return place
+
+
+Eps = float | Radii
+"""A radius for all images, or one for each."""
+
+
+def radii_of(eps: Eps, indices: Tensor) -> Tensor:
+    """The radius of each image, `[batch]`, float64. indices: of the images in the data set."""
+    if isinstance(eps, Radii):
+        found = [eps.values[eps.place(i)] for i in indices.tolist()]
+        return torch.tensor(found, dtype=torch.float64, device=indices.device)
+    return torch.full((len(indices),), eps, dtype=torch.float64, device=indices.device)
+
+
+def above(eps: Eps) -> Eps:
+    """The next larger numbers, which are not below what was asked before it was rounded; 0 stays 0."""
+    if isinstance(eps, Radii):
+        return Radii(tuple(_above(v) for v in eps.values), first=eps.first)
+    return _above(eps)
+
+
+def _above(value: float) -> float:
+    return math.nextafter(value, math.inf) if value else 0.0
