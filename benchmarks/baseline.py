@@ -21,7 +21,7 @@ from llcert.spectral import Masked, Norm, Side
 
 @dataclass
 class WholeBatch:
-    """Power iteration on a batch until its last image has settled. products: made so far, two an iteration and image."""
+    """Power iteration on a batch until its last image has settled. products: made so far."""
 
     tolerance: float = 1e-3
     cap: int = 5000
@@ -30,7 +30,7 @@ class WholeBatch:
     def __call__(self, masked: Masked, start: Tensor) -> Norm:
         """The norms, from below."""
         u = _unit(start * masked.columns)
-        for count in range(1, self.cap + 1):
+        for _ in range(self.cap):
             v = _unit(masked.apply(u))
             product = masked.adjoint(v)
             following = _unit(product)
@@ -39,7 +39,7 @@ class WholeBatch:
             self.products += 2 * masked.batch
             if bool((change <= self.tolerance).all()):
                 break
-        counts = torch.full((masked.batch,), count)
+        counts = torch.zeros(masked.batch, dtype=torch.int64)
         return Norm(product.flatten(1).norm(dim=1), Side.ESTIMATE, u, counts, change <= self.tolerance)
 
 

@@ -22,12 +22,12 @@ import torch
 from machine import ceilings, facts, synchronise
 
 from llcert.bounds import global_bound
-from llcert.certify import Certifier, Settings, Verdict
+from llcert.certify import Assurance, Certifier, Settings, Verdict
 from llcert.certify.arithmetic import full_precision
 from llcert.data import Dataset, load_dataset
 from llcert.frontend.onnx_file import load
 from llcert.ir import Network
-from llcert.program import Program, lower
+from llcert.program import lower
 from llcert.spectral import Lanczos
 
 RESULTS = Path(__file__).parent / "results" / "throughput.json"
@@ -107,7 +107,7 @@ def _baseline(network: Network, dataset: Dataset, images: int, device: torch.dev
 
 
 def _ours(network: Network, dataset: Dataset, images: int, stages: tuple[str, ...], device: torch.device) -> Run:
-    settings = Settings(eps=EPS, stages=stages, solver=Lanczos(tolerance=1e-3), assurance=_estimate())
+    settings = Settings(eps=EPS, stages=stages, solver=Lanczos(tolerance=1e-3), assurance=Assurance.ESTIMATE)
     certifier = Certifier.of(network, settings, device)
     certified: set[int] = set()
     spent: dict[str, Any] = {}
@@ -123,12 +123,6 @@ def _ours(network: Network, dataset: Dataset, images: int, stages: tuple[str, ..
             known["seconds"] += stage.seconds
     synchronise(device)
     return Run(images, time.perf_counter() - begun, frozenset(certified), spent)
-
-
-def _estimate() -> Any:
-    from llcert.certify import Assurance
-
-    return Assurance.ESTIMATE
 
 
 def table(name: str, row: dict[str, Any]) -> str:
