@@ -16,6 +16,9 @@ from llcert.program import Program
 LARGEST = 2**21
 """Entries that asking for one block's box may take, for one image; larger blocks keep the boxes they have."""
 
+_ENTRIES = 2**19
+"""Entries that are carried at a time, over all images: about what a processor's cache holds."""
+
 
 def probes(program: Program) -> dict[int, Probe]:
     """The rows that ask for the box of each block that has an activation, by its number, where they are affordable.
@@ -48,7 +51,7 @@ def backward_boxes(backward: Backward, trace: Trace, asked: Mapping[int, Probe])
 
 
 def _at_once(rows: Probe) -> int:
-    return max(LARGEST // rows.entries, 1)
+    return max(_ENTRIES // rows.entries, 1)
 
 
 def _sides(backward: Backward, trace: Trace, index: int, rows: Probe) -> tuple[Tensor, Tensor]:

@@ -92,7 +92,7 @@ class Branching:
         trace: of one image. rows: `[rows, logits]`.
         """
         end = time.perf_counter() + self.seconds
-        enough = self.reserve * float(trace.hidden[backward.program.output].region.centre.abs().max())
+        enough = self.enough(backward, trace)
         open_, closed = self._root(backward, trace, rows), list[Leaves]()
         while len(open_) and time.perf_counter() < end:
             worst = open_.bounds.argsort()[: self.width]
@@ -105,6 +105,10 @@ class Branching:
             closed.append(children.select(done))
             open_ = Leaves.joined([open_.select(rest), children.select(~done)])
         return Leaves.joined([*closed, open_])
+
+    def enough(self, backward: Backward, trace: Trace) -> float:
+        """The bound above which a part of the ball of an image is done."""
+        return self.reserve * float(trace.hidden[backward.program.output].region.centre.abs().max())
 
     def _root(self, backward: Backward, trace: Trace, rows: Tensor) -> Leaves:
         own, start = trace.select(torch.zeros(len(rows), dtype=torch.int64, device=rows.device)), Tightest()

@@ -56,7 +56,9 @@ class Branch:
         if len(classes) == 0:
             return classes, None, claim.margin(bounds, labels, program.classes)[0]
         leaves = self.branching(backward, trace, directions[0, classes])
-        bounds[0, classes] = torch.stack([leaves.bounds[leaves.rows == r].amin() for r in range(len(classes))])
+        worst = torch.stack([leaves.bounds[leaves.rows == r].amin() for r in range(len(classes))])
+        done = worst > self.branching.enough(backward, trace)
+        bounds[0, classes] = torch.where(done, worst, worst.clamp(max=0))
         return classes, leaves, claim.margin(bounds, labels, program.classes)[0]
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -10,7 +9,7 @@ from torch import Tensor
 
 from llcert.bounds import Trace
 from llcert.bounds.ascent import Ascent
-from llcert.bounds.dual import Backward, Choice, Key, Tightest, differences
+from llcert.bounds.dual import Backward, Tightest, differences
 from llcert.certify.claim import positive
 from llcert.certify.plan import Carried, Plan
 from llcert.certify.stages import Local
@@ -43,14 +42,13 @@ class Dual:
         others = claim.others(directions.shape[1], program.classes)
         margins = torch.full_like(directions[:, 0], -torch.inf)
         margins[:, others] = self._closed(backward, trace, directions[:, others])
-        image, row = torch.nonzero(claim.open(margins, labels, program.classes), as_tuple=True)
-        carried = None
-        if len(image):
-            better, choices = self._ascended(backward, trace, directions, image, row)
-            margins[image, row] = torch.fmax(margins[image, row], better)
-            carried = Carried(image, row, choices)
+        open_ = claim.open(margins, labels, program.classes)
+        worst = _worst(open_, margins)
+        first = self._ascended(backward, trace, directions, worst, margins)
+        hopeful = positive(margins.gather(1, worst.long().argmax(1, keepdim=True)))
+        rest = self._ascended(backward, trace, directions, open_ & ~worst & hopeful, margins)
         margin = claim.margin(margins, labels, program.classes)
-        plan = Plan(local=True, boxes=self.boxes, backward=True, carried=carried)
+        plan = Plan(local=True, boxes=self.boxes, backward=True, carried=Carried.joined([*first, *rest]))
         return Finding(positive(margin), margin, plans=(plan,))
 
     def _closed(self, backward: Backward, trace: Trace, directions: Tensor) -> Tensor:
@@ -62,23 +60,28 @@ class Dual:
         return torch.cat(parts)
 
     def _ascended(
-        self, backward: Backward, trace: Trace, directions: Tensor, image: Tensor, row: Tensor
-    ) -> tuple[Tensor, dict[Key, Choice]]:
-        """Margins of some rows after an ascent, `[rows]`, and its choices."""
-        bounds, choices = [], []
-        for part in _chunks(backward, torch.arange(len(image), device=image.device), 1):
-            own = trace.select(image[part])
-            rows = {backward.program.output: directions[image[part], row[part]][:, None]}
+        self, backward: Backward, trace: Trace, directions: Tensor, some: Tensor, margins: Tensor
+    ) -> list[Carried]:
+        """Raises some margins, boolean `[batch, logits]`, by an ascent; what it chose."""
+        found = []
+        image, row = torch.nonzero(some, as_tuple=True)
+        for part in _chunks(backward, torch.arange(len(image), device=image.device), 1) if len(image) else ():
+            i, j = image[part], row[part]
+            own = trace.select(i)
+            rows = {backward.program.output: directions[i, j][:, None]}
             start = Tightest()
             backward(own, rows, start)
-            bound, chosen = self.ascent(backward, own, rows, start.chosen)
-            bounds.append(bound[:, 0])
-            choices.append(chosen)
-        return torch.cat(bounds), {k: _joined([c[k] for c in choices]) for k in choices[0]}
+            bound, choices = self.ascent(backward, own, rows, start.chosen)
+            margins[i, j] = torch.fmax(margins[i, j], bound[:, 0])
+            found.append(Carried(i, j, choices))
+        return found
 
 
-def _joined(choices: Sequence[Choice]) -> Choice:
-    return Choice(torch.cat([c.slopes for c in choices]), torch.cat([c.lam for c in choices]))
+def _worst(open_: Tensor, margins: Tensor) -> Tensor:
+    """The open row of each image that is the farthest from a proof, boolean `[batch, logits]`: where it stays open,
+    the others need not be looked at."""
+    ranked = torch.where(open_, margins.nan_to_num(-torch.inf), torch.inf)
+    return torch.zeros_like(open_).scatter(1, ranked.argmin(1, keepdim=True), True) & open_
 
 
 def _chunks(backward: Backward, positions: Tensor, rows: int) -> tuple[Tensor, ...]:

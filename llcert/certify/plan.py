@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import torch
@@ -23,6 +23,17 @@ class Carried:
     images: Tensor
     classes: Tensor
     choices: Mapping[Key, Choice]
+
+    @staticmethod
+    def joined(parts: Sequence[Carried]) -> Carried | None:
+        """The rows of several; None of none."""
+        if not parts:
+            return None
+        choices = {
+            k: Choice(torch.cat([p.choices[k].slopes for p in parts]), torch.cat([p.choices[k].lam for p in parts]))
+            for k in parts[0].choices
+        }
+        return Carried(torch.cat([p.images for p in parts]), torch.cat([p.classes for p in parts]), choices)
 
     def find(self, images: Tensor, classes: Tensor) -> tuple[Tensor, Tensor]:
         """Which of these rows are among the carried: their positions here, and there."""
