@@ -18,3 +18,11 @@ class UnsupportedModel(LlcertError):
 
 class NumericalError(LlcertError):
     """A computed bound contradicts an observation: a bug, never a verdict."""
+
+
+class Stopped(Exception):
+    """Another process of a team has stopped before this one, and told why. code: the exit code of all."""
+
+    def __init__(self, code: int) -> None:
+        super().__init__(f"stopped with {code}")
+        self.code = code

@@ -74,14 +74,19 @@ class Job:
         """How many batches there are."""
         return -(-len(self.indices) // self.batch_size)
 
-    def results(self, skip: int = 0) -> Iterator[BatchResult]:
-        """The results of the batches in order, without the first `skip`; the self-check is done on the first.
+    def result(self, number: int, *, self_check: bool = False) -> BatchResult:
+        """The result of a batch by its number from 0. self_check: whether to do it, where it is asked for at all.
 
         Raises Contradiction or NumericalError where a bound is seen to be wrong.
         """
-        left = self.indices[skip * self.batch_size :]
-        for number, batch in enumerate(self.dataset.batches(left, self.batch_size)):
-            yield certify_batch(self.certifier, batch, self_check=self.self_check and number == 0)
+        chosen = self.indices[number * self.batch_size : (number + 1) * self.batch_size]
+        (batch,) = self.dataset.batches(chosen, self.batch_size)
+        return certify_batch(self.certifier, batch, self_check=self.self_check and self_check)
+
+    def results(self) -> Iterator[BatchResult]:
+        """The results of all batches in order; the self-check is done on the first. Raises as `result` does."""
+        for number in range(self.batches):
+            yield self.result(number, self_check=number == 0)
 
 
 def _certifier(

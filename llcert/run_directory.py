@@ -27,6 +27,8 @@ from llcert.report.tally import rounded
 
 FORMAT = "llcert run 1"
 RUN, SAMPLES, BATCHES, SUMMARY = "run.json", "samples.jsonl", "batches.jsonl", "summary.json"
+AHEAD = "ahead"
+"""The folder of batches that were finished before those in front of them; see llcert.ahead."""
 FILES = (SUMMARY, SAMPLES, BATCHES, RUN)
 _SUMMARY_SECONDS = 1.0
 
@@ -72,7 +74,7 @@ class RunDirectory:
         """Writes a batch: its samples first, then the line that makes it count."""
         lines = "".join(dump(sample_json(s)) for s in result.samples)
         self._write(SAMPLES, lines)
-        self._write(BATCHES, dump(_batch_json(result, end=self._files[SAMPLES].tell())))
+        self._write(BATCHES, dump({"end": self._files[SAMPLES].tell(), **batch_json(result)}))
 
     @property
     def summary_due(self) -> bool:
@@ -140,7 +142,7 @@ class RunDirectory:
 
     def _result(self, record: dict[str, Any], lines: list[bytes], number: int) -> BatchResult:
         try:
-            return _batch_result(record, [json.loads(line) for line in lines])
+            return batch_result(record, [json.loads(line) for line in lines])
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise InvalidInput(f"{self.path}: batch {number + 1} is damaged; start again with --overwrite") from error
 
@@ -169,8 +171,19 @@ def open_directory(path: Path, *, resume: bool, overwrite: bool) -> RunDirectory
         for name in ours:
             (path / name).unlink()
             _part(path / name).unlink(missing_ok=True)
+        if stored is not None:
+            clear_ahead(path / AHEAD)
         return RunDirectory(path)
     return RunDirectory(path, stored)
+
+
+def clear_ahead(path: Path) -> None:
+    """Removes the folder of batches ahead with what a team wrote there, nothing else."""
+    for pattern in ("[0-9]*.json", ".[0-9]*.json.part"):
+        for file in path.glob(pattern):
+            file.unlink(missing_ok=True)
+    if path.is_dir() and not any(path.iterdir()):
+        path.rmdir()
 
 
 def _stored(path: Path) -> Stored:
@@ -211,9 +224,9 @@ def sample_json(sample: Sample) -> dict[str, Any]:
     }
 
 
-def _batch_json(result: BatchResult, end: int) -> dict[str, Any]:
+def batch_json(result: BatchResult) -> dict[str, Any]:
+    """What the report needs of a batch beyond the lines of its images."""
     return {
-        "end": end,
         "seconds": result.samples[0].seconds,
         "stages": [[s.name, s.seen, s.decided, s.seconds] for s in result.stages],
         "layers": [
@@ -228,7 +241,8 @@ def _numbers(values: torch.Tensor) -> list[float | None]:
     return [v if math.isfinite(v) else None for v in values.tolist()]
 
 
-def _batch_result(record: dict[str, Any], samples: list[dict[str, Any]]) -> BatchResult:
+def batch_result(record: dict[str, Any], samples: list[dict[str, Any]]) -> BatchResult:
+    """The batch of which `batch_json` and `sample_json` wrote this. Raises what wrong types and names raise."""
     return BatchResult(
         samples=tuple(_sample(s, record["seconds"]) for s in samples),
         stages=tuple(StageCount(*stage) for stage in record["stages"]),

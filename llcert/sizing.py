@@ -7,6 +7,7 @@ from pathlib import Path
 
 import torch
 
+from llcert.processes import local_size
 from llcert.program import Program
 
 MOST = 256
@@ -41,6 +42,13 @@ def threads_for(program: Program, available: int) -> int:
     return 1 if work < _WORTH_SHARING else available
 
 
+def own_threads() -> int:
+    """This process's part of the threads that the processes on this machine share; what OMP_NUM_THREADS says is meant
+    for each of them."""
+    threads = torch.get_num_threads()
+    return threads if "OMP_NUM_THREADS" in os.environ else max(1, threads // local_size())
+
+
 def free_memory(device: torch.device) -> int:
     """Bytes that are free on a device; a careful guess where the system does not say.
 
@@ -48,7 +56,7 @@ def free_memory(device: torch.device) -> int:
     """
     if device.type == "cuda":
         return int(torch.cuda.mem_get_info(device)[0])
-    return _host_memory() // max(1, int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
+    return _host_memory() // local_size()
 
 
 def _host_memory() -> int:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -14,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from llcert.errors import InvalidInput
+from llcert.processes import team_size
 
 
 @dataclass(frozen=True)
@@ -77,40 +77,13 @@ class Team:
 @contextmanager
 def assembled(device: torch.device) -> Iterator[Team]:
     """The team that torchrun started, or this process alone; gloo on the CPU, NCCL on GPUs."""
-    size = _number("WORLD_SIZE", 1)
+    size = team_size()
     if size == 1:
         yield Team()
         return
-    if missing := [name for name in ("RANK", "MASTER_ADDR", "MASTER_PORT") if name not in os.environ]:
-        raise InvalidInput(f"WORLD_SIZE is {size}, but {missing[0]} is not set: start several processes with torchrun")
     # the others wait while the first one looks at held-out images
     dist.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=timedelta(hours=4))
     try:
         yield Team(dist.get_rank(), size)
     finally:
         dist.destroy_process_group()
-
-
-def own_rank() -> int:
-    """The number that torchrun gave this process; 0 for one that is alone."""
-    return _number("RANK", 0) if _number("WORLD_SIZE", 1) > 1 else 0
-
-
-def _number(name: str, default: int) -> int:
-    """A whole number from the environment. Raises InvalidInput for anything else."""
-    text = os.environ.get(name, str(default))
-    if not text.isdecimal():
-        raise InvalidInput(f"{name} {text[:40]!r} in the environment: not a number of processes")
-    return int(text)
-
-
-def own_device(device: torch.device) -> torch.device:
-    """This process's device: with several processes, the GPU of its local rank."""
-    if device.type != "cuda" or "LOCAL_RANK" not in os.environ:
-        return device
-    rank, count = _number("LOCAL_RANK", 0), torch.cuda.device_count()
-    if rank >= count:
-        raise InvalidInput(f"process {rank} of this machine has no GPU: there are {count}; lower --nproc-per-node")
-    mine = torch.device("cuda", rank)
-    torch.cuda.set_device(mine)
-    return mine

@@ -11,7 +11,7 @@ import pytest
 ROOT = Path(__file__).parents[1]
 LAYERS = (
     ("errors", "layout", "region", "relaxation", "rounding", "spectral"),
-    ("ir", "check"),
+    ("ir", "check", "processes"),
     ("registry",),
     ("ops",),
     ("passes",),
@@ -21,8 +21,8 @@ LAYERS = (
     ("certify",),
     ("data", "sizing", "question", "report"),
     ("run_directory", "eps_file"),
-    ("evidence",),
-    ("job",),
+    ("evidence", "ahead", "team"),
+    ("job", "dealing"),
     ("api",),
     ("cli",),
 )

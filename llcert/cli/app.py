@@ -7,7 +7,7 @@ import os
 import sys
 import traceback
 from collections.abc import Sequence
-from typing import Annotated, Any, cast
+from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 
@@ -17,7 +17,10 @@ from llcert.cli.check import check
 from llcert.cli.finetune import finetune, train
 from llcert.cli.inspect import inspect
 from llcert.cli.plot import plot
-from llcert.errors import LlcertError, NumericalError
+from llcert.errors import LlcertError, NumericalError, Stopped
+
+if TYPE_CHECKING:
+    from llcert.team import Team
 
 DONE, MISSED, BAD_INPUT, BUG, INTERRUPTED, PIPE_CLOSED = 0, 1, 2, 3, 130, 141
 
@@ -82,33 +85,54 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")  # a terminal that lacks a character still shows the rest
+    team: Team | None = None
     try:
-        code = typer.main.get_command(app).main(args=arguments, prog_name="llcert", standalone_mode=False)
+        team = _team(sys.argv[1:] if arguments is None else arguments)
+        code = typer.main.get_command(app).main(args=arguments, prog_name="llcert", standalone_mode=False, obj=team)
         sys.stdout.flush()
     except _UsageProblem as problem:
         message = cast(Any, problem).format_message()
         # without arguments the help was shown, and there is nothing to say
-        return _fail(message.rstrip(".") + "; llcert --help tells more", BAD_INPUT) if message else BAD_INPUT
+        return _fail(message.rstrip(".") + "; llcert --help tells more", BAD_INPUT, team) if message else BAD_INPUT
     except NumericalError as error:
-        return _fail(str(error), BUG)
+        return _fail(str(error), BUG, team)
     except LlcertError as error:
-        return _fail(str(error), BAD_INPUT)
+        return _fail(str(error), BAD_INPUT, team)
+    except Stopped as stopped:
+        return stopped.code
     except (KeyboardInterrupt, typer.Abort):
-        return INTERRUPTED
+        return INTERRUPTED if team is None else team.stop(INTERRUPTED)[1]
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return PIPE_CLOSED
     except OSError as error:
-        return _fail(str(error), BAD_INPUT)
+        return _fail(str(error), BAD_INPUT, team)
     except MemoryError:
-        return _fail("out of memory; a smaller --batch-size or --samples may help", BAD_INPUT)
+        return _fail("out of memory; a smaller --batch-size or --samples may help", BAD_INPUT, team)
     except Exception as error:
         told = "" if _debugging() else " (LLCERT_DEBUG=1 shows where)"
-        return _fail(f"a bug in llcert, please report it: {type(error).__name__}: {error}{told}", BUG)
+        return _fail(f"a bug in llcert, please report it: {type(error).__name__}: {error}{told}", BUG, team)
+    finally:
+        if team is not None:
+            team.part()
     return int(code or DONE)
 
 
-def _fail(message: str, code: int) -> int:
+def _team(arguments: Sequence[str]) -> Team | None:
+    """The processes that share the work of `llcert certify`, where there are several."""
+    if os.environ.get("WORLD_SIZE", "1") == "1" or "certify" not in arguments[:1]:
+        return None
+    from llcert.team import meet
+
+    return meet()
+
+
+def _fail(message: str, code: int, team: Team | None) -> int:
+    """Tells the user, unless another process has told before what went wrong; the exit code."""
+    if team is not None:
+        first, code = team.stop(code)
+        if not first:
+            return code
     if _debugging():
         traceback.print_exc()
     line = " ".join(message.split())

@@ -49,6 +49,7 @@ FailUnder = Annotated[
 
 
 def certify(
+    context: typer.Context,
     model: o.Model,
     eps: o.Eps = None,
     eps_file: o.EpsFile = None,
@@ -127,8 +128,12 @@ def certify(
         start=start,
     )
     from llcert.cli.running import Outputs, run
+    from llcert.cli.sharing import share
 
     outputs = Outputs(
         out=out, resume=resume, overwrite=overwrite, proof=proof, json=json, tsv=tsv, fail_under=fail_under
     )
-    raise typer.Exit(run(model, question, outputs, self_check=not no_self_check))
+    team = context.obj
+    if team is not None and not team.leads:
+        raise typer.Exit(share(model, team, folder=out or Path(), self_check=not no_self_check))
+    raise typer.Exit(run(model, question, outputs, self_check=not no_self_check, team=team))

@@ -4,27 +4,27 @@ from __future__ import annotations
 
 import math
 import shlex
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import timedelta
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
-import numpy as np
-import torch
-
-from llcert.api import file_sha256, load
-from llcert.certify import Contradiction, Sample, Verdict, Witness, radii_of
+from llcert.ahead import Ahead
+from llcert.certify import Sample, Verdict
+from llcert.cli.jobs import job_of, reproducible
 from llcert.cli.proofs import STAGES, Proofs
-from llcert.cli.terminal import DownloadProgress, stderr, stdout, uninterrupted, work_progress
+from llcert.cli.sharing import shared_results
+from llcert.cli.terminal import stderr, stdout, uninterrupted, work_progress
 from llcert.data import Dataset
-from llcert.errors import InvalidInput, NumericalError
-from llcert.frontend import parity
-from llcert.job import Job, prepare
+from llcert.errors import InvalidInput
+from llcert.job import Job
 from llcert.question import Question
 from llcert.report import Report, Tally
 from llcert.report.diagnosis import percent
-from llcert.run_directory import RunDirectory, dump, open_directory, write_atomically
-from llcert.sizing import threads_for
+from llcert.run_directory import AHEAD, RunDirectory, dump, open_directory, write_atomically
+from llcert.team import Team
 
 _MISSED, _INTERRUPTED = 1, 130
 
@@ -57,12 +57,21 @@ class Outputs:
 
 
 def run(
-    model: str, question: Question, outputs: Outputs, *, self_check: bool = True, dataset: Dataset | None = None
+    model: str,
+    question: Question,
+    outputs: Outputs,
+    *,
+    self_check: bool = True,
+    dataset: Dataset | None = None,
+    team: Team | None = None,
 ) -> int:
     """Answers a question about a model file; the exit code. Raises LlcertError for everything that cannot be done.
 
-    dataset: in place of the one the question names.
+    dataset: in place of the one the question names. team: the processes that share the work, led by this one.
     """
+    team = team or Team()
+    if team.size > 1 and outputs.proof is not None:
+        raise InvalidInput("--proof: one process alone writes a certificate; start llcert without torchrun")
     directory = None
     if outputs.out is not None:
         directory = open_directory(outputs.out, resume=outputs.resume, overwrite=outputs.overwrite)
@@ -72,17 +81,16 @@ def run(
         proofs = Proofs.open(outputs.proof, question, resume=outputs.resume, overwrite=outputs.overwrite)
         question = replace(question, stages=question.stages or STAGES)
     witness = None if proofs is None else proofs.recorder
-    job = _job(Path(model), question, self_check=self_check, dataset=dataset, witness=witness)
+    shared = team.size > 1
+    job = job_of(
+        Path(model), question, stderr(), self_check=self_check, dataset=dataset, witness=witness, shared=shared
+    )
     if proofs is not None:
         proofs.begin(job.subject)
-    torch.set_num_threads(threads_for(job.certifier.program, torch.get_num_threads()))
     tally = Tally(job.subject)
     try:
-        finished = _work(job, tally, directory, question, proofs)
-    except Contradiction as found:
-        raise NumericalError(
-            f"{found}; {_reproducer(found, job, outputs.out or Path())} holds what shows it"
-        ) from found
+        with reproducible(job, outputs.out or Path()):
+            finished = _work(job, tally, directory, question, proofs, team)
     finally:
         if directory is not None:
             directory.close()
@@ -90,8 +98,11 @@ def run(
     if directory is not None:
         directory.write_summary(report)
     if not finished:
-        return _interrupted(report, model, outputs)
-    return _deliver(report, outputs)
+        _, code = team.stop(_INTERRUPTED)
+        return _interrupted(report, model, outputs) if code == _INTERRUPTED else code
+    code = _deliver(report, outputs)
+    team.disband()
+    return code
 
 
 def _continued(question: Question, directory: RunDirectory) -> Question:
@@ -102,33 +113,17 @@ def _continued(question: Question, directory: RunDirectory) -> Question:
     return replace(question, batch_size=question.batch_size or directory.stored.identity.get("batch_size"))
 
 
-def _job(path: Path, question: Question, *, self_check: bool, dataset: Dataset | None, witness: Witness | None) -> Job:
-    network = load(path)
-    console = stderr()
-    if console.is_terminal:
-        console.print("reading the data, computing the global bound ...", style="dim")
-    return prepare(
-        network,
-        question,
-        model=str(path),
-        sha256=file_sha256(path),
-        dataset=dataset,
-        progress=DownloadProgress(console),
-        parity=None if path.name.endswith(".pt2") else lambda images: parity.check(network, path, images),
-        self_check=self_check,
-        witness=witness,
-    )
-
-
-def _work(job: Job, tally: Tally, directory: RunDirectory | None, question: Question, proofs: Proofs | None) -> bool:
+def _work(
+    job: Job, tally: Tally, directory: RunDirectory | None, question: Question, proofs: Proofs | None, team: Team
+) -> bool:
     """Adds the results of all batches to the tally and to the folder; False if the user interrupted."""
     done = directory.begin(question, job.identity) if directory else ()
     for result in done:
         tally.add(result)
     try:
-        with work_progress(stderr(), "images", total=len(job.indices)) as progress:
+        with _ahead(directory, team) as ahead, work_progress(stderr(), "images", total=len(job.indices)) as progress:
             progress.advance(len(tally))
-            for result in job.results(skip=len(done)):
+            for result in shared_results(job, question, team, ahead, done=len(done)):
                 with uninterrupted():
                     tally.add(result)
                     if proofs is not None:
@@ -138,9 +133,22 @@ def _work(job: Job, tally: Tally, directory: RunDirectory | None, question: Ques
                         if directory.summary_due:
                             directory.write_summary(tally.report())
                 progress.advance(len(result.samples))
+            ahead.clear()
     except KeyboardInterrupt:
         return False
     return True
+
+
+@contextmanager
+def _ahead(directory: RunDirectory | None, team: Team) -> Iterator[Ahead]:
+    """Where finished batches wait for their turn: in the folder of the run, so that they outlive it, or for now."""
+    if directory is not None:
+        yield Ahead((directory.path / AHEAD).resolve())
+    elif team.size == 1:
+        yield Ahead()
+    else:
+        with TemporaryDirectory(prefix="llcert-") as folder:
+            yield Ahead(Path(folder) / AHEAD)
 
 
 def _deliver(report: Report, outputs: Outputs) -> int:
@@ -181,21 +189,3 @@ def tsv_lines(samples: Iterable[Sample]) -> Iterable[str]:
         # microseconds always, so that the column has one form
         seconds = timedelta(microseconds=max(1, math.ceil(1e6 * s.seconds)))
         yield f"{s.index}\t{s.label}\t{s.prediction}\t{radius}\t{correct}\t{seconds}\n"
-
-
-def _reproducer(found: Contradiction, job: Job, folder: Path) -> Path:
-    """Writes the image, the point that breaks it and what else is needed to see it again; the file."""
-    path = folder / f"contradiction_{found.index}.npz"
-    np.savez(
-        path,
-        image=found.image.detach().cpu().numpy(),
-        witness=found.witness.detach().cpu().numpy(),
-        label=found.label,
-        index=found.index,
-        eps=float(radii_of(job.certifier.settings.eps, torch.tensor([found.index]))),
-        claim=job.subject.claim.words,
-        model=job.subject.model,
-        model_sha256=job.subject.model_sha256 or "",
-        weights_sha256=job.subject.weights_sha256,
-    )
-    return path

@@ -63,20 +63,20 @@ def work_progress(console: Console, label: str, total: int) -> Iterator[WorkProg
 
 @contextmanager
 def uninterrupted() -> Iterator[None]:
-    """An interrupt by the user waits until the block is done, so that files and counts agree."""
-    pending = False
+    """Signals that end a process wait until the block is done, so that files and counts agree."""
+    pending: list[int] = []
 
     def remember(number: int, frame: FrameType | None) -> None:
-        nonlocal pending
-        pending = True
+        pending.append(number)
 
-    before = signal.signal(signal.SIGINT, remember)
+    before = {number: signal.signal(number, remember) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         yield
     finally:
-        signal.signal(signal.SIGINT, before)
-    if pending:
-        raise KeyboardInterrupt
+        for number, handler in before.items():
+            signal.signal(number, handler)
+    for late in pending[:1]:
+        signal.raise_signal(late)
 
 
 class DownloadProgress:

@@ -22,6 +22,7 @@ from llcert.cli.running import run as certify
 from llcert.cli.terminal import DownloadProgress, WorkProgress, stderr, work_progress
 from llcert.errors import InvalidInput
 from llcert.job import device_of
+from llcert.processes import own_device, own_rank
 from llcert.report.diagnosis import percent
 from llcert.run_directory import SUMMARY
 from llcert.sizing import threads_for
@@ -31,7 +32,7 @@ from llcert_train.folder import TrainingFolder, open_folder
 from llcert_train.job import Job, Task, prepare
 from llcert_train.metrics import Epoch, HeldOut
 from llcert_train.settings import Recipe, read_recipe
-from llcert_train.team import assembled, own_device, own_rank
+from llcert_train.team import assembled
 from llcert_train.zoo import ARCHITECTURES
 
 _INTERRUPTED = 130

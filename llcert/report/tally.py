@@ -110,12 +110,14 @@ def rounded(sample: Sample) -> Sample:
 
 
 def _rounded_down(value: float | None) -> float | None:
-    """A radius to the digits that are written, not above it."""
-    if value is None or value <= 0:
+    """A radius to the digits that are written, not above it; one that has no more digits stays."""
+    if value is None or value <= 0 or value == _round(value):
         return value
     scale = 10.0 ** (_DIGITS - 1 - math.floor(math.log10(value)))
-    text = f"{math.floor(value * scale) / scale:.{_DIGITS}g}"
-    return float(text) if float(text) <= value else math.nextafter(float(text), 0)
+    units = math.floor(value * scale)
+    # the product may have been rounded up
+    below = (_round(u / scale) for u in (units, units - 1))
+    return next(b for b in below if b is not None and b <= value)
 
 
 def _round(value: float | None) -> float | None:

@@ -19,7 +19,8 @@ from toy_runs import asked, same
 
 from llcert.cli import main
 from llcert.errors import InvalidInput
-from llcert_train.team import Team, assembled, own_device, own_rank
+from llcert.processes import own_device, own_rank
+from llcert_train.team import Team, assembled
 
 TESTS = Path(__file__).parents[1]
 LONG = 120
