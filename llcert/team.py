@@ -126,6 +126,8 @@ class Team:
             return
         if self._pulse is not None:
             self._pulse.end()
+            # torchrun may end what is left now: the exit code is settled
+            signal.signal(signal.SIGTERM, signal.SIG_IGN)
         end = time.monotonic() + _LINGER
         with suppress(LlcertError):
             gone = self._left(1)

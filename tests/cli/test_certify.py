@@ -212,15 +212,14 @@ def test_interrupted_and_resumed_is_as_if_never_interrupted(
 ) -> None:
     asked = ["certify", model, "--samples", 40, "--batch-size", 8]
     assert run(*asked, "--out", tmp_path / "whole").code == 0
-    original = Job.results
+    original = Job.result
 
-    def stopping(self: Job, skip: int = 0) -> Any:
-        for number, result in enumerate(original(self, skip)):
-            if number == 2:
-                raise KeyboardInterrupt
-            yield result
+    def stopping(self: Job, number: int, *, self_check: bool = False) -> BatchResult:
+        if number == 2:
+            raise KeyboardInterrupt
+        return original(self, number, self_check=self_check)
 
-    monkeypatch.setattr(Job, "results", stopping)
+    monkeypatch.setattr(Job, "result", stopping)
     result = run(*asked, "--out", tmp_path / "parts")
     assert result.code == 130
     assert "16 of 40 images" in result.err
@@ -236,11 +235,10 @@ def test_interrupted_and_resumed_is_as_if_never_interrupted(
 
 
 def test_interrupted_without_a_folder_says_so(run: Run, model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def stopping(self: Job, skip: int = 0) -> Any:
+    def stopping(self: Job, number: int, *, self_check: bool = False) -> BatchResult:
         raise KeyboardInterrupt
-        yield
 
-    monkeypatch.setattr(Job, "results", stopping)
+    monkeypatch.setattr(Job, "result", stopping)
     result = run("certify", model, "--samples", 4, "--json", "-")
     assert result.code == 130
     assert result.out == ""
@@ -250,11 +248,10 @@ def test_interrupted_without_a_folder_says_so(run: Run, model: Path, monkeypatch
 def test_a_contradiction_leaves_a_reproducer(
     run: Run, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def contradicting(self: Job, skip: int = 0) -> Any:
+    def contradicting(self: Job, number: int, *, self_check: bool = False) -> BatchResult:
         raise Contradiction(7, 3, torch.zeros(1, 8, 8), torch.ones(1, 8, 8))
-        yield BatchResult((), (), ())
 
-    monkeypatch.setattr(Job, "results", contradicting)
+    monkeypatch.setattr(Job, "result", contradicting)
     result = run("certify", model, "--samples", 4, "--out", tmp_path / "out")
     assert result.code == 3
     assert "contradiction_7.npz" in result.complaint

@@ -3,17 +3,12 @@
 from __future__ import annotations
 
 import json
-import os
-import socket
-import subprocess
-import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from launching import TESTS, ended, free_port, linux, members, torchrun
 from torch import nn
 from toy_runs import asked, same
 
@@ -21,56 +16,6 @@ from llcert.cli import main
 from llcert.errors import InvalidInput
 from llcert.processes import own_device, own_rank
 from llcert_train.team import Team, assembled
-
-TESTS = Path(__file__).parents[1]
-LONG = 120
-"""Seconds after which a process that hangs is given up."""
-
-linux = pytest.mark.skipif(sys.platform != "linux", reason="names the loopback device as Linux does")
-
-
-def free_port() -> int:
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        port: int = found.getsockname()[1]
-        return port
-
-
-def environment(**more: str) -> dict[str, str]:
-    inherited = {
-        k: v for k, v in os.environ.items() if not k.startswith(("RANK", "WORLD", "LOCAL_", "MASTER_", "TORCH"))
-    }
-    paths = os.pathsep.join((str(TESTS), str(TESTS.parent)))
-    return {**inherited, "GLOO_SOCKET_IFNAME": "lo", "OMP_NUM_THREADS": "1", "PYTHONPATH": paths, **more}
-
-
-@contextmanager
-def two(*arguments: str) -> Iterator[list[subprocess.Popen[str]]]:
-    """Two processes of one team; those that are left at the end are killed."""
-    meeting = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port()), "WORLD_SIZE": "2"}
-    processes = [
-        subprocess.Popen(
-            [sys.executable, *arguments],
-            env=environment(**meeting, RANK=str(rank), LOCAL_RANK=str(rank)),
-            cwd=TESTS.parent,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        for rank in range(2)
-    ]
-    try:
-        yield processes
-    finally:
-        for process in processes:
-            process.kill()
-            process.communicate()
-
-
-def ended(processes: list[subprocess.Popen[str]]) -> list[tuple[int, str, str]]:
-    """Exit code and what was printed, of each."""
-    printed = [process.communicate(timeout=LONG) for process in processes]
-    return [(process.returncode, *text) for process, text in zip(processes, printed, strict=True)]
 
 
 def lines(out: Path) -> list[dict[str, object]]:
@@ -154,7 +99,7 @@ def together(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder in which two processes found that all is well, and left a run that was interrupted."""
     folder = tmp_path_factory.mktemp("team")
     asked(folder)
-    with two(str(TESTS / "team_member.py"), str(folder), str(free_port()), str(free_port())) as processes:
+    with members(2, str(TESTS / "team_member.py"), str(folder), str(free_port()), str(free_port())) as processes:
         for code, out, err in ended(processes):
             assert (code, out) == (0, "all is well\n"), err
     return folder
@@ -183,16 +128,7 @@ def test_one_process_cannot_go_on_for_two(together: Path, capsys: pytest.Capture
 def test_torchrun_takes_a_run_to_its_end(together: Path) -> None:
     """One file, one record, the same weights in both processes."""
     out = together / "digits"
-    launch = ["-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-addr", "127.0.0.1"]
-    command = [sys.executable, *launch, "--master-port", str(free_port()), "-m", "llcert", "train"]
-    done = subprocess.run(
-        [*command, "--out", str(out), "--resume"],
-        env=environment(),
-        cwd=TESTS.parent,
-        capture_output=True,
-        text=True,
-        timeout=LONG,
-    )
+    done = torchrun(2, "-m", "llcert", "train", "--out", str(out), "--resume")
     assert done.returncode == 0, done.stderr
     assert [p.relative_to(out) for p in out.rglob("*.onnx")] == [Path("model.onnx")]
     assert [p.relative_to(out) for p in out.rglob("metrics.jsonl")] == [Path("metrics.jsonl")]

@@ -1,0 +1,182 @@
+"""How batches are dealt out and come together, by threads in place of processes, and what ends a team."""
+
+from __future__ import annotations
+
+import json
+import random
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+import torch
+from torch.distributed import HashStore
+
+from llcert.ahead import Ahead
+from llcert.certify import BatchResult, LayerMeasure, Sample, StageCount, Verdict
+from llcert.dealing import help_out, in_order
+from llcert.errors import InvalidInput, LlcertError, Stopped
+from llcert.report.tally import rounded
+from llcert.run_directory import batch_json, sample_json
+from llcert.team import Team, meet
+
+
+def batch(number: int) -> BatchResult:
+    """Two images, with numbers that do not end."""
+    samples = tuple(
+        Sample(i, 3, 3, Verdict.CERTIFIED, "local", i / 7, 2 / 3, None, radius=(i + 1) / 70, seconds=0.1)
+        for i in (2 * number, 2 * number + 1)
+    )
+    layer = LayerMeasure(torch.tensor([1.1, torch.nan]), torch.tensor([3, number]), torch.tensor([0.25, 1.0]))
+    return BatchResult(samples, (StageCount("clean", 2, 0, 0.1),), (layer,))
+
+
+def lines(result: BatchResult) -> str:
+    """What a run writes of a batch."""
+    return json.dumps([batch_json(result), *(sample_json(s) for s in result.samples)])
+
+
+def slow(seed: int) -> Callable[[int], BatchResult]:
+    moment = random.Random(seed)
+
+    def compute(number: int) -> BatchResult:
+        time.sleep(moment.random() * 0.01)
+        return batch(number)
+
+    return compute
+
+
+@pytest.mark.parametrize("size", [1, 2, 4, 30])
+def test_in_order_whoever_computes_them(size: int, tmp_path: Path) -> None:
+    """Batches 0 and 1 are done, 3 and 7 lie ahead."""
+    store, ahead, dealt = HashStore(), Ahead(tmp_path / "ahead"), [2, 4, 5, 6, *range(8, 20)]
+    for number in (3, 7):
+        ahead.put(number, batch(number))
+    assert ahead.numbers() == {3, 7}
+    with ThreadPoolExecutor(size) as others:
+        helping = [
+            others.submit(help_out, slow(rank), Team(rank, size, store), ahead, dealt=dealt) for rank in range(1, size)
+        ]
+        found = list(in_order(slow(0), Team(0, size, store), ahead, numbers=range(2, 20), dealt=dealt))
+        for one in helping:
+            one.result()
+    assert [lines(result) for result in found] == [lines(batch(number)) for number in range(2, 20)]
+    assert ahead.numbers() == set()
+    ahead.clear()
+    assert not (tmp_path / "ahead").exists()
+
+
+def test_a_batch_lies_ahead_until_it_is_written(tmp_path: Path) -> None:
+    ahead = Ahead(tmp_path / "ahead")
+    ahead.put(0, batch(0))
+    results = in_order(batch, Team(), ahead, numbers=range(2), dealt=[1])
+    next(results)
+    assert ahead.numbers() == {0}
+    next(results)
+    assert ahead.numbers() == set()
+
+
+def test_one_alone_needs_no_folder() -> None:
+    assert len(list(in_order(batch, Team(), Ahead(), numbers=range(3), dealt=range(3)))) == 3
+
+
+def test_what_lies_ahead_is_read_as_it_was(tmp_path: Path) -> None:
+    ahead = Ahead(tmp_path)
+    ahead.put(5, batch(5))
+    found = ahead.get(5)
+    assert found is not None
+    assert lines(found) == lines(batch(5))
+    assert ahead.get(6) is None
+    (tmp_path / "6.json").write_text("{}")
+    with pytest.raises(InvalidInput, match="damaged; remove it"):
+        ahead.get(6)
+
+
+def test_only_its_own_files_are_removed(tmp_path: Path) -> None:
+    ahead = Ahead(tmp_path / "ahead")
+    ahead.put(5, batch(5))
+    (tmp_path / "ahead" / ".6.json.part").touch()
+    (tmp_path / "ahead" / "notes.txt").touch()
+    ahead.clear()
+    assert [file.name for file in (tmp_path / "ahead").iterdir()] == ["notes.txt"]
+
+
+def test_a_folder_that_is_not_shared(tmp_path: Path) -> None:
+    with pytest.raises(InvalidInput, match="a folder that all machines share"):
+        Ahead(tmp_path / "elsewhere" / "ahead").put(0, batch(0))
+
+
+def test_rounding_twice_changes_nothing() -> None:
+    """Batches pass through a file on their way, and their bytes may not depend on it."""
+    moment = random.Random(0)
+    for _ in range(10_000):
+        radius = moment.choice(
+            [moment.random(), moment.random() * 10 ** moment.uniform(-6, 3), moment.randrange(99) / 7]
+        )
+        once = rounded(Sample(0, 0, 0, Verdict.CERTIFIED, None, None, None, None, 0.0, radius=radius))
+        assert once.radius is not None
+        assert once.radius <= radius <= once.radius * (1 + 2e-8)
+        assert rounded(once).radius == once.radius
+
+
+def test_who_stops_first_tells() -> None:
+    store = HashStore()
+    first, second = (Team(rank, 2, store) for rank in range(2))
+    first.check()
+    assert second.stop(3) == (True, 3)
+    assert first.stop(2) == (False, 3)
+    for ask in (first.check, first.deal, first.wait, first.told):
+        with pytest.raises(Stopped) as stopped:
+            ask()
+        assert stopped.value.code == 3
+
+
+def test_an_interrupt_is_one_for_all() -> None:
+    store = HashStore()
+    Team(1, 2, store).stop(130)
+    with pytest.raises(KeyboardInterrupt):
+        Team(0, 2, store).wait()
+
+
+def test_the_first_process_says_what_to_do() -> None:
+    store = HashStore()
+    plan = {"dealt": [1, 2], "ahead": "x"}
+    with ThreadPoolExecutor(1) as other:
+        told = other.submit(Team(1, 2, store).told)
+        Team(0, 2, store).tell(plan)
+        assert told.result(timeout=10) == plan
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+def test_nobody_waits_for_a_process_that_is_gone(rank: int) -> None:
+    team = Team(rank, 2, HashStore(), patience=0.1)
+    with pytest.raises(LlcertError, match=f"process {1 - rank} of 2 is gone"):
+        team.disband() if team.leads else team.told()
+
+
+def test_a_process_that_lives_is_waited_for() -> None:
+    store, over = HashStore(), threading.Event()
+
+    def live() -> None:
+        while not over.wait(0.02):
+            store.add("beat 1", 1)
+        Team(1, 2, store).part()
+
+    with ThreadPoolExecutor(1) as other:
+        other.submit(live)
+        threading.Timer(0.5, over.set).start()
+        Team(0, 2, store, patience=0.2).disband()
+
+
+@pytest.mark.parametrize(("said", "words"), [({}, "RANK is not set"), ({"RANK": "x"}, "did not find each other")])
+def test_an_environment_that_no_torchrun_made(
+    said: dict[str, str], words: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("RANK", "MASTER_ADDR", "MASTER_PORT"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "1", **said}.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(InvalidInput, match=words):
+        meet()
