@@ -27,7 +27,7 @@ from llcert.report.tally import rounded
 
 FORMAT = "llcert run 1"
 RUN, SAMPLES, BATCHES, SUMMARY = "run.json", "samples.jsonl", "batches.jsonl", "summary.json"
-AHEAD = "ahead"
+AHEAD = "batches.ahead"
 """The folder of batches that were finished before those in front of them; see llcert.ahead."""
 FILES = (SUMMARY, SAMPLES, BATCHES, RUN)
 _SUMMARY_SECONDS = 1.0

@@ -23,10 +23,10 @@ from torch.distributed.rendezvous import rendezvous
 from llcert.errors import InvalidInput, LlcertError, Stopped
 from llcert.processes import team_size
 
-_PLAN, _DEALT, _STOP, _LEFT = "plan", "dealt", "stop", "left"
+_PLAN, _DEALT, _STOP = "plan", "dealt", "stop"
 _INTERRUPTED = 130
 _BEAT = 5.0
-_POLL = 0.02
+_POLL = 0.05
 _LINGER = 5.0
 _MEETING = timedelta(minutes=5)
 
@@ -41,7 +41,7 @@ class Team:
     rank: int = 0
     size: int = 1
     store: Store = field(default_factory=HashStore)
-    patience: float = 120.0
+    patience: float = 300.0
     _heard: dict[int, tuple[int, float]] = field(default_factory=dict)
     _pulse: _Pulse | None = None
 
@@ -78,8 +78,8 @@ class Team:
     def wait(self) -> None:
         """Lets a moment pass. Raises as `check` does, and LlcertError where a process has been silent for too long."""
         self.check()
-        for rank in range(self.size) if self.leads else (0,):
-            if rank != self.rank and self._silence(rank) > self.patience:
+        for rank in range(1, self.size) if self.leads else (0,):
+            if not self._knows(_left(rank)) and self._silence(rank) > self.patience:
                 raise LlcertError(
                     f"process {rank} of {self.size} is gone: it was killed, or its machine is; --resume goes on"
                 )
@@ -113,12 +113,12 @@ class Team:
 
     def disband(self) -> None:
         """Returns once the others are done. Raises as `wait` does."""
-        while self._left(0) < self.size - 1:
+        while not self._deserted():
             self.wait()
 
-    def _left(self, more: int) -> int:
-        with _reaching():
-            return self.store.add(_LEFT, more)
+    def _deserted(self) -> bool:
+        """Whether all but the first process have left."""
+        return all(self._knows(_left(rank)) for rank in range(1, self.size))
 
     def part(self) -> None:
         """The last thing a process does. The first one lingers a little, so that the others hear why it stopped."""
@@ -129,11 +129,10 @@ class Team:
             # torchrun may end what is left now: the exit code is settled
             signal.signal(signal.SIGTERM, signal.SIG_IGN)
         end = time.monotonic() + _LINGER
-        with suppress(LlcertError):
-            gone = self._left(1)
-            while self.leads and gone < self.size and time.monotonic() < end:
+        with suppress(LlcertError), _reaching():
+            self.store.set(_left(self.rank), "")
+            while self.leads and not self._deserted() and time.monotonic() < end:
                 time.sleep(_POLL)
-                gone = self._left(0)
 
 
 class _Pulse(threading.Thread):
@@ -157,6 +156,10 @@ class _Pulse(threading.Thread):
 
 def _beat(rank: int) -> str:
     return f"beat {rank}"
+
+
+def _left(rank: int) -> str:
+    return f"left {rank}"
 
 
 @contextmanager

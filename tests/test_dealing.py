@@ -157,17 +157,19 @@ def test_nobody_waits_for_a_process_that_is_gone(rank: int) -> None:
 
 
 def test_a_process_that_lives_is_waited_for() -> None:
+    """Of three, one has left long ago."""
     store, over = HashStore(), threading.Event()
+    Team(2, 3, store).part()
 
     def live() -> None:
         while not over.wait(0.02):
             store.add("beat 1", 1)
-        Team(1, 2, store).part()
+        Team(1, 3, store).part()
 
     with ThreadPoolExecutor(1) as other:
         other.submit(live)
         threading.Timer(0.5, over.set).start()
-        Team(0, 2, store, patience=0.2).disband()
+        Team(0, 3, store, patience=0.2).disband()
 
 
 @pytest.mark.parametrize(("said", "words"), [({}, "RANK is not set"), ({"RANK": "x"}, "did not find each other")])

@@ -35,7 +35,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def same(out: Path, whole: Path) -> None:
     assert (out / "samples.jsonl").read_bytes() == (whole / "samples.jsonl").read_bytes()
     assert timeless(out / "summary.json") == timeless(whole / "summary.json")
-    assert not (out / "ahead").exists()
+    assert not (out / "batches.ahead").exists()
 
 
 def dealt(log: Path) -> list[list[int]]:
@@ -55,7 +55,7 @@ def shared_until_killed(out: Path, log: Path, size: int) -> int:
 
 
 def kept(out: Path) -> int:
-    return (out / "batches.jsonl").read_bytes().count(b"\n") + len(list((out / "ahead").glob("[0-9]*.json")))
+    return (out / "batches.jsonl").read_bytes().count(b"\n") + len(list((out / "batches.ahead").glob("[0-9]*.json")))
 
 
 def test_killed_together_and_resumed_alone(run: Run, whole: Path, tmp_path: Path) -> None:
@@ -114,7 +114,7 @@ def test_whoever_fails_however(rank: int, name: str, code: int, tmp_path: Path) 
     assert len(errors(results)) == (0 if name == "interrupt" else 1)
     assert sum("interrupted after" in err for _, _, err in results) == (name == "interrupt")
     assert "".join(out for _, out, _ in results) == ""
-    assert not list(tmp_path.iterdir())
+    assert not list(tmp_path.glob("llcert-*"))
 
 
 @pytest.mark.slow
