@@ -102,7 +102,7 @@ class Team:
     def stop(self, code: int) -> tuple[bool, int]:
         """Makes the others stop with this exit code; whether nobody has done so before, and the code of who was first.
 
-        Who was first tells the user; a process that reaches nobody any more is the first.
+        Who is first tells the user; a process that reaches nobody any more is the first.
         """
         mine = f"{code} {self.rank}"
         try:
@@ -120,19 +120,25 @@ class Team:
         """Whether all but the first process have left."""
         return all(self._knows(_left(rank)) for rank in range(1, self.size))
 
-    def part(self) -> None:
-        """The last thing a process does. The first one lingers a little, so that the others hear why it stopped."""
+    def part(self, code: int = 0) -> int:
+        """The last thing a process does: stops the others where its exit code is not 0; the exit code of the team.
+
+        The first process lingers a little, so that the others hear why it stopped.
+        """
         if self.size == 1:
-            return
+            return code
         if self._pulse is not None:
             self._pulse.end()
             # torchrun may end what is left now: the exit code is settled
             signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        if code:
+            _, code = self.stop(code)
         end = time.monotonic() + _LINGER
         with suppress(LlcertError), _reaching():
             self.store.set(_left(self.rank), "")
             while self.leads and not self._deserted() and time.monotonic() < end:
                 time.sleep(_POLL)
+        return code
 
 
 class _Pulse(threading.Thread):

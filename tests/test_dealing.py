@@ -133,6 +133,16 @@ def test_who_stops_first_tells() -> None:
         assert stopped.value.code == 3
 
 
+def test_nobody_leaves_work_undone_in_silence() -> None:
+    store = HashStore()
+    assert Team(1, 2, store).part(0) == 0
+    Team(0, 2, store).wait()
+    assert Team(1, 2, store).part(3) == 3
+    with pytest.raises(Stopped):
+        Team(0, 2, store).wait()
+    assert Team(0, 2, store).part(130) == 3
+
+
 def test_an_interrupt_is_one_for_all() -> None:
     store = HashStore()
     Team(1, 2, store).stop(130)

@@ -85,9 +85,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")  # a terminal that lacks a character still shows the rest
-    team: Team | None = None
     try:
         team = _team(sys.argv[1:] if arguments is None else arguments)
+    except LlcertError as error:
+        return _fail(str(error), BAD_INPUT, None)
+    except KeyboardInterrupt:
+        return INTERRUPTED
+    code = _command(arguments, team)
+    return code if team is None else team.part(code)
+
+
+def _command(arguments: Sequence[str] | None, team: Team | None) -> int:
+    """The exit code of the command, after telling whatever goes wrong."""
+    try:
         code = typer.main.get_command(app).main(args=arguments, prog_name="llcert", standalone_mode=False, obj=team)
         sys.stdout.flush()
     except _UsageProblem as problem:
@@ -101,7 +111,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except Stopped as stopped:
         return stopped.code
     except (KeyboardInterrupt, typer.Abort):
-        return INTERRUPTED if team is None else team.stop(INTERRUPTED)[1]
+        return INTERRUPTED
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return PIPE_CLOSED
@@ -112,9 +122,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except Exception as error:
         told = "" if _debugging() else " (LLCERT_DEBUG=1 shows where)"
         return _fail(f"a bug in llcert, please report it: {type(error).__name__}: {error}{told}", BUG, team)
-    finally:
-        if team is not None:
-            team.part()
     return int(code or DONE)
 
 
