@@ -98,7 +98,7 @@ Stages = Annotated[
     str | None,
     typer.Option(
         metavar="LIST",
-        help="Comma list of global, attack, local, dual, boxes, branch, in the order they run. With local alone every "
+        help="Comma list of global, local, attack, dual, boxes, branch; cheap ones run first. With local alone every "
         "image passes through it. Default: all but branch.",
         rich_help_panel=QUESTION,
     ),
