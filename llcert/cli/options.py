@@ -207,6 +207,15 @@ SolverName = Annotated[
         rich_help_panel=EXPERT,
     ),
 ]
+Patience = Annotated[
+    int | None,
+    typer.Option(
+        "--attack-patience",
+        metavar="N",
+        help="Steps without progress after which the attack gives an image up; 0: never. Default: 15.",
+        rich_help_panel=EXPERT,
+    ),
+]
 Tolerance = Annotated[
     float | None,
     typer.Option(
