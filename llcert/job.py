@@ -236,11 +236,11 @@ def _settings(question: Question, model: str) -> Settings:
             f"such as 36/255{'' if question.data else f', and --data ({_choices()})'}"
         )
     base = Settings(eps=_eps(question))
-    pgd = PGD()
     for name, value, least in (
         ("seed", question.seed, 0),
         ("attack steps", question.steps, 1),
         ("attack restarts", question.restarts, 1),
+        ("attack patience", question.patience, 0),
         ("iterations", question.iterations, 1),
     ):
         if value is not None and not least <= value < 2**31:
@@ -258,10 +258,21 @@ def _settings(question: Question, model: str) -> Settings:
         radius=_tolerance(question),
         clip_input=bool(question.clip_input),
         seed=question.seed or 0,
-        pgd=replace(pgd, steps=question.steps or pgd.steps, restarts=question.restarts or pgd.restarts),
+        pgd=_pgd(question),
         solver=_solver(question),
         start=_choice(question.start, Start, "start", base.start),
         claim=_claim(question),
+    )
+
+
+def _pgd(question: Question) -> PGD:
+    """The attack."""
+    base = PGD()
+    return replace(
+        base,
+        steps=question.steps or base.steps,
+        restarts=question.restarts or base.restarts,
+        patience=base.patience if question.patience is None else question.patience,
     )
 
 
@@ -423,6 +434,7 @@ def _identity(
         "seed": settings.seed,
         "attack_steps": settings.pgd.steps,
         "attack_restarts": settings.pgd.restarts,
+        "attack_patience": settings.pgd.patience,
         "solver": type(settings.solver).__name__,
         "tolerance": settings.solver.tolerance,
         "iterations": settings.solver.cap,

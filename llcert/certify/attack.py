@@ -14,15 +14,18 @@ from llcert.region import length, spread
 
 @dataclass(frozen=True)
 class PGD:
-    """L2 projected gradient descent (Madry et al. 2018): the paper's 100 steps of eps/4.
+    """L2 projected gradient descent (Madry et al. 2018): the paper's 100 steps of eps/4, unless they get nowhere.
 
     steps: gradient steps of a restart. step: length of one, in units of eps. restarts: from fresh random points of
-    the ball; the first restart begins at the image itself if `random_start` is off.
+    the ball; the first restart begins at the image itself if `random_start` is off. patience: steps in a row without
+    progress, a share of the best loss so far, after which an image is given up; 0 for never, as in the paper.
     """
 
     steps: int = 100
     step: float = 0.25
     restarts: int = 1
+    patience: int = 15
+    progress: float = 1e-3
     random_start: bool = True
 
     def __call__(
@@ -62,12 +65,16 @@ class PGD:
         hit = torch.zeros(len(anchors), dtype=torch.bool, device=anchors.device)
         points, images = begin.clone(), torch.arange(len(anchors), device=anchors.device)
         current = begin
+        best, since = torch.full_like(eps, -torch.inf), torch.zeros_like(images)
         for _ in range(self.steps + 1):
-            gradient, failing = _gradient(program, current, labels[images], claim)
+            gradient, loss, failing = _gradient(program, current, labels[images], claim)
             failing = failing & (length((current - anchors[images]).double()) <= eps[images])
-            points[images] = current
+            better = loss > best + self.progress * best.abs().nan_to_num(posinf=0.0)
+            best, since = torch.where(better, loss, best), torch.where(better, 0, since + 1)
+            ended = failing | (since >= self.patience) if self.patience else failing
+            points[images[ended]] = current[ended]
             hit[images] = failing
-            images, gradient, current = images[~failing], gradient[~failing], current[~failing]
+            images, gradient, current, best, since = (t[~ended] for t in (images, gradient, current, best, since))
             if len(images) == 0:
                 break
             size = spread(length(gradient), gradient)
@@ -77,13 +84,14 @@ class PGD:
         return hit, points
 
 
-def _gradient(program: Program, points: Tensor, labels: Tensor, claim: Claim) -> tuple[Tensor, Tensor]:
-    """The ascent direction of the claim's loss at each point, and whether the claim already is false there."""
+def _gradient(program: Program, points: Tensor, labels: Tensor, claim: Claim) -> tuple[Tensor, Tensor, Tensor]:
+    """The ascent direction of the claim's loss at each point, the loss, and whether the claim already is false."""
     points = points.detach().requires_grad_()
     with torch.enable_grad():
         logits = program.logits(points)
-        (gradient,) = torch.autograd.grad(claim.loss(logits, labels, program.classes).sum(), points)
-    return gradient, ~claim.holds(logits.detach(), labels, program.classes)
+        loss = claim.loss(logits, labels, program.classes)
+        (gradient,) = torch.autograd.grad(loss.sum(), points)
+    return gradient, loss.detach().double(), ~claim.holds(logits.detach(), labels, program.classes)
 
 
 def _random_point(anchors: Tensor, eps: Tensor, generator: torch.Generator) -> Tensor:

@@ -35,17 +35,17 @@ from llcert.spectral import Lanczos, PowerIteration
 class Settings:
     """What is asked of a certification.
 
-    eps: L2 radius in pixel units, finite and >= 0, of all images or of each. stages: names in order, clean always runs
-    first. assurance: what backs a certificate. semantics: of the network a proof speaks of. delta: of a probabilistic
-    proof, the probability that the certificate of one image is wrong. proof_seconds: nominal budget of an image's
-    deterministic norms. branch_seconds: of the branch stage, wall clock an image. radius: relative tolerance of a
-    search for each image's largest certified radius, None for no search.
+    eps: L2 radius in pixel units, finite and >= 0, of all images or of each. stages: names, in any order: they run by
+    what a decision costs, clean always first. assurance: what backs a certificate. semantics: of the network a proof
+    speaks of. delta: of a probabilistic proof, the probability that the certificate of one image is wrong.
+    proof_seconds: nominal budget of an image's deterministic norms. branch_seconds: of the branch stage, wall clock an
+    image. radius: relative tolerance of a search for each image's largest certified radius, None for no search.
     clip_input: intersect the ball's box with the pixel range [0, 1]. solver, start: of estimated norms. seed: of
     attacks and starting vectors. claim: of every point of a ball.
     """
 
     eps: Eps
-    stages: tuple[str, ...] = ("global", "attack", "local", "dual", "boxes")
+    stages: tuple[str, ...] = ("global", "local", "attack", "dual", "boxes")
     assurance: Assurance = Assurance.DETERMINISTIC
     semantics: Semantics = Semantics.FLOAT32
     delta: float = 1e-9
@@ -75,6 +75,7 @@ class Settings:
         if unknown or not self.stages or len(set(self.stages)) < len(self.stages):
             asked = ",".join(self.stages)
             raise InvalidInput(f"stages {asked[:40]!r}: give a list of {', '.join(STAGES)} without repeats")
+        object.__setattr__(self, "stages", tuple(s for s in STAGES if s in self.stages))
 
 
 @dataclass(frozen=True)
@@ -196,10 +197,10 @@ def _stages(
 
 STAGES: dict[str, Callable[[Program, Settings, GlobalBound, Local], Stage]] = {
     "global": lambda program, settings, bound, local: Global(program, settings.eps, bound, settings.claim),
+    "local": lambda program, settings, bound, local: local,
     "attack": lambda program, settings, bound, local: Attack(
         program, settings.eps, settings.pgd, settings.seed, settings.claim
     ),
-    "local": lambda program, settings, bound, local: local,
     "dual": lambda program, settings, bound, local: Dual(local),
     "boxes": lambda program, settings, bound, local: Dual(local, boxes=True, name="boxes"),
     "branch": lambda program, settings, bound, local: Branch(local, Branching(seconds=settings.branch_seconds)),

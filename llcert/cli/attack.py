@@ -16,6 +16,14 @@ Restarts = Annotated[
     int | None,
     typer.Option(metavar="N", help="Random starting points of each image. Default: 1.", rich_help_panel=o.QUESTION),
 ]
+Patience = Annotated[
+    int | None,
+    typer.Option(
+        metavar="N",
+        help="Steps without progress after which an image is given up; 0: never. Default: 15.",
+        rich_help_panel=o.QUESTION,
+    ),
+]
 
 
 def attack(
@@ -33,6 +41,7 @@ def attack(
     layout: o.Layout = None,
     steps: Steps = None,
     restarts: Restarts = None,
+    patience: Patience = None,
     device: o.Device = None,
     dtype: o.Dtype = None,
     batch_size: o.BatchSize = None,
@@ -62,6 +71,7 @@ def attack(
         layout=layout,
         steps=steps,
         restarts=restarts,
+        patience=patience,
     )
     from llcert.cli.running import Outputs, run
 

@@ -98,7 +98,7 @@ Stages = Annotated[
     str | None,
     typer.Option(
         metavar="LIST",
-        help="Comma list of global, attack, local, dual, boxes, branch, in the order they run. With local alone every "
+        help="Comma list of global, local, attack, dual, boxes, branch; cheap ones run first. With local alone every "
         "image passes through it. Default: all but branch.",
         rich_help_panel=QUESTION,
     ),
@@ -204,6 +204,15 @@ SolverName = Annotated[
         "--solver",
         metavar="NAME",
         help="What estimates norms: lanczos, or power (the paper's power iteration, far slower). Default: lanczos.",
+        rich_help_panel=EXPERT,
+    ),
+]
+Patience = Annotated[
+    int | None,
+    typer.Option(
+        "--attack-patience",
+        metavar="N",
+        help="Steps without progress after which the attack gives an image up; 0: never. Default: 15.",
         rich_help_panel=EXPERT,
     ),
 ]

@@ -12,7 +12,7 @@ from llcert.evidence import Folder, Recorder, open_folder
 from llcert.question import Question
 from llcert.report import Subject
 
-STAGES = ("global", "attack", "local", "dual")
+STAGES = ("global", "local", "attack", "dual")
 """The stages whose proofs a certificate can hold, those that are run unless others are named."""
 
 

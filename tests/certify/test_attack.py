@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from llcert.certify import PGD
-from llcert.certify.claim import FIRST
+from llcert.certify.claim import FIRST, Top
 from llcert.ir import Input, Network, apply
 from llcert.ops import Linear, Reshape, relu
 from llcert.program import Program, lower
@@ -145,3 +145,20 @@ def test_it_works_inside_no_grad_and_leaves_no_gradient() -> None:
         broken, points = PGD(10)(program, images, program.logits(images).argmax(1), 3.0, 0)
     assert broken.any()
     assert not points.requires_grad
+
+
+@pytest.mark.parametrize(("patience", "looks"), [(0, 61), (15, 16), (100, 61)])
+def test_patience_ends_what_gets_nowhere(patience: int, looks: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a constant network every step after the first is one without progress."""
+    network = Network(apply(Linear(torch.zeros(2, 3), torch.tensor([1.0, 0.0])), apply(Input((3,)))))
+    seen: list[int] = []
+    real = Top.loss
+
+    def counted(claim: Top, logits: Tensor, labels: Tensor, classes: int) -> Tensor:
+        seen.append(len(logits))
+        return real(claim, logits, labels, classes)
+
+    monkeypatch.setattr(Top, "loss", counted)
+    attack = PGD(steps=60, patience=patience)
+    assert not attack(lower(network), torch.rand(2, 3), torch.zeros(2, dtype=torch.int64), 0.5, 0)[0].any()
+    assert seen == [2] * looks

@@ -56,7 +56,7 @@ def test_json_to_stdout_is_json_alone(run: Run, model: Path) -> None:
     assert summary["eps"] == 0.25
     assert summary["norm"] == "L2"
     assert summary["certified_accuracy"] <= summary["attacked_accuracy"] <= summary["clean_accuracy"]
-    assert [stage["name"] for stage in summary["stages"]] == ["clean", "global", "attack", "local", "dual", "boxes"]
+    assert [stage["name"] for stage in summary["stages"]] == ["clean", "global", "local", "attack", "dual", "boxes"]
     assert summary["stages"][0]["seen"] == 24
 
 
@@ -118,8 +118,8 @@ def test_fail_under(run: Run, model: Path, bar: int, code: int) -> None:
         (["--samples", "0"], "samples"),
         (["--samples", "1000000"], "360 images"),
         (["--samples", "5:2"], "samples"),
-        (["--stages", ""], "global, attack, local"),
-        (["--stages", "local,other"], "global, attack, local, dual"),
+        (["--stages", ""], "global, local, attack"),
+        (["--stages", "local,other"], "global, local, attack, dual"),
         (["--stages", "local,local"], "repeats"),
         (["--semantics", "bfloat16"], "float32, real"),
         (["--delta", "2"], "delta"),
