@@ -19,7 +19,7 @@ from llcert.job import certify_batch, fingerprint, prepare
 from llcert.ops import Linear, relu
 from llcert.program import lower
 from llcert.question import Question
-from llcert.sizing import MOST, batch_size_for, free_memory, threads_for
+from llcert.sizing import MOST, batch_size_for, free_memory, own_threads, threads_for
 
 
 def network(scale: float = 1.0, classes: int = 3) -> Network:
@@ -140,3 +140,15 @@ def test_small_networks_run_on_one_thread() -> None:
     assert threads_for(Certifier.of(network(), Settings(eps=0.1)).program, 8) == 1
     wide = apply(Linear(torch.zeros(1024, 1024)), apply(Input((1024,))))
     assert threads_for(lower(Network(wide)), 8) == 8
+
+
+def test_threads_are_shared_where_nobody_chose(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 6)
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    monkeypatch.delenv("LOCAL_WORLD_SIZE", raising=False)
+    assert own_threads() == 6
+    for size, threads in (("4", 1), ("3", 2), ("12", 1)):
+        monkeypatch.setenv("LOCAL_WORLD_SIZE", size)
+        assert own_threads() == threads
+    monkeypatch.setenv("OMP_NUM_THREADS", "6")
+    assert own_threads() == 6
