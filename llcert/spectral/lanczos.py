@@ -41,6 +41,7 @@ class Lanczos:
         if not (0 < self.tolerance < 1 and self.cap >= 0 and self.least >= 1 and self.pause > 1):
             raise InvalidInput(f"Lanczos needs 0 < tolerance < 1, counts >= 0 and pauses that grow, not {self}")
 
+    @torch.no_grad()
     def __call__(self, masked: Masked, start: Tensor) -> Norm:
         """The norm of every image's map: an ESTIMATE. start: `[batch, *columns]`, any length.
 
@@ -111,20 +112,20 @@ class _State:
         rows, columns, map_ = self.masked.rows, self.masked.columns, self.masked.map
         u = map_.apply(self.v if self.plain[1] else self.v * columns) * rows
         if self.u is not None:
-            u = torch.addcmul(u, self.u, spread(self.above[-1].to(u.dtype).neg(), u))
+            u.addcmul_(self.u, spread(self.above[-1].to(u.dtype).neg(), u))
         self.u, alpha = self._next(u)
         self.diagonal.append(alpha)
         v = map_.adjoint(self.u if self.plain[0] else self.u * rows) * columns
-        self.v, beta = self._next(torch.addcmul(v, self.v, spread(alpha.to(v.dtype).neg(), v)))
+        self.v, beta = self._next(v.addcmul_(self.v, spread(alpha.to(v.dtype).neg(), v)))
         self.above.append(beta)
 
     def _next(self, rest: Tensor) -> tuple[Tensor, Tensor]:
-        """A unit vector and its length in float64; both zero where only rounding is left."""
+        """A unit vector, in its own place, and its length in float64; both zero where only rounding is left."""
         size = _size(rest)
         largest = torch.stack([*self.diagonal, size]).amax(0)
         size = torch.where(size <= _EXHAUSTED * largest, 0.0, size)
         divisor = torch.where(size == 0, torch.inf, size).to(rest.dtype)
-        return rest / spread(divisor, rest), size
+        return rest.div_(spread(divisor, rest)), size
 
     def largest(self) -> tuple[Tensor, Tensor, Tensor]:
         """The largest singular value of B, the residual of its square over that, and its right singular vector.
