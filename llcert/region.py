@@ -79,14 +79,21 @@ def spread(per_image: Tensor, like: Tensor) -> Tensor:
     return per_image.reshape(-1, *[1] * (like.ndim - 1))
 
 
+def channels_last(x: Tensor) -> Tensor:
+    """The same values, laid out as a processor convolves them fastest; other devices, other shapes: as they are."""
+    return x.contiguous(memory_format=torch.channels_last) if x.ndim == 4 and x.device.type == "cpu" else x
+
+
 def length(x: Tensor, start: int = 1) -> Tensor:
     """The Euclidean norm over the axes from `start` on, added up in float64: no square vanishes or overflows.
 
     Squares of float32 numbers fit float64; float64 numbers are scaled by a power of two, which is exact.
     """
+    if x.dtype != torch.float64 and x.ndim > start:
+        return torch.linalg.vector_norm(x, dim=tuple(range(start, x.ndim)), dtype=torch.float64).to(x.dtype)
     flat = x.flatten(start)
-    if x.dtype != torch.float64 or flat.numel() == 0:
-        return torch.linalg.vector_norm(flat, dim=-1, dtype=torch.float64).to(x.dtype)
+    if flat.numel() == 0:
+        return torch.linalg.vector_norm(flat, dim=-1)
     exponent = torch.frexp(flat.detach().abs().amax(-1, keepdim=True)).exponent.clamp(-1000, 1000)
     scale = torch.ldexp(torch.ones_like(exponent, dtype=x.dtype), -exponent)
     return torch.linalg.vector_norm(flat * scale, dim=-1) / scale[..., 0]

@@ -28,6 +28,7 @@ from llcert.certify.verdict import Assurance, Stage, Verdict
 from llcert.errors import InvalidInput
 from llcert.ir import Network
 from llcert.program import Program, lower
+from llcert.region import channels_last
 from llcert.spectral import Lanczos, PowerIteration
 
 
@@ -131,7 +132,7 @@ class Certifier:
         images: `[batch, *input shape]`, pixel units; labels, indices: `[batch]`, int64.
         Raises Contradiction or NumericalError where a bound is seen to be wrong.
         """
-        images = images.to(self.program.device, self.program.dtype)
+        images = channels_last(images.to(self.program.device, self.program.dtype))
         labels, indices = labels.to(images.device), indices.to(images.device)
         if not bool(((labels >= 0) & (labels < self.program.classes)).all()):
             raise InvalidInput(

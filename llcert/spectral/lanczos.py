@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from llcert.errors import InvalidInput
-from llcert.region import length, spread
+from llcert.region import channels_last, length, spread
 from llcert.spectral.linear_map import Masked
 from llcert.spectral.norm import Norm, Side
 from llcert.spectral.power import begin
@@ -41,6 +41,7 @@ class Lanczos:
         if not (0 < self.tolerance < 1 and self.cap >= 0 and self.least >= 1 and self.pause > 1):
             raise InvalidInput(f"Lanczos needs 0 < tolerance < 1, counts >= 0 and pauses that grow, not {self}")
 
+    @torch.no_grad()
     def __call__(self, masked: Masked, start: Tensor) -> Norm:
         """The norm of every image's map: an ESTIMATE. start: `[batch, *columns]`, any length.
 
@@ -86,6 +87,7 @@ class _State:
     """A bidiagonalisation under way: `A V = U B`, `A* U = V B* + beta v e*`, the last vectors of U and V alone.
 
     diagonal, above: of B, float64, a `[batch]` a step; above ends with the beta of the vector that comes next.
+    plain: whether rows, and columns, are masks of zeros and ones: what they have masked once need not be masked again.
     """
 
     masked: Masked
@@ -93,10 +95,13 @@ class _State:
     u: Tensor | None
     diagonal: list[Tensor]
     above: list[Tensor]
+    plain: tuple[bool, bool]
 
     @staticmethod
     def of(masked: Masked, v: Tensor) -> _State:
-        return _State(masked, v, None, [], [])
+        rows, columns = channels_last(masked.rows), channels_last(masked.columns)
+        plain = tuple(bool(((f == 0) | (f == 1)).all()) for f in (rows, columns))
+        return _State(Masked(masked.map, rows, columns), channels_last(v), None, [], [], (plain[0], plain[1]))
 
     @property
     def count(self) -> int:
@@ -104,22 +109,23 @@ class _State:
 
     def step(self) -> None:
         """One more column of B: two products."""
-        u = self.masked.apply(self.v)
+        rows, columns, map_ = self.masked.rows, self.masked.columns, self.masked.map
+        u = map_.apply(self.v if self.plain[1] else self.v * columns) * rows
         if self.u is not None:
-            u = u - self.u * spread(self.above[-1].to(u.dtype), u)
+            u.addcmul_(self.u, spread(self.above[-1].to(u.dtype).neg(), u))
         self.u, alpha = self._next(u)
         self.diagonal.append(alpha)
-        v = self.masked.adjoint(self.u) - self.v * spread(alpha.to(u.dtype), self.v)
-        self.v, beta = self._next(v)
+        v = map_.adjoint(self.u if self.plain[0] else self.u * rows) * columns
+        self.v, beta = self._next(v.addcmul_(self.v, spread(alpha.to(v.dtype).neg(), v)))
         self.above.append(beta)
 
     def _next(self, rest: Tensor) -> tuple[Tensor, Tensor]:
-        """A unit vector and its length in float64; both zero where only rounding is left."""
-        size = length(rest).double()
+        """A unit vector, in its own place, and its length in float64; both zero where only rounding is left."""
+        size = _size(rest)
         largest = torch.stack([*self.diagonal, size]).amax(0)
         size = torch.where(size <= _EXHAUSTED * largest, 0.0, size)
-        divisor = torch.where(size == 0, 1.0, size).to(rest.dtype)
-        return torch.where(spread(size == 0, rest), 0.0, rest / spread(divisor, rest)), size
+        divisor = torch.where(size == 0, torch.inf, size).to(rest.dtype)
+        return rest.div_(spread(divisor, rest)), size
 
     def largest(self) -> tuple[Tensor, Tensor, Tensor]:
         """The largest singular value of B, the residual of its square over that, and its right singular vector.
@@ -146,10 +152,20 @@ class _State:
         """Goes on with some images; images: mask."""
         if bool(images.all()):
             return
-        self.masked, self.v = self.masked.select(images), self.v[images]
-        self.u = None if self.u is None else self.u[images]
+        some = self.masked.select(images)
+        self.masked = Masked(some.map, channels_last(some.rows), channels_last(some.columns))
+        self.v = channels_last(self.v[images])
+        self.u = None if self.u is None else channels_last(self.u[images])
         self.diagonal = [a[images] for a in self.diagonal]
         self.above = [b[images] for b in self.above]
+
+
+def _size(x: Tensor) -> Tensor:
+    """Lengths, `[batch]`, float64: added up in the type of x where no square of it vanishes or overflows."""
+    axes, limits = tuple(range(1, x.ndim)), torch.finfo(x.dtype)
+    size = torch.linalg.vector_norm(x, dim=axes).double()
+    extreme = ~((size > limits.tiny**0.4) & (size < limits.max**0.4))
+    return torch.where(extreme, length(x).double(), size) if bool(extreme.any()) else size
 
 
 def _combined(masked: Masked, first: Tensor, weights: Tensor) -> Tensor:
