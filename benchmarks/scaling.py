@@ -45,9 +45,7 @@ def main() -> None:
     small = {"batch": 64, "depth": 2, "width": 8, "size": 16, "stages": ["global", "local", "attack"]}
     rows = {"images": [_point({**BASE, **small, "images": n}) for n in counts]}
     for name, values in SWEEPS.items():
-        rows[name] = [
-            _point({**BASE, name: v, "images": max(BASE["images"], v if name == "batch" else 0)}) for v in values
-        ]
+        rows[name] = [_point({**BASE, "images": 64 if name == "batch" else 16, name: v}) for v in values]
     seconds = np.array([row["seconds"] for row in rows["images"]])
     slope, start = np.polyfit(counts, seconds, 1)
     misfit = float(np.abs(slope * np.array(counts) + start - seconds).max() / seconds.max())
