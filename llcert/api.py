@@ -95,10 +95,10 @@ def certify(
 
 def _written(eps: object) -> str | tuple[str, ...] | None:
     """The radius, or every radius of a vector, as text; a floating-point number as its shortest decimal."""
-    if isinstance(eps, Tensor | np.ndarray):
+    if isinstance(eps, Tensor | np.ndarray | np.generic):
         eps = eps.tolist()
     if isinstance(eps, Sequence) and not isinstance(eps, str):
-        return tuple(str(radius) for radius in eps)
+        return tuple(str(_written(radius)) for radius in eps)
     return None if eps is None else str(eps)
 
 

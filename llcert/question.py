@@ -117,6 +117,8 @@ def parse_eps(text: str) -> float:
         value = float(Fraction(found[1]) / Fraction(found[2])) if found else float(text)
     except (ValueError, ZeroDivisionError):
         value = math.nan
+    if value == 0 and re.search("[1-9]", text.lower().split("e")[0].split("/")[0]):
+        value = math.nan  # not zero, but too small for a number
     if not 0 <= value < math.inf:
         raise InvalidInput(f"eps {text[:40]!r}: give a finite number >= 0 or a fraction such as 36/255, in pixel units")
     return value

@@ -35,6 +35,7 @@ def test_eps_is_read(text: str, value: float) -> None:
         "a/b",
         "36/-255",
         "1e999",
+        "1e-400",
         "0x1",
         "1/2/3",
         "9" * 400,

@@ -61,8 +61,8 @@ def _sides(backward: Backward, trace: Trace, index: int, rows: Probe) -> tuple[T
     z = trace.before[block.node]
     steps = trace.steps(block)
     bent = torch.ones_like(z.lower, dtype=torch.bool)
-    if steps is not None and steps[-1].zone.centre.shape == z.centre.shape:  # a step that sorts has one entry a pair
-        bent = ~steps[-1].settled[0][:, 0]
+    if steps is not None and len(steps) == 1 and steps[0].zone.centre.shape == z.centre.shape:  # not one that sorts
+        bent = ~steps[0].settled[0][:, 0]
     asked = rows.among(bent.any(0))
     if len(asked.rows) == 0:
         unknown = torch.full_like(z.lower.flatten(1), torch.inf)

@@ -169,7 +169,7 @@ class Certifier:
         share = (time.perf_counter() - begun) / max(len(images), 1)
         for i, (sample, radius) in enumerate(zip(result.samples, radii.tolist(), strict=True)):
             assert sample.eps is not None
-            if sample.verdict is Verdict.ATTACKED and radius >= sample.eps:
+            if sample.verdict is Verdict.ATTACKED and radius > 0 and radius >= sample.eps:
                 raise Contradiction(sample.index, sample.label, images[i], images[i])
             if sample.verdict is Verdict.CERTIFIED:
                 radius = max(radius, sample.eps)

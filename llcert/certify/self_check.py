@@ -56,7 +56,9 @@ class SelfCheck:
         for _ in range(self.points):
             noise = torch.randn(images.shape, generator=generator).to(images)
             points = images + noise * spread(radii.to(images.dtype) / length(noise), noise)
-            found.append(points.clamp(0, 1) if local.clip_input else points)
+            if local.clip_input:  # as `ball` does: an image outside [0, 1] widens the range for itself
+                points = torch.minimum(torch.maximum(points, images.clamp(max=0)), images.clamp(min=1))
+            found.append(points)
         found.append(self.pgd(local.program, images, labels, radii, local.seed, local.claim)[1])
         return found
 

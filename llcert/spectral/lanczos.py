@@ -123,7 +123,7 @@ class _State:
         """A unit vector, in its own place, and its length in float64; both zero where only rounding is left."""
         size = _size(rest)
         largest = torch.stack([*self.diagonal, size]).amax(0)
-        size = torch.where(size <= _EXHAUSTED * largest, 0.0, size)
+        size = torch.where(size < _EXHAUSTED * largest, 0.0, size)  # strictly: infinity is not little of infinity
         divisor = torch.where(size == 0, torch.inf, size).to(rest.dtype)
         return rest.div_(spread(divisor, rest)), size
 

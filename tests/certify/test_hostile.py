@@ -10,7 +10,7 @@ from proofs import ORDERS, in_float32
 from torch import Tensor, nn
 
 import llcert
-from llcert.certify import Certifier, Settings, Verdict
+from llcert.certify import Assurance, Certifier, Settings, Verdict
 from llcert.certify.prover import Semantics
 from llcert.ir import Input, Network, Node, apply
 from llcert.ops import Add, Affine, BatchNorm, Clamp, Leaky, Linear, MaxMin, Sigmoid, relu
@@ -389,3 +389,16 @@ def test_a_network_without_activations_is_answered() -> None:
     network = Network(apply(Linear(torch.eye(2)), apply(Input((2,)))))
     assert certified(network, row(0.9, 0.1), 0, 0.5)
     assert not certified(network, row(0.9, 0.1), 0, 0.6)
+
+
+@pytest.mark.parametrize("assurance", list(Assurance))
+def test_overflow_in_a_norm_certifies_nothing(assurance: Assurance) -> None:
+    """A norm of 5e38 between entries that float32 holds: where its estimate overflows, nothing is known of it."""
+    size = 30
+    node = apply(relu(), apply(Linear(torch.full((1, size), 1e38), torch.zeros(1)), apply(Input((size,)))))
+    network = Network(apply(Linear(torch.tensor([[1e-38], [0.0]]), torch.tensor([0.0, 0.35])), node))
+    image = torch.full((1, size), 1 / size)
+    certifier = Certifier.of(network, Settings(0.2, assurance=assurance, stages=("global", "local", "dual", "boxes")))
+    assert network(image - 0.2 / size**0.5).argmax(1) == 1
+    (sample,) = certifier(image, torch.zeros(1, dtype=torch.int64), torch.zeros(1, dtype=torch.int64)).samples
+    assert sample.verdict is Verdict.UNDECIDED

@@ -257,3 +257,12 @@ def test_lanczos_finds_vectors_only_where_they_are_asked_for() -> None:
     norm = _solve(_convolution(3), Lanczos(vectors=True))
     assert norm.vector is not None
     assert (norm.vector[_convolution(3).columns == 0] == 0).all()
+
+
+@both
+@pytest.mark.parametrize(("dtype", "size"), [(torch.float32, 1e38), (torch.float64, 1e308)])
+def test_overflow_is_not_converged(dtype: torch.dtype, size: float, solver: Estimate) -> None:
+    """Every entry is finite, the norm is not; what a product loses to overflow is no small rest."""
+    ones = torch.ones(1, 1, dtype=dtype), torch.ones(1, 30, dtype=dtype)
+    norm = _solve(Masked(Matrix(torch.full((1, 30), size, dtype=dtype)), *ones), solver)
+    assert not norm.converged.any()
