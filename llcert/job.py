@@ -168,7 +168,7 @@ def prepare(
     """
     question = with_metadata(question, network)
     model = model or network.source or "network"
-    settings = _settings(question, model)
+    settings = settings_of(question, model)
     device, dtype = device_of(question.device), _dtype(question.dtype, network)
     dataset = dataset or _dataset(question, model, progress)
     chosen = select(question.samples, len(dataset))
@@ -229,7 +229,11 @@ def with_metadata(question: Question, network: Network) -> Question:
     )
 
 
-def _settings(question: Question, model: str) -> Settings:
+def settings_of(question: Question, model: str) -> Settings:
+    """The settings that a question stands for, the defaults where it says nothing. model: what to call it in errors.
+
+    Raises InvalidInput in one line for a value that cannot be used, and where there is no eps.
+    """
     if question.eps is None and question.eps_file is None:
         raise InvalidInput(
             f"{model} names no eps{'' if question.data else ' and no data'}: give --eps, an L2 radius in pixel units "

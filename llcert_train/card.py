@@ -48,7 +48,9 @@ def card(
 
 
 def _measured(summary: Mapping[str, Any]) -> Iterator[str]:
-    yield f"On {summary['samples']:,} images of {summary['data']} ({summary['split']}), by `llcert certify`:"
+    stages = ",".join(stage["name"] for stage in summary["stages"][1:])
+    images = f"{summary['samples']:,} images of {summary['data']} ({summary['split']})"
+    yield f"On {images}, by `llcert certify --stages {stages}`:"
     yield ""
     yield "| accuracy | % |"
     yield "|---|---|"

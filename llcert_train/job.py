@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from llcert.api import file_sha256, load
+from llcert.certify import Settings
 from llcert.data import NAMED, Dataset, load_dataset
 from llcert.data.dataset import subset
 from llcert.data.store import Progress
@@ -20,7 +21,7 @@ from llcert.errors import InvalidInput
 from llcert.frontend.adapt import adapt
 from llcert.frontend.exported import from_torch
 from llcert.ir import Network
-from llcert.job import device_of, with_metadata
+from llcert.job import device_of, settings_of, with_metadata
 from llcert.program import lower
 from llcert.question import Question
 from llcert_train import zoo
@@ -44,7 +45,8 @@ _CLIPPED_ON, _CHUNK = 2048, 256
 class Task:
     """What is trained, on what, where. model: a file, or None for a new network of the recipe's architecture.
 
-    test_data: a path, beside a path of training data. mean, std, layout: of the images in front of the network.
+    test_data: a path, beside a path of training data. mean, std, layout: of the images in front of the network. stages,
+    assurance: of the certification at the end, by default those of every certification.
     """
 
     model: Path | None
@@ -54,6 +56,8 @@ class Task:
     std: tuple[float, ...] | None = None
     layout: str | None = None
     device: str | None = None
+    stages: tuple[str, ...] | None = None
+    assurance: str | None = None
 
     def filled(self, stored: Mapping[str, Any]) -> Task:
         """The task, its gaps filled from what an earlier run was asked. Raises InvalidInput for what no run wrote."""
@@ -72,11 +76,15 @@ class Task:
         return {k: list(v) if isinstance(v, tuple) else v for k, v in said.items()}
 
 
+_LISTS: Mapping[str, tuple[type, ...]] = {"mean": (int, float), "std": (int, float), "stages": (str,)}
+"""Fields of a task that hold several values, and of which types."""
+
+
 def _sayable(name: str, value: object) -> bool:
     """Whether a field of a task can hold a JSON value."""
-    if value is None or name not in ("mean", "std"):
+    if value is None or name not in _LISTS:
         return value is None or isinstance(value, str)
-    return isinstance(value, list) and all(type(v) in (int, float) for v in value)
+    return isinstance(value, list) and all(type(v) in _LISTS[name] for v in value)
 
 
 @dataclass(frozen=True)
@@ -116,6 +124,7 @@ def prepare(task: Task, recipe: Recipe, *, team: Team | None = None, progress: P
     device = device_of(task.device)
     network = None if task.model is None else load(task.model)
     question = _question(task, recipe, network)
+    asked = settings_of(question, _subject(task, recipe))  # what certifies at the end is refused now, not then
     train, test = _datasets(question, task, recipe.seed, progress)
     Augmentation(recipe.crop, recipe.flip).check((1, *train.image_shape))
     if network is None:
@@ -140,7 +149,7 @@ def prepare(task: Task, recipe: Recipe, *, team: Team | None = None, progress: P
     images, labels = TrainingData.of(held, device).batch(torch.arange(len(held)))
     watch = Watch(program, images.to(program.dtype), labels, eps, recipe.attack_steps, recipe.seed)
     warm = (trainer.warm.sentence,) if trainer.warm is not None else ()
-    identity = _identity(task, question, train, trainer.team)
+    identity = _identity(task, question, asked, train, trainer.team)
     return Job(trainer, watch, test, question, recipe, identity, (*front, *notes, data.sentence, *warm))
 
 
@@ -154,15 +163,22 @@ def _question(task: Task, recipe: Recipe, network: Network | None) -> Question:
         std=task.std,
         layout=task.layout,
         device=task.device,
+        stages=task.stages,
+        assurance=task.assurance,
     )
     if network is not None:
         question = with_metadata(question, network)
-    subject = str(task.model or recipe.arch or "the recipe")
+    subject = _subject(task, recipe)
     if question.data is None:
         raise InvalidInput(f"{subject} names no data: give --data ({', '.join(NAMED)}, or a path)")
     if question.eps is None:
         raise InvalidInput(f"{subject} names no eps: give --eps, an L2 radius in pixel units such as 36/255")
     return question
+
+
+def _subject(task: Task, recipe: Recipe) -> str:
+    """What errors call the thing that is trained."""
+    return str(task.model or recipe.arch or "the recipe")
 
 
 def _datasets(question: Question, task: Task, seed: int, progress: Progress | None) -> tuple[Dataset, Dataset]:
@@ -281,7 +297,7 @@ def _accuracy(network: Network, batches: list[Tensor], labels: Tensor) -> float:
     return float(right.double().mean())
 
 
-def _identity(task: Task, question: Question, train: Dataset, team: Team) -> dict[str, Any]:
+def _identity(task: Task, question: Question, asked: Settings, train: Dataset, team: Team) -> dict[str, Any]:
     """What must be the same for a run to be continued, besides the recipe."""
     return {
         "model_sha256": None if task.model is None else file_sha256(task.model),
@@ -293,6 +309,8 @@ def _identity(task: Task, question: Question, train: Dataset, team: Team) -> dic
         "layout": question.layout,
         "labels_sha256": hashlib.sha256(train.labels.tobytes()).hexdigest(),
         "processes": team.size,
+        "stages": list(asked.stages),
+        "assurance": asked.assurance.value,
     }
 
 

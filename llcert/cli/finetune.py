@@ -9,7 +9,7 @@ import typer
 
 from llcert.cli import options as o
 from llcert.cli.recipe_options import with_recipe
-from llcert.question import parse_numbers
+from llcert.question import parse_list, parse_numbers
 
 Recipe = Annotated[
     str | None,
@@ -25,6 +25,23 @@ TestData = Annotated[
     typer.Option(
         metavar="PATH",
         help="Test images, where --data is a path; without them, a fifth of --data is kept for testing.",
+        rich_help_panel=o.QUESTION,
+    ),
+]
+Stages = Annotated[
+    str | None,
+    typer.Option(
+        metavar="LIST",
+        help="Of the certification at the end: comma list of global, attack, local, dual, boxes, branch. "
+        "Default: all but branch.",
+        rich_help_panel=o.QUESTION,
+    ),
+]
+Assurance = Annotated[
+    str | None,
+    typer.Option(
+        metavar="KIND",
+        help="Of the certification at the end: estimate, probabilistic or deterministic. Default: deterministic.",
         rich_help_panel=o.QUESTION,
     ),
 ]
@@ -61,6 +78,8 @@ def finetune(
     std: o.Std = None,
     layout: o.Layout = None,
     device: o.Device = None,
+    stages: Stages = None,
+    assurance: Assurance = None,
     out: Out = None,
     resume: Resume = False,
     overwrite: Overwrite = False,
@@ -81,6 +100,8 @@ def finetune(
         std=None if std is None else parse_numbers(std, "--std"),
         layout=layout,
         device=device,
+        stages=None if stages is None else parse_list(stages),
+        assurance=assurance,
     )
     folder = out or Path("runs", f"finetune-{Path(model).name.split('.')[0]}")
     raise typer.Exit(run(Request(task, recipe, fields, folder, resume=resume, overwrite=overwrite)))
@@ -92,6 +113,8 @@ def train(
     test_data: TestData = None,
     data_root: o.DataRoot = None,
     device: o.Device = None,
+    stages: Stages = None,
+    assurance: Assurance = None,
     out: Out = None,
     resume: Resume = False,
     overwrite: Overwrite = False,
@@ -101,7 +124,14 @@ def train(
     from llcert.cli.training import Request, run
     from llcert_train.job import Task
 
-    task = Task(None, test_data=test_data, data_root=None if data_root is None else str(data_root), device=device)
+    task = Task(
+        None,
+        test_data=test_data,
+        data_root=None if data_root is None else str(data_root),
+        device=device,
+        stages=None if stages is None else parse_list(stages),
+        assurance=assurance,
+    )
     folder = out or Path("runs", f"train-{(recipe and Path(recipe).stem) or arch}")
     fields = {**fields, "arch": arch}
     raise typer.Exit(run(Request(task, recipe, fields, folder, resume=resume, overwrite=overwrite)))

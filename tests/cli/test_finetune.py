@@ -11,6 +11,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -19,21 +20,39 @@ import torch
 from PIL import Image
 
 import llcert
+from llcert.certify import Settings
 from llcert_train.settings import read_recipe, recipe_names
 
 from .conftest import Run
 
 MODELS = Path(__file__).parents[2] / "models"
-SHORT = ("--epochs", 2, "--batch", 256, "--held-out", 20, "--attack-steps", 5)
+STAGES = ("--stages", "global,attack,local")
+"""What a certification has seconds for, of the many images that stay open after a short run."""
+TRAINED = ("--epochs", 2, "--batch", 256, "--held-out", 20, "--attack-steps", 5)
+SHORT = (*TRAINED, *STAGES)
 
 
-def summary(out: Path) -> dict[str, object]:
-    found: dict[str, object] = json.loads((out / "certify" / "summary.json").read_text())
+def summary(out: Path) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads((out / "certify" / "summary.json").read_text())
     return found
 
 
-def accuracies(found: dict[str, object]) -> list[object]:
+def accuracies(found: dict[str, Any]) -> list[object]:
     return [found[f"{kind}_accuracy"] for kind in ("clean", "attacked", "certified")]
+
+
+def stages(found: dict[str, Any]) -> list[str]:
+    """The stages that were run after the clean one."""
+    return [stage["name"] for stage in found["stages"][1:]]
+
+
+def digits(path: Path, split: str, each: int) -> Path:
+    """A file of the first images of each digit."""
+    data = llcert.load_dataset("digits", split=split)
+    chosen = [i for k in range(10) for i in np.flatnonzero(data.labels == k)[:each].tolist()]
+    (batch,) = data.batches(chosen, len(chosen))
+    np.savez(path, x=batch.images.numpy(), y=batch.labels.numpy())
+    return path
 
 
 @pytest.fixture(scope="module")
@@ -69,9 +88,10 @@ def test_the_file_keeps_names_metadata_and_shape(tuned: Path) -> None:
 
 
 def test_a_fresh_certification_gives_the_numbers_of_the_run(run: Run, tuned: Path) -> None:
-    fresh = run("certify", tuned / "model.onnx", "--json", "-")
+    fresh = run("certify", tuned / "model.onnx", "--json", "-", *STAGES)
     assert fresh.code == 0
     assert accuracies(json.loads(fresh.out)) == accuracies(summary(tuned))
+    assert sorted(stages(json.loads(fresh.out))) == sorted(stages(summary(tuned)))
 
 
 def test_the_card_tells_the_numbers_and_the_recipe(tuned: Path) -> None:
@@ -109,6 +129,9 @@ def test_plots_of_the_run(run: Run, tuned: Path, tmp_path: Path) -> None:
         (["--epochs", 0], "at least 1"),
         (["--rate", "nan"], "rate"),
         (["--recipe", "nothing"], "finetune"),
+        (["--stages", "global,hope"], "dual, boxes, branch"),
+        (["--stages", ""], "dual, boxes, branch"),
+        (["--assurance", "faith"], "probabilistic"),
         (["--data", "nowhere"], "nowhere"),
         (["--test-data", "x.npz"], "--test-data"),
         (["--crop", 8], "crop"),
@@ -121,7 +144,7 @@ def test_bad_arguments_are_one_line(run: Run, tmp_path: Path, arguments: list[ob
     result = run("finetune", MODELS / "digits_relu.onnx", "--out", out, *SHORT, *arguments)
     assert result.code == 2
     assert words in result.err.splitlines()[-1]
-    assert not list(tmp_path.rglob("*.onnx"))
+    assert not out.exists()
 
 
 def test_bad_data_is_one_line(run: Run, tmp_path: Path) -> None:
@@ -152,27 +175,29 @@ def test_a_network_with_nothing_to_clip(run: Run, tmp_path: Path) -> None:
 
 
 def test_data_from_a_path_is_split_and_not_named_in_the_file(run: Run, tmp_path: Path) -> None:
-    data = llcert.load_dataset("digits", split="train")
-    (batch,) = data.batches(range(400), 400)
-    np.savez(tmp_path / "mine.npz", x=batch.images.numpy(), y=batch.labels.numpy())
-    out = tmp_path / "run"
-    result = run("finetune", MODELS / "digits_relu.onnx", "--data", tmp_path / "mine.npz", "--out", out, *SHORT)
+    """And certified by all the stages of `llcert certify`, where none are named."""
+    data, out = digits(tmp_path / "mine.npz", "train", 10), tmp_path / "run"
+    result = run("finetune", MODELS / "digits_relu.onnx", "--data", data, "--out", out, *TRAINED)
     assert result.code == 0, result.err
     found = summary(out)
-    assert found["samples"] == 80
+    assert tuple(stages(found)) == Settings(eps=0.5).stages
+    assert found["assurance"] == "deterministic"
+    assert found["samples"] == 20
     assert found["split"] == "test"
     assert llcert.load(out / "model.onnx").metadata == {"eps": "0.5"}
 
 
 def test_normalisation_outside_the_graph_goes_into_the_metadata(run: Run, tmp_path: Path) -> None:
-    out = tmp_path / "run"
-    model = MODELS / "digits_relu.onnx"
-    result = run("finetune", model, "--out", out, "--eps", 0.05, "--mean", 0.1, "--std", 0.5, *SHORT)
+    model, out = MODELS / "digits_relu.onnx", tmp_path / "run"
+    train, test = digits(tmp_path / "train.npz", "train", 40), digits(tmp_path / "test.npz", "test", 4)
+    asked = ("--data", train, "--test-data", test, "--eps", 0.05, "--mean", 0.1, "--std", 0.5)
+    result = run("finetune", model, "--out", out, *asked, *SHORT)
     assert result.code == 0, result.err
     metadata = llcert.load(out / "model.onnx").metadata
     assert (metadata["mean"], metadata["std"]) == ("0.1", "0.5")
-    fresh = run("certify", out / "model.onnx", "--json", "-")
+    fresh = run("certify", out / "model.onnx", "--data", test, "--json", "-", *STAGES)
     assert accuracies(json.loads(fresh.out)) == accuracies(summary(out))
+    assert 0 < summary(out)["certified_accuracy"] < summary(out)["clean_accuracy"]
 
 
 def _mnist(root: Path, count: int = 20) -> None:
@@ -230,7 +255,7 @@ def test_every_recipe_runs_end_to_end(run: Run, tmp_path: Path, name: str) -> No
     WRITERS[read_recipe(name).data](tmp_path / "data")
     small = ("--epochs", 2, "--batch", 4, "--held-out", 2, "--attack-steps", 2, "--evaluate", 2, "--warm-up", 0)
     out = tmp_path / "run"
-    result = run("train", "--recipe", name, "--data-root", tmp_path / "data", "--out", out, *small)
+    result = run("train", "--recipe", name, "--data-root", tmp_path / "data", "--out", out, *small, *STAGES)
     assert result.code == 0, result.err
     assert [p.name for p in out.rglob("*.onnx")] == ["model.onnx"]
     assert llcert.load(out / "model.onnx").metadata["eps"] == read_recipe(name).eps
@@ -241,8 +266,11 @@ def test_a_recipe_of_ones_own(run: Run, tmp_path: Path) -> None:
     file.write_text(
         'arch = "mlp"\ndata = "digits"\neps = "0.3"\nloss = "gloro"\nepochs = 1\nbatch = 256\nheld_out = 20\n'
     )
-    result = run("train", "--recipe", file, "--out", tmp_path / "run", "--rate", 0.002)
+    weak = ("--stages", "global", "--assurance", "estimate")
+    result = run("train", "--recipe", file, "--out", tmp_path / "run", "--rate", 0.002, *weak)
     assert result.code == 0, result.err
+    found = summary(tmp_path / "run")
+    assert (stages(found), found["assurance"]) == (["global"], "estimate")
     stored = json.loads((tmp_path / "run" / "run.json").read_text())["recipe"]
     assert (stored["loss"], stored["rate"], stored["eps"]) == ("gloro", 0.002, "0.3")
 
@@ -264,7 +292,8 @@ def test_train_without_an_architecture(run: Run, tmp_path: Path) -> None:
 
 @pytest.mark.skipif(os.name == "nt", reason="sends a POSIX signal")
 def test_interrupted_and_resumed_gives_the_same_model(run: Run, tmp_path: Path) -> None:
-    asked = ["finetune", str(MODELS / "digits_relu.onnx"), "--epochs", "3", "--batch", "64", "--held-out", "16"]
+    asked = ["finetune", str(MODELS / "digits_relu.onnx"), "--epochs", "2", "--batch", "128", "--held-out", "16"]
+    asked += ["--stages", "global,attack"]
     whole, cut = tmp_path / "whole", tmp_path / "cut"
     assert run(*asked, "--out", whole).code == 0
     command = [sys.executable, "-m", "llcert", *asked, "--out", str(cut)]
@@ -282,9 +311,21 @@ def test_interrupted_and_resumed_gives_the_same_model(run: Run, tmp_path: Path) 
     assert 0 < int(found[1]) < int(found[2])
     assert run("finetune", MODELS / "digits_relu.onnx", "--out", cut, "--resume").code == 0
     assert (cut / "model.onnx").read_bytes() == (whole / "model.onnx").read_bytes()
+    assert accuracies(summary(cut)) == accuracies(summary(whole))
+    assert stages(summary(cut)) == ["global", "attack"], "the stages belong to the run"
 
 
 def test_another_recipe_cannot_be_resumed(run: Run, tuned: Path) -> None:
     result = run("finetune", MODELS / "digits_relu.onnx", "--out", tuned, "--resume", "--kappa", 0.5)
     assert result.code == 2
     assert "kappa is 0.5 now, but was 0.0" in result.complaint
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [(("--stages", "global"), "stages is ['global'] now"), (("--assurance", "estimate"), "assurance is estimate now")],
+)
+def test_another_certification_cannot_be_resumed(run: Run, tuned: Path, arguments: tuple[str, str], words: str) -> None:
+    result = run("finetune", MODELS / "digits_relu.onnx", "--out", tuned, "--resume", *arguments)
+    assert result.code == 2
+    assert words in result.complaint

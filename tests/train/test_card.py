@@ -17,6 +17,7 @@ SUMMARY: dict[str, Any] = {
     "samples": 1234,
     "data": "digits",
     "split": "test",
+    "stages": [{"name": "clean"}, {"name": "global"}, {"name": "attack"}],
     "clean_accuracy": 0.75,
     "attacked_accuracy": 0.5,
     "certified_accuracy": 0.125,
@@ -53,7 +54,14 @@ LOOKS = [HeldOut(64, 0.25 * n, 0.1 * n, 0.01 * n, global_lipschitz=9.0 / (n + 1)
 def test_it_tells_what_was_measured() -> None:
     text = told(LOOKS[0], LOOKS[3])
     assert text.startswith("# digits_certifiable\n")
-    for words in ("`digits.onnx`", "36/255", "1,234 images of digits (test)", "- surgery: a note", "torch 2.13", "cpu"):
+    for words in (
+        "`digits.onnx`",
+        "36/255",
+        "1,234 images of digits (test), by `llcert certify --stages global,attack`",
+        "- surgery: a note",
+        "torch 2.13",
+        "cpu",
+    ):
         assert words in text
     assert [m.split("|")[2].strip() for m in re.findall(r"\| (?:clean|PGD|certified) \|.*", text)[:3]] == [
         "75.00",

@@ -16,6 +16,7 @@ from toy_runs import Asked, asked, same, small_network
 from toys import blobs
 
 import llcert
+from llcert.certify import Settings
 from llcert.data import Dataset, load_dataset
 from llcert.data.dataset import ArrayImages
 from llcert.errors import InvalidInput, LlcertError
@@ -570,6 +571,7 @@ def test_identity_changes_with_whatever_matters(tmp_path: Path) -> None:
         return prepare(replace(task, device="cpu"), Recipe(**{"data": data, "eps": "0.1", **recipe})).identity
 
     base = identity(Task(model))
+    assert base == identity(Task(model, stages=Settings(eps=0.1).stages, assurance="deterministic")), "the defaults"
     assert identity(Task(model)) == base
     copy = tmp_path / "copy.onnx"
     copy.write_bytes(model.read_bytes())
@@ -579,6 +581,8 @@ def test_identity_changes_with_whatever_matters(tmp_path: Path) -> None:
         "eps": identity(Task(model), eps="0.2"),
         "mean": identity(Task(model, mean=(0.5,))),
         "layout": identity(Task(model, layout="NCHW")),
+        "stages": identity(Task(model, stages=("global", "attack"))),
+        "assurance": identity(Task(model, assurance="estimate")),
         "test_data": identity(Task(model, test_data=data_file(tmp_path / "t.npz", labels))),
         "data": identity(Task(model), data=data_file(tmp_path / "e.npz", labels)),
     }
@@ -590,7 +594,7 @@ def test_identity_changes_with_whatever_matters(tmp_path: Path) -> None:
 
 
 def test_a_task_goes_through_json() -> None:
-    task = Task(Path("m.onnx"), "test.npz", "root", (0.5, 1.0), (1.0,), "NCHW", "cpu")
+    task = Task(Path("m.onnx"), "test.npz", "root", (0.5, 1.0), (1.0,), "NCHW", "cpu", ("global", "local"), "estimate")
     assert "m.onnx" not in str(task.to_json())
     assert Task(Path("m.onnx")).filled(task.to_json()) == task
     assert Task(None).filled(Task(None).to_json()) == Task(None)
