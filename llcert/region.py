@@ -84,16 +84,26 @@ def channels_last(x: Tensor) -> Tensor:
     return x.contiguous(memory_format=torch.channels_last) if x.ndim == 4 and x.device.type == "cpu" else x
 
 
+_MODERATE = (1e-140, 1e140)
+"""Norms between these are those of squares that neither overflow nor vanish where they count."""
+
+
 def length(x: Tensor, start: int = 1) -> Tensor:
     """The Euclidean norm over the axes from `start` on, added up in float64: no square vanishes or overflows.
 
-    Squares of float32 numbers fit float64; float64 numbers are scaled by a power of two, which is exact.
+    Squares of float32 numbers fit float64; float64 numbers are scaled by a power of two, which is exact, unless every
+    norm is seen to be far from the ends of the range (on a GPU, to look would be to wait).
     """
     if x.dtype != torch.float64 and x.ndim > start:
         return torch.linalg.vector_norm(x, dim=tuple(range(start, x.ndim)), dtype=torch.float64).to(x.dtype)
     flat = x.flatten(start)
     if flat.numel() == 0:
         return torch.linalg.vector_norm(flat, dim=-1)
+    if x.device.type == "cpu":
+        plain = torch.linalg.vector_norm(flat, dim=-1)
+        least, largest = plain.detach().aminmax()
+        if _MODERATE[0] < float(least) and float(largest) < _MODERATE[1]:
+            return plain
     exponent = torch.frexp(flat.detach().abs().amax(-1, keepdim=True)).exponent.clamp(-1000, 1000)
     scale = torch.ldexp(torch.ones_like(exponent, dtype=x.dtype), -exponent)
     return torch.linalg.vector_norm(flat * scale, dim=-1) / scale[..., 0]

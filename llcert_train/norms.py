@@ -33,7 +33,7 @@ class FewIterations:
 
     def _directions(self, masked: Masked, start: Tensor) -> Tensor:
         """Approximate right singular vectors; the columns mask in place of those that the masks wipe out."""
-        u = _unit(start * masked.columns, masked.columns)
+        u = _unit(start * masked.columns, _unit(masked.columns, torch.zeros_like(masked.columns)))
         with torch.autocast(u.device.type, torch.bfloat16, enabled=self.mixed):
             for _ in range(self.iterations):
                 u = _unit(masked.adjoint(masked.apply(u)).to(u.dtype), u)
@@ -41,8 +41,6 @@ class FewIterations:
 
 
 def _unit(x: Tensor, otherwise: Tensor) -> Tensor:
-    """`x` at length one; another vector at length one, or zero, where x is zero."""
+    """`x` at length one; another vector, as it is, where x is zero."""
     size = spread(length(x), x)
-    other = spread(length(otherwise), otherwise)
-    replaced = otherwise / torch.where(other > 0, other, 1.0)
-    return torch.where(size > 0, x / torch.where(size > 0, size, 1.0), replaced)
+    return torch.where(size > 0, x / torch.where(size > 0, size, 1.0), otherwise)

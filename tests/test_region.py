@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
@@ -127,6 +128,18 @@ def test_clipping_cuts_the_box_at_the_pixel_range_and_never_loses_the_image() ->
 @pytest.mark.parametrize("scale", [1e-30, 1.0, 1e30])
 def test_length_neither_overflows_nor_vanishes(scale: float) -> None:
     assert torch.allclose(length(torch.tensor([[[3.0, 4.0]]]) * scale) / scale, torch.tensor([5.0]))
+
+
+@pytest.mark.parametrize("scale", [2.0**k for k in (-1000, -600, -466, -464, -300, 0, 300, 464, 466, 600, 1000)])
+def test_length_scales_with_powers_of_two(scale: float) -> None:
+    """One vector beside others of any size, whose size is what decides how lengths are found."""
+    x = torch.randn(3, 7, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    alone, beside = length(x * scale), length(torch.cat((x * scale, x, torch.zeros_like(x))))
+    exact = x.numpy().astype(np.longdouble) * scale if scale > 1e-300 else (x * scale).numpy().astype(np.longdouble)
+    assert np.allclose(alone.numpy() / np.sqrt((exact * exact).sum(1)), 1, rtol=1e-15, atol=0)
+    assert torch.equal(alone, beside[:3])
+    assert torch.equal(length(x), beside[3:6])
+    assert torch.equal(beside[6:], torch.zeros(3, dtype=torch.float64))
 
 
 def test_length_of_the_last_axes_and_of_what_is_not_a_number() -> None:
