@@ -2,12 +2,22 @@
 
 from __future__ import annotations
 
+import gc
+import os
 from pathlib import Path
+
+# before numpy: what tests compute is small, and threads that wait for work cost as much as threads that have some
+os.environ |= dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
 
 import pytest
 import torch
 
 torch.set_num_threads(1)
+
+
+def pytest_collection_finish() -> None:
+    """What is collected stays to the end: the garbage collector need not look at it again and again."""
+    gc.freeze()
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

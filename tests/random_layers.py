@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from scipy.sparse import csr_array
 from torch import Tensor
 
 from llcert.bounds.join import SideBySide
@@ -68,8 +69,8 @@ def largest(matrix: Extended) -> np.longdouble:
     peak = np.abs(matrix).max(initial=0)
     if peak == 0:
         return np.longdouble(0)
-    matrix = matrix / peak
-    v = np.linalg.svd(matrix.astype(np.float64))[2][0].astype(np.longdouble)
+    matrix = matrix[matrix.any(1)][:, matrix.any(0)] / peak
+    v = np.linalg.svd(matrix.astype(np.float64), full_matrices=False)[2][0].astype(np.longdouble)
     for _ in range(3):
         v = matrix.T @ (matrix @ v)
         v = v / np.sqrt(v @ v)
@@ -107,10 +108,12 @@ def term_of(shape: Shape, *ops: LinearOp) -> Term:
 
 def chain(shape: Shape, *ops: LinearOp) -> tuple[Term, Extended]:
     """Operators one after the other, and their matrix."""
-    term, matrix = term_of(shape, *ops), np.eye(math.prod(shape), dtype=np.longdouble)
+    term, matrix = term_of(shape, *ops), None
     for node in term.nodes:
-        with np.errstate(invalid="ignore"):
-            matrix = exact(node.op, node.inputs[0].shape) @ matrix
+        step = exact(node.op, node.inputs[0].shape)
+        # of convolutions most entries are zero, and no library multiplies extended precision fast
+        matrix = step if matrix is None else csr_array(step) @ matrix
+    assert matrix is not None
     return term, matrix
 
 

@@ -134,8 +134,8 @@ def one_that_is_out_of_time_stops_both(question: Asked) -> None:
 
 
 TRAIN = (
-    *("train", "mlp", "--data", "digits", "--eps", "0.5", "--epochs", "12", "--batch", "128", "--held-out", "20"),
-    *("--attack-steps", "2", "--evaluate", "100", "--device", "cpu"),
+    *("train", "mlp", "--data", "digits", "--eps", "0.5", "--epochs", "6", "--batch", "128", "--held-out", "20"),
+    *("--attack-steps", "2", "--evaluate", "100", "--device", "cpu", "--stages", "global,local"),
 )
 
 

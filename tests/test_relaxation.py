@@ -6,6 +6,7 @@ import itertools
 
 import pytest
 import torch
+from seeds import sizes
 from torch import Tensor
 
 from llcert.ir import Activation, Shape
@@ -140,9 +141,10 @@ def product(rows: Tensor, values: Tensor) -> Tensor:
 
 @pytest.mark.parametrize("name", ACTIVATIONS)
 @pytest.mark.parametrize("paid", [False, True])
-def test_no_point_of_the_zone_lies_below_the_bound(name: str, paid: bool) -> None:
+@pytest.mark.parametrize("zones", sizes(12, 36))
+def test_no_point_of_the_zone_lies_below_the_bound(name: str, paid: bool, zones: int) -> None:
     phi, shape = ACTIVATIONS[name]
-    for seed in range(36):
+    for seed in range(zones):
         draw = Draw(phi, shape, seed)
         zone = draw.zone()
         points, rows = draw.points(zone), draw.normal(BATCH, ROWS, *shape)

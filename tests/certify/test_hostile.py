@@ -7,6 +7,7 @@ from collections.abc import Callable
 import pytest
 import torch
 from proofs import ORDERS, in_float32
+from seeds import seeds
 from torch import Tensor, nn
 
 import llcert
@@ -84,33 +85,33 @@ SCALES += [(1e30, 1e30, 1e-30, 1e-30), (1e-45, 1e30, 1.0), (1e-20, 1e-20, 1e-5),
 @pytest.mark.parametrize(
     ("dtype", "scales"), [(torch.float32, s) for s in SCALES] + [(torch.float64, s) for s in SCALES[2:5]]
 )
-def test_scales_that_leave_the_range_of_float32(scales: tuple[float, ...], dtype: torch.dtype) -> None:
-    for seed in range(2 if dtype == torch.float32 else 1):
-        network = random_chain(scales, seed)
-        image = torch.rand(1, 3, generator=torch.Generator().manual_seed(seed))
-        label = label_of(network, image)
-        for eps in (1e-3, 0.1):
-            if certified(network, image, label, eps, dtype=dtype):
-                assert robust_in_float32(network, image, label, eps, flush=False)
-                assert robust_in_float32(network, image, label, eps, flush=True)
+@pytest.mark.parametrize("seed", seeds(1, 2))
+def test_scales_that_leave_the_range_of_float32(scales: tuple[float, ...], dtype: torch.dtype, seed: int) -> None:
+    network = random_chain(scales, seed)
+    image = torch.rand(1, 3, generator=torch.Generator().manual_seed(seed))
+    label = label_of(network, image)
+    for eps in (1e-3, 0.1):
+        if certified(network, image, label, eps, dtype=dtype):
+            assert robust_in_float32(network, image, label, eps, flush=False)
+            assert robust_in_float32(network, image, label, eps, flush=True)
 
 
 @pytest.mark.parametrize("scales", [(1e-38,) * 6, (1e-45, 1e-45, 1e-45, 1e-45)])
-def test_radii_do_not_vanish_in_real_numbers_either(scales: tuple[float, ...]) -> None:
+@pytest.mark.parametrize("seed", seeds(3, 6))
+def test_radii_do_not_vanish_in_real_numbers_either(scales: tuple[float, ...], seed: int) -> None:
     """The squares of what moves are zero in float64; a radius of a thousand leaves nothing robust."""
-    for seed in range(6):
-        network = random_chain(scales, seed)
-        image = torch.rand(1, 3, generator=torch.Generator().manual_seed(seed))
-        assert not certified(network, image, label_of(network, image), 1e3, Semantics.REAL)
+    network = random_chain(scales, seed)
+    image = torch.rand(1, 3, generator=torch.Generator().manual_seed(seed))
+    assert not certified(network, image, label_of(network, image), 1e3, Semantics.REAL)
 
 
 @pytest.mark.parametrize("scale", [1e-300, 1e-200, 1e-170, 1e-100, 1e100, 1e150])
 @pytest.mark.parametrize("semantics", Semantics)
-def test_radii_do_not_vanish_in_networks_of_float64(scale: float, semantics: Semantics) -> None:
-    for seed in range(4):
-        network = random_chain((scale, 1.0), seed, torch.float64)
-        image = torch.rand(1, 3, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
-        assert not certified(network, image, label_of(network, image), 1e3, semantics)
+@pytest.mark.parametrize("seed", seeds(2, 4))
+def test_radii_do_not_vanish_in_networks_of_float64(scale: float, semantics: Semantics, seed: int) -> None:
+    network = random_chain((scale, 1.0), seed, torch.float64)
+    image = torch.rand(1, 3, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+    assert not certified(network, image, label_of(network, image), 1e3, semantics)
 
 
 def test_moderate_scales_lose_no_certificate() -> None:

@@ -7,6 +7,7 @@ import math
 import pytest
 import torch
 import torch.nn.functional as F
+from seeds import sizes
 from torch import Tensor, nn
 
 from llcert.certify import Certifier, Settings, Verdict
@@ -14,7 +15,6 @@ from llcert.ir import Activation, Input, Network, apply
 from llcert.ops import Clamp, Leaky, Linear, MaxMin, relu
 
 EPS = 0.03
-POINTS = 300
 KINDS = {
     "relu": relu(),
     "relu-theta": Clamp(torch.zeros(()), torch.tensor(1.0)),
@@ -23,17 +23,18 @@ KINDS = {
 }
 
 
+@pytest.mark.parametrize("points", sizes(120, 300))
 @pytest.mark.parametrize("kind", KINDS)
-def test_discs(kind: str) -> None:
+def test_discs(kind: str, points: int) -> None:
     phi = KINDS[kind]
     network = _network(_trained(phi), phi)
     generator = torch.Generator().manual_seed(1)
-    centres = torch.rand(POINTS, 2, generator=generator, dtype=torch.float64)
+    centres = torch.rand(points, 2, generator=generator, dtype=torch.float64)
     labels = network(centres).argmax(1)
     certifier = Certifier.of(network, Settings(EPS, stages=("global", "local", "dual")), dtype=torch.float64)
-    samples = certifier(centres, labels, torch.arange(POINTS)).samples
+    samples = certifier(centres, labels, torch.arange(points)).samples
     certified = torch.tensor([s.verdict is Verdict.CERTIFIED for s in samples])
-    moved = network((centres[:, None] + _disc()).reshape(-1, 2)).argmax(1).reshape(POINTS, -1)
+    moved = network((centres[:, None] + _disc()).reshape(-1, 2)).argmax(1).reshape(points, -1)
     robust = (moved == labels[:, None]).all(1)
     assert not (certified & ~robust).any(), "a certificate is false"
     share = float((certified & robust).sum() / robust.sum())

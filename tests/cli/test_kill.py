@@ -31,7 +31,7 @@ def kill_at_random(command: list[str], batches: Path, moment: random.Random) -> 
 
 
 def test_killed_and_resumed_gives_the_same_bytes(run: Run, model: Path, tmp_path: Path) -> None:
-    asked = ["certify", str(model), "--samples", "120", "--batch-size", "4", "--eps", "0.4"]
+    asked = ["certify", str(model), "--samples", "60", "--batch-size", "2", "--eps", "0.4"]
     whole = tmp_path / "whole"
     assert run(*asked, "--out", whole).code == 0
     for attempt in range(TRIES):

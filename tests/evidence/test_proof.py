@@ -117,7 +117,7 @@ def test_a_flipped_bit_is_found(seed: int, proofs: dict[str, Path], tmp_path: Pa
 @pytest.mark.skipif(os.name == "nt", reason="sends a POSIX signal")
 def test_a_run_that_is_killed_leaves_a_valid_certificate_and_goes_on(tmp_path: Path) -> None:
     proof, out, model = tmp_path / "proof", tmp_path / "out", MODELS / "digits_relu_theta.onnx"
-    asked = ["--samples", "24", "--batch-size", "4", "--out", str(out), "--proof", str(proof), "--no-self-check"]
+    asked = ["--samples", "16", "--batch-size", "4", "--out", str(out), "--proof", str(proof), "--no-self-check"]
     command = [sys.executable, "-m", "llcert", "certify", str(model), *asked]
     with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
         while process.poll() is None and not ((proof / "images").is_dir() and len(claims_of(proof)) > 3):
@@ -127,7 +127,7 @@ def test_a_run_that_is_killed_leaves_a_valid_certificate_and_goes_on(tmp_path: P
     assert reasons(proof) == []
     assert main(["certify", str(model), "--out", str(out), "--proof", str(proof), "--resume", "--no-self-check"]) == 0
     assert reasons(proof) == []
-    assert main(["certify", str(model), "--samples", "24", "--batch-size", "4", "--proof", f"{proof}2"]) == 0
+    assert main(["certify", str(model), "--samples", "16", "--batch-size", "4", "--proof", f"{proof}2"]) == 0
     assert claims_of(proof) == claims_of(Path(f"{proof}2")) > before
 
 

@@ -110,7 +110,7 @@ def test_two_processes_are_one(together: Path) -> None:
     """Gradients, weights, checkpoints, clocks, refusals and interruptions: see tests/team_member.py."""
     first, second = checkpoints(together / "digits")
     assert first["step"] == second["step"] >= 2 * 11
-    assert len(lines(together / "digits")) < 13, "interrupted too late to test anything"
+    assert len(lines(together / "digits")) < 7, "interrupted too late to test anything"
 
 
 def checkpoints(out: Path) -> list[dict[str, Any]]:
@@ -132,9 +132,9 @@ def test_torchrun_takes_a_run_to_its_end(together: Path) -> None:
     assert done.returncode == 0, done.stderr
     assert [p.relative_to(out) for p in out.rglob("*.onnx")] == [Path("model.onnx")]
     assert [p.relative_to(out) for p in out.rglob("metrics.jsonl")] == [Path("metrics.jsonl")]
-    assert [line["epoch"] for line in lines(out)] == list(range(13))
+    assert [line["epoch"] for line in lines(out)] == list(range(7))
     first, second = checkpoints(out)
-    assert first["step"] == second["step"] == 12 * 11
+    assert first["step"] == second["step"] == 6 * 11
     for part in ("weights", "optimiser", "unmasked"):
         assert same(first[part], second[part])
     assert not same(first["warm"], second["warm"]), "each has the vectors of its own images"
