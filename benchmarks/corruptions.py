@@ -31,7 +31,8 @@ Change = Callable[[np.random.Generator, Arrays], bool]
 """Edits the arrays of a file; False where there is nothing of the kind to take away."""
 
 _BOXES = 0.999
-_NORMS = 0.99
+_RADII = 0.99
+_NORMS = 0.5  # a norm may be the whole layer's, of which masks leave less
 
 
 def chosen(rng: np.random.Generator, arrays: Arrays, *parts: str) -> str | None:
@@ -55,7 +56,7 @@ def smaller_radius(rng: np.random.Generator, arrays: Arrays) -> bool:
     name = chosen(rng, {n: v for n, v in arrays.items() if n.endswith(".radius") and float(v) > 0}, "radius")
     if name is None:
         return False
-    arrays[name] = arrays[name] * _NORMS
+    arrays[name] = arrays[name] * _RADII
     return True
 
 
@@ -63,7 +64,7 @@ def smaller_after(rng: np.random.Generator, arrays: Arrays) -> bool:
     name = chosen(rng, {n: v for n, v in arrays.items() if n.endswith(".after") and float(v) > 0}, "after")
     if name is None:
         return False
-    arrays[name] = arrays[name] * _NORMS
+    arrays[name] = arrays[name] * _RADII
     return True
 
 
@@ -90,7 +91,7 @@ def smaller_weight(rng: np.random.Generator, arrays: Arrays) -> bool:
     (held,) = np.nonzero(weights)
     if not held.size:
         return False
-    weights[held[rng.integers(held.size)]] *= _NORMS
+    weights[held[rng.integers(held.size)]] *= _RADII
     arrays[name] = weights
     return True
 

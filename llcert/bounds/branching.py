@@ -136,7 +136,7 @@ class Branching:
         cuts = {k: (low.clone(), high.clone()) for k, (low, high) in parents.cuts.items()}
         for leaf, (key, entry) in enumerate(where):
             knot = _step(backward, own, key).knot()[leaf].flatten()[entry]
-            cuts[key][1 - side][leaf].view(-1)[entry] = knot
+            _put(cuts[key][1 - side][leaf], entry, knot)
         return replace(parents, cuts=cuts)
 
 
@@ -149,6 +149,11 @@ def cut(backward: Backward, trace: Trace, cuts: Cuts) -> Trace:
             known = tuple(s.cut(*cuts[index, i]) if (index, i) in cuts else s for i, s in enumerate(known))
         steps[block.node] = known
     return replace(trace, _steps=steps)
+
+
+def _put(values: Tensor, entry: int, number: Tensor) -> None:
+    """Sets an entry by its place in the flattened values, however they lie in memory."""
+    values[torch.unravel_index(torch.tensor(entry), values.shape)] = number
 
 
 def _step(backward: Backward, trace: Trace, key: Key) -> Relaxation:
@@ -191,7 +196,7 @@ def _settled(
     for leaf, (key, entry) in enumerate(where):
         settled, own = _step(backward, trace, key).settled
         if bool(settled[leaf].flatten()[entry]):
-            better[key].slopes[leaf].view(-1)[entry] = own[leaf].flatten()[entry]
+            _put(better[key].slopes[leaf, 0], entry, own[leaf].flatten()[entry])
     return better
 
 

@@ -10,12 +10,12 @@ from torch import Tensor
 
 from llcert.bounds import Trace
 from llcert.bounds.ascent import Ascent
-from llcert.bounds.branching import Branching, Leaves, bounds_of, cut
+from llcert.bounds.branching import Branching, Leaves, _put, bounds_of, cut
 from llcert.bounds.dual import Backward, Tightest, differences
 from llcert.bounds.enclose import enclose, enclosing_ball
 from llcert.certify import Certifier, Settings, Verdict
 from llcert.ir import Input, Network, apply
-from llcert.ops import Linear, MaxMin, Sigmoid, relu
+from llcert.ops import Conv, Linear, MaxMin, Reshape, Sigmoid, relu
 
 QUICK = Branching(seconds=2.0, width=4, ascent=Ascent(steps=4, rate=0.05))
 
@@ -115,3 +115,23 @@ def test_some_random_graphs_are_branched_without_complaint() -> None:
         network = random_network(seed)
         image = random_image(network, seed).double()
         parts_of(network, image, network(image).argmax(1), 0.05)
+
+
+def test_places_are_those_of_the_flattened_values_however_they_lie() -> None:
+    """Images are laid out channels last on processors."""
+    values = torch.zeros(2, 3, 4).permute(2, 0, 1)
+    for entry in (0, 5, 23):
+        _put(values, entry, torch.tensor(1.0))
+        assert values.flatten()[entry] == 1
+    assert values.sum() == 3
+
+
+def test_branches_of_a_convolution() -> None:
+    generator = torch.Generator().manual_seed(0)
+    node = apply(Conv(torch.randn(4, 3, 3, 3, generator=generator) / 3, None, (1, 1), (1, 1)), apply(Input((3, 5, 5))))
+    flat = apply(Reshape((100,)), apply(relu(), node))
+    network = Network(apply(Linear(torch.randn(3, 100, generator=generator) / 10), flat))
+    images = torch.rand(6, 3, 5, 5, generator=generator)
+    settings = Settings(0.5, stages=("local", "branch"), branch_seconds=0.3)
+    samples = Certifier.of(network, settings)(images, network(images).argmax(1), torch.arange(6)).samples
+    assert any(s.stage == "branch" or s.verdict is Verdict.UNDECIDED for s in samples)
