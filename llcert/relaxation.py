@@ -159,17 +159,29 @@ class Relaxation:
         return best
 
     def constant(
-        self, rows: Tensor, slopes: Tensor, lam: Tensor, rounding: Rounding | None = None, layout: Layout = PER_ROW
+        self,
+        rows: Tensor,
+        slopes: Tensor,
+        lam: Tensor,
+        rounding: Rounding | None = None,
+        layout: Layout = PER_ROW,
+        known: Tensor | None = None,
     ) -> Tensor:
         """`h`, a lower bound for any slopes and multipliers `lam >= 0`, `[batch, bounds]`.
 
         rounding: of the arithmetic this runs in, paid for in full where it is given. layout: of the rows.
+        known: the same without a rounding, as `multipliers` found it for these rows, slopes and lam.
         """
-        value = _Minimum.of(self, rows, slopes, layout).least(lam)[0]
+        value = _Minimum.of(self, rows, slopes, layout).least(lam)[0] if known is None else known
         return value if rounding is None else value - self._slack(rows, slopes, lam, rounding, layout)
 
-    def multipliers(self, rows: Tensor, slopes: Tensor, iterations: int = 8, layout: Layout = PER_ROW) -> Tensor:
-        """Good `lam` for rows and slopes, `[batch, bounds]`, by a fixed-point iteration for `||w (z - c)|| = r`."""
+    def multipliers(
+        self, rows: Tensor, slopes: Tensor, iterations: int = 8, layout: Layout = PER_ROW
+    ) -> tuple[Tensor, Tensor]:
+        """Good `lam` for rows and slopes, by a fixed-point iteration for `||w (z - c)|| = r`, and `h` with them.
+
+        `[batch, bounds]` each.
+        """
         weights, radius = self.zone.weights[:, None], self.zone.radius[:, None]
         steepest = torch.stack([(rows * (s - slopes)).abs() for s in self.phi.slopes]).amax(0)
         pull = torch.where(weights > 0, steepest / torch.where(weights > 0, weights, 1.0), 0.0)
@@ -183,7 +195,7 @@ class Relaxation:
             better = value > most
             best, most = torch.where(better, lam, best), torch.where(better, value, most)
             lam = lam * (reach / radius).clamp(0.02, 50)
-        return best
+        return best, most
 
     def pieces(self) -> Iterator[tuple[Tensor, Tensor, Tensor, Tensor]]:
         """Of each piece: its slope, its part of the box as offsets from the centre, and the value at the centre of the

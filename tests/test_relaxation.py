@@ -118,7 +118,7 @@ class Draw:
         slopes = step.slopes(rows)
         kind = self.uniform(*slopes.shape)
         slopes = torch.where(kind < 0.2, self.normal(*slopes.shape) * 5, torch.where(kind < 0.3, 0.0, slopes))
-        lam = step.multipliers(rows, slopes)
+        lam, _ = step.multipliers(rows, slopes)
         kind = self.uniform(*lam.shape)
         return slopes, torch.where(kind < 0.3, 0.0, torch.where(kind < 0.6, self.uniform(*lam.shape) * 10, lam))
 
@@ -203,7 +203,7 @@ def test_a_multiplier_that_is_chosen_never_does_worse_than_none(name: str) -> No
         for step in reversed(phi.relaxations(draw.zone()) or ()):
             inner, passing = step.enter(rows)
             slopes = step.slopes(inner)
-            lam = step.multipliers(inner, slopes)
+            lam, _ = step.multipliers(inner, slopes)
             assert bool((lam >= 0).all())
             better, worse = (step.constant(inner, slopes, x) for x in (lam, torch.zeros_like(lam)))
             assert bool((better >= worse - 1e-12).all())
@@ -231,7 +231,7 @@ def test_bounds_hold_at_every_scale(scale: float) -> None:
     small = Zone(*(t * scale for t in (zone.centre, zone.lower, zone.upper)), zone.weights, zone.radius * scale)
     (step,), (plain,) = (relu().relaxations(z) or () for z in (small, zone))
     slopes = plain.slopes(rows)
-    lam = plain.multipliers(rows, slopes)
+    lam, _ = plain.multipliers(rows, slopes)
     assert bool((lam > 0).any())
     expected = plain.constant(rows, slopes, lam)
     torch.testing.assert_close(step.constant(rows, slopes, lam / scale) / scale, expected)

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor
 
 from llcert.bounds.dual import Backward, Tightest
 from llcert.bounds.forward import Trace
-from llcert.bounds.probe import Probe, probe
+from llcert.bounds.probe import Asking, Probe, probe
 from llcert.ir import Node
 from llcert.program import Program
 
@@ -33,6 +35,31 @@ def probes(program: Program) -> dict[int, Probe]:
         if asked is not None:
             found[index] = asked
     return found
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What asks for the boxes of a program's blocks, found when it is first wanted.
+
+    other: the same network's, in other numbers; what was found there serves here.
+    """
+
+    program: Program
+    other: Asked | None = None
+
+    @cached_property
+    def probes(self) -> dict[int, Probe]:
+        """The rows for each block, by its number."""
+        mine = _nodes(self.program)
+        theirs = [] if self.other is None else _nodes(self.other.program)
+        if self.other is None or [n.shape for n in mine] != [n.shape for n in theirs]:
+            return probes(self.program)
+        names = dict(zip(theirs, mine, strict=True))
+        return {index: p.renamed(names) for index, p in self.other.probes.items()}
+
+
+def _nodes(program: Program) -> list[Node]:
+    return [program.input, *(b.node for b in program.blocks)]
 
 
 def backward_boxes(backward: Backward, trace: Trace, asked: Mapping[int, Probe]) -> dict[Node, tuple[Tensor, Tensor]]:
@@ -67,11 +94,12 @@ def _sides(backward: Backward, trace: Trace, index: int, rows: Probe) -> tuple[T
     if len(asked.rows) == 0:
         unknown = torch.full_like(z.lower.flatten(1), torch.inf)
         return -unknown, unknown
-    lower, negated = (_asked(backward, trace, index, sign * asked.rows, asked) for sign in (1.0, -1.0))
+    ones = asked.rows.to(z.lower)
+    lower, negated = (_lower(backward, trace, index, sign * ones, asked) for sign in (1.0, -1.0))
     return torch.where(asked.answered, lower, -torch.inf), torch.where(asked.answered, -negated, torch.inf)
 
 
-def _asked(backward: Backward, trace: Trace, index: int, rows: Tensor, asked: Probe) -> Tensor:
+def _lower(backward: Backward, trace: Trace, index: int, rows: Tensor, asked: Asking) -> Tensor:
     """Lower bounds of one side of a block's box, `[batch, entries]`."""
     batch = len(trace.before[backward.program.blocks[index].node].centre)
     policy = Tightest(iterations=2)

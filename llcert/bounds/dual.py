@@ -38,11 +38,13 @@ Key = tuple[int, int]
 class Choice:
     """What a backward pass may choose at a step; any slopes and any `lam >= 0` give a bound.
 
-    slopes: `[batch, rows, *shape]`. lam: `[batch, bounds]`, one a row where rows are not shared.
+    slopes: `[batch, rows, *shape]`. lam: `[batch, bounds]`, one a row where rows are not shared. constant: what the
+    step then adds for these very rows, without rounding, `[batch, bounds]`, where that is known.
     """
 
     slopes: Tensor
     lam: Tensor
+    constant: Tensor | None = None
 
 
 Policy = Callable[[Key, Relaxation, Tensor, Layout], Choice]
@@ -61,8 +63,9 @@ class Tightest:
 
     def __call__(self, key: Key, step: Relaxation, rows: Tensor, layout: Layout = PER_ROW) -> Choice:
         slopes = step.slopes(rows)
-        self.chosen[key] = Choice(slopes, step.multipliers(rows, slopes, self.iterations, layout))
-        return self.chosen[key]
+        lam, constant = step.multipliers(rows, slopes, self.iterations, layout)
+        self.chosen[key] = Choice(slopes, lam)
+        return Choice(slopes, lam, constant)
 
 
 @dataclass(frozen=True)
@@ -261,7 +264,7 @@ class Backward:
             inner, passing = step.enter(a)
             choice = policy((index, number), step, inner, layout)
             before = step.leave(choice.slopes * inner, passing)
-            constant = step.constant(inner, choice.slopes, choice.lam, total.rounding, layout)
+            constant = step.constant(inner, choice.slopes, choice.lam, total.rounding, layout, choice.constant)
             total.add(constant, _turned(trace, block, a, before, layout))
             a = before
         return a

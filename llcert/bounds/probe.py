@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -17,10 +17,11 @@ from llcert.program import Block, Program, Term
 
 
 @dataclass(frozen=True)
-class Probe:
-    """Rows that ask for every entry of a block's value before its activation.
+class Asking:
+    """Rows that ask for entries of a block's value before its activation.
 
-    rows: `[rows, *pre shape]` of zeros and ones. asked: of the block's value. layouts: of every cut below it.
+    rows: `[rows, *pre shape]`, boolean: where they are 1, elsewhere 0. asked: of the block's value. layouts: of every
+    cut below it.
     """
 
     rows: Tensor
@@ -28,27 +29,59 @@ class Probe:
     layouts: Mapping[Node, Shared]
 
     @property
-    def entries(self) -> int:
-        """Entries of all rows together, at all cuts: what a backward pass holds."""
-        return sum(s.owners.numel() for s in self.layouts.values())
-
-    def among(self, wanted: Tensor) -> Probe:
-        """The rows that ask for any of the wanted entries, boolean `[*pre shape]`, and so for their neighbours too."""
-        known = torch.cat((wanted.flatten(), wanted.new_zeros(1)))
-        kept = torch.nonzero(known[self.asked.owners].flatten(1).any(1))[:, 0]
-        layouts = {n: Shared(s.owners[kept], s.count) for n, s in self.layouts.items()}
-        return Probe(self.rows[kept], Shared(self.asked.owners[kept], self.asked.count), layouts)
-
-    @property
     def answered(self) -> Tensor:
         """The entries that these rows ask for, boolean `[entries]`."""
-        found = torch.zeros(self.asked.count + 1, dtype=torch.bool, device=self.rows.device)
-        found[self.asked.owners.flatten()] = True
-        return found[:-1]
+        return self.rows.flatten(1).any(0)
+
+
+@dataclass(frozen=True)
+class Probe:
+    """Which entries of a block's value may share a row: those of different positions of one group, in any channels.
+
+    shape: of the value, all axes but the first being positions if `channels` are its length; else one channel, of which
+    every entry is a position. groups: of each position, `[positions]`. layouts: of every cut below, for the rows that
+    ask one channel for all positions of a group each; owners are positions.
+    """
+
+    shape: tuple[int, ...]
+    channels: int
+    groups: Tensor
+    layouts: Mapping[Node, Shared]
+
+    @property
+    def entries(self) -> int:
+        """Entries that asking for everything takes, at all cuts together."""
+        return self.channels * sum(s.owners.numel() for s in self.layouts.values())
+
+    def renamed(self, names: Mapping[Node, Node]) -> Probe:
+        """The same for the same network in another program, whose nodes have these names."""
+        return replace(self, layouts={names[n]: s for n, s in self.layouts.items()})
+
+    def among(self, wanted: Tensor) -> Asking:
+        """As few rows as ask for all wanted entries, boolean `[*shape]`, of these groups."""
+        positions = len(self.groups)
+        chosen = wanted.reshape(self.channels, positions)
+        counts, order = chosen.sum(0), chosen.int().argsort(dim=0, descending=True, stable=True)
+        most = counts.new_zeros(int(self.groups.max()) + 1).scatter_reduce(0, self.groups, counts, "amax")
+        group = torch.arange(len(most), device=most.device).repeat_interleave(most)
+        number = torch.cat([torch.arange(int(n), device=most.device) for n in most])
+        entries = order * positions + torch.arange(positions, device=most.device)
+        own = torch.where(number[:, None] < counts, entries[number], wanted.numel())  # [rows, positions]
+        layouts = {n: _owned(s.owners[group], own, wanted.numel()) for n, s in self.layouts.items()}
+        asked = torch.where(self.groups == group[:, None], own, wanted.numel())
+        owners = asked.new_full((len(asked), wanted.numel() + 1), wanted.numel()).scatter(1, asked, asked)
+        owners = owners[:, :-1].reshape(len(asked), *self.shape)
+        return Asking(owners < wanted.numel(), Shared(owners, wanted.numel()), layouts)
+
+
+def _owned(positions: Tensor, own: Tensor, count: int) -> Shared:
+    """Owners in place of their positions. positions: `[rows, *shape]`. own: of each row, `[rows, positions]`."""
+    padded = torch.cat((own, own.new_full((len(own), 1), count)), 1)
+    return Shared(padded.gather(1, positions.flatten(1)).reshape(positions.shape), count)
 
 
 def probe(program: Program, index: int, largest: int) -> Probe | None:
-    """The rows for block number `index`, as few as there may be, `largest` entries at most over all cuts below.
+    """How to ask for block number `index`, with `largest` entries at most over all cuts below.
 
     None where they would be more, and where an activation below mixes entries. Entries that lie `p` apart along the
     spatial axes share a row, for the least p at which nothing they touch meets.
@@ -59,14 +92,43 @@ def probe(program: Program, index: int, largest: int) -> Probe | None:
         rows = shape[0] * math.prod(min(period, n) for n in shape[1:])
         if rows * below > largest:
             break
-        owners = torch.stack(list(_groups(shape, period))).to(program.device)
-        layouts = _below(program, index, owners, torch.Size(shape).numel())
+        groups, count = _groups(shape, period), torch.Size(shape).numel()
+        first = next(groups)[None].to(program.device)
+        if _below(program, index, first, count) == {}:
+            continue
+        owners = torch.cat([first, *(g[None].to(program.device) for g in groups)])
+        layouts = _below(program, index, owners, count)
         if layouts is None:
             return None
         if layouts:
-            asked = Shared(owners, torch.Size(shape).numel())
-            return Probe((owners < asked.count).to(program.dtype), asked, layouts)
+            return _probe(shape, owners, layouts)
     return None
+
+
+def _probe(shape: tuple[int, ...], owners: Tensor, layouts: Mapping[Node, Shared]) -> Probe:
+    """From rows for a channel and a group each, channel by channel. owners: at the block's value."""
+    channels = shape[0] if all(_alike(s, shape[0]) for s in layouts.values()) else 1
+    rows, positions = len(owners) // channels, torch.Size(shape).numel() // channels
+    groups = owners.new_zeros(positions + 1)
+    own = _of_first(owners, rows, positions).flatten(1)
+    groups[own] = torch.arange(rows, device=owners.device)[:, None]
+    found = {n: Shared(_of_first(s.owners, rows, positions), positions) for n, s in layouts.items()}
+    return Probe(shape, channels, groups[:-1], found)
+
+
+def _of_first(owners: Tensor, rows: int, positions: int) -> Tensor:
+    """Owners of the first channel's rows, by their position."""
+    return owners[:rows].clamp(max=positions)
+
+
+def _alike(layout: Shared, channels: int) -> bool:
+    """Whether the rows of every channel touch the same entries."""
+    own = layout.owners.unflatten(0, (channels, -1))
+    first = own[0].clone()
+    return all(
+        torch.equal(o, torch.where(first < layout.count, first + c * (layout.count // channels), layout.count))
+        for c, o in enumerate(own)
+    )
 
 
 def _cuts_below(program: Program, index: int) -> set[Node]:

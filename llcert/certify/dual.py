@@ -31,7 +31,7 @@ class Dual:
     verdict: Verdict = Verdict.CERTIFIED
 
     def __call__(self, images: Tensor, labels: Tensor, indices: Tensor) -> Finding:
-        if self.boxes and not self.local.probes:
+        if self.boxes and not self.local.asked.probes:
             return Finding(
                 torch.zeros_like(labels, dtype=torch.bool), torch.full_like(labels, torch.nan, dtype=images.dtype)
             )

@@ -12,13 +12,12 @@ import torch
 from torch import Tensor
 
 from llcert.bounds.ascent import Ascent
-from llcert.bounds.boxes import backward_boxes, probes
+from llcert.bounds.boxes import Asked, backward_boxes
 from llcert.bounds.branching import bounds_of
 from llcert.bounds.dual import Backward, Choice, Chosen, Tightest, differences
 from llcert.bounds.enclose import Frame, enclose, enclosing_ball
 from llcert.bounds.forward import Trace
 from llcert.bounds.lipschitz import GlobalBound
-from llcert.bounds.probe import Probe
 from llcert.bounds.unmasked import proved_bound
 from llcert.certify.claim import FIRST, Claim
 from llcert.certify.explained import Proof, Witness, explained
@@ -48,6 +47,7 @@ class Prover:
     program: in float64. bound: its proved norms. solver: of local norms. side: what they must be at least. eps: not
     below the radius that was asked. deployed: the format the network runs in; None: in real numbers.
     ascent: the last attempt on rows that the estimate certified. frame: room for a checker. claim: whose margins count.
+    other: what asks for boxes of the same network, in other numbers.
     """
 
     program: Program
@@ -60,11 +60,12 @@ class Prover:
     ascent: Ascent = field(default_factory=lambda: Ascent(steps=60, rate=0.05))
     frame: Frame | None = None
     claim: Claim = FIRST
+    other: Asked | None = None
 
     @cached_property
-    def probes(self) -> dict[int, Probe]:
+    def asked(self) -> Asked:
         """What asks for the boxes of the program's blocks."""
-        return probes(self.program)
+        return Asked(self.program, self.other)
 
     def __call__(self, images: Tensor, labels: Tensor, plan: Plan, eps: Tensor | None = None) -> Tensor:
         """Lower bounds of `z_y - z_j` over each ball, `[batch, logits]`; infinite for j = y. NaN proves nothing.
@@ -100,7 +101,7 @@ class Prover:
         )
         trace = enclosed()
         if plan.boxes:
-            trace = enclosed(boxes=backward_boxes(Backward(self.program, self.clip), trace, self.probes))
+            trace = enclosed(boxes=backward_boxes(Backward(self.program, self.clip), trace, self.asked.probes))
         if trace.side is not Side.UPPER and trace.side is not self.side:
             raise ValueError(f"norms of side {trace.side.value} do not support a claim that needs {self.side.value}")
         return trace
@@ -214,11 +215,15 @@ _RATE = 1e10
 
 
 def provers_of(
-    network: Network, settings: Settings, device: torch.device | str, witness: Witness | None = None
+    network: Network,
+    settings: Settings,
+    device: torch.device | str,
+    witness: Witness | None = None,
+    asked: Asked | None = None,
 ) -> dict[Assurance, Prover]:
     """The prover of the assurance that is asked for, and of every weaker one that needs a proof.
 
-    witness: of deterministic proofs.
+    witness: of deterministic proofs. asked: what asks for boxes of the same network, in other numbers.
     """
     program = lower(network, device, torch.float64)
     formats = {Semantics.REAL: None, Semantics.FLOAT32: SINGLE if network.dtype == torch.float32 else DOUBLE}
@@ -247,6 +252,7 @@ def provers_of(
             clip=settings.clip_input,
             frame=frame if assurance is Assurance.DETERMINISTIC else None,
             claim=settings.claim,
+            other=asked,
         )
         for assurance, (solver, side) in solvers.items()
     }

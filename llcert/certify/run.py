@@ -119,7 +119,9 @@ class Certifier:
             seed=settings.seed,
             claim=settings.claim,
         )
-        provers = {} if settings.assurance is Assurance.ESTIMATE else provers_of(network, settings, device, witness)
+        provers: dict[Assurance, Prover] = {}
+        if settings.assurance is not Assurance.ESTIMATE:
+            provers = provers_of(network, settings, device, witness, local.asked)
         stages = _stages(program, settings, bound, local, provers, witness)
         search = None
         if settings.radius is not None:

@@ -10,10 +10,9 @@ import torch
 from torch import Tensor
 
 from llcert.bounds import GlobalBound, LastLayer, Rows, Start, Trace, propagate, worst_margins
-from llcert.bounds.boxes import backward_boxes, probes
+from llcert.bounds.boxes import Asked, backward_boxes
 from llcert.bounds.dual import Backward
 from llcert.bounds.forward import nudged
-from llcert.bounds.probe import Probe
 from llcert.certify.attack import PGD
 from llcert.certify.claim import FIRST, Claim, positive
 from llcert.certify.plan import Plan
@@ -155,7 +154,7 @@ class Local:
     def _with_boxes(self, images: Tensor, indices: Tensor) -> Trace:
         first = self.masked(images, indices)
         saved = _vectors(first, self.seed)
-        boxes = backward_boxes(Backward(self.program, self.clip_input), first, self.probes)
+        boxes = backward_boxes(Backward(self.program, self.clip_input), first, self.asked.probes)
         return propagate(
             self.program,
             self.ball(images, indices),
@@ -168,9 +167,9 @@ class Local:
         )
 
     @cached_property
-    def probes(self) -> dict[int, Probe]:
+    def asked(self) -> Asked:
         """What asks for the boxes of the program's blocks."""
-        return probes(self.program)
+        return Asked(self.program)
 
     def __call__(self, images: Tensor, labels: Tensor, indices: Tensor) -> Finding:
         seed = self.seed + int(indices[0])

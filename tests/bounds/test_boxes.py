@@ -82,24 +82,42 @@ def test_shared_rows_give_what_each_row_gives_alone(name: str) -> None:
     trace = enclose(made.program, enclosing_ball(images, 0.2), made.bound, made.solver)
     backward, found = Backward(made.program), probes(made.program)
     for index, asked in found.items():
-        count = asked.asked.count
-        alone = (
-            torch.eye(count, dtype=torch.float64)
-            .reshape(1, count, *asked.rows.shape[1:])
-            .expand(2, -1, *asked.rows.shape[1:])
-        )
+        shape = made.program.blocks[index].pre.shape
+        count = torch.Size(shape).numel()
+        alone = torch.eye(count, dtype=torch.float64).reshape(1, count, *shape).expand(2, -1, *shape)
         single = backward.before(trace, index, alone, Tightest(iterations=2))
-        rows = asked.rows.expand(2, *asked.rows.shape)
-        policy = Tightest(iterations=2)
-        shared = backward.before(trace, index, rows, policy, layouts=asked.layouts, layout=asked.asked)
-        assert torch.allclose(single, shared, rtol=1e-9, atol=1e-9)
+        for wanted in (torch.ones(shape, dtype=torch.bool), normal(*shape, seed=index) > 0):
+            few = asked.among(wanted)
+            assert torch.equal(few.answered, wanted.flatten())
+            rows = few.rows.double().expand(2, *few.rows.shape)
+            policy = Tightest(iterations=2)
+            shared = backward.before(trace, index, rows, policy, layouts=few.layouts, layout=few.asked)
+            assert torch.allclose(single[:, few.answered], shared[:, few.answered], rtol=1e-9, atol=1e-9)
 
 
 def test_rows_are_shared_by_entries_that_do_not_meet() -> None:
+    shape = (3, 12, 12)
     asked = probe(program_of(convolutional(24)), 1, 2**21)
     assert asked is not None
-    assert len(asked.rows) < asked.asked.count
-    assert sorted(asked.asked.owners[asked.asked.owners < asked.asked.count].tolist()) == list(range(asked.asked.count))
+    assert asked.channels == 3
+    everything = asked.among(torch.ones(shape, dtype=torch.bool))
+    assert sorted(everything.asked.owners[everything.rows].tolist()) == list(range(3 * 12 * 12))
+    assert len(everything.rows) == 3 * (int(asked.groups.max()) + 1) < 12 * 12
+    wanted = torch.zeros(shape, dtype=torch.bool)
+    wanted[0, ::2] = wanted[2, 1::2] = True  # each position in one channel
+    assert len(asked.among(wanted).rows) == len(everything.rows) // 3
+    assert len(asked.among(torch.zeros(shape, dtype=torch.bool)).rows) == 0
+
+
+def test_channels_that_do_not_touch_the_same_entries_are_positions() -> None:
+    node = apply(relu(), conv(apply(Input((1, 6, 6))), 2, 0))
+    depthwise = apply(
+        relu(), apply(Conv(normal(2, 1, 3, 3, seed=1), normal(2, seed=2), (1, 1), (1, 1), groups=2), node)
+    )
+    asked = probe(program_of(Network(dense(depthwise, 3, 3))), 1, 2**21)
+    assert asked is not None
+    assert asked.channels == 1
+    assert torch.equal(asked.among(torch.ones(2, 6, 6, dtype=torch.bool)).answered, torch.ones(72, dtype=torch.bool))
 
 
 def test_what_is_too_large_or_mixed_is_not_asked_for() -> None:
