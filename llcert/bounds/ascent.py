@@ -13,7 +13,14 @@ from llcert.bounds.dual import Backward, Choice, Chosen, Key
 from llcert.bounds.forward import Trace
 from llcert.ir import Node
 from llcert.layout import PER_ROW, Layout
+from llcert.program import Program
 from llcert.relaxation import Relaxation
+
+_LOOK = 5
+"""Steps between two looks at which images are done."""
+
+_MEAN, _SQUARE = 0.9, 0.999
+"""How much the moments of the gradient keep from step to step."""
 
 
 @dataclass(frozen=True)
@@ -21,79 +28,138 @@ class Ascent:
     """Adam (Kingma and Ba 2015) on the slopes and on the logarithms of the multipliers, every row by itself.
 
     steps: evaluations of the bound. rate: of the slopes, log_rate: of the logarithms, at the start; both fall to zero
-    along a cosine. Whatever it finds is a bound; it returns the best that it met.
+    along a cosine. Whatever it finds is a bound; it returns the best that it met. An image leaves when each of its rows
+    is enough, or is hopeless: after two thirds of the steps it lacks more than it has gained.
     """
 
-    steps: int = 40
-    rate: float = 0.1
+    steps: int = 30
+    rate: float = 0.04
     log_rate: float = 0.1
 
     def __call__(
-        self, backward: Backward, trace: Trace, rows: Mapping[Node, Tensor], start: Mapping[Key, Choice]
+        self,
+        backward: Backward,
+        trace: Trace,
+        rows: Mapping[Node, Tensor],
+        start: Mapping[Key, Choice],
+        enough: float | Tensor = math.inf,
     ) -> tuple[Tensor, dict[Key, Choice]]:
-        """The best bounds, `[batch, rows]`, and the choices that give them. start: as a `Tightest` left it."""
+        """The best bounds, `[batch, rows]`, and the choices that give them. start: as a `Tightest` left it.
+
+        enough: above it a bound need not get any better; one for all or each its own.
+        """
         if not start:
             return backward(trace, rows, Chosen({})), {}
-        free = {k: _Free.of(c) for k, c in start.items()}
-        groups = [
-            {"params": [f.slopes for f in free.values()], "lr": self.rate},
-            {"params": [f.logs for f in free.values()], "lr": self.log_rate},
-        ]
-        adam = torch.optim.Adam(groups)
-        falling = torch.optim.lr_scheduler.LambdaLR(adam, lambda i: (1 + math.cos(math.pi * i / self.steps)) / 2)
-        best: Tensor | None = None
-        found: dict[Key, Choice] = {}
-        for _ in range(self.steps):
-            policy = _Following(free)
-            with torch.enable_grad():
-                bound = backward(trace, rows, policy)
-                if not bound.requires_grad:  # there is nothing to choose
-                    return bound, policy.chosen
-                adam.zero_grad()
-                (-bound.sum()).backward()
-            adam.step()
-            falling.step()
-            best, found = _better(best, bound.detach(), found, policy.chosen)
-        assert best is not None
+        climb = _Climb(start)
+        best, found = climb.evaluate(backward, trace, rows)
+        asked = torch.as_tensor(enough, dtype=best.dtype, device=best.device).expand_as(best)
+        first, images = best.clone(), torch.arange(len(best), device=best.device)
+        for step in range(1, self.steps):
+            fall = (1 + math.cos(math.pi * (step - 1) / self.steps)) / 2
+            if not climb.move((self.rate * fall, self.log_rate * fall), step):
+                break
+            if step % _LOOK == 0:
+                bounds, late = best[images], step >= 2 * self.steps / 3
+                done = (bounds > asked[images]) | (late & (bounds < first[images] - bounds))
+                left = torch.nonzero(~done.all(1))[:, 0]
+                if len(left) == 0:
+                    break
+                if len(left) < len(images):
+                    images, trace = images[left], trace.select(left)
+                    rows = {n: r[left] for n, r in rows.items()}
+                    climb.select(left)
+            bound, chosen = climb.evaluate(backward, trace, rows)
+            _keep(best, found, images, bound, chosen)
         return best, found
 
 
-@dataclass(frozen=True)
-class _Free:
-    """The variables of one step."""
+def enough_to_prove(program: Program, trace: Trace, share: float = 2e-3) -> Tensor:
+    """What an estimate of a bound on the logits should exceed, `[batch, 1]`: a proof of it has its rounding to pay.
 
-    slopes: Tensor
-    logs: Tensor
+    share: of the largest logit.
+    """
+    return share * trace.hidden[program.output].region.centre.abs().flatten(1).amax(1, keepdim=True)
+
+
+@dataclass
+class _Variable:
+    """What Adam moves: slopes, `[batch, rows, *shape]`, or logarithms of multipliers, `[batch, rows]`; its moments."""
+
+    value: Tensor
+    mean: Tensor
+    square: Tensor
 
     @staticmethod
-    def of(choice: Choice) -> _Free:
-        smallest = choice.lam.clamp(min=1e-6)
-        return _Free(choice.slopes.detach().clone().requires_grad_(), smallest.log().requires_grad_())
+    def of(value: Tensor) -> _Variable:
+        return _Variable(value, torch.zeros_like(value), torch.zeros_like(value))
+
+    def select(self, images: Tensor) -> _Variable:
+        return _Variable(self.value[images], self.mean[images], self.square[images])
+
+    def move(self, gradient: Tensor, rate: float, step: int) -> None:
+        """One step of Adam, upwards; step: counted from 1."""
+        self.mean.lerp_(gradient, 1 - _MEAN)
+        self.square.mul_(_SQUARE).addcmul_(gradient, gradient, value=1 - _SQUARE)
+        size = (self.square / (1 - _SQUARE**step)).sqrt_().add_(1e-8)
+        self.value = self.value.detach() + self.mean / size * (rate / (1 - _MEAN**step))
+
+
+class _Climb:
+    """The variables of every step of every activation, and the gradient of the bound where it was last evaluated."""
+
+    def __init__(self, start: Mapping[Key, Choice]) -> None:
+        self.free = {
+            k: (_Variable.of(c.slopes.clone()), _Variable.of(c.lam.clamp(min=1e-6).log())) for k, c in start.items()
+        }
+        self.gradients: tuple[Tensor, ...] = ()
+
+    def select(self, images: Tensor) -> None:
+        """Leaves the others out."""
+        self.free = {k: (slopes.select(images), logs.select(images)) for k, (slopes, logs) in self.free.items()}
+
+    def evaluate(
+        self, backward: Backward, trace: Trace, rows: Mapping[Node, Tensor]
+    ) -> tuple[Tensor, dict[Key, Choice]]:
+        """The bound, `[batch, rows]`, and the choices that give it."""
+        with torch.enable_grad():
+            leaves = [v.value.requires_grad_() for pair in self.free.values() for v in pair]
+            following = _Following({k: Choice(s.value, logs.value.exp()) for k, (s, logs) in self.free.items()})
+            bound = backward(trace, rows, following)
+            self.gradients = ()
+            if bound.requires_grad:
+                self.gradients = torch.autograd.grad(bound.sum(), leaves, materialize_grads=True)
+        chosen = {k: Choice(c.slopes.detach(), c.lam.detach()) for k, c in following.chosen.items()}
+        return bound.detach(), chosen
+
+    def move(self, rates: tuple[float, float], step: int) -> bool:
+        """Along the last gradient; False where there is nothing to choose. rates: of slopes and of logarithms."""
+        if not self.gradients:
+            return False
+        variables = [(v, rate) for pair in self.free.values() for v, rate in zip(pair, rates, strict=True)]
+        for (variable, rate), gradient in zip(variables, self.gradients, strict=True):
+            variable.move(gradient, rate, step)
+        return True
 
 
 class _Following:
-    """Chooses what the variables say, also for settled entries: less of them is a part of stopping here. Keeps the
-    values."""
+    """Chooses what the variables say, also for settled entries: less of them is a part of stopping here."""
 
-    def __init__(self, free: Mapping[Key, _Free]) -> None:
-        self.free, self.chosen = free, dict[Key, Choice]()
+    def __init__(self, choices: Mapping[Key, Choice]) -> None:
+        self.choices, self.chosen = choices, dict[Key, Choice]()
 
     def __call__(self, key: Key, step: Relaxation, rows: Tensor, layout: Layout = PER_ROW) -> Choice:
-        choice = Choice(self.free[key].slopes, self.free[key].logs.exp())
-        self.chosen[key] = Choice(choice.slopes.detach().clone(), choice.lam.detach())
-        return choice
+        self.chosen[key] = self.choices[key]
+        return self.choices[key]
 
 
-def _better(
-    best: Tensor | None, bound: Tensor, kept: dict[Key, Choice], found: dict[Key, Choice]
-) -> tuple[Tensor, dict[Key, Choice]]:
-    """Row by row the better of two bounds with their choices; NaN is never better."""
-    if best is None:
-        return bound, found
-    better = (bound > best) | (best.isnan() & ~bound.isnan())
-    merged = {}
-    for key, new in found.items():
-        old = kept[key]
+def _keep(
+    best: Tensor, found: Mapping[Key, Choice], images: Tensor, bound: Tensor, chosen: Mapping[Key, Choice]
+) -> None:
+    """Puts what is better, row by row, in place of the best of these images; NaN is never better."""
+    better = (bound > best[images]) | (best[images].isnan() & ~bound.isnan())
+    best[images] = torch.where(better, bound, best[images])
+    for key, new in chosen.items():
+        old = found[key]
         wide = better.reshape(*better.shape, *[1] * (new.slopes.ndim - 2))
-        merged[key] = Choice(torch.where(wide, new.slopes, old.slopes), torch.where(better, new.lam, old.lam))
-    return torch.where(better, bound, best), merged
+        old.slopes[images] = torch.where(wide, new.slopes, old.slopes[images])
+        old.lam[images] = torch.where(better, new.lam, old.lam[images])

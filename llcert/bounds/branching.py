@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 import torch
 from torch import Tensor
 
-from llcert.bounds.ascent import Ascent
+from llcert.bounds.ascent import Ascent, enough_to_prove
 from llcert.bounds.dual import Backward, Choice, Chosen, Key, Tightest
 from llcert.bounds.forward import Trace
 from llcert.ir import Node
@@ -108,7 +108,7 @@ class Branching:
 
     def enough(self, backward: Backward, trace: Trace) -> float:
         """The bound above which a part of the ball of an image is done."""
-        return self.reserve * float(trace.hidden[backward.program.output].region.centre.abs().max())
+        return float(enough_to_prove(backward.program, trace, self.reserve).max())
 
     def _root(self, backward: Backward, trace: Trace, rows: Tensor) -> Leaves:
         own, start = trace.select(torch.zeros(len(rows), dtype=torch.int64, device=rows.device)), Tightest()
@@ -129,7 +129,8 @@ class Branching:
         both = Leaves.joined(halves)
         own = cut(backward, trace.select(torch.zeros_like(both.rows)), both.cuts)
         carried = {backward.program.output: rows[both.rows][:, None]}
-        bounds, choices = self.ascent(backward, own, carried, _settled(backward, own, both.choices, where + where))
+        start = _settled(backward, own, both.choices, where + where)
+        bounds, choices = self.ascent(backward, own, carried, start, self.enough(backward, trace))
         return replace(both, bounds=torch.fmax(bounds[:, 0], both.bounds), choices=choices)
 
     def _half(self, backward: Backward, own: Trace, parents: Leaves, where: list[tuple[Key, int]], side: int) -> Leaves:
@@ -211,6 +212,6 @@ def bounds_of(backward: Backward, trace: Trace, rows: Mapping[Node, Tensor], lea
     if len(left):
         some = leaves.select(left)
         own = cut(backward, trace.select(left), some.cuts)
-        better, _ = ascent(backward, own, {n: r[left] for n, r in rows.items()}, some.choices)
+        better, _ = ascent(backward, own, {n: r[left] for n, r in rows.items()}, some.choices, enough=0.0)
         bounds[left] = torch.fmax(bounds[left], better[:, 0])
     return bounds

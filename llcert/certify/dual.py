@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from llcert.bounds import Trace
-from llcert.bounds.ascent import Ascent
+from llcert.bounds.ascent import Ascent, enough_to_prove
 from llcert.bounds.dual import Backward, Tightest, differences
 from llcert.certify.claim import positive
 from llcert.certify.plan import Carried, Plan
@@ -71,7 +71,7 @@ class Dual:
             rows = {backward.program.output: directions[i, j][:, None]}
             start = Tightest()
             backward(own, rows, start)
-            bound, choices = self.ascent(backward, own, rows, start.chosen)
+            bound, choices = self.ascent(backward, own, rows, start.chosen, enough_to_prove(backward.program, own))
             margins[i, j] = torch.fmax(margins[i, j], bound[:, 0])
             found.append(Carried(i, j, choices))
         return found

@@ -57,7 +57,7 @@ class Prover:
     side: Side
     deployed: Rounding | None
     clip: bool = False
-    ascent: Ascent = field(default_factory=lambda: Ascent(steps=60, rate=0.05))
+    ascent: Ascent = field(default_factory=lambda: Ascent(steps=60))
     frame: Frame | None = None
     claim: Claim = FIRST
     other: Asked | None = None
@@ -200,7 +200,7 @@ def _ascended(
     choices = dict(start.chosen)
     if carried is not None:
         carried.fill(choices, *which)
-    return ascent(backward, trace, rows, choices)[0]
+    return ascent(backward, trace, rows, choices, enough=0.0)[0]
 
 
 _ATTEMPTS = 12
