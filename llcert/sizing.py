@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import os
-from pathlib import Path
 
 import torch
 
+from llcert.memory import free_memory
 from llcert.processes import local_size
 from llcert.program import Program
 
@@ -14,7 +14,6 @@ MOST = 256
 _SHARE = 0.25
 _REGIONS = 16  # tensors of the size of every value that a forward pass of bounds keeps or makes at once
 _MARGINS = 8  # tensors of classes times the last hidden value that a margin makes at once
-_UNKNOWN = 2 << 30
 _WORTH_SHARING = 1 << 20  # multiplications an image below which threads wait for each other longer than they work
 
 
@@ -47,31 +46,6 @@ def own_threads() -> int:
     for each of them."""
     threads = torch.get_num_threads()
     return threads if "OMP_NUM_THREADS" in os.environ else max(1, threads // local_size())
-
-
-def free_memory(device: torch.device) -> int:
-    """Bytes that are free on a device; a careful guess where the system does not say.
-
-    Of the host's memory, this process's part of what the processes that torchrun started on it share.
-    """
-    if device.type == "cuda":
-        return int(torch.cuda.mem_get_info(device)[0])
-    return _host_memory() // local_size()
-
-
-def _host_memory() -> int:
-    try:
-        lines = Path("/proc/meminfo").read_text().splitlines()
-        return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:"))
-    except (OSError, StopIteration, ValueError, IndexError):
-        return _from_sysconf()
-
-
-def _from_sysconf() -> int:
-    try:
-        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2
-    except (AttributeError, ValueError, OSError):
-        return _UNKNOWN
 
 
 def _size(shape: tuple[int, ...]) -> int:

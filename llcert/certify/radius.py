@@ -82,8 +82,8 @@ class RadiusSearch:
         """Whether some images are certified at these radii by the closed form, boolean `[some]`."""
         local, program = self.local, self.local.program
         region = ball(images[some], radii[some].to(images.dtype), clip=local.clip_input)
-        seed = local.seed + int(indices[0])
-        trace = propagate(program, region, local.bound, solver=local.solver, start=Start.UNMASKED, seed=seed)
+        seeds = local.seed + indices[some]
+        trace = propagate(program, region, local.bound, solver=local.solver, start=Start.UNMASKED, seed=seeds)
         directions = differences(labels[some], program)
         others = local.claim.others(directions.shape[1], program.classes)
         bounds = torch.full_like(directions[:, 0], -torch.inf)
