@@ -139,7 +139,8 @@ def prepare(
             f"{model} has {network.classes} outputs, but {dataset.name} has {dataset.class_count} classes"
         )
     certifier = _certifier(adapted, settings, device, dtype, witness)
-    batch_size = question.batch_size or batch_size_for(certifier.program)
+    proved = settings.assurance is not Assurance.ESTIMATE
+    batch_size = question.batch_size or batch_size_for(certifier.program, proved=proved)
     subject = Subject(
         model=model,
         model_sha256=sha256,

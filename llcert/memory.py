@@ -12,8 +12,9 @@ import torch
 from llcert.processes import local_size
 
 _UNKNOWN = 2 << 30
-_FULL = ("can't allocate memory", "not enough memory", "out of memory", "ALLOC_FAILED", "bad_alloc")
-"""What torch and the libraries below it say, on the host and on a GPU, where they raise a plain RuntimeError."""
+_FULL = ("allocate memory", "not enough memory", "out of memory", "ALLOC_FAILED", "bad_alloc", "create a primitive")
+"""What torch and the libraries below it say, on the host and on a GPU, where they raise a plain RuntimeError; the last
+is oneDNN's, which has no other words for it."""
 
 
 def free_memory(device: torch.device) -> int:

@@ -10,29 +10,42 @@ import torch
 from torch import Tensor
 
 from llcert.errors import InvalidInput
-from llcert.memory import out_of_memory, release
+from llcert.memory import free_memory, out_of_memory, release
 
 T = TypeVar("T")
+
+
+_SHARE = 0.5
+"""Of the free memory, what a part may take by its estimate: where a host's runs out, processes may just be killed."""
 
 
 def _nothing() -> None:
     pass
 
 
+def _no_bytes(images: int) -> int:
+    return 0
+
+
 @dataclass(frozen=True)
 class Room:
-    """How many images each computation was found to hold at a time, by its name; without limit until it fails.
+    """How many images each computation may hold at a time: by an estimate, and by what failed before.
 
-    device: whose memory it is. forget: drops what is kept and can be computed again.
+    device: whose memory it is. bytes: estimate of what so many images take. forget: drops what is kept and can be
+    computed again. most: of the computations that failed, by name.
     """
 
     device: torch.device
+    bytes: Callable[[int], int] = _no_bytes
     forget: Callable[[], None] = _nothing
     most: dict[str, int] = field(default_factory=dict)
 
     def split(self, name: str, images: Tensor) -> tuple[Tensor, ...]:
-        """Indices of images in parts that are known to fit, or not known not to."""
-        return images.split(self.most.get(name, max(len(images), 1)))
+        """Indices of images in parts that should fit."""
+        size, free = min(self.most.get(name, len(images)), len(images)), _SHARE * free_memory(self.device)
+        while size > 1 and self.bytes(size) > free:
+            size = (size + 1) // 2
+        return images.split(max(size, 1))
 
     def tried(self, name: str, indices: Tensor, compute: Callable[[], T]) -> tuple[T, ...]:
         """What is computed of some images, alone in a tuple; an empty one where it has to be done in smaller parts.

@@ -18,6 +18,7 @@ from llcert.certify.cascade import BatchResult, Contradiction, cascade
 from llcert.certify.claim import FIRST, Claim
 from llcert.certify.dual import Dual
 from llcert.certify.explained import Witness
+from llcert.certify.footprint import Footprint
 from llcert.certify.proved import Proved
 from llcert.certify.prover import Prover, Semantics, provers_of
 from llcert.certify.radii import Eps, Radii, radii_of
@@ -126,7 +127,8 @@ class Certifier:
         search = None
         if settings.radius is not None:
             search = RadiusSearch(local, provers.get(settings.assurance), settings.radius)
-        return Certifier(program, settings, bound, stages, local, search, Room(program.device, local.forget))
+        room = Room(program.device, Footprint.of(program, proved=bool(provers)).bytes, local.forget)
+        return Certifier(program, settings, bound, stages, local, search, room)
 
     def __call__(self, images: Tensor, labels: Tensor, indices: Tensor, *, self_check: bool = False) -> BatchResult:
         """The verdicts on one batch, if asked with the self-check; in parts where the whole does not fit into memory.
