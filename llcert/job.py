@@ -26,21 +26,20 @@ from llcert.certify import (
     Certifier,
     Claim,
     Eps,
-    LayerMeasure,
     Never,
     Radii,
     Semantics,
     Settings,
-    StageCount,
     Top,
     Witness,
 )
-from llcert.data import NAMED, Batch, Dataset, Progress, load_dataset, select
+from llcert.data import NAMED, Dataset, Progress, load_dataset, select
 from llcert.eps_file import read_radii
 from llcert.errors import InvalidInput
 from llcert.frontend.adapt import adapt
 from llcert.frontend.parity import Agreement
 from llcert.ir import Network, topological
+from llcert.memory import free_memory, out_of_memory
 from llcert.question import Question, parse_eps, parse_numbers
 from llcert.report import Subject
 from llcert.report.layers import layers
@@ -81,7 +80,8 @@ class Job:
         """
         chosen = self.indices[number * self.batch_size : (number + 1) * self.batch_size]
         (batch,) = self.dataset.batches(chosen, self.batch_size)
-        return certify_batch(self.certifier, batch, self_check=self.self_check and self_check)
+        check = self.self_check and self_check
+        return self.certifier(batch.images, batch.labels, batch.indices, self_check=check)
 
     def results(self) -> Iterator[BatchResult]:
         """The results of all batches in order; the self-check is done on the first. Raises as `result` does."""
@@ -95,57 +95,12 @@ def _certifier(
     try:
         return Certifier.of(network, settings, device, dtype, witness)
     except (RuntimeError, MemoryError) as error:
-        if not _out_of_memory(error):
+        if not out_of_memory(error):
             raise
-        raise InvalidInput(f"{network.source or 'the network'} does not fit into the memory of {device.type}") from None
-
-
-def certify_batch(certifier: Certifier, batch: Batch, *, self_check: bool) -> BatchResult:
-    """The verdicts on one batch, in halves where the whole does not fit into memory.
-
-    Raises InvalidInput where a single image does not fit.
-    """
-    try:
-        return certifier(batch.images, batch.labels, batch.indices, self_check=self_check)
-    except (RuntimeError, MemoryError) as error:
-        if not _out_of_memory(error):
-            raise
-        first = int(batch.indices[0])
-    # outside the handler, which keeps the failed computation's tensors alive
-    size = len(batch.indices)
-    if size == 1:
-        raise InvalidInput(f"image {first} alone does not fit into the memory of {certifier.program.device.type}")
-    if certifier.program.device.type == "cuda":
-        torch.cuda.empty_cache()
-    half = size // 2
-    parts = (_part(batch, slice(0, half)), _part(batch, slice(half, size)))
-    return _joined(*(certify_batch(certifier, part, self_check=self_check) for part in parts))
-
-
-def _out_of_memory(error: BaseException) -> bool:
-    return isinstance(error, MemoryError | torch.OutOfMemoryError) or "not enough memory" in str(error)
-
-
-def _part(batch: Batch, chosen: slice) -> Batch:
-    return Batch(batch.images[chosen], batch.labels[chosen], batch.indices[chosen])
-
-
-def _joined(one: BatchResult, two: BatchResult) -> BatchResult:
-    stages = tuple(
-        StageCount(a.name, a.seen + b.seen, a.decided + b.decided, a.seconds + b.seconds)
-        for a, b in zip(one.stages, two.stages, strict=True)
-    )
-    layers = one.layers or two.layers
-    if one.layers and two.layers:
-        layers = tuple(
-            LayerMeasure(
-                torch.cat((a.norm, b.norm)), torch.cat((a.iterations, b.iterations)), torch.cat((a.varying, b.varying))
-            )
-            for a, b in zip(one.layers, two.layers, strict=True)
-        )
-    samples = one.samples + two.samples
-    share = sum(s.seconds for s in samples) / len(samples)
-    return BatchResult(tuple(replace(s, seconds=share) for s in samples), stages, layers)
+        raise InvalidInput(
+            f"{network.source or 'the network'} does not fit into the memory of {device.type}: "
+            f"{free_memory(device) / 2**30:.1f} GiB are free; --assurance estimate needs less"
+        ) from None
 
 
 def prepare(
@@ -184,7 +139,8 @@ def prepare(
             f"{model} has {network.classes} outputs, but {dataset.name} has {dataset.class_count} classes"
         )
     certifier = _certifier(adapted, settings, device, dtype, witness)
-    batch_size = question.batch_size or batch_size_for(certifier.program)
+    proved = settings.assurance is not Assurance.ESTIMATE
+    batch_size = question.batch_size or batch_size_for(certifier.program, proved=proved)
     subject = Subject(
         model=model,
         model_sha256=sha256,

@@ -3,32 +3,29 @@
 from __future__ import annotations
 
 import os
-from pathlib import Path
 
 import torch
 
+from llcert.certify import Footprint
+from llcert.memory import free_memory
 from llcert.processes import local_size
 from llcert.program import Program
 
 MOST = 256
 _SHARE = 0.25
-_REGIONS = 16  # tensors of the size of every value that a forward pass of bounds keeps or makes at once
-_MARGINS = 8  # tensors of classes times the last hidden value that a margin makes at once
-_UNKNOWN = 2 << 30
 _WORTH_SHARING = 1 << 20  # multiplications an image below which threads wait for each other longer than they work
 
 
-def batch_size_for(program: Program) -> int:
-    """Images a batch: a power of two, at most 256, whose bounds take about a quarter of the memory that is free.
+def batch_size_for(program: Program, *, proved: bool = False) -> int:
+    """Images a batch: a power of two, at most 256, that takes about a quarter of the memory that is free.
 
-    A rough estimate by the sizes of all values; where it is wrong on a GPU, batches are halved as they run.
+    proved: whether certificates are proved. A rough estimate: where it is wrong, batches are cut as they run.
     """
-    values = sum(_size(n.shape) for block in program.blocks for n in (block.node, *block.body))
-    last = sum(_size(term.columns) for term in program.blocks[-1].terms)
-    width = torch.finfo(program.dtype).bits // 8
-    image = width * (_REGIONS * (values + _size(program.input.shape)) + _MARGINS * program.classes * last)
-    fitting = int(_SHARE * free_memory(program.device) / image)
-    return 1 << (max(1, min(fitting, MOST)).bit_length() - 1)
+    footprint, room = Footprint.of(program, proved=proved), _SHARE * free_memory(program.device)
+    size = MOST
+    while size > 1 and footprint.bytes(size) > room:
+        size //= 2
+    return size
 
 
 def threads_for(program: Program, available: int) -> int:
@@ -47,31 +44,6 @@ def own_threads() -> int:
     for each of them."""
     threads = torch.get_num_threads()
     return threads if "OMP_NUM_THREADS" in os.environ else max(1, threads // local_size())
-
-
-def free_memory(device: torch.device) -> int:
-    """Bytes that are free on a device; a careful guess where the system does not say.
-
-    Of the host's memory, this process's part of what the processes that torchrun started on it share.
-    """
-    if device.type == "cuda":
-        return int(torch.cuda.mem_get_info(device)[0])
-    return _host_memory() // local_size()
-
-
-def _host_memory() -> int:
-    try:
-        lines = Path("/proc/meminfo").read_text().splitlines()
-        return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:"))
-    except (OSError, StopIteration, ValueError, IndexError):
-        return _from_sysconf()
-
-
-def _from_sysconf() -> int:
-    try:
-        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2
-    except (AttributeError, ValueError, OSError):
-        return _UNKNOWN
 
 
 def _size(shape: tuple[int, ...]) -> int:

@@ -10,8 +10,8 @@ from torch import Tensor
 
 from llcert.bounds.forward import nudged
 from llcert.errors import InvalidInput
+from llcert.memory import free_memory
 from llcert.program import Program, Term
-from llcert.sizing import free_memory
 from llcert_train.settings import WarmPlace, WarmType
 
 _SHARE = 0.5

@@ -2,11 +2,41 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor
 
 from llcert.program import Term
 from llcert.spectral import Masked
+
+
+@dataclass(frozen=True, eq=False)
+class Matrix:
+    """A dense map that knows its rounding."""
+
+    entries: Tensor
+    underflow: float = 2.0**-1000
+
+    @property
+    def columns(self) -> tuple[int, ...]:
+        return (self.entries.shape[1],)
+
+    @property
+    def roundings(self) -> int:
+        return self.entries.shape[1]
+
+    def apply(self, x: Tensor) -> Tensor:
+        return x @ self.entries.T
+
+    def adjoint(self, y: Tensor) -> Tensor:
+        return y @ self.entries
+
+    def magnitude(self, x: Tensor) -> Tensor:
+        return x @ self.entries.abs().T
+
+    def paths(self, x: Tensor) -> Tensor:
+        return x @ (self.entries != 0).double().T
 
 
 def matrix(term: Term) -> Tensor:

@@ -12,7 +12,7 @@ ROOT = Path(__file__).parents[1]
 LAYERS = (
     ("errors", "layout", "region", "relaxation", "rounding", "spectral"),
     ("ir", "check", "processes"),
-    ("registry",),
+    ("registry", "memory"),
     ("ops",),
     ("passes",),
     ("frontend",),

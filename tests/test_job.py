@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any
 
 import pytest
 import torch
@@ -11,15 +10,14 @@ from torch import Tensor
 
 import llcert
 from llcert.api import images_and_labels
-from llcert.certify import BatchResult, Certifier, Settings
-from llcert.data import Batch
+from llcert.certify import Certifier, Settings
 from llcert.errors import InvalidInput
 from llcert.ir import Input, Network, apply
-from llcert.job import certify_batch, fingerprint, prepare
+from llcert.job import fingerprint, prepare
 from llcert.ops import Linear, relu
 from llcert.program import lower
 from llcert.question import Question
-from llcert.sizing import MOST, batch_size_for, free_memory, own_threads, threads_for
+from llcert.sizing import MOST, batch_size_for, own_threads, threads_for
 
 
 def network(scale: float = 1.0, classes: int = 3) -> Network:
@@ -97,37 +95,9 @@ def test_fingerprints_tell_networks_apart() -> None:
     assert fingerprint(network()) != fingerprint(network(scale=1.001))
 
 
-class Cramped:
-    """A certifier on a device that holds `room` images at a time."""
-
-    def __init__(self, certifier: Certifier, room: int) -> None:
-        self.certifier, self.room, self.program = certifier, room, certifier.program
-
-    def __call__(self, pixels: Tensor, *rest: Tensor, self_check: bool) -> BatchResult:
-        if len(pixels) > self.room:
-            raise torch.OutOfMemoryError("out of memory")
-        return self.certifier(pixels, *rest, self_check=self_check)
-
-
-def test_batches_are_halved_where_memory_ends() -> None:
-    pixels, labels = images()
-    batch = Batch(pixels, labels, torch.arange(12))
-    certifier = Certifier.of(network(), Settings(eps=0.05))
-    whole = certify_batch(certifier, batch, self_check=True)
-    halved: Any = Cramped(certifier, room=4)
-    parts = certify_batch(halved, batch, self_check=True)
-    assert [(s.index, s.verdict) for s in parts.samples] == [(s.index, s.verdict) for s in whole.samples]
-    assert [(s.name, s.seen, s.decided) for s in parts.stages] == [(s.name, s.seen, s.decided) for s in whole.stages]
-    assert all(len(a.norm) == len(b.norm) for a, b in zip(parts.layers, whole.layers, strict=True))
-    nothing: Any = Cramped(certifier, room=0)
-    with pytest.raises(InvalidInput, match="image 0 alone"):
-        certify_batch(nothing, batch, self_check=False)
-
-
 def test_batch_sizes_are_powers_of_two_within_memory(monkeypatch: pytest.MonkeyPatch) -> None:
     program = Certifier.of(network(), Settings(eps=0.1)).program
     assert batch_size_for(program) == MOST
-    assert free_memory(torch.device("cpu")) > 0
     monkeypatch.setattr("llcert.sizing.free_memory", lambda device: 100_000)
     small = batch_size_for(program)
     assert 1 <= small < MOST

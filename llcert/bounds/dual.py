@@ -148,6 +148,24 @@ class Backward:
         total = self._total(trace, next(iter(rows.values())))
         return self._carried(trace, dict(rows), policy, total, {}, stops=stops)
 
+    def closed(self, trace: Trace, directions: Tensor) -> Tensor:
+        """Lower bounds of rows on the logits by the tightest slopes, the best stop of each, `[batch, rows]`, in parts
+        that fit the memory.
+
+        directions: `[batch, rows, logits]`.
+        """
+        count, found = directions.shape[1], []
+        for images in torch.arange(len(directions), device=directions.device).split(self._fitting(count)):
+            own = trace.select(images)
+            parts = directions[images].split(self._fitting(len(images)), 1)
+            bounds = [self(own, {self.program.output: rows}, Tightest(), stops=True) for rows in parts]
+            found.append(torch.cat(bounds, 1))
+        return torch.cat(found)
+
+    def _fitting(self, times: int) -> int:
+        """How many fit where each stands for several rows."""
+        return max(self.rows_at_once // max(times, 1), 1)
+
     def before(
         self,
         trace: Trace,

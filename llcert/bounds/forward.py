@@ -99,7 +99,7 @@ def propagate(
     solver: Solver | None = None,
     start: Start = Start.UNMASKED,
     saved: Mapping[Term, Tensor] | None = None,
-    seed: int = 0,
+    seed: int | Tensor = 0,
     joint: bool = True,
     boxes: Mapping[Node, tuple[Tensor, Tensor]] | None = None,
 ) -> Trace:
@@ -107,8 +107,8 @@ def propagate(
 
     region: of the image, `[batch, *input shape]`. unmasked: the global bound of the same program: local norms that
     do not converge fall back on it; None for Balls.BOX, which needs none. saved: start vectors `[batch, *columns]` of
-    earlier calls, for Start.SAVED. joint: as for `global_bound`. boxes: more that is known of the values of some blocks
-    before their activation: lower and upper, `[batch, *shape]`.
+    earlier calls, for Start.SAVED. seed: of random starts, one or `[batch]`. joint: as for `global_bound`. boxes: more
+    that is known of the values of some blocks before their activation: lower and upper, `[batch, *shape]`.
     The result is an ESTIMATE: its norms come from power iteration, and rounding is not paid for.
     """
     if unmasked is None and balls is not Balls.BOX:
@@ -145,7 +145,9 @@ def _masked(block: Block, sources: Mapping[Node, Hidden], rows: Tensor) -> dict[
     return {t: Masked(t, rows, sources[t.source].varying.to(rows.dtype)) for t in block.terms}
 
 
-def _reach(block: Block, masked: Mapping[Term, Masked], trace: Trace, solver: Solver | None, seed: int) -> Reach:
+def _reach(
+    block: Block, masked: Mapping[Term, Masked], trace: Trace, solver: Solver | None, seed: int | Tensor
+) -> Reach:
     """How far the block's output moves, by the norms the trace holds."""
     rows = next(iter(masked.values())).rows
     columns = [masked[t].columns for t in block.terms]
@@ -167,7 +169,7 @@ def starting_vector(
     columns: Tensor,
     start: Start,
     saved: Mapping[Term, Tensor] | None,
-    seed: int,
+    seed: int | Tensor,
 ) -> Tensor:
     """`[batch, *columns]`: where the power iteration of a term begins.
 
@@ -180,7 +182,7 @@ def starting_vector(
     return random_start(tuple(columns.shape), columns, seed)
 
 
-def nudged(vectors: Tensor, seed: int) -> Tensor:
+def nudged(vectors: Tensor, seed: int | Tensor) -> Tensor:
     """Unit vectors of another map and as much noise, `[batch, *columns]`, a start for an iteration on this one.
 
     Near a singular vector that is not the largest one a power iteration stands still, and stops below the norm.

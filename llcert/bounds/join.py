@@ -51,7 +51,7 @@ def reach(
     norms: Sequence[Tensor],
     radii: Sequence[Tensor],
     solver: Solver | None,
-    seed: int,
+    seed: int | Tensor,
 ) -> Reach:
     """The block's reach, with one more norm where branches add up and there is a solver for it.
 

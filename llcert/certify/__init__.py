@@ -9,6 +9,7 @@ from llcert.certify.cascade import BatchResult, Contradiction, Sample, StageCoun
 from llcert.certify.claim import FIRST, Claim, Never, Top, positive
 from llcert.certify.dual import Dual
 from llcert.certify.explained import Proof, Row, Witness
+from llcert.certify.footprint import Footprint
 from llcert.certify.prover import Prover, Semantics
 from llcert.certify.radii import Eps, Radii, radii_of
 from llcert.certify.run import STAGES, Certifier, Settings
@@ -30,6 +31,7 @@ __all__ = [
     "Dual",
     "Eps",
     "Finding",
+    "Footprint",
     "Global",
     "LayerMeasure",
     "Local",

@@ -11,6 +11,9 @@ from llcert.certify.claim import FIRST, Claim
 from llcert.program import Program
 from llcert.region import length, spread
 
+_RESTART = 1_000_003
+"""How far apart the seeds of an image's restarts are: farther than those of any two images, and a prime."""
+
 
 @dataclass(frozen=True)
 class PGD:
@@ -34,26 +37,28 @@ class PGD:
         images: Tensor,
         labels: Tensor,
         eps: float | Tensor,
-        seed: int,
+        seed: int | Tensor,
         claim: Claim = FIRST,
     ) -> tuple[Tensor, Tensor]:
         """Whether each image was broken, `[batch]`, and the point where (the image itself where it was not).
 
         A broken image has a point in the ball and in the pixel range at which the claim is false.
         images: `[batch, *shape]`, pixel units. eps: radius in pixel units, a number or `[batch]`. seed: of the random
-        starts.
+        starts, one or `[batch]`.
         """
         radii = torch.as_tensor(eps, dtype=torch.float64, device=images.device).expand(len(images))
         broken = torch.zeros(len(images), dtype=torch.bool, device=images.device)
         points = images.clone()
-        generator = torch.Generator().manual_seed(seed)
+        seeds = seed + torch.arange(len(images)) if isinstance(seed, int) else seed
         for restart in range(self.restarts):
             unbroken = torch.nonzero(~broken)[:, 0]
             if len(unbroken) == 0:
                 break
             anchors = images[unbroken]
             reach = radii[unbroken]
-            begin = _random_point(anchors, reach, generator) if self.random_start or restart else anchors
+            begin = anchors
+            if self.random_start or restart:
+                begin = _random_point(anchors, reach, seeds[unbroken.to(seeds.device)] + restart * _RESTART)
             hit, found = self._descend(program, anchors, begin, labels[unbroken], reach, claim)
             broken[unbroken[hit]] = True
             points[unbroken[hit]] = found[hit]
@@ -94,9 +99,15 @@ def _gradient(program: Program, points: Tensor, labels: Tensor, claim: Claim) ->
     return gradient, loss.detach().double(), ~claim.holds(logits.detach(), labels, program.classes)
 
 
-def _random_point(anchors: Tensor, eps: Tensor, generator: torch.Generator) -> Tensor:
-    noise = torch.randn(anchors.shape, generator=generator, dtype=torch.float32).to(anchors.device, anchors.dtype)
-    size = torch.rand(len(anchors), generator=generator).to(anchors.device, anchors.dtype) * eps.to(anchors.dtype)
+def _random_point(anchors: Tensor, eps: Tensor, seeds: Tensor) -> Tensor:
+    """A point of each ball, which depends on its own seed alone. seeds: `[batch]`."""
+    generator, size = torch.Generator(), torch.empty(len(anchors))
+    noise = torch.empty(anchors.shape, dtype=torch.float32)
+    for i, seed in enumerate(seeds.tolist()):
+        noise[i].normal_(generator=generator.manual_seed(seed))
+        size[i].uniform_(generator=generator)
+    noise, size = (t.to(anchors.device, anchors.dtype) for t in (noise, size))
+    size = size * eps.to(anchors.dtype)
     return _project(anchors + noise * spread(size / length(noise), noise), anchors, eps)
 
 

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from llcert.bounds import Trace
 from llcert.bounds.branching import Branching, Leaves
-from llcert.bounds.dual import Backward, Tightest, differences
+from llcert.bounds.dual import Backward, differences
 from llcert.certify.claim import positive
 from llcert.certify.plan import Branched, Plan
 from llcert.certify.stages import Local
@@ -51,7 +51,7 @@ class Branch:
         directions = differences(labels, program)
         others = claim.others(directions.shape[1], program.classes)
         bounds = torch.full_like(directions[:, 0], -torch.inf)
-        bounds[:, others] = backward(trace, {program.output: directions[:, others]}, Tightest(), stops=True)
+        bounds[:, others] = backward.closed(trace, directions[:, others])
         classes = torch.nonzero(claim.open(bounds, labels, program.classes)[0])[:, 0]
         if len(classes) == 0:
             return classes, None, claim.margin(bounds, labels, program.classes)[0]

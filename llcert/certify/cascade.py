@@ -5,12 +5,14 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, fields
+from functools import partial
 
 import torch
 from torch import Tensor
 
 from llcert.certify.claim import FIRST, Claim
+from llcert.certify.room import Room
 from llcert.certify.verdict import Assurance, Finding, LayerMeasure, Stage, Verdict
 from llcert.errors import NumericalError
 from llcert.program import Program
@@ -80,34 +82,70 @@ def cascade(
     *,
     claim: Claim = FIRST,
     measure_all: bool = False,
+    room: Room | None = None,
 ) -> BatchResult:
     """What the stages decide about one batch. The first stage is the clean prediction.
 
     images: `[batch, *input shape]`; labels, indices: `[batch]`. claim: whose references the stages are told.
     measure_all: decided images stay visible to the later stages, for their measures alone; their verdict stands.
-    Raises Contradiction where two stages disagree.
+    room: where memory runs out, the images that are still open go on in parts, from the stage where it did.
+    Raises Contradiction where two stages disagree, InvalidInput where a single image does not fit into memory.
     """
     begun = time.perf_counter()
-    logits = program.logits(images)
+    room = room or Room(images.device)
+    logits = torch.cat(room.parts("logits", indices, lambda part: program.logits(images[part])))
     prediction, references = logits[:, : program.classes].argmax(1), claim.reference(logits, labels, program.classes)
-    ledger = _Ledger.empty(len(images))
-    counts: list[StageCount] = []
-    layers: tuple[LayerMeasure, ...] = ()
-    visible = torch.arange(len(images), device=images.device)
-    for stage in stages:
+    ledger, seen = _Ledger.empty(len(images)), [_Seen(stage.name) for stage in stages]
+    everything = torch.arange(len(images), device=images.device)
+    waiting = [(0, everything)] if stages and len(images) else []
+    while waiting:  # the last first, so that each part goes through all later stages before the next one does
+        number, visible = waiting.pop()
+        stage = stages[number]
+        here, *rest = room.split(stage.name, visible)
+        waiting += [(number, part) for part in reversed(rest)]
         started = time.perf_counter()
-        decided = 0
-        if len(visible):
-            finding = stage(images[visible], references[visible], indices[visible])
-            ledger.enter(stage, visible, finding, images, labels, indices)
-            layers = layers or finding.layers
-            decided = int(finding.decided.sum())
-            seen, visible = len(visible), visible if measure_all else visible[~finding.decided]
-        else:
-            seen = 0
-        counts.append(StageCount(stage.name, seen, decided, time.perf_counter() - started))
+        found = room.tried(stage.name, indices[here], partial(stage, images[here], references[here], indices[here]))
+        for finding in found:
+            ledger.enter(stage, here, finding, images, labels, indices)
+            seen[number].enter(finding)
+        seen[number].seconds += time.perf_counter() - started
+        left = here[~found[0].decided] if found and not measure_all else here
+        after = number + 1 if found else number
+        if len(left) and after < len(stages):
+            waiting.append((after, left))
     share = (time.perf_counter() - begun) / max(len(images), 1)
-    return BatchResult(ledger.samples(indices, labels, prediction, share), tuple(counts), layers)
+    samples = ledger.samples(indices, labels, prediction, share)
+    return BatchResult(samples, tuple(s.count for s in seen), next((s.layers for s in seen if s.measured), ()))
+
+
+@dataclass
+class _Seen:
+    """What one stage has seen of a batch, part by part. measured: the layers of each part."""
+
+    name: str
+    images: int = 0
+    decided: int = 0
+    seconds: float = 0.0
+    measured: list[tuple[LayerMeasure, ...]] = field(default_factory=list)
+
+    def enter(self, finding: Finding) -> None:
+        """Counts one part."""
+        self.images += len(finding.decided)
+        self.decided += int(finding.decided.sum())
+        if finding.layers:
+            self.measured.append(finding.layers)
+
+    @property
+    def count(self) -> StageCount:
+        return StageCount(self.name, self.images, self.decided, self.seconds)
+
+    @property
+    def layers(self) -> tuple[LayerMeasure, ...]:
+        """The measures of all parts."""
+        return tuple(
+            LayerMeasure(*(torch.cat([getattr(m, f.name) for m in layer]) for f in fields(LayerMeasure)))
+            for layer in zip(*self.measured, strict=True)
+        )
 
 
 @dataclass(frozen=True)

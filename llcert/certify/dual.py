@@ -41,7 +41,7 @@ class Dual:
         claim, directions = self.local.claim, differences(labels, program)
         others = claim.others(directions.shape[1], program.classes)
         margins = torch.full_like(directions[:, 0], -torch.inf)
-        margins[:, others] = self._closed(backward, trace, directions[:, others])
+        margins[:, others] = backward.closed(trace, directions[:, others])
         open_ = claim.open(margins, labels, program.classes)
         worst = _worst(open_, margins)
         first = self._ascended(backward, trace, directions, worst, margins)
@@ -51,21 +51,14 @@ class Dual:
         plan = Plan(local=True, boxes=self.boxes, backward=True, carried=Carried.joined([*first, *rest]))
         return Finding(positive(margin), margin, plans=(plan,))
 
-    def _closed(self, backward: Backward, trace: Trace, directions: Tensor) -> Tensor:
-        """Margins of every class with the tightest slopes, the best stop of each."""
-        parts = []
-        for images in _chunks(backward, torch.arange(len(directions), device=directions.device), directions.shape[1]):
-            rows = {backward.program.output: directions[images]}
-            parts.append(backward(trace.select(images), rows, Tightest(), stops=True))
-        return torch.cat(parts)
-
     def _ascended(
         self, backward: Backward, trace: Trace, directions: Tensor, some: Tensor, margins: Tensor
     ) -> list[Carried]:
         """Raises some margins, boolean `[batch, logits]`, by an ascent; what it chose."""
         found = []
         image, row = torch.nonzero(some, as_tuple=True)
-        for part in _chunks(backward, torch.arange(len(image), device=image.device), 1) if len(image) else ():
+        every = torch.arange(len(image), device=image.device)
+        for part in every.split(backward.rows_at_once) if len(image) else ():
             i, j = image[part], row[part]
             own = trace.select(i)
             rows = {backward.program.output: directions[i, j][:, None]}
@@ -82,8 +75,3 @@ def _worst(open_: Tensor, margins: Tensor) -> Tensor:
     the others need not be looked at."""
     ranked = torch.where(open_, margins.nan_to_num(-torch.inf), torch.inf)
     return torch.zeros_like(open_).scatter(1, ranked.argmin(1, keepdim=True), True) & open_
-
-
-def _chunks(backward: Backward, positions: Tensor, rows: int) -> tuple[Tensor, ...]:
-    """The positions in parts that fit the memory. rows: of each."""
-    return positions.split(max(backward.rows_at_once // rows, 1))

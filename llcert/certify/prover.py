@@ -25,9 +25,10 @@ from llcert.certify.plan import Branched, Carried, Plan
 from llcert.certify.radii import Eps, Radii, above
 from llcert.certify.verdict import Assurance
 from llcert.ir import Network, Node
+from llcert.memory import free_memory
 from llcert.program import Program, lower
 from llcert.rounding import DOUBLE, SINGLE, Rounding, direct_sums
-from llcert.spectral import RandomLanczos, Side, Solver, Verified
+from llcert.spectral import RandomLanczos, Remembered, Side, Solver, Verified
 
 if TYPE_CHECKING:
     from llcert.certify.run import Settings
@@ -88,7 +89,7 @@ class Prover:
                 raise ValueError("each image has its own radius; say which")
             eps = torch.full((len(images),), self.eps, dtype=torch.float64, device=images.device)
         region = enclosing_ball(images, eps, clip=self.clip)
-        solver = self.solver if plan.local else None
+        solver = Remembered(self.solver) if plan.local else None
         enclosed = partial(
             enclose,
             self.program,
@@ -210,6 +211,9 @@ and branch, which enclose twice, two of a search for its radius, and some to spa
 _WHOLE = 3072
 """Side of the largest Gram matrix of a whole layer; above it a convolution's torus is as good and much cheaper."""
 
+_FREE = 0.5
+"""Share of the free memory that a factorisation may take."""
+
 _RATE = 1e10
 """Operations a second that a budget of seconds stands for, so that it means the same on every machine."""
 
@@ -231,7 +235,8 @@ def provers_of(
     frame = None if witness is None else witness.frame(program, deployed)
     terms = [t for b in program.blocks for t in b.terms if not t.moves]
     budget = settings.proof_seconds * _RATE / max(len(terms), 1)
-    verified = Verified(operations=budget)
+    free = min(free_memory(d) for d in (program.device, torch.device("cpu")))  # a sparse one is the host's
+    verified = Verified(operations=budget, memory=min(Verified.memory, max(_FREE * free, 1)))
     norms = _ATTEMPTS * (len(terms) + len(program.blocks))
     solvers: dict[Assurance, tuple[Solver, Side]] = {
         Assurance.PROBABILISTIC: (RandomLanczos(settings.delta / norms, seed=settings.seed), Side.PROBABLE),

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from llcert.bounds import LastLayer, Start, propagate
-from llcert.bounds.dual import Backward, Tightest, differences
+from llcert.bounds.dual import Backward, differences
 from llcert.certify.claim import positive
 from llcert.certify.plan import Plan
 from llcert.certify.prover import Prover
@@ -82,13 +82,12 @@ class RadiusSearch:
         """Whether some images are certified at these radii by the closed form, boolean `[some]`."""
         local, program = self.local, self.local.program
         region = ball(images[some], radii[some].to(images.dtype), clip=local.clip_input)
-        seed = local.seed + int(indices[0])
-        trace = propagate(program, region, local.bound, solver=local.solver, start=Start.UNMASKED, seed=seed)
+        seeds = local.seed + indices[some]
+        trace = propagate(program, region, local.bound, solver=local.solver, start=Start.UNMASKED, seed=seeds)
         directions = differences(labels[some], program)
         others = local.claim.others(directions.shape[1], program.classes)
         bounds = torch.full_like(directions[:, 0], -torch.inf)
-        rows = {program.output: directions[:, others]}
-        bounds[:, others] = Backward(program, local.clip_input)(trace, rows, Tightest(), stops=True)
+        bounds[:, others] = Backward(program, local.clip_input).closed(trace, directions[:, others])
         return positive(local.claim.margin(bounds, labels[some], program.classes))
 
     def _proved(self, images: Tensor, labels: Tensor, low: Tensor, found: Tensor) -> Tensor:

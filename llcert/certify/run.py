@@ -18,10 +18,12 @@ from llcert.certify.cascade import BatchResult, Contradiction, cascade
 from llcert.certify.claim import FIRST, Claim
 from llcert.certify.dual import Dual
 from llcert.certify.explained import Witness
+from llcert.certify.footprint import Footprint
 from llcert.certify.proved import Proved
 from llcert.certify.prover import Prover, Semantics, provers_of
 from llcert.certify.radii import Eps, Radii, radii_of
 from llcert.certify.radius import RadiusSearch
+from llcert.certify.room import Room
 from llcert.certify.self_check import SelfCheck
 from llcert.certify.stages import Attack, Clean, Global, Local
 from llcert.certify.verdict import Assurance, Stage, Verdict
@@ -89,6 +91,7 @@ class Certifier:
     stages: tuple[Stage, ...]
     local: Local
     search: RadiusSearch | None = None
+    room: Room = field(default_factory=lambda: Room(torch.device("cpu")))
 
     @staticmethod
     def of(
@@ -126,13 +129,15 @@ class Certifier:
         search = None
         if settings.radius is not None:
             search = RadiusSearch(local, provers.get(settings.assurance), settings.radius)
-        return Certifier(program, settings, bound, stages, local, search)
+        room = Room(program.device, Footprint.of(program, proved=bool(provers)).bytes, local.forget)
+        return Certifier(program, settings, bound, stages, local, search, room)
 
     def __call__(self, images: Tensor, labels: Tensor, indices: Tensor, *, self_check: bool = False) -> BatchResult:
-        """The verdicts on one batch, and if asked the self-check on it.
+        """The verdicts on one batch, if asked with the self-check; in parts where the whole does not fit into memory.
 
         images: `[batch, *input shape]`, pixel units; labels, indices: `[batch]`, int64.
-        Raises Contradiction or NumericalError where a bound is seen to be wrong.
+        Raises InvalidInput where a single image does not fit, or a label is none of the network's,
+         Contradiction or NumericalError where a bound is seen to be wrong.
         """
         images = channels_last(images.to(self.program.device, self.program.dtype))
         labels, indices = labels.to(images.device), indices.to(images.device)
@@ -142,15 +147,31 @@ class Certifier:
                 f"but the network has {self.program.classes} classes (0 to {self.program.classes - 1})"
             )
         with torch.no_grad(), full_precision():
-            alone = self.settings.stages == ("local",)
-            claim = self.settings.claim
-            result = cascade(self.program, self.stages, images, labels, indices, claim=claim, measure_all=alone)
+            result = cascade(
+                self.program,
+                self.stages,
+                images,
+                labels,
+                indices,
+                claim=self.settings.claim,
+                measure_all=self.settings.stages == ("local",),
+                room=self.room,
+            )
             result = self._with_eps(result, indices)
             if self.search is not None:
                 result = self._with_radii(self.search, result, images, labels, indices)
             if self_check:
-                SelfCheck()(self.local, images, labels, indices, result)
+                self._check(images, labels, indices, result)
         return result
+
+    def _check(self, images: Tensor, labels: Tensor, indices: Tensor, result: BatchResult) -> None:
+        check = SelfCheck()
+
+        def compute(part: Tensor) -> None:
+            some = replace(result, samples=tuple(result.samples[i] for i in part.tolist()))
+            check(self.local, images[part], labels[part], indices[part], some)
+
+        self.room.parts("self-check", indices[: check.images], compute)
 
     def _with_eps(self, result: BatchResult, indices: Tensor) -> BatchResult:
         """The result with the radius that was asked of every image."""
@@ -165,8 +186,11 @@ class Certifier:
         begun = time.perf_counter()
         right = torch.tensor([s.verdict is not Verdict.MISCLASSIFIED for s in result.samples], device=images.device)
         radii = torch.zeros(len(images), dtype=torch.float64, device=images.device)
+        given = images, labels, indices
         if bool(right.any()):
-            radii[right] = search(images[right], labels[right], indices[right])
+            chosen = torch.nonzero(right)[:, 0]
+            found = self.room.parts("radius", indices[chosen], lambda part: search(*(t[chosen[part]] for t in given)))
+            radii[chosen] = torch.cat(found)
         samples = []
         share = (time.perf_counter() - begun) / max(len(images), 1)
         for i, (sample, radius) in enumerate(zip(result.samples, radii.tolist(), strict=True)):

@@ -84,8 +84,8 @@ class Attack:
     verdict: Verdict = Verdict.ATTACKED
 
     def __call__(self, images: Tensor, labels: Tensor, indices: Tensor) -> Finding:
-        radii, seed = radii_of(self.eps, indices), self.seed + int(indices[0])
-        broken, points = self.pgd(self.program, images, labels, radii, seed, self.claim)
+        radii, seeds = radii_of(self.eps, indices), self.seed + indices
+        broken, points = self.pgd(self.program, images, labels, radii, seeds, self.claim)
         return Finding(broken, witness=points)
 
 
@@ -93,6 +93,10 @@ class LastTrace:
     """Keeps one forward pass, for as long as only images of it are asked for."""
 
     def __init__(self) -> None:
+        self.forget()
+
+    def forget(self) -> None:
+        """Keeps nothing, so that its memory is free."""
         self._images, self._places, self._trace = torch.empty(0), dict[int, int](), Trace()
 
     def __call__(self, images: Tensor, indices: Tensor, compute: Callable[[], Trace]) -> Trace:
@@ -130,12 +134,22 @@ class Local:
     def last(self) -> LastLayer:
         return LastLayer.of(self.program)
 
+    def forget(self) -> None:
+        """Drops the forward passes that are kept for later stages."""
+        self._kept.forget()
+        self._refined.forget()
+
     def ball(self, images: Tensor, indices: Tensor) -> Region:
         """The ball of each image. indices: in the data set."""
         return ball(images, radii_of(self.eps, indices), clip=self.clip_input)
 
-    def trace(self, images: Tensor, indices: Tensor, rows: Rows, *, seed: int, before: Trace | None = None) -> Trace:
-        """The forward pass over the eps-balls of some images; for Start.SAVED, `before` lends its singular vectors."""
+    def trace(
+        self, images: Tensor, indices: Tensor, rows: Rows, *, seed: int | Tensor, before: Trace | None = None
+    ) -> Trace:
+        """The forward pass over the eps-balls of some images; for Start.SAVED, `before` lends its singular vectors.
+
+        seed: of random starts, one or `[images]`.
+        """
         saved = _vectors(before, seed) if before else None
         region = self.ball(images, indices)
         return propagate(
@@ -144,8 +158,8 @@ class Local:
 
     def masked(self, images: Tensor, indices: Tensor) -> Trace:
         """The forward pass with 0/1 masks; that of the last images is kept, for later stages that see some of them."""
-        seed = self.seed + int(indices[0])
-        return self._kept(images, indices, lambda: self.trace(images, indices, Rows.MASK, seed=seed))
+        seeds = self.seed + indices
+        return self._kept(images, indices, lambda: self.trace(images, indices, Rows.MASK, seed=seeds))
 
     def refined(self, images: Tensor, indices: Tensor) -> Trace:
         """The same with boxes from the backward pass; kept likewise."""
@@ -153,7 +167,8 @@ class Local:
 
     def _with_boxes(self, images: Tensor, indices: Tensor) -> Trace:
         first = self.masked(images, indices)
-        saved = _vectors(first, self.seed)
+        seeds = self.seed + indices
+        saved = _vectors(first, seeds)
         boxes = backward_boxes(Backward(self.program, self.clip_input), first, self.asked.probes)
         return propagate(
             self.program,
@@ -162,7 +177,7 @@ class Local:
             solver=self.solver,
             start=Start.SAVED if saved else self.start,
             saved=saved,
-            seed=self.seed + int(indices[0]),
+            seed=seeds,
             boxes=boxes,
         )
 
@@ -172,13 +187,13 @@ class Local:
         return Asked(self.program)
 
     def __call__(self, images: Tensor, labels: Tensor, indices: Tensor) -> Finding:
-        seed = self.seed + int(indices[0])
         logits = self.program.logits(images)
         masked = self.masked(images, indices)
         margin, growth = self._margin(logits, labels, masked), self._growth(masked, indices)
         still = torch.nonzero(~positive(margin))[:, 0]
         if len(still):
-            sharper = self.trace(images[still], indices[still], Rows.SECANT, seed=seed, before=masked.select(still))
+            seeds, before = self.seed + indices[still], masked.select(still)
+            sharper = self.trace(images[still], indices[still], Rows.SECANT, seed=seeds, before=before)
             better = self._margin(logits[still], labels[still], sharper)
             margin[still] = torch.fmax(margin[still], better)
             growth[still] = torch.fmin(growth[still], self._growth(sharper, indices[still]))
@@ -196,7 +211,7 @@ class Local:
         return torch.where(asked > 0, torch.linalg.vector_norm(radii, dim=0) / asked.to(radii.dtype), torch.nan)
 
 
-def _vectors(trace: Trace, seed: int) -> dict[Term, Tensor]:
+def _vectors(trace: Trace, seed: int | Tensor) -> dict[Term, Tensor]:
     """Starts near the singular vectors of a pass, as far as its solver found them."""
     return {t: nudged(n.vector, seed) for t, n in trace.norms.items() if n.vector is not None}
 

@@ -117,9 +117,9 @@ def _command(arguments: Sequence[str] | None, team: Team | None) -> int:
         return PIPE_CLOSED
     except OSError as error:
         return _fail(str(error), BAD_INPUT, team)
-    except MemoryError:
-        return _fail("out of memory; a smaller --batch-size or --samples may help", BAD_INPUT, team)
     except Exception as error:
+        if _out_of_memory(error):
+            return _fail("out of memory; a smaller --batch-size or --samples may help", BAD_INPUT, team)
         told = "" if _debugging() else " (LLCERT_DEBUG=1 shows where)"
         return _fail(f"a bug in llcert, please report it: {type(error).__name__}: {error}{told}", BUG, team)
     return int(code or DONE)
@@ -145,6 +145,12 @@ def _fail(message: str, code: int, team: Team | None) -> int:
     line = " ".join(message.split())
     typer.echo("error: " + "".join(c if c.isprintable() else "?" for c in line), err=True)
     return code
+
+
+def _out_of_memory(error: Exception) -> bool:
+    from llcert.memory import out_of_memory
+
+    return out_of_memory(error)
 
 
 def _debugging() -> bool:

@@ -6,6 +6,7 @@ from llcert.spectral.linear_map import LinearMap, Masked, Provable
 from llcert.spectral.norm import Norm, Side, Solver
 from llcert.spectral.power import PowerIteration, random_start
 from llcert.spectral.random_lanczos import RandomLanczos
+from llcert.spectral.remembered import Remembered
 from llcert.spectral.verified import Verified
 
 __all__ = [
@@ -16,6 +17,7 @@ __all__ = [
     "PowerIteration",
     "Provable",
     "RandomLanczos",
+    "Remembered",
     "Side",
     "Solver",
     "Verified",

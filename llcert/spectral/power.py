@@ -80,10 +80,19 @@ def begin(masked: Masked, start: Tensor) -> tuple[Tensor, Tensor]:
     return u, (length(masked.rows) == 0) | (length(masked.columns) == 0)
 
 
-def random_start(shape: tuple[int, ...], like: Tensor, seed: int) -> Tensor:
-    """Seeded Gaussian vectors, drawn on the CPU so that every device starts alike, in the type and place of `like`."""
-    generator = torch.Generator().manual_seed(seed)
-    return torch.randn(shape, generator=generator, dtype=torch.float32).to(like.device, like.dtype)
+def random_start(shape: tuple[int, ...], like: Tensor, seed: int | Tensor) -> Tensor:
+    """Seeded Gaussian vectors, drawn on the CPU so that every device starts alike, in the type and place of `like`.
+
+    shape: `[batch, ...]`. seed: of all of them, or `[batch]`, of each, which then does not depend on the others.
+    """
+    generator = torch.Generator()
+    if isinstance(seed, int):
+        drawn = torch.randn(shape, generator=generator.manual_seed(seed), dtype=torch.float32)
+    else:
+        drawn = torch.empty(shape, dtype=torch.float32)
+        for vector, own in zip(drawn, seed.tolist(), strict=True):
+            vector.normal_(generator=generator.manual_seed(own))
+    return drawn.to(like.device, like.dtype)
 
 
 def _unit(x: Tensor) -> Tensor:

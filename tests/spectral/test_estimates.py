@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 
 import pytest
 import torch
+from dense import Matrix
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
@@ -18,23 +19,6 @@ Estimate = Lanczos | PowerIteration
 TIGHT = PowerIteration(tolerance=1e-7, cap=20000)
 SOLVERS: dict[str, Estimate] = {"power": TIGHT, "lanczos": Lanczos(tolerance=1e-7, vectors=True)}
 both = pytest.mark.parametrize("solver", SOLVERS.values(), ids=SOLVERS)
-
-
-@dataclass(frozen=True)
-class Matrix:
-    """A dense map, as the solvers see it."""
-
-    entries: Tensor
-
-    @property
-    def columns(self) -> tuple[int, ...]:
-        return (self.entries.shape[1],)
-
-    def apply(self, x: Tensor) -> Tensor:
-        return x @ self.entries.T
-
-    def adjoint(self, y: Tensor) -> Tensor:
-        return y @ self.entries
 
 
 @dataclass(frozen=True)

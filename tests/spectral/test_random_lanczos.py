@@ -3,34 +3,17 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 
 import numpy as np
 import pytest
 import torch
+from dense import Matrix
 from random_layers import norm_from_below, random_layer, term_of
 from torch import Tensor
 
 from llcert.errors import InvalidInput
 from llcert.ops import Conv
 from llcert.spectral import Masked, RandomLanczos, Side
-
-
-@dataclass(frozen=True, eq=False)
-class Matrix:
-    """A dense map."""
-
-    entries: Tensor
-
-    @property
-    def columns(self) -> tuple[int, ...]:
-        return (self.entries.shape[1],)
-
-    def apply(self, x: Tensor) -> Tensor:
-        return x @ self.entries.T
-
-    def adjoint(self, y: Tensor) -> Tensor:
-        return y @ self.entries
 
 
 def _whole(entries: Tensor, images: int = 1) -> Masked:

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import math
 import statistics
-from dataclasses import dataclass
 
 import numpy as np
 import pytest
 import torch
-from dense import exact_norm
+from dense import Matrix, exact_norm
 from random_graphs import random_network
 from random_layers import Draw, Extended, Layer, chain, largest, norm_from_below, random_layer, term_of
 from scipy.sparse import coo_array, csr_array
@@ -22,34 +21,6 @@ from llcert.program import Term, lower
 from llcert.spectral import Masked, Norm, RandomLanczos, Side, Verified, banded, gram, sparse
 from llcert.spectral.explicit import written_out
 from llcert.spectral.scaling import scaled
-
-
-@dataclass(frozen=True, eq=False)
-class Matrix:
-    """A dense map that knows its rounding."""
-
-    entries: Tensor
-    underflow: float = 2.0**-1000
-
-    @property
-    def columns(self) -> tuple[int, ...]:
-        return (self.entries.shape[1],)
-
-    @property
-    def roundings(self) -> int:
-        return self.entries.shape[1]
-
-    def apply(self, x: Tensor) -> Tensor:
-        return x @ self.entries.T
-
-    def adjoint(self, y: Tensor) -> Tensor:
-        return y @ self.entries
-
-    def magnitude(self, x: Tensor) -> Tensor:
-        return x @ self.entries.abs().T
-
-    def paths(self, x: Tensor) -> Tensor:
-        return x @ (self.entries != 0).double().T
 
 
 def _draw(*shape: int, seed: int = 0) -> Tensor:

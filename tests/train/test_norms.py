@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 
 import pytest
 import torch
+from dense import Matrix
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
@@ -17,23 +18,6 @@ from llcert_train.norms import FewIterations
 MANY = FewIterations(3000)
 UNIT = 1e-6
 """How far the length of a unit vector in single precision may be from one."""
-
-
-@dataclass(frozen=True)
-class Matrix:
-    """A dense map; entries: `[rows, columns]`."""
-
-    entries: Tensor
-
-    @property
-    def columns(self) -> tuple[int, ...]:
-        return (self.entries.shape[1],)
-
-    def apply(self, x: Tensor) -> Tensor:
-        return torch.nn.functional.linear(x, self.entries)
-
-    def adjoint(self, y: Tensor) -> Tensor:
-        return y @ self.entries
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,45 @@
+"""Norms that were found once are not computed again for the same maps."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from llcert.spectral.linear_map import LinearMap, Masked
+from llcert.spectral.norm import Norm, Solver
+
+
+@dataclass(frozen=True)
+class Remembered:
+    """A solver that, asked about a map again, gives the same norms to images whose factors are what they were.
+
+    solver: finds the others. What is handed back as `vector` is the start, as by a solver that finds none.
+    """
+
+    solver: Solver
+    _last: dict[LinearMap, tuple[Masked, Norm]] = field(default_factory=dict, init=False, repr=False, compare=False)
+
+    def __call__(self, masked: Masked, start: Tensor) -> Norm:
+        """The norms; images are told apart by their place in the batch."""
+        before, norm = self._last.get(masked.map, (None, None))
+        if before is None or norm is None or before.batch != masked.batch:
+            norm = self.solver(masked, start)
+        else:
+            changed = torch.nonzero(~(_same(masked.rows, before.rows) & _same(masked.columns, before.columns)))[:, 0]
+            if len(changed):
+                norm = _replaced(norm, changed, self.solver(masked.select(changed), start[changed]))
+        self._last[masked.map] = masked, norm
+        return Norm(norm.value, norm.side, start, norm.iterations, norm.converged)
+
+
+def _same(factors: Tensor, before: Tensor) -> Tensor:
+    return (factors == before).flatten(1).all(1)
+
+
+def _replaced(norm: Norm, images: Tensor, found: Norm) -> Norm:
+    """The norms with those of some images replaced."""
+    value, iterations, converged = norm.value.clone(), norm.iterations.clone(), norm.converged.clone()
+    value[images], iterations[images], converged[images] = found.value, found.iterations, found.converged
+    return Norm(value, found.side, None, iterations, converged)
