@@ -73,7 +73,7 @@ class Ascent:
         return best, found
 
 
-def enough_to_prove(program: Program, trace: Trace, share: float = 2e-3) -> Tensor:
+def enough_to_prove(program: Program, trace: Trace, share: float = 6e-3) -> Tensor:
     """What an estimate of a bound on the logits should exceed, `[batch, 1]`: a proof of it has its rounding to pay.
 
     share: of the largest logit.

@@ -83,7 +83,7 @@ class Branching:
 
     seconds: float = 10.0
     width: int = 16
-    reserve: float = 2e-3
+    reserve: float = 6e-3
     ascent: Ascent = field(default_factory=lambda: Ascent(steps=15, rate=0.05))
 
     def __call__(self, backward: Backward, trace: Trace, rows: Tensor) -> Leaves:
@@ -93,7 +93,9 @@ class Branching:
         """
         end = time.perf_counter() + self.seconds
         enough = self.enough(backward, trace)
-        open_, closed = self._root(backward, trace, rows), list[Leaves]()
+        root = self._root(backward, trace, rows)
+        done = root.bounds > enough
+        open_, closed = root.select(~done), [root.select(done)]
         while len(open_) and time.perf_counter() < end:
             worst = open_.bounds.argsort()[: self.width]
             rest = torch.ones_like(open_.bounds, dtype=torch.bool)

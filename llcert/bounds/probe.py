@@ -38,20 +38,19 @@ class Asking:
 class Probe:
     """Which entries of a block's value may share a row: those of different positions of one group, in any channels.
 
-    shape: of the value, all axes but the first being positions if `channels` are its length; else one channel, of which
-    every entry is a position. groups: of each position, `[positions]`. layouts: of every cut below, for the rows that
-    ask one channel for all positions of a group each; owners are positions.
+    shape: of the value; all axes but the first are positions. groups: of each position, `[positions]`. layouts: of
+    every cut below, of rows that ask for all positions of a group each, in all channels at once; owners are positions.
+    A row that asks for fewer channels may be zero at some of what its positions own.
     """
 
     shape: tuple[int, ...]
-    channels: int
     groups: Tensor
     layouts: Mapping[Node, Shared]
 
     @property
     def entries(self) -> int:
         """Entries that asking for everything takes, at all cuts together."""
-        return self.channels * sum(s.owners.numel() for s in self.layouts.values())
+        return self.shape[0] * sum(s.owners.numel() for s in self.layouts.values())
 
     def renamed(self, names: Mapping[Node, Node]) -> Probe:
         """The same for the same network in another program, whose nodes have these names."""
@@ -60,7 +59,7 @@ class Probe:
     def among(self, wanted: Tensor) -> Asking:
         """As few rows as ask for all wanted entries, boolean `[*shape]`, of these groups."""
         positions = len(self.groups)
-        chosen = wanted.reshape(self.channels, positions)
+        chosen = wanted.reshape(self.shape[0], positions)
         counts, order = chosen.sum(0), chosen.int().argsort(dim=0, descending=True, stable=True)
         most = counts.new_zeros(int(self.groups.max()) + 1).scatter_reduce(0, self.groups, counts, "amax")
         group = torch.arange(len(most), device=most.device).repeat_interleave(most)
@@ -92,43 +91,14 @@ def probe(program: Program, index: int, largest: int) -> Probe | None:
         rows = shape[0] * math.prod(min(period, n) for n in shape[1:])
         if rows * below > largest:
             break
-        groups, count = _groups(shape, period), torch.Size(shape).numel()
-        first = next(groups)[None].to(program.device)
-        if _below(program, index, first, count) == {}:
-            continue
-        owners = torch.cat([first, *(g[None].to(program.device) for g in groups)])
-        layouts = _below(program, index, owners, count)
+        owners = torch.stack(list(_groups(shape, period))).to(program.device)
+        layouts = _below(program, index, owners, math.prod(shape[1:]))
         if layouts is None:
             return None
         if layouts:
-            return _probe(shape, owners, layouts)
+            groups = (owners[:, 0] < math.prod(shape[1:])).int().argmax(0).flatten()
+            return Probe(tuple(shape), groups, layouts)
     return None
-
-
-def _probe(shape: tuple[int, ...], owners: Tensor, layouts: Mapping[Node, Shared]) -> Probe:
-    """From rows for a channel and a group each, channel by channel. owners: at the block's value."""
-    channels = shape[0] if all(_alike(s, shape[0]) for s in layouts.values()) else 1
-    rows, positions = len(owners) // channels, torch.Size(shape).numel() // channels
-    groups = owners.new_zeros(positions + 1)
-    own = _of_first(owners, rows, positions).flatten(1)
-    groups[own] = torch.arange(rows, device=owners.device)[:, None]
-    found = {n: Shared(_of_first(s.owners, rows, positions), positions) for n, s in layouts.items()}
-    return Probe(shape, channels, groups[:-1], found)
-
-
-def _of_first(owners: Tensor, rows: int, positions: int) -> Tensor:
-    """Owners of the first channel's rows, by their position."""
-    return owners[:rows].clamp(max=positions)
-
-
-def _alike(layout: Shared, channels: int) -> bool:
-    """Whether the rows of every channel touch the same entries."""
-    own = layout.owners.unflatten(0, (channels, -1))
-    first = own[0].clone()
-    return all(
-        torch.equal(o, torch.where(first < layout.count, first + c * (layout.count // channels), layout.count))
-        for c, o in enumerate(own)
-    )
 
 
 def _cuts_below(program: Program, index: int) -> set[Node]:
@@ -141,15 +111,14 @@ def _cuts_below(program: Program, index: int) -> set[Node]:
 
 
 def _groups(shape: tuple[int, ...], period: int) -> Iterator[Tensor]:
-    """Owner maps of the rows: one channel each, every `period`-th position along the other axes."""
-    count = torch.Size(shape).numel()
-    places = torch.arange(count).reshape(shape)
-    for channel in range(shape[0]):
-        for offset in itertools.product(*(range(min(period, n)) for n in shape[1:])):
-            owners = torch.full(shape, count)
-            chosen = (slice(channel, channel + 1), *(slice(o, None, period) for o in offset))
-            owners[chosen] = places[chosen]
-            yield owners
+    """Owner maps of the rows: every `period`-th position along the axes but the first, in all channels."""
+    count = math.prod(shape[1:])
+    places = torch.arange(count).reshape(1, *shape[1:]).expand(shape)
+    for offset in itertools.product(*(range(min(period, n)) for n in shape[1:])):
+        owners = torch.full(shape, count)
+        chosen = (slice(None), *(slice(o, None, period) for o in offset))
+        owners[chosen] = places[chosen]
+        yield owners
 
 
 def _below(program: Program, index: int, owners: Tensor, count: int) -> dict[Node, Shared] | None:

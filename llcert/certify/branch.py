@@ -46,18 +46,19 @@ class Branch:
         return Finding(positive(margins), margins, plans=(plan,))
 
     def _image(self, backward: Backward, trace: Trace, labels: Tensor) -> tuple[Tensor, Leaves | None, Tensor]:
-        """The classes that the closed form leaves open, parts of the ball for them, and the margin over all."""
+        """The classes that the closed form hardly proves, parts of the ball for them, and the margin over all."""
         program, claim = self.local.program, self.local.claim
         directions = differences(labels, program)
         others = claim.others(directions.shape[1], program.classes)
         bounds = torch.full_like(directions[:, 0], -torch.inf)
         bounds[:, others] = backward.closed(trace, directions[:, others])
-        classes = torch.nonzero(claim.open(bounds, labels, program.classes)[0])[:, 0]
+        enough = self.branching.enough(backward, trace)
+        classes = torch.nonzero(claim.open(bounds - enough, labels, program.classes)[0])[:, 0]
         if len(classes) == 0:
             return classes, None, claim.margin(bounds, labels, program.classes)[0]
         leaves = self.branching(backward, trace, directions[0, classes])
         worst = torch.stack([leaves.bounds[leaves.rows == r].amin() for r in range(len(classes))])
-        done = worst > self.branching.enough(backward, trace)
+        done = worst > enough
         bounds[0, classes] = torch.where(done, worst, worst.clamp(max=0))
         return classes, leaves, claim.margin(bounds, labels, program.classes)[0]
 
