@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import partial
 
 import pytest
 import torch
@@ -12,6 +13,7 @@ from torch import Tensor
 
 from llcert.ops import Conv
 from llcert.spectral import Lanczos, Masked, Norm, PowerIteration, Side, random_start
+from llcert.spectral.lanczos import _State
 
 Estimate = Lanczos | PowerIteration
 
@@ -266,3 +268,15 @@ def test_overflow_is_not_converged(dtype: torch.dtype, size: float, solver: Esti
     ones = torch.ones(1, 1, dtype=dtype), torch.ones(1, 30, dtype=dtype)
     norm = _solve(Masked(Matrix(torch.full((1, 30), size, dtype=dtype)), *ones), solver)
     assert not norm.converged.any()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_a_step_of_lanczos_waits_for_no_number(dtype: torch.dtype) -> None:
+    """Tensors without values stand for a device on which to read one is to wait: reading one of theirs raises."""
+    zeros = partial(torch.zeros, device="meta", dtype=dtype)
+    masked = Masked(Convolution(Conv(zeros(3, 2, 3, 3), None, (1, 1), (1, 1))), zeros(4, 3, 5, 5), zeros(4, 2, 5, 5))
+    peak = torch.zeros(4, device="meta", dtype=torch.float64)
+    state = _State(masked, zeros(4, 2, 5, 5), None, [], [], peak, (False, True))
+    for _ in range(3):
+        state.step()
+    assert state.count == 3
