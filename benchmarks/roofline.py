@@ -2,11 +2,12 @@
 
     python benchmarks/roofline.py [--data-root ../shared/data] [--images 64] [--threads 1] [--device cpu]
 
-The default run, stage by stage; `proof` is what the deterministic proof of its certificates adds to a stage. Images run
-twice: once timed, once counted. Counted are the multiplications and additions of convolutions and matrix products, as
-torch counts them, and the bytes that every operator reads and writes, as if none stayed in a cache; factorisations
-(LAPACK, scipy) are not. An operator's floor is the longer of its operations over the rate of a matrix product and its
-bytes over that of a copy; a stage's share is the sum of floors over its seconds. Writes results/roofline.json.
+The default run, stage by stage (6C2F: under `estimate`); `proof` is what the deterministic proof of its certificates
+adds to a stage. Images run twice: once timed, once counted. Counted are the multiplications and additions of
+convolutions and matrix products, as torch counts them, and the bytes that every operator reads and writes, as if none
+stayed in a cache; factorisations (LAPACK, scipy) are not. An operator's floor is the longer of its operations over the
+rate of a matrix product and its bytes over that of a copy as large as a value; a stage's share is the sum of floors
+over its seconds. Writes results/roofline.json.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from __future__ import annotations
 import argparse
 import json
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -27,7 +28,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 
-from llcert.certify import Certifier, Finding, Settings, Verdict
+from llcert.certify import Assurance, Certifier, Finding, Settings, Verdict
 from llcert.certify.proved import Proved
 from llcert.certify.verdict import Stage
 from llcert.data import Dataset, load_dataset
@@ -35,7 +36,10 @@ from llcert.frontend.onnx_file import load
 from llcert.ir import Network
 
 RESULTS = Path(__file__).parent / "results" / "roofline.json"
-NETWORKS = ("cifar_6c2f_relu_theta", "cifar_small_relu_theta")
+NETWORKS = {
+    "cifar_small_relu_theta": Assurance.DETERMINISTIC,
+    "cifar_6c2f_relu_theta": Assurance.ESTIMATE,  # its proofs take a minute an image
+}
 EPS = 36 / 255
 BATCH = 64
 
@@ -122,17 +126,24 @@ def main() -> None:
     parser.add_argument("--only", help="networks whose name holds this text")
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
-    device, limits = torch.device(arguments.device), ceilings(torch.device(arguments.device))
+    device = torch.device(arguments.device)
+    limits = highest(ceilings(device) for _ in range(3))
     dataset = load_dataset("cifar10", root=arguments.data_root)
     result: dict[str, Any] = {"machine": facts(device), "ceilings": limits, "images": arguments.images, "networks": {}}
     print(", ".join(f"{name} {value:.1f}" for name, value in limits.items()))
     for name in (n for n in NETWORKS if not arguments.only or arguments.only in n):
         network = replace(load(arguments.data_root / "reference" / f"{name}.onnx"), metadata={})
-        settings = Settings(eps=EPS, stages=tuple(arguments.stages.split(",")))
+        settings = Settings(eps=EPS, stages=tuple(arguments.stages.split(",")), assurance=NETWORKS[name])
         found = measured(network, settings, dataset, arguments.images, device, limits)
         result["networks"][name] = {stage: vars(work) for stage, work in found.items()}
         print(table(name, found, limits), flush=True)
     RESULTS.write_text(json.dumps(result, indent=1) + "\n")
+
+
+def highest(found: Iterable[Mapping[str, float]]) -> dict[str, float]:
+    """The highest of each of several measurements, of which other processes may have slowed one down."""
+    rows = list(found)
+    return {name: max(row[name] for row in rows) for name in rows[0]}
 
 
 def measured(

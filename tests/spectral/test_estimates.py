@@ -270,6 +270,29 @@ def test_overflow_is_not_converged(dtype: torch.dtype, size: float, solver: Esti
     assert not norm.converged.any()
 
 
+class Same:
+    """The identity, which hands back the very tensor it is given."""
+
+    columns = (6,)
+
+    def apply(self, x: Tensor) -> Tensor:
+        return x
+
+    def adjoint(self, y: Tensor) -> Tensor:
+        return y
+
+
+@both
+def test_products_may_share_memory_with_what_they_are_of(solver: Estimate) -> None:
+    masked = Masked(Same(), _mask(4, 6, seed=1), 2 * _mask(4, 6, seed=2))
+    start = _draw(4, 6, seed=3)
+    before = start.clone(), masked.rows.clone(), masked.columns.clone()
+    norm = solver(masked, start)
+    assert norm.converged.all()
+    assert torch.allclose(norm.value, (masked.rows * masked.columns).amax(1))
+    assert all(torch.equal(a, b) for a, b in zip(before, (start, masked.rows, masked.columns), strict=True))
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_a_step_of_lanczos_waits_for_no_number(dtype: torch.dtype) -> None:
     """Tensors without values stand for a device on which to read one is to wait: reading one of theirs raises."""
