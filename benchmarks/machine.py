@@ -11,7 +11,9 @@ from typing import Any
 
 import torch
 
+from llcert.certify.arithmetic import full_precision
 from llcert.job import device_name, versions
+from llcert.region import channels_last
 
 
 def facts(device: torch.device | None = None) -> dict[str, Any]:
@@ -26,17 +28,38 @@ def facts(device: torch.device | None = None) -> dict[str, Any]:
 
 
 def ceilings(device: torch.device | None = None) -> dict[str, float]:
-    """Measured limits with the threads that are set: products and convolutions in float32, and copying in memory.
+    """Measured limits with the threads that are set, a second.
 
-    gflops: of a product of two square matrices. gbytes: read and written by a copy, a second.
+    gflops, gflops64: of a product of two square matrices in float32 and float64. convolution: GFLOP of a convolution of
+    64 channels in float32. gbytes: read and written by a copy of 128 MiB; cached: by one of the size of a value.
     """
     device = device or torch.device("cpu")
-    side, size = 2048, 2**25
-    a, b = (torch.randn(side, side, device=device) for _ in range(2))
+    with full_precision():
+        return {
+            "gflops": _product_rate(device, torch.float32),
+            "gflops64": _product_rate(device, torch.float64),
+            "convolution": _convolution_rate(device),
+            "gbytes": _copy_rate(device, 2**25),
+            "cached": _copy_rate(device, 2**20),
+        }
+
+
+def _product_rate(device: torch.device, dtype: torch.dtype) -> float:
+    side = 1024 if device.type == "cpu" else 8192  # short on a processor, so that one run goes by undisturbed
+    a, b = (torch.randn(side, side, device=device, dtype=dtype) for _ in range(2))
+    return 2e-9 * side**3 / fastest(lambda: a @ b, device, repeats=20)
+
+
+def _convolution_rate(device: torch.device, channels: int = 64, side: int = 16, batch: int = 64) -> float:
+    x = channels_last(torch.randn(batch, channels, side, side, device=device))
+    weight = torch.randn(channels, channels, 3, 3, device=device)
+    seconds = fastest(lambda: torch.nn.functional.conv2d(x, weight, padding=1), device)
+    return 2e-9 * x.numel() * weight[0].numel() / seconds
+
+
+def _copy_rate(device: torch.device, size: int) -> float:
     x, y = torch.randn(size, device=device), torch.empty(size, device=device)
-    product = fastest(lambda: a @ b, device)
-    copy = fastest(lambda: y.copy_(x), device)
-    return {"gflops": 2e-9 * side**3 / product, "gbytes": 8e-9 * size / copy}
+    return 8e-9 * size / fastest(lambda: y.copy_(x), device)
 
 
 def fastest(work: Callable[[], Any], device: torch.device | None = None, repeats: int = 5) -> float:

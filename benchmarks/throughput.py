@@ -3,8 +3,7 @@
     python benchmarks/throughput.py [--data-root ../shared/data] [--images 500] [--baseline-images 48] [--device cpu]
 
 Both under `estimate` at tolerance 1e-3, in the same run: llcert with its cascade (global, attack, local) and with the
-local stage alone; the baseline of baseline.py. Checks that every image the baseline certifies is certified. The
-roofline counts multiplications and additions of the products with weights, and of nothing else. Writes
+local stage alone; the baseline of baseline.py. Checks that every image the baseline certifies is certified. Writes
 results/throughput.json.
 """
 

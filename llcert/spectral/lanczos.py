@@ -87,7 +87,9 @@ class _State:
     """A bidiagonalisation under way: `A V = U B`, `A* U = V B* + beta v e*`, the last vectors of U and V alone.
 
     diagonal, above: of B, float64, a `[batch]` a step; above ends with the beta of the vector that comes next.
+    peak: the largest of them, `[batch]`.
     plain: whether rows, and columns, are masks of zeros and ones: what they have masked once need not be masked again.
+    A step writes the next vectors in the place of the last.
     """
 
     masked: Masked
@@ -95,13 +97,16 @@ class _State:
     u: Tensor | None
     diagonal: list[Tensor]
     above: list[Tensor]
+    peak: Tensor
     plain: tuple[bool, bool]
 
     @staticmethod
     def of(masked: Masked, v: Tensor) -> _State:
         rows, columns = channels_last(masked.rows), channels_last(masked.columns)
         plain = tuple(bool(((f == 0) | (f == 1)).all()) for f in (rows, columns))
-        return _State(Masked(masked.map, rows, columns), channels_last(v), None, [], [], (plain[0], plain[1]))
+        peak = v.new_zeros(len(v), dtype=torch.float64)
+        own = channels_last(v.clone())
+        return _State(Masked(masked.map, rows, columns), own, None, [], [], peak, (plain[0], plain[1]))
 
     @property
     def count(self) -> int:
@@ -110,20 +115,19 @@ class _State:
     def step(self) -> None:
         """One more column of B: two products."""
         rows, columns, map_ = self.masked.rows, self.masked.columns, self.masked.map
-        u = map_.apply(self.v if self.plain[1] else self.v * columns) * rows
-        if self.u is not None:
-            u.addcmul_(self.u, spread(self.above[-1].to(u.dtype).neg(), u))
+        product = map_.apply(self.v if self.plain[1] else self.v * columns)
+        u = product * rows if self.u is None else _without(product, rows, self.u, self.above[-1])
         self.u, alpha = self._next(u)
         self.diagonal.append(alpha)
-        v = map_.adjoint(self.u if self.plain[0] else self.u * rows) * columns
-        self.v, beta = self._next(v.addcmul_(self.v, spread(alpha.to(v.dtype).neg(), v)))
+        product = map_.adjoint(self.u if self.plain[0] else self.u * rows)
+        self.v, beta = self._next(_without(product, columns, self.v, alpha))
         self.above.append(beta)
 
     def _next(self, rest: Tensor) -> tuple[Tensor, Tensor]:
         """A unit vector, in its own place, and its length in float64; both zero where only rounding is left."""
         size = _size(rest)
-        largest = torch.stack([*self.diagonal, size]).amax(0)
-        size = torch.where(size < _EXHAUSTED * largest, 0.0, size)  # strictly: infinity is not little of infinity
+        self.peak = torch.maximum(self.peak, size)
+        size = torch.where(size < _EXHAUSTED * self.peak, 0.0, size)  # strictly: infinity is not little of infinity
         divisor = torch.where(size == 0, torch.inf, size).to(rest.dtype)
         return rest.div_(spread(divisor, rest)), size
 
@@ -158,14 +162,24 @@ class _State:
         self.u = None if self.u is None else channels_last(self.u[images])
         self.diagonal = [a[images] for a in self.diagonal]
         self.above = [b[images] for b in self.above]
+        self.peak = self.peak[images]
+
+
+def _without(product: Tensor, mask: Tensor, last: Tensor, share: Tensor) -> Tensor:
+    """The masked product without its share, `[batch]`, of the last vector, in whose place it is written."""
+    return last.mul_(spread(share.to(last.dtype).neg(), last)).addcmul_(product, mask)
 
 
 def _size(x: Tensor) -> Tensor:
     """Lengths, `[batch]`, float64: added up in the type of x where no square of it vanishes or overflows."""
-    axes, limits = tuple(range(1, x.ndim)), torch.finfo(x.dtype)
-    size = torch.linalg.vector_norm(x, dim=axes).double()
-    extreme = ~((size > limits.tiny**0.4) & (size < limits.max**0.4))
-    return torch.where(extreme, length(x).double(), size) if bool(extreme.any()) else size
+    if x.device.type != "cpu":  # to look at one number would be to wait for the device, twice a step
+        return length(x).double()
+    size, limits = torch.linalg.vector_norm(x, dim=tuple(range(1, x.ndim))), torch.finfo(x.dtype)
+    least, largest = limits.tiny**0.4, limits.max**0.4
+    shortest, longest = (float(end) for end in size.aminmax())
+    if least < shortest and longest < largest:  # not so where one is NaN
+        return size.double()
+    return torch.where((size > least) & (size < largest), size, length(x)).double()
 
 
 def _combined(masked: Masked, first: Tensor, weights: Tensor) -> Tensor:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import partial
 
 import pytest
 import torch
@@ -13,6 +14,7 @@ from torch import Tensor
 
 from llcert.ops import Conv
 from llcert.spectral import Lanczos, Masked, Norm, PowerIteration, Side, random_start
+from llcert.spectral.lanczos import _State
 
 Estimate = Lanczos | PowerIteration
 
@@ -250,3 +252,38 @@ def test_overflow_is_not_converged(dtype: torch.dtype, size: float, solver: Esti
     ones = torch.ones(1, 1, dtype=dtype), torch.ones(1, 30, dtype=dtype)
     norm = _solve(Masked(Matrix(torch.full((1, 30), size, dtype=dtype)), *ones), solver)
     assert not norm.converged.any()
+
+
+class Same:
+    """The identity, which hands back the very tensor it is given."""
+
+    columns = (6,)
+
+    def apply(self, x: Tensor) -> Tensor:
+        return x
+
+    def adjoint(self, y: Tensor) -> Tensor:
+        return y
+
+
+@both
+def test_products_may_share_memory_with_what_they_are_of(solver: Estimate) -> None:
+    masked = Masked(Same(), _mask(4, 6, seed=1), 2 * _mask(4, 6, seed=2))
+    start = _draw(4, 6, seed=3)
+    before = start.clone(), masked.rows.clone(), masked.columns.clone()
+    norm = solver(masked, start)
+    assert norm.converged.all()
+    assert torch.allclose(norm.value, (masked.rows * masked.columns).amax(1))
+    assert all(torch.equal(a, b) for a, b in zip(before, (start, masked.rows, masked.columns), strict=True))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_a_step_of_lanczos_waits_for_no_number(dtype: torch.dtype) -> None:
+    """Tensors without values stand for a device on which to read one is to wait: reading one of theirs raises."""
+    zeros = partial(torch.zeros, device="meta", dtype=dtype)
+    masked = Masked(Convolution(Conv(zeros(3, 2, 3, 3), None, (1, 1), (1, 1))), zeros(4, 3, 5, 5), zeros(4, 2, 5, 5))
+    peak = torch.zeros(4, device="meta", dtype=torch.float64)
+    state = _State(masked, zeros(4, 2, 5, 5), None, [], [], peak, (False, True))
+    for _ in range(3):
+        state.step()
+    assert state.count == 3
