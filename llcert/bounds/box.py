@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from llcert.gradients import maximum, minimum, root
 from llcert.ir import LinearOp, Node
 from llcert.program import Block
 from llcert.region import Region, spread
@@ -27,10 +28,7 @@ def box(block: Block, sources: Mapping[Node, Hidden], *, balls: bool = True) -> 
     Box rule by centre and half-width; where an operator is the first to add things up, its row norms times the ball
     of its source cut the box (ball to box). balls: False for the box rule alone.
     """
-    known = {
-        s: _Known(h.region, (h.region.radius, h.varying.to(h.region.centre.dtype)) if balls else None)
-        for s, h in sources.items()
-    }
+    known = {s: _Known(h.region, (h.region.radius, h.varying) if balls else None) for s, h in sources.items()}
     for node in block.body:
         known[node] = _through(node, [known[i] for i in node.inputs])
     return known[block.pre].region
@@ -38,7 +36,10 @@ def box(block: Block, sources: Mapping[Node, Hidden], *, balls: bool = True) -> 
 
 @dataclass(frozen=True)
 class _Known:
-    """A region on its way through a block; ball: (radius `[batch]`, factors) with `z - c = factors * (moved delta)`."""
+    """A region on its way through a block.
+
+    ball: (radius `[batch]`, factors) with `z - c = factors * (moved delta)`; factors are a boolean mask at first.
+    """
 
     region: Region
     ball: tuple[Tensor, Tensor] | None = None
@@ -61,20 +62,15 @@ def _through(node: Node, inputs: list[_Known]) -> _Known:
         return _Known(Region(centre, lower, upper, unknown))
     radius, factors = source.ball
     if node.op.moves:
-        return _Known(Region(centre, lower, upper, unknown), (radius, magnitude.linear(factors)))
-    reach = _root(node.op.transformed(squares).linear(squares(factors))) * spread(radius, centre)
-    return _Known(Region(centre, torch.maximum(lower, centre - reach), torch.minimum(upper, centre + reach), unknown))
+        return _Known(Region(centre, lower, upper, unknown), (radius, magnitude.linear(factors.to(half.dtype))))
+    squared = factors.to(half.dtype) if factors.dtype == torch.bool else squares(factors)
+    reach = root(node.op.transformed(squares).linear(squared)) * spread(radius, centre)
+    return _Known(Region(centre, maximum(lower, centre - reach), minimum(upper, centre + reach), unknown))
 
 
 def squares(x: Tensor) -> Tensor:
     """Upper bounds of the squares, of which no product of two vanishes; zero stays zero."""
-    return torch.where(x == 0, x, x.square().clamp(min=torch.finfo(x.dtype).tiny ** 0.5))
-
-
-def _root(x: Tensor) -> Tensor:
-    """The square root, NaN below zero; its slope at zero is taken as zero."""
-    zero = x == 0
-    return torch.where(zero, x, torch.where(zero, 1.0, x).sqrt())
+    return torch.where(x == 0, 0.0, x.square().clamp(min=torch.finfo(x.dtype).tiny ** 0.5))
 
 
 def _middle(region: Region) -> tuple[Tensor, Tensor]:
