@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -22,7 +21,7 @@ class Hidden:
     region: Region
     varying: Tensor
 
-    @cached_property
+    @property
     def mask(self) -> Tensor:
         """`varying` as zeros and ones in the type of the region."""
         return self.varying.to(self.region.centre.dtype)
