@@ -12,7 +12,14 @@ import pytest
 import torch
 
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
-RECIPE = 'arch = "tiny-conv"\ndata = "mnist"\neps = "0.3"\nloss = "{loss}"\nactivation = "{activation}"\niterations = {iterations}\n'
+RECIPE = """
+arch = "tiny-conv"
+data = "mnist"
+eps = "0.3"
+loss = "{loss}"
+activation = "{activation}"
+iterations = {iterations}
+"""
 
 
 @pytest.fixture
