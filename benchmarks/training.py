@@ -6,6 +6,7 @@ For each recipe, at the end of its ramp, on one batch: seconds a step of llcert'
 the steps of its rivals, taken in turns: the plain step (cross-entropy, Adam), the paper's step written down plainly
 (paper_step.py) with the recipe's iterations from saved vectors and with ten from random starts, which train about as
 well (the paper's Table 1), and llcert's own step with torch's derivatives in place of those of llcert/gradients.py.
+The rivals work on one batch that is ready for use; llcert also fetches images, crops, flips and keeps its vectors.
 An epoch is extrapolated from the step. Shares come from steps of their own, for which a GPU is waited for at every
 border. Memory is that of a process of its own, above what it has before its first step. Images are random unless there
 is a data root. Writes results/training.json.
