@@ -144,12 +144,16 @@ class Activation(Op):
         """
         return ()
 
+    @torch.no_grad()
     def varying(self, z: Region) -> Tensor:
         """Outputs that may vary over `z`, boolean `[batch, *output shape]`: a superset; NaN varies."""
-        varying = torch.ones_like(self(z.centre), dtype=torch.bool)
-        for gap in self.gaps(z):
-            varying = varying & ~(gap <= 0)
-        return varying
+        gaps = self.gaps(z)
+        if not gaps:
+            return torch.ones_like(self(z.centre), dtype=torch.bool)
+        constant = gaps[0] <= 0
+        for gap in gaps[1:]:
+            constant = constant | (gap <= 0)
+        return ~constant
 
     @abstractmethod
     def slope(self, z: Region) -> Tensor:

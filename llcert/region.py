@@ -7,6 +7,9 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from llcert import gradients
+from llcert.gradients import maximum, minimum
+
 
 @dataclass(frozen=True)
 class Region:
@@ -29,19 +32,19 @@ class Region:
     @property
     def reach(self) -> Tensor:
         """Upper bound on `|z_i - centre_i|` by the box alone, `[batch, *shape]`."""
-        return torch.maximum(self.upper - self.centre, self.centre - self.lower)
+        return maximum(self.upper - self.centre, self.centre - self.lower)
 
     def box_to_ball(self) -> Region:
         """The same set, its radius cut to the farthest corner of its box (METHOD, section 2)."""
-        return replace(self, radius=torch.minimum(self.radius, length(self.reach)))
+        return replace(self, radius=minimum(self.radius, length(self.reach)))
 
     def ball_to_box(self) -> Region:
         """The same set, its box cut to the box around its ball."""
         radius = spread(self.radius, self.centre)
         return replace(
             self,
-            lower=torch.maximum(self.lower, self.centre - radius),
-            upper=torch.minimum(self.upper, self.centre + radius),
+            lower=maximum(self.lower, self.centre - radius),
+            upper=minimum(self.upper, self.centre + radius),
         )
 
     def within(self, lower: Tensor, upper: Tensor) -> Region:
@@ -95,7 +98,7 @@ def length(x: Tensor, start: int = 1) -> Tensor:
     norm is seen to be far from the ends of the range (on a GPU, to look would be to wait).
     """
     if x.dtype != torch.float64 and x.ndim > start:
-        return torch.linalg.vector_norm(x, dim=tuple(range(start, x.ndim)), dtype=torch.float64).to(x.dtype)
+        return gradients.length(x, start)
     flat = x.flatten(start)
     if flat.numel() == 0:
         return torch.linalg.vector_norm(flat, dim=-1)

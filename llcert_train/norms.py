@@ -33,14 +33,15 @@ class FewIterations:
 
     def _directions(self, masked: Masked, start: Tensor) -> Tensor:
         """Approximate right singular vectors; the columns mask in place of those that the masks wipe out."""
-        u = _unit(start * masked.columns, _unit(masked.columns, torch.zeros_like(masked.columns)))
+        u = _moderate(start * masked.columns, masked.columns)
         with torch.autocast(u.device.type, torch.bfloat16, enabled=self.mixed):
             for _ in range(self.iterations):
-                u = _unit(masked.adjoint(masked.apply(u)).to(u.dtype), u)
-        return u
+                u = _moderate(masked.adjoint(masked.apply(u)).to(u.dtype), u)
+        size = length(u)
+        return u / spread(torch.where(size > 0, size, 1.0), u)
 
 
-def _unit(x: Tensor, otherwise: Tensor) -> Tensor:
-    """`x` at length one; another vector, as it is, where x is zero."""
-    size = spread(length(x), x)
-    return torch.where(size > 0, x / torch.where(size > 0, size, 1.0), otherwise)
+def _moderate(x: Tensor, otherwise: Tensor) -> Tensor:
+    """`x` with entries that add up to one, which takes no squares; another vector, as it is, where x is zero."""
+    size = spread(torch.linalg.vector_norm(x.flatten(1), ord=1, dim=1), x)
+    return torch.where(size > 0, x / size, otherwise)

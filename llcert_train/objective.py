@@ -141,7 +141,7 @@ class Objective(nn.Module):
         return self._measures(logits, labels, worst, kappa, bound, trace)
 
     def _bound(self, starts: Mapping[Term, Tensor]) -> GlobalBound:
-        return global_bound(self.program, self.solver, starts=starts, joint=False)
+        return global_bound(self.program, self.solver, starts=starts, joint=False, crude=False)
 
     def _trace(
         self, images: Tensor, radius: float, bound: GlobalBound | None, saved: Mapping[Term, Tensor], seed: int

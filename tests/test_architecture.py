@@ -10,7 +10,7 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 LAYERS = (
-    ("errors", "layout", "region", "relaxation", "rounding", "spectral"),
+    ("errors", "gradients", "layout", "region", "relaxation", "rounding", "spectral"),
     ("ir", "check", "processes"),
     ("registry", "memory"),
     ("ops",),
@@ -32,6 +32,7 @@ SIDEWAYS = {
     ("spectral", "rounding"),
     ("spectral", "errors"),
     ("region", "errors"),
+    ("region", "gradients"),
     ("region", "rounding"),
     ("relaxation", "layout"),
     ("relaxation", "rounding"),

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from llcert.gradients import maximum, minimum, root
 from llcert.ir import LinearOp, Node
 from llcert.program import Block
 from llcert.region import Region, spread
@@ -20,6 +21,11 @@ class Hidden:
     region: Region
     varying: Tensor
 
+    @property
+    def mask(self) -> Tensor:
+        """`varying` as zeros and ones in the type of the region."""
+        return self.varying.to(self.region.centre.dtype)
+
 
 def box(block: Block, sources: Mapping[Node, Hidden], *, balls: bool = True) -> Region:
     """Outer bounds of a block's value before its activation; the radius is left infinite.
@@ -27,21 +33,35 @@ def box(block: Block, sources: Mapping[Node, Hidden], *, balls: bool = True) -> 
     Box rule by centre and half-width; where an operator is the first to add things up, its row norms times the ball
     of its source cut the box (ball to box). balls: False for the box rule alone.
     """
-    known = {
-        s: _Known(h.region, (h.region.radius, h.varying.to(h.region.centre.dtype)) if balls else None)
-        for s, h in sources.items()
-    }
+    known = {s: _Known(h.region, _Ball(h.region.radius, h.mask) if balls else None) for s, h in sources.items()}
     for node in block.body:
         known[node] = _through(node, [known[i] for i in node.inputs])
     return known[block.pre].region
 
 
 @dataclass(frozen=True)
+class _Ball:
+    """`z - c = factors * (moved delta)`, `||delta|| <= radius`.
+
+    radius: `[batch]`. plain: whether factors are zeros and ones, which are their own squares.
+    """
+
+    radius: Tensor
+    factors: Tensor
+    plain: bool = True
+
+    @property
+    def squared(self) -> Tensor:
+        """Upper bounds of the squares of the factors."""
+        return self.factors if self.plain else squares(self.factors)
+
+
+@dataclass(frozen=True)
 class _Known:
-    """A region on its way through a block; ball: (radius `[batch]`, factors) with `z - c = factors * (moved delta)`."""
+    """A region, and maybe a ball, on its way through a block."""
 
     region: Region
-    ball: tuple[Tensor, Tensor] | None = None
+    ball: _Ball | None = None
 
 
 def _through(node: Node, inputs: list[_Known]) -> _Known:
@@ -57,24 +77,19 @@ def _through(node: Node, inputs: list[_Known]) -> _Known:
     middle, half = _middle(source.region)
     middle, half = node.op(middle), magnitude.linear(half)
     lower, upper = middle - half, middle + half
-    if source.ball is None:
+    ball = source.ball
+    if ball is None:
         return _Known(Region(centre, lower, upper, unknown))
-    radius, factors = source.ball
     if node.op.moves:
-        return _Known(Region(centre, lower, upper, unknown), (radius, magnitude.linear(factors)))
-    reach = _root(node.op.transformed(squares).linear(squares(factors))) * spread(radius, centre)
-    return _Known(Region(centre, torch.maximum(lower, centre - reach), torch.minimum(upper, centre + reach), unknown))
+        moved = _Ball(ball.radius, magnitude.linear(ball.factors), plain=False)
+        return _Known(Region(centre, lower, upper, unknown), moved)
+    reach = root(node.op.transformed(squares).linear(ball.squared)) * spread(ball.radius, centre)
+    return _Known(Region(centre, maximum(lower, centre - reach), minimum(upper, centre + reach), unknown))
 
 
 def squares(x: Tensor) -> Tensor:
     """Upper bounds of the squares, of which no product of two vanishes; zero stays zero."""
-    return torch.where(x == 0, x, x.square().clamp(min=torch.finfo(x.dtype).tiny ** 0.5))
-
-
-def _root(x: Tensor) -> Tensor:
-    """The square root, NaN below zero; its slope at zero is taken as zero."""
-    zero = x == 0
-    return torch.where(zero, x, torch.where(zero, 1.0, x).sqrt())
+    return torch.where(x == 0, 0.0, x.square().clamp(min=torch.finfo(x.dtype).tiny ** 0.5))
 
 
 def _middle(region: Region) -> tuple[Tensor, Tensor]:

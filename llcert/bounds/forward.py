@@ -142,7 +142,7 @@ def propagate(
 
 def _masked(block: Block, sources: Mapping[Node, Hidden], rows: Tensor) -> dict[Term, Masked]:
     """Each term of a block without the rows and columns that stay constant."""
-    return {t: Masked(t, rows, sources[t.source].varying.to(rows.dtype)) for t in block.terms}
+    return {t: Masked(t, rows, sources[t.source].mask) for t in block.terms}
 
 
 def _reach(

@@ -41,11 +41,13 @@ def global_bound(
     *,
     starts: Mapping[Term, Tensor] | None = None,
     joint: bool = True,
+    crude: bool = True,
 ) -> GlobalBound:
     """The global Lipschitz bound, an ESTIMATE; where an iteration does not converge, a crude upper bound answers.
 
     starts: vectors `[1, *columns]` to begin with, such as those of an earlier bound; random where there are none.
     joint: whether branches that add up get one more norm of them all, which may say less than their sum.
+    crude: False lets what the solver found stand; to look whether it converged would be to wait for a GPU.
     """
     solver = solver or Lanczos(tolerance=1e-5, vectors=True)
     norms: dict[Term, Tensor] = {}
@@ -56,7 +58,7 @@ def global_bound(
         for term, every in zip(block.terms, columns, strict=True):
             given = (starts or {}).get(term)
             start = random_start((1, *term.columns), every, seed + number) if given is None else given
-            norms[term], vectors[term] = _unmasked(term, rows, every, solver, start)
+            norms[term], vectors[term] = _unmasked(term, rows, every, solver, start, crude)
         sizes, radii = [norms[t][None] for t in block.terms], [growth[t.source][None] for t in block.terms]
         branches = solver if joint else None
         growth[block.node] = reach(block, rows, columns, sizes, radii, branches, seed + number)(radii)[0]
@@ -72,11 +74,13 @@ def _everything(program: Program, block: Block) -> tuple[Tensor, list[Tensor]]:
     return rows, [one.expand(1, *t.columns) for t in block.terms]
 
 
-def _unmasked(term: Term, rows: Tensor, columns: Tensor, solver: Solver, start: Tensor) -> tuple[Tensor, Tensor]:
+def _unmasked(
+    term: Term, rows: Tensor, columns: Tensor, solver: Solver, start: Tensor, crude: bool
+) -> tuple[Tensor, Tensor]:
     if term.moves:
         return (rows * term.magnitude(columns)).max(), start
     norm = solver(Masked(term, rows, columns), start)
-    value = norm.value if bool(norm.converged.all()) else _crude(term, rows, columns)
+    value = _crude(term, rows, columns) if crude and not bool(norm.converged.all()) else norm.value
     return value[0], start if norm.vector is None else norm.vector
 
 

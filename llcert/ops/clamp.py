@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from llcert.gradients import maximum, minimum
 from llcert.ir import Activation, Node, Shape, apply
 from llcert.ops.affine import Affine
 from llcert.region import Region
@@ -40,8 +41,8 @@ class Clamp(Activation):
     def __call__(self, *values: Tensor) -> Tensor:
         (z,) = values
         if self.low is not None:
-            z = torch.maximum(z, self.low)
-        return z if self.high is None else torch.minimum(z, self.high)
+            z = maximum(z, self.low)
+        return z if self.high is None else minimum(z, self.high)
 
     @property
     def is_relu(self) -> bool:

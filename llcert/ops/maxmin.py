@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from llcert.gradients import maximum, minimum
 from llcert.ir import Activation, Node, Op, Shape, apply
 from llcert.ops.affine import Affine
 from llcert.ops.maxpool import MaxPool
@@ -37,11 +38,11 @@ class MaxMin(Activation):
 
     def __call__(self, *values: Tensor) -> Tensor:
         a, b = self.split(values[0])
-        largest, smallest = torch.maximum(a, b), torch.minimum(a, b)
+        largest, smallest = maximum(a, b), minimum(a, b)
         if self.high is not None:
-            largest = torch.minimum(largest, self.high)
+            largest = minimum(largest, self.high)
         if self.low is not None:
-            smallest = torch.maximum(smallest, self.low)
+            smallest = maximum(smallest, self.low)
         return self.merge(largest, smallest)
 
     @property

@@ -164,6 +164,14 @@ def test_a_global_norm_that_did_not_converge_is_answered_by_a_crude_upper_bound(
         assert float(bound.norms[term]) >= float(torch.linalg.matrix_norm(matrix(term), 2))
 
 
+def test_without_a_crude_bound_the_unfinished_norm_stands() -> None:
+    program, solver = _net(relu(), widths=(3, 6, 3)), PowerIteration(tolerance=1e-12, cap=1)
+    bound = global_bound(program, solver, crude=False)
+    for block in program.blocks:
+        (term,) = block.terms
+        assert float(bound.norms[term]) < float(torch.linalg.matrix_norm(matrix(term), 2))
+
+
 @pytest.mark.parametrize("scale", [1e-30, 1.0, 1e30])
 def test_the_crude_bound_is_an_upper_bound_at_every_scale(scale: float) -> None:
     for seed in range(10):
