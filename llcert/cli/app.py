@@ -117,6 +117,8 @@ def _command(arguments: Sequence[str] | None, team: Team | None) -> int:
         return PIPE_CLOSED
     except OSError as error:
         return _fail(str(error), BAD_INPUT, team)
+    except ModuleNotFoundError as error:
+        return _fail(f"the package {error.name} is not installed, and this needs it", BAD_INPUT, team)
     except Exception as error:
         if _out_of_memory(error):
             return _fail("out of memory; a smaller --batch-size or --samples may help", BAD_INPUT, team)

@@ -40,6 +40,22 @@ def test_without_arguments_help_is_shown(run: Run) -> None:
     assert result.err == ""
 
 
+@pytest.mark.parametrize(("package", "command"), [("scipy", "certify"), ("torch", "certify"), ("scipy", "check")])
+def test_a_missing_package_is_one_line(package: str, command: str) -> None:
+    script = (
+        "import sys; package = sys.argv.pop(1)\n"
+        "class Hidden:\n"
+        "    def find_spec(self, name, path=None, target=None):\n"
+        "        if name.split('.')[0] == package: raise ModuleNotFoundError(f'no {name}', name=package)\n"
+        "sys.meta_path.insert(0, Hidden())\n"
+        "from llcert.cli import main; sys.exit(main(sys.argv[1:]))"
+    )
+    arguments = [sys.executable, "-c", script, package, command, "models/digits_relu_theta.onnx"]
+    done = subprocess.run(arguments, capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert done.stderr == f"error: the package {package} is not installed, and this needs it\n"
+
+
 @pytest.mark.parametrize(("arguments", "words"), [(["certify"], "MODEL"), (["dance"], "dance"), (["--loud"], "--loud")])
 def test_misuse_is_one_line(run: Run, arguments: list[str], words: str) -> None:
     result = run(*arguments)
