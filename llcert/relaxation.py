@@ -75,6 +75,10 @@ class Relaxation:
     enter: Callable[[Tensor], tuple[Tensor, Tensor | None]] = _same
     leave: Callable[[Tensor, Tensor | None], Tensor] = _back
 
+    def select(self, images: Tensor) -> Relaxation:
+        """The step of some images; images: mask or index."""
+        return replace(self, zone=self.zone.select(images))
+
     @cached_property
     def ends(self) -> tuple[Tensor, ...]:
         """The box's ends and the knots between them, ascending, `[batch, 1, *shape]` each."""

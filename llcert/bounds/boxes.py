@@ -41,7 +41,8 @@ def probes(program: Program) -> dict[int, Probe]:
 class Asked:
     """What asks for the boxes of a program's blocks, found when it is first wanted.
 
-    other: the same network's, in other numbers; what was found there serves here.
+    other: the same network's, in numbers at least as fine; what was found there serves here. Coarser ones would not do:
+    a factor that vanishes in them is no way from an entry to another, and a proof in float64 would not see it.
     """
 
     program: Program

@@ -75,7 +75,7 @@ class Trace:
         return self._steps[block.node]
 
     def select(self, images: Tensor) -> Trace:
-        """The trace of some images; images: mask or index."""
+        """The trace of some images, with what their steps were cut to; images: mask or index."""
         return replace(
             self,
             before={n: z.select(images) for n, z in self.before.items()},
@@ -85,7 +85,7 @@ class Trace:
             joint={n: (v[images], t[images]) for n, (v, t) in self.joint.items()},
             lipschitz=None if self.lipschitz is None else self.lipschitz[images],
             roundoff=None if self.roundoff is None else self.roundoff.select(images),
-            _steps={},
+            _steps={n: None if s is None else tuple(r.select(images) for r in s) for n, s in self._steps.items()},
         )
 
 

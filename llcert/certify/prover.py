@@ -5,7 +5,7 @@ from __future__ import annotations
 import enum
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
-from functools import cached_property, partial
+from functools import partial
 from typing import TYPE_CHECKING
 
 import torch
@@ -47,8 +47,8 @@ class Prover:
 
     program: in float64. bound: its proved norms. solver: of local norms. side: what they must be at least. eps: not
     below the radius that was asked. deployed: the format the network runs in; None: in real numbers.
+    asked: what asks for the boxes of the program's blocks.
     ascent: the last attempt on rows that the estimate certified. frame: room for a checker. claim: whose margins count.
-    other: what asks for boxes of the same network, in other numbers.
     """
 
     program: Program
@@ -57,16 +57,11 @@ class Prover:
     eps: Eps
     side: Side
     deployed: Rounding | None
+    asked: Asked
     clip: bool = False
     ascent: Ascent = field(default_factory=lambda: Ascent(steps=60))
     frame: Frame | None = None
     claim: Claim = FIRST
-    other: Asked | None = None
-
-    @cached_property
-    def asked(self) -> Asked:
-        """What asks for the boxes of the program's blocks."""
-        return Asked(self.program, self.other)
 
     def __call__(self, images: Tensor, labels: Tensor, plan: Plan, eps: Tensor | None = None) -> Tensor:
         """Lower bounds of `z_y - z_j` over each ball, `[batch, logits]`; infinite for j = y. NaN proves nothing.
@@ -223,11 +218,10 @@ def provers_of(
     settings: Settings,
     device: torch.device | str,
     witness: Witness | None = None,
-    asked: Asked | None = None,
 ) -> dict[Assurance, Prover]:
     """The prover of the assurance that is asked for, and of every weaker one that needs a proof.
 
-    witness: of deterministic proofs. asked: what asks for boxes of the same network, in other numbers.
+    witness: of deterministic proofs.
     """
     program = lower(network, device, torch.float64)
     formats = {Semantics.REAL: None, Semantics.FLOAT32: SINGLE if network.dtype == torch.float32 else DOUBLE}
@@ -246,6 +240,7 @@ def provers_of(
         del solvers[Assurance.DETERMINISTIC]
     with torch.no_grad(), direct_sums():
         bound = proved_bound(program, replace(verified, largest=_WHOLE))
+    asked = Asked(program)
     return {
         assurance: Prover(
             program,
@@ -254,10 +249,10 @@ def provers_of(
             eps=above(settings.eps),
             side=side,
             deployed=deployed,
+            asked=asked,
             clip=settings.clip_input,
             frame=frame if assurance is Assurance.DETERMINISTIC else None,
             claim=settings.claim,
-            other=asked,
         )
         for assurance, (solver, side) in solvers.items()
     }

@@ -112,6 +112,9 @@ class Certifier:
         program = lower(network, device, dtype)
         with torch.no_grad(), full_precision():
             bound = global_bound(program, seed=settings.seed)
+        provers: dict[Assurance, Prover] = {}
+        if settings.assurance is not Assurance.ESTIMATE:
+            provers = provers_of(network, settings, device, witness)
         local = Local(
             program,
             settings.eps,
@@ -121,10 +124,8 @@ class Certifier:
             clip_input=settings.clip_input,
             seed=settings.seed,
             claim=settings.claim,
+            other=provers[settings.assurance].asked if provers else None,
         )
-        provers: dict[Assurance, Prover] = {}
-        if settings.assurance is not Assurance.ESTIMATE:
-            provers = provers_of(network, settings, device, witness, local.asked)
         stages = _stages(program, settings, bound, local, provers, witness)
         search = None
         if settings.radius is not None:

@@ -115,7 +115,10 @@ _PLANS = (Plan(local=True), Plan(local=True, backward=True), Plan(local=True, ro
 
 @dataclass(frozen=True)
 class Local:
-    """Certifies by the local Lipschitz bound: 0/1 masks first (eq. 6), centre secants for what stays open."""
+    """Certifies by the local Lipschitz bound: 0/1 masks first (eq. 6), centre secants for what stays open.
+
+    other: what asks for boxes of the same network in float64, where that has been found anyway.
+    """
 
     program: Program
     eps: Eps
@@ -125,6 +128,7 @@ class Local:
     clip_input: bool = False
     seed: int = 0
     claim: Claim = FIRST
+    other: Asked | None = None
     name: str = "local"
     verdict: Verdict = Verdict.CERTIFIED
     _kept: LastTrace = field(default_factory=LastTrace, init=False, repr=False, compare=False)
@@ -184,7 +188,7 @@ class Local:
     @cached_property
     def asked(self) -> Asked:
         """What asks for the boxes of the program's blocks."""
-        return Asked(self.program)
+        return Asked(self.program, self.other)
 
     def __call__(self, images: Tensor, labels: Tensor, indices: Tensor) -> Finding:
         logits = self.program.logits(images)

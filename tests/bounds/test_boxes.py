@@ -12,9 +12,10 @@ from llcert.bounds.dual import Backward, Tightest
 from llcert.bounds.dual import _length as shared_length
 from llcert.bounds.enclose import enclose, enclosing_ball
 from llcert.bounds.probe import probe
+from llcert.certify import Certifier, Settings, Verdict
 from llcert.ir import Input, Network, Node, apply
 from llcert.layout import PER_ROW, Shared
-from llcert.ops import Add, Conv, Leaky, Linear, MaxMin, Reshape, relu
+from llcert.ops import Add, Affine, Conv, Leaky, Linear, MaxMin, Reshape, relu
 from llcert.program import Program, lower
 
 
@@ -133,3 +134,24 @@ def test_lengths_of_shared_rows_do_not_vanish() -> None:
     layout = Shared(torch.tensor([[0, 1, 2]]), 2)
     tiny = torch.tensor([[[1e-170, 1.0, 0.0]]], dtype=torch.float64)
     assert float(shared_length(tiny, layout)[0, 0]) >= 1e-170
+
+
+def test_a_proof_sees_ways_that_vanish_in_float32() -> None:
+    """A factor of 1e-50, and later ones that make up for it: nothing at all in float32, the whole signal in float64."""
+    one, zero = torch.ones((), dtype=torch.float64), torch.zeros((), dtype=torch.float64)
+    node = apply(relu(), apply(Affine(one, zero), apply(Input((1, 8)))))
+    for scale, shift in ((1e-50, 0.0), (1e25, 0.0), (1e26, -4.6)):
+        node = apply(Affine(scale * one, shift * one), node)
+    flat = apply(Reshape((8,)), apply(relu(), node))
+    weight = torch.zeros(2, 8, dtype=torch.float64)
+    weight[1, 0] = 1
+    network = Network(apply(Linear(weight, torch.tensor([0.5, 0.0], dtype=torch.float64)), flat))
+    image = torch.full((1, 1, 8), 0.5, dtype=torch.float64)
+    nearby = image.clone()
+    nearby[0, 0, 0] += 0.09
+    assert network(image).argmax(1) == 0
+    assert network(nearby).argmax(1) == 1
+    first = torch.tensor([0])
+    for stages in (("boxes",), ("local", "dual", "boxes")):
+        (sample,) = Certifier.of(network, Settings(0.1, stages=stages))(image, first, first).samples
+        assert sample.verdict is not Verdict.CERTIFIED

@@ -135,3 +135,20 @@ def test_branches_of_a_convolution() -> None:
     settings = Settings(0.5, stages=("local", "branch"), branch_seconds=0.3)
     samples = Certifier.of(network, settings)(images, network(images).argmax(1), torch.arange(6)).samples
     assert any(s.stage == "branch" or s.verdict is Verdict.UNDECIDED for s in samples)
+
+
+def test_parts_keep_their_cuts_when_others_leave_the_ascent() -> None:
+    network, eps = dense(1, width=10), 0.8
+    image = random_image(network, 1).double()
+    backward, trace, rows, leaves = parts_of(network, image, network(image).argmax(1), eps)
+    own = cut(backward, trace.select(torch.zeros_like(leaves.rows)), leaves.cuts)
+    carried = {backward.program.output: rows[leaves.rows][:, None]}
+    ascent = Ascent(steps=12)
+    with torch.no_grad():
+        together, _ = ascent(backward, own, carried, leaves.choices)
+        enough = together.median()
+        parted, _ = ascent(backward, own, carried, leaves.choices, enough=enough)
+    stay = together <= enough
+    assert stay.any()
+    assert not stay.all()
+    torch.testing.assert_close(parted[stay], together[stay], rtol=1e-12, atol=1e-12)
