@@ -97,8 +97,9 @@ class _Length(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
         x, value = ctx.saved_tensors
-        slope = torch.where(value == 0, 0.0, gradient / value)
-        return x * slope.reshape(*slope.shape, *[1] * (x.ndim - slope.ndim)), None
+        wide = (*value.shape, *[1] * (x.ndim - value.ndim))
+        unit = x / torch.where(value == 0, 1.0, value).reshape(wide)  # first: a gradient over a tiny length overflows
+        return unit.mul_(gradient.reshape(wide)), None
 
 
 def _length(x: Tensor, axes: tuple[int, ...]) -> Tensor:

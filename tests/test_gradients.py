@@ -97,3 +97,10 @@ def test_nothing_is_recorded_where_nothing_is_differentiated(function: Function)
     assert function(x.detach(), x.detach()).grad_fn is None
     with torch.no_grad():
         assert not function(x, x + 1).requires_grad
+
+
+def test_a_gradient_over_a_tiny_length_does_not_overflow() -> None:
+    x = torch.tensor([[2e-36, 0.0, -1e-36], [0.0, 0.0, 0.0]], requires_grad=True)
+    (slope,) = torch.autograd.grad(gradients.length(x, 1), x, torch.tensor([1e3, 1e3]))
+    expected = torch.tensor([[2.0, 0.0, -1.0], [0.0, 0.0, 0.0]]) * 1e3 / 5**0.5
+    torch.testing.assert_close(slope, expected)

@@ -59,7 +59,7 @@ class Branch:
         leaves = self.branching(backward, trace, directions[0, classes])
         worst = torch.stack([leaves.bounds[leaves.rows == r].amin() for r in range(len(classes))])
         done = worst > enough
-        bounds[0, classes] = torch.where(done, worst, worst.clamp(max=0))
+        bounds[0, classes] = torch.fmax(bounds[0, classes], torch.where(done, worst, worst.clamp(max=0)))
         return classes, leaves, claim.margin(bounds, labels, program.classes)[0]
 
 

@@ -13,7 +13,7 @@ from llcert.bounds.ascent import Ascent
 from llcert.bounds.branching import Branching, Leaves, _put, bounds_of, cut
 from llcert.bounds.dual import Backward, Tightest, differences
 from llcert.bounds.enclose import enclose, enclosing_ball
-from llcert.certify import Certifier, Settings, Verdict
+from llcert.certify import Assurance, Certifier, Settings, Verdict
 from llcert.ir import Input, Network, apply
 from llcert.ops import Conv, Linear, MaxMin, Reshape, Sigmoid, relu
 
@@ -152,3 +152,19 @@ def test_parts_keep_their_cuts_when_others_leave_the_ascent() -> None:
     assert stay.any()
     assert not stay.all()
     torch.testing.assert_close(parted[stay], together[stay], rtol=1e-12, atol=1e-12)
+
+
+def test_what_the_closed_form_hardly_proves_is_not_lost_where_time_runs_out() -> None:
+    network = dense(2)
+    image = random_image(network, 2).float()
+    label, index = network(image).argmax(1), torch.tensor([0])
+    eps = 0.4366
+    settings = Settings(eps, stages=("branch",), assurance=Assurance.ESTIMATE, branch_seconds=1e-6)
+    certifier = Certifier.of(network, settings)
+    backward, trace = Backward(certifier.program), certifier.local.refined(image, index)
+    closed = certifier.local.claim.margin(backward.closed(trace, differences(label, certifier.program)), label, 3)
+    assert 0 < float(closed) < Branching().enough(backward, trace)
+    (sample,) = certifier(image, label, index).samples
+    assert sample.verdict is Verdict.CERTIFIED
+    assert sample.margin is not None
+    assert sample.margin >= float(closed)
