@@ -155,10 +155,15 @@ def _carry(block: Block, owners: Tensor, count: int, pending: dict[Node, Tensor]
 
 
 def _through(term: Term, owners: Tensor, count: int) -> Tensor | None:
-    """Owners of a term's columns: `paths * sum of squares = (sum)^2` only where all that arrive are equal."""
+    """Owners of a term's columns: `paths * sum of squares = (sum)^2` only where all that arrive are equal.
+
+    None where two meet, and where counts are too large for float64 to tell.
+    """
     reached = (owners < count).double()
     number = torch.where(owners < count, owners, 0).double()
     paths, sums, squares = (term.paths_back(x).round() for x in (reached, number, number.square()))
-    if bool((paths * squares != sums.square()).any()):
+    both, twice = paths * squares, sums.square()
+    exact = max(float(both.max()), float(twice.max())) < 2**53
+    if not exact or bool((both != twice).any()):
         return None
     return torch.where(paths > 0, (sums / paths.clamp(min=1)).round(), count).long()

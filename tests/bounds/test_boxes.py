@@ -11,7 +11,7 @@ from llcert.bounds.boxes import backward_boxes, probes
 from llcert.bounds.dual import Backward, Tightest
 from llcert.bounds.dual import _length as shared_length
 from llcert.bounds.enclose import enclose, enclosing_ball
-from llcert.bounds.probe import probe
+from llcert.bounds.probe import _through, probe
 from llcert.certify import Certifier, Settings, Verdict
 from llcert.ir import Input, Network, Node, apply
 from llcert.layout import PER_ROW, Shared
@@ -119,6 +119,21 @@ def test_what_is_too_large_or_mixed_is_not_asked_for() -> None:
     assert probe(program_of(convolutional()), 1, 100) is None
     mixed = apply(MaxMin(), conv(apply(Input((1, 4, 4))), 2, 0))
     assert probes(program_of(Network(dense(apply(relu(), dense(mixed, 4, 1)), 3, 2)))) == {}
+
+
+def test_counts_too_large_to_compare_are_no_proof() -> None:
+    class Many:
+        def __init__(self, paths: float) -> None:
+            self.paths = paths
+
+        def paths_back(self, x: Tensor) -> Tensor:
+            return x * self.paths
+
+    owners = torch.tensor([[0, 1, 2, 3]])  # 3: of nobody
+    for paths in (1.0, 2.0**20):
+        assert torch.equal(_through(Many(paths), owners, 3), owners)  # type: ignore[arg-type]
+    for paths in (2.0**26, 2.0**600, torch.inf):
+        assert _through(Many(paths), owners, 3) is None  # type: ignore[arg-type]
 
 
 def test_layouts_add_up_and_spread_back() -> None:
