@@ -29,12 +29,13 @@ class Ascent:
 
     steps: evaluations of the bound. rate: of the slopes, log_rate: of the logarithms, at the start; both fall to zero
     along a cosine. Whatever it finds is a bound; it returns the best that it met. An image leaves when each of its rows
-    is enough, or is hopeless: after two thirds of the steps it lacks more than it has gained.
+    is enough, or is hopeless: after two thirds of the steps it lacks more than it has gained; none is if `patient`.
     """
 
     steps: int = 30
     rate: float = 0.04
     log_rate: float = 0.1
+    patient: bool = False
 
     def __call__(
         self,
@@ -59,7 +60,7 @@ class Ascent:
             if not climb.move((self.rate * fall, self.log_rate * fall), step):
                 break
             if step % _LOOK == 0:
-                bounds, late = best[images], step >= 2 * self.steps / 3
+                bounds, late = best[images], not self.patient and step >= 2 * self.steps / 3
                 done = (bounds > asked[images]) | (late & (bounds < first[images] - bounds))
                 left = torch.nonzero(~done.all(1))[:, 0]
                 if len(left) == 0:

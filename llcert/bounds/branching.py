@@ -84,7 +84,7 @@ class Branching:
     seconds: float = 10.0
     width: int = 16
     reserve: float = 6e-3
-    ascent: Ascent = field(default_factory=lambda: Ascent(steps=15, rate=0.05))
+    ascent: Ascent = field(default_factory=lambda: Ascent(steps=15, rate=0.05, patient=True))
 
     def __call__(self, backward: Backward, trace: Trace, rows: Tensor) -> Leaves:
         """Parts that cover the ball for rows on the logits, all bounds positive if that was reached in time.
