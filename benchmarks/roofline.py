@@ -38,7 +38,7 @@ from llcert.ir import Network
 RESULTS = Path(__file__).parent / "results" / "roofline.json"
 NETWORKS = {
     "cifar_small_relu_theta": Assurance.DETERMINISTIC,
-    "cifar_6c2f_relu_theta": Assurance.ESTIMATE,  # its proofs take a minute an image
+    "cifar_6c2f_relu_theta": Assurance.ESTIMATE,  # its proofs take far longer than all stages
 }
 EPS = 36 / 255
 BATCH = 64

@@ -15,12 +15,12 @@ from torch.autograd.function import once_differentiable
 
 def maximum(a: Tensor, b: Tensor) -> Tensor:
     """The larger of each two entries, broadcast; where they are equal, each gets half of the gradient."""
-    return _Maximum.apply(a, b) if _differentiated(a, b) else torch.maximum(a, b)
+    return _Extreme.apply(a, b, True) if _differentiated(a, b) else torch.maximum(a, b)
 
 
 def minimum(a: Tensor, b: Tensor) -> Tensor:
     """The smaller of each two entries, likewise."""
-    return _Minimum.apply(a, b) if _differentiated(a, b) else torch.minimum(a, b)
+    return _Extreme.apply(a, b, False) if _differentiated(a, b) else torch.minimum(a, b)
 
 
 def root(x: Tensor) -> Tensor:
@@ -38,38 +38,23 @@ def _differentiated(*tensors: Tensor) -> bool:
     return torch.is_grad_enabled() and any(t.requires_grad for t in tensors)
 
 
-class _Maximum(torch.autograd.Function):
+class _Extreme(torch.autograd.Function):
+    """The larger of two where `largest`, else the smaller."""
+
     @staticmethod
-    def forward(ctx: Any, a: Tensor, b: Tensor) -> Tensor:
+    def forward(ctx: Any, a: Tensor, b: Tensor, largest: bool) -> Tensor:
         ctx.save_for_backward(a, b)
-        return torch.maximum(a, b)
+        ctx.largest = largest
+        return torch.maximum(a, b) if largest else torch.minimum(a, b)
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, Tensor | None]:
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, Tensor | None, None]:
         a, b = ctx.saved_tensors
-        return _parts(ctx, gradient, a - b)
-
-
-class _Minimum(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, a: Tensor, b: Tensor) -> Tensor:
-        ctx.save_for_backward(a, b)
-        return torch.minimum(a, b)
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, Tensor | None]:
-        a, b = ctx.saved_tensors
-        return _parts(ctx, gradient, b - a)
-
-
-def _parts(ctx: Any, gradient: Tensor, lead: Tensor) -> tuple[Tensor | None, Tensor | None]:
-    """What a and b get of the gradient: all by the sign of a's lead, half where that is 0 or NaN. lead: overwritten."""
-    a, b = ctx.saved_tensors
-    own = lead.sign_().add_(1).mul_(0.5).mul_(gradient)
-    other = (gradient - own).sum_to_size(b.shape) if ctx.needs_input_grad[1] else None
-    return own.sum_to_size(a.shape) if ctx.needs_input_grad[0] else None, other
+        lead = a - b if ctx.largest else b - a
+        own = lead.sign_().add_(1).mul_(0.5).mul_(gradient)  # all of it, none, or half where the lead is 0 or NaN
+        other = (gradient - own).sum_to_size(b.shape) if ctx.needs_input_grad[1] else None
+        return own.sum_to_size(a.shape) if ctx.needs_input_grad[0] else None, other, None
 
 
 class _Root(torch.autograd.Function):

@@ -47,8 +47,8 @@ class Prover:
 
     program: in float64. bound: its proved norms. solver: of local norms. side: what they must be at least. eps: not
     below the radius that was asked. deployed: the format the network runs in; None: in real numbers.
-    asked: what asks for the boxes of the program's blocks.
-    ascent: the last attempt on rows that the estimate certified. frame: room for a checker. claim: whose margins count.
+    asked: what asks for boxes of the program's blocks. ascent: the last attempt on rows that the estimate certified.
+    frame: room for a checker. claim: whose margins count.
     """
 
     program: Program

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TypeVar
 
 import torch
@@ -70,7 +71,7 @@ class Room:
         waiting = [torch.arange(len(indices), device=indices.device)]
         while waiting:
             here, *rest = self.split(name, waiting.pop(0))
-            part = self.tried(name, indices[here], lambda here=here: compute(here))  # type: ignore[misc]
+            part = self.tried(name, indices[here], partial(compute, here))
             found += part
             waiting[:0] = rest if part else [here, *rest]
         return found

@@ -134,14 +134,12 @@ def test_an_attack_breaks_nothing_that_is_certified(name: str) -> None:
 
 
 def test_radii_of_nothing_and_of_everything() -> None:
-    network = toy("conv", 5)
+    network = toy("conv clipped MaxMin", 5)  # no random start of an attack gets stuck on it
     images, labels = held_out(network, 5)
     assert len(set(network(images).argmax(1).tolist())) > 1
     small, large = (watched(network, images, labels, eps)({}) for eps in (1e-6, 50.0))
     assert small.certified_accuracy == small.attacked_accuracy == small.clean_accuracy == pytest.approx(1 - 4 / COUNT)
-    assert large.certified_accuracy == 0
-    assert large.attacked_accuracy is not None
-    assert large.attacked_accuracy <= 2 / COUNT, "ten steps miss a few at most"
+    assert large.certified_accuracy == large.attacked_accuracy == 0
     assert large.clean_accuracy == small.clean_accuracy
 
 
