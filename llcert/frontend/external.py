@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
 from pathlib import Path
 
 import onnx
 from onnx import TensorProto, helper
 
 from llcert.errors import InvalidInput, UnsupportedModel
+from llcert.frontend.nested import all_tensors
 
 
 def load_external(model: onnx.ModelProto, folder: Path, source: str) -> None:
@@ -17,21 +17,11 @@ def load_external(model: onnx.ModelProto, folder: Path, source: str) -> None:
 
     Raises UnsupportedModel where a file lies outside the folder, InvalidInput where it is missing or too short.
     """
-    for tensor in _tensors(model):
+    for tensor in all_tensors(model):
         if tensor.data_location == TensorProto.EXTERNAL:
             tensor.raw_data = _read(tensor, folder, f"{source}: weights {tensor.name!r}")
             tensor.data_location = TensorProto.DEFAULT
             del tensor.external_data[:]
-
-
-def _tensors(model: onnx.ModelProto) -> Iterator[TensorProto]:
-    yield from model.graph.initializer
-    for nodes in (model.graph.node, *(f.node for f in model.functions)):
-        for node in nodes:
-            for attribute in node.attribute:
-                if attribute.HasField("t"):
-                    yield attribute.t
-                yield from attribute.tensors
 
 
 def _read(tensor: TensorProto, folder: Path, where: str) -> bytes:

@@ -186,7 +186,7 @@ class _Walk:
             where=place,
             version=self._version(proto),
             inputs=tuple(inputs),
-            attributes=_attributes(proto, place),
+            attributes={**_defaults(proto, self._version(proto)), **_attributes(proto, place)},
             batched=self.batched,
             outputs=wanted,
         )
@@ -210,6 +210,16 @@ class _Walk:
 def _attributes(proto: onnx.NodeProto, place: str) -> dict[str, Any]:
     """ONNX attributes as plain Python values and tensors."""
     return dict(_plain(a, place) for a in proto.attribute)
+
+
+def _defaults(proto: onnx.NodeProto, version: int) -> dict[str, float]:
+    """The operator's own numbers for attributes a file leaves out, in float32, as runtimes read them."""
+    try:
+        schema = onnx.defs.get_schema(proto.op_type, version, "" if proto.domain == "ai.onnx" else proto.domain)
+    except onnx.defs.SchemaError:
+        return {}
+    known = (a.default_value for a in schema.attributes.values())
+    return {a.name: a.f for a in known if a.type == AttributeProto.FLOAT}
 
 
 def _plain(attribute: onnx.AttributeProto, place: str) -> tuple[str, Any]:

@@ -10,18 +10,19 @@ from pathlib import Path
 from types import MappingProxyType
 
 import onnx
-import onnx.inliner
 from onnx import TensorProto
 from torch import Tensor
 
 from llcert.errors import InvalidInput, UnsupportedModel
 from llcert.frontend.external import load_external
 from llcert.frontend.folding import initialiser
+from llcert.frontend.functions import STANDARD_DOMAINS, inlined
+from llcert.frontend.nested import all_graphs, all_nodes
 
 OLDEST_OPSET = 7
 """Older opsets broadcast by rules of their own."""
 
-_DEFAULT_DOMAINS = ("", "ai.onnx")
+_SPARSE = (onnx.AttributeProto.SPARSE_TENSOR, onnx.AttributeProto.SPARSE_TENSORS)
 _LARGEST_FILE = 2**31
 _MOST_NODES = 200_000
 
@@ -63,7 +64,7 @@ def read(path: Path) -> Graph:
     opset = _one_opset(model, source)
     _check_tables(model, source)
     load_external(model, path.parent, source)
-    model = _inlined(model, source)
+    model = inlined(model, opset, source, most=_MOST_NODES)
     order = _in_order(model.graph, source)
     del model.graph.node[:]
     model.graph.node.extend(order)
@@ -87,7 +88,7 @@ def read(path: Path) -> Graph:
 def where(source: str, node: onnx.NodeProto, opset: int) -> str:
     """How messages name a node."""
     name = node.name or next((o for o in node.output if o), "")
-    domain = f"{node.domain}." if node.domain not in _DEFAULT_DOMAINS else ""
+    domain = f"{node.domain}." if node.domain not in STANDARD_DOMAINS else ""
     return f"{source}: node {name!r} ({domain}{node.op_type}, opset {opset})"
 
 
@@ -141,7 +142,7 @@ def _one_opset(model: onnx.ModelProto, source: str) -> int:
     """The opset of the standard operators; drops imports that repeat one another."""
     imports: dict[str, set[int]] = {}
     for entry in model.opset_import:
-        domain = "" if entry.domain in _DEFAULT_DOMAINS else entry.domain
+        domain = "" if entry.domain in STANDARD_DOMAINS else entry.domain
         imports.setdefault(domain, set()).add(entry.version)
     for domain, versions in imports.items():
         if len(versions) > 1:
@@ -163,18 +164,21 @@ def _one_opset(model: onnx.ModelProto, source: str) -> int:
 
 def _check_tables(model: onnx.ModelProto, source: str) -> None:
     graph = model.graph
-    if graph.sparse_initializer:
-        raise UnsupportedModel(f"{source}: has sparse initialisers; store the weights as dense tensors")
+    attributes = (a for n in all_nodes(model) for a in n.attribute)
+    if any(g.sparse_initializer for g in all_graphs(model)) or any(a.type in _SPARSE for a in attributes):
+        raise UnsupportedModel(f"{source}: has sparse constants; store the weights as dense tensors")
     if not graph.output:
         raise UnsupportedModel(f"{source}: has no output")
     for kind, names in (
-        ("initialiser", [t.name for t in graph.initializer]),
-        ("input", [i.name for i in graph.input]),
-        ("output", [o.name for o in graph.output]),
+        ("initialisers", [t.name for t in graph.initializer]),
+        ("inputs", [i.name for i in graph.input]),
+        ("outputs", [o.name for o in graph.output]),
+        ("metadata entries", [p.key for p in model.metadata_props]),
+        *((f"attributes of node {n.name or n.op_type!r}", [a.name for a in n.attribute]) for n in all_nodes(model)),
     ):
         repeated = _first_repeated(names)
         if repeated is not None:
-            raise UnsupportedModel(f"{source}: two {kind}s are called {repeated!r}")
+            raise UnsupportedModel(f"{source}: two {kind} are called {repeated!r}")
 
 
 def _first_repeated(names: list[str]) -> str | None:
@@ -184,41 +188,6 @@ def _first_repeated(names: list[str]) -> str | None:
             return name
         seen.add(name)
     return None
-
-
-def _inlined(model: onnx.ModelProto, source: str) -> onnx.ModelProto:
-    """The model with its local functions (torch's newer exporter writes some) replaced by their bodies."""
-    if not model.functions:
-        return model
-    _check_functions(model, source)
-    try:
-        return onnx.inliner.inline_local_functions(model)
-    except Exception as error:  # onnx reports broken functions by whatever its C++ code throws
-        raise UnsupportedModel(f"{source}: its local functions cannot be inlined ({type(error).__name__})") from None
-
-
-def _check_functions(model: onnx.ModelProto, source: str) -> None:
-    """Nothing, where functions call one another without cycles and stay small when written out."""
-    bodies = {(f.domain, f.name): [(n.domain, n.op_type) for n in f.node] for f in model.functions}
-    sizes: dict[tuple[str, str], int] = {}
-    for key in bodies:
-        stack = [(key, iter(bodies[key]))]
-        open_keys = [key] if key not in sizes else []
-        while open_keys:
-            current, calls = stack[-1]
-            callee = next((c for c in calls if c in bodies and c not in sizes), None)
-            if callee is None:
-                sizes[current] = sum(sizes.get(c, 1) for c in bodies[current])
-                stack.pop()
-                open_keys.pop()
-            elif callee in open_keys:
-                raise UnsupportedModel(f"{source}: the local function {callee[1]!r} calls itself")
-            else:
-                stack.append((callee, iter(bodies[callee])))
-                open_keys.append(callee)
-    total = sum(sizes.get((n.domain, n.op_type), 1) for n in model.graph.node)
-    if total > _MOST_NODES:
-        raise UnsupportedModel(f"{source}: its local functions unfold to {total} nodes, more than llcert allows")
 
 
 def _in_order(graph: onnx.GraphProto, source: str) -> list[onnx.NodeProto]:

@@ -199,51 +199,6 @@ def test_input_shapes_that_are_no_image_are_refused(image: str, message: str, tm
         load(written(tmp_path, model))
 
 
-def test_local_functions_are_inlined(tmp_path: Path) -> None:
-    model = dense_model()
-    twice = helper.make_function(
-        "local",
-        "Twice",
-        ["a"],
-        ["c"],
-        [helper.make_node("Relu", ["a"], ["b"]), helper.make_node("Add", ["b", "b"], ["c"])],
-        [helper.make_opsetid("", 17)],
-    )
-    model.functions.append(twice)
-    model.opset_import.append(helper.make_opsetid("local", 1))
-    model.graph.node.append(helper.make_node("Twice", ["y"], ["z"], domain="local"))
-    model.graph.output[0].name = "z"
-    assert operators(load(written(tmp_path, model))) == "Linear ReLU Add"
-
-
-def test_functions_that_call_themselves_are_refused(tmp_path: Path) -> None:
-    model = dense_model()
-    for name, callee in (("First", "Second"), ("Second", "First")):
-        body = [helper.make_node(callee, ["a"], ["b"], domain="local")]
-        imports = [helper.make_opsetid("", 17), helper.make_opsetid("local", 1)]
-        model.functions.append(helper.make_function("local", name, ["a"], ["b"], body, imports))
-    model.opset_import.append(helper.make_opsetid("local", 1))
-    model.graph.node.append(helper.make_node("First", ["y"], ["z"], domain="local"))
-    with pytest.raises(UnsupportedModel, match="calls itself"):
-        load(written(tmp_path, model))
-
-
-def test_functions_that_unfold_without_end_are_refused(tmp_path: Path) -> None:
-    model = dense_model()
-    for level in range(40):
-        callee = f"F{level + 1}"
-        nodes = [helper.make_node(callee, ["a"], ["b"], domain="local")]
-        nodes.append(helper.make_node(callee, ["b"], ["c"], domain="local"))
-        if level == 39:
-            nodes = [helper.make_node("Relu", ["a"], ["c"])]
-        imports = [helper.make_opsetid("", 17), helper.make_opsetid("local", 1)]
-        model.functions.append(helper.make_function("local", f"F{level}", ["a"], ["c"], nodes, imports))
-    model.opset_import.append(helper.make_opsetid("local", 1))
-    model.graph.node.append(helper.make_node("F0", ["y"], ["z"], domain="local"))
-    with pytest.raises(UnsupportedModel, match="unfold to"):
-        load(written(tmp_path, model))
-
-
 def test_two_outputs_of_one_classifier_are_one(tmp_path: Path) -> None:
     body = "h = Gemm(x, w) p = Softmax(h) a = ArgMax<axis=1>(h) l = Cast<to=6>(a)"
     model = onnx_model(body, DENSE, image=ROW, outputs=("p", "l"))

@@ -431,3 +431,13 @@ def test_a_removed_head_is_said(tmp_path: Path) -> None:
     network = imported(tmp_path, spelling.body, spelling.constants, image=spelling.image)
     assert "Softmax removed" in network.notes[0]
     assert network.output_name == "h"
+
+
+def test_numbers_a_file_leaves_out_are_the_runtimes_own(tmp_path: Path) -> None:
+    """In float32, which matters where a variance almost cancels epsilon."""
+    single = {name: float(torch.tensor(value)) for name, value in (("epsilon", 1e-5), ("alpha", 0.01))}
+    body = "h = BatchNormalization(x, g, b, m, v) k = LeakyRelu(h) y = Flatten(k)"
+    network = imported(tmp_path, body, STATISTICS)
+    norm, leaky, _ = (n.op for n in network.operators())
+    assert norm.eps == single["epsilon"]
+    assert float(leaky.slope_below) == single["alpha"]
