@@ -25,12 +25,16 @@ class Term:
     """The linear part of a block as seen from one of its sources: `A_s` in `z = sum over s of A_s h_s + b`.
 
     source: the value it starts from. nodes: the linear nodes between source and output that depend on the source,
-    in order; empty if the block passes its source on. output: the node it ends at.
+    in order; empty if the block passes its source on. output: the node it ends at. owner: the node of its block.
+    Two activations of one value are two blocks with the same source, nodes and output, but what is stored for a term
+    (norms, start vectors) has the slope of its block's activation in it. The owner, of which every block has another,
+    keeps them apart: no two terms of a program are equal.
     """
 
     source: Node
     nodes: tuple[Node, ...]
     output: Node
+    owner: Node
 
     @property
     def columns(self) -> Shape:
@@ -295,7 +299,7 @@ def _block(node: Node, cuts: frozenset[Node], order: Mapping[Node, int]) -> Bloc
     body = () if activation and pre in cuts else _between(pre, cuts, order)
     members = frozenset(body)
     sources = tuple(dict.fromkeys(i for n in body for i in n.inputs if i not in members)) or (pre,)
-    terms = tuple(Term(s, _reached(s, body), pre) for s in sources)
+    terms = tuple(Term(s, _reached(s, body), pre, node) for s in sources)
     return Block(node, pre, body, terms, activation, disjoint=isinstance(pre.op, Concat) and pre in members)
 
 

@@ -25,6 +25,7 @@ from llcert.rounding import SINGLE, Rounding
 from llcert.spectral import Verified
 
 Singles = NDArray[np.float32]
+Doubles = NDArray[np.float64]
 
 
 def proved(
@@ -86,8 +87,13 @@ class Silly:
         return self.chosen[key]
 
 
-Order = Callable[[Singles], Singles]
-"""Sums products `[points, rows, columns]` over the last axis, every sum rounded to float32."""
+Order = Callable[[Doubles], Singles]
+"""Sums exact products `[points, rows, columns]` over the last axis, every step rounded to float32."""
+
+
+def _rounded(products: Doubles) -> Singles:
+    with np.errstate(all="ignore"):
+        return products.astype(np.float32)
 
 
 def _sequentially(products: Singles) -> Singles:
@@ -112,13 +118,22 @@ def _in_chunks(products: Singles) -> Singles:
     return _sequentially(np.stack([_sequentially(p) for p in parts], -1))
 
 
+def _fused(products: Doubles) -> Singles:
+    """Multiply-adds that round once: products enter the sum as they are. The offset, which comes last, begins."""
+    total = _rounded(products[..., -1])
+    for column in range(products.shape[-1] - 1):
+        total = _rounded(total.astype(np.float64) + products[..., column])
+    return total
+
+
 ORDERS: dict[str, Order] = {
-    "as they stand": _sequentially,
-    "backwards": lambda p: _sequentially(p[..., ::-1]),
-    "ascending": lambda p: _sequentially(_sorted(p)),
-    "descending": lambda p: _sequentially(_sorted(p)[..., ::-1]),
-    "alternating": lambda p: _sequentially(_alternating(p)),
-    "chunks": _in_chunks,
+    "as they stand": lambda p: _sequentially(_rounded(p)),
+    "backwards": lambda p: _sequentially(_rounded(p)[..., ::-1]),
+    "ascending": lambda p: _sequentially(_sorted(_rounded(p))),
+    "descending": lambda p: _sequentially(_sorted(_rounded(p))[..., ::-1]),
+    "alternating": lambda p: _sequentially(_alternating(_rounded(p))),
+    "chunks": lambda p: _in_chunks(_rounded(p)),
+    "fused": _fused,
 }
 
 
@@ -160,7 +175,7 @@ def _summed(op: LinearOp, x: Tensor, order: Order, *, flush: bool) -> Tensor:
         parts = [_without_subnormals(torch.from_numpy(p.copy())).numpy() for p in parts]
     weights, inputs, shift = parts
     with np.errstate(all="ignore"):
-        products = (weights[None] * inputs[:, None]).astype(np.float32)
+        products = weights[None].astype(np.float64) * inputs[:, None]
         every = np.concatenate([products, np.broadcast_to(shift[None, :, None], (*products.shape[:2], 1))], 2)
         total = order(every)
     return torch.from_numpy(np.ascontiguousarray(total)).reshape(len(x), *like.shape[1:])

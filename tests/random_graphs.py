@@ -58,8 +58,8 @@ def random_network(seed: int, classes: int = 4) -> Network:
     node = apply(Input(shape))
     for _ in range(draw.choices.randint(2, 6)):
         node = _step(draw, node)
-    flat = apply(Reshape((_size(node),)), node)
-    return Network(apply(Linear(_scaled(draw, classes, _size(node)), draw.normal(classes)), flat))
+    flat = apply(Reshape((entries(node),)), node)
+    return Network(apply(Linear(scaled(draw, classes, entries(node)), draw.normal(classes)), flat))
 
 
 def random_image(network: Network, seed: int) -> Tensor:
@@ -74,36 +74,36 @@ def _step(draw: Draw, node: Node) -> Node:
         return _residual(draw, node)
     if kind < 0.25:
         return _concatenated(draw, node)
-    linear, nonlinear = _linear_layers(draw, node), _activations(draw, node)
+    linear, nonlinear = _linear_layers(draw, node), activations(draw, node)
     if kind < 0.65:
         node = draw.choices.choice(linear)(node)
-        nonlinear = _activations(draw, node)
+        nonlinear = activations(draw, node)
     return draw.choices.choice(nonlinear)(node) if draw.choices.random() < 0.8 else node
 
 
 def _residual(draw: Draw, node: Node) -> Node:
     inner = apply(_same_shape(draw, node), node)
-    inner = draw.choices.choice(_activations(draw, inner, keep_shape=True))(inner)
+    inner = draw.choices.choice(activations(draw, inner, keep_shape=True))(inner)
     if draw.choices.random() < 0.5:
         inner = apply(_same_shape(draw, inner), inner)
     return apply(Add(), inner, node)
 
 
 def _concatenated(draw: Draw, node: Node) -> Node:
-    first = draw.choices.choice(_activations(draw, node, keep_shape=True))(node)
+    first = draw.choices.choice(activations(draw, node, keep_shape=True))(node)
     second = apply(_same_shape(draw, node), node)
     if draw.choices.random() < 0.5:
-        second = draw.choices.choice(_activations(draw, second, keep_shape=True))(second)
+        second = draw.choices.choice(activations(draw, second, keep_shape=True))(second)
     return apply(Concat(0), first, second)
 
 
 def _same_shape(draw: Draw, node: Node) -> Linear | Conv:
     channels = node.shape[0]
     if len(node.shape) == 1:
-        return Linear(_scaled(draw, channels, channels), draw.normal(channels))
+        return Linear(scaled(draw, channels, channels), draw.normal(channels))
     spatial = len(node.shape) - 1
     ones = (1,) * spatial
-    return Conv(_kernel(draw, channels, channels, (3,) * spatial), draw.normal(channels), ones, ones, ones)
+    return Conv(convolution_kernel(draw, channels, channels, (3,) * spatial), draw.normal(channels), ones, ones, ones)
 
 
 def _linear_layers(draw: Draw, node: Node) -> list[Layer]:
@@ -113,7 +113,7 @@ def _linear_layers(draw: Draw, node: Node) -> list[Layer]:
     axis = draw.choices.randrange(rank)
     taken = tuple(draw.choices.choices(range(shape[axis]), k=max(1, shape[axis] - 1)))
     layers: list[Layer] = [
-        lambda n: apply(Linear(_scaled(draw, draw.choices.randint(2, 6), last), None), n),
+        lambda n: apply(Linear(scaled(draw, draw.choices.randint(2, 6), last), None), n),
         lambda n: apply(Affine(draw.normal(*shape), draw.normal(*shape[-1:])), n),
         lambda n: apply(Transpose(tuple(order)), n),
         lambda n: apply(Take(axis, taken), n),
@@ -125,11 +125,11 @@ def _linear_layers(draw: Draw, node: Node) -> list[Layer]:
     if rank > 1:
         layers.append(lambda n: apply(Reduce((axis,), 1 / shape[axis]), n))
         layers.append(lambda n: _convolution(draw, n))
-        layers.append(lambda n: _pooling(draw, n))
+        layers.append(lambda n: pooling(draw, n))
     return layers
 
 
-def _activations(draw: Draw, node: Node, *, keep_shape: bool = False) -> list[Layer]:
+def activations(draw: Draw, node: Node, *, keep_shape: bool = False) -> list[Layer]:
     shape = node.shape
     layers: list[Layer] = [
         lambda n: apply(relu(), n),
@@ -163,13 +163,13 @@ def _convolution(draw: Draw, node: Node) -> Node:
         return apply(ConvTranspose(kernel, None, stride, (0,) * spatial, (0,) * spatial, (1,) * spatial), node)
     depthwise = draw.choices.random() < 0.3
     out = channels if depthwise else draw.choices.randint(2, 4)
-    kernel = _kernel(draw, out, 1 if depthwise else channels, (3,) * spatial)
+    kernel = convolution_kernel(draw, out, 1 if depthwise else channels, (3,) * spatial)
     groups = channels if depthwise else 1
     dilation = (2,) * spatial if min(node.shape[1:]) > 4 and draw.choices.random() < 0.3 else (1,) * spatial
     return apply(Conv(kernel, draw.normal(out), stride, dilation, dilation, groups), node)
 
 
-def _pooling(draw: Draw, node: Node) -> Node:
+def pooling(draw: Draw, node: Node) -> Node:
     spatial = len(node.shape) - 1
     kernel = tuple(min(2, s) for s in node.shape[1:])
     return apply(SumPool(kernel, (draw.choices.choice([1, 2]),) * spatial, 0.25), node)
@@ -188,18 +188,18 @@ def _batch_norm(draw: Draw, node: Node) -> BatchNorm:
     return BatchNorm(*values, spatial=len(node.shape) - 1)
 
 
-def _scaled(draw: Draw, rows: int, columns: int) -> Tensor:
+def scaled(draw: Draw, rows: int, columns: int) -> Tensor:
     return draw.normal(rows, columns) / columns**0.5
 
 
-def _kernel(draw: Draw, out: int, inner: int, kernel: tuple[int, ...]) -> Tensor:
+def convolution_kernel(draw: Draw, out: int, inner: int, kernel: tuple[int, ...]) -> Tensor:
     size = inner
     for k in kernel:
         size *= k
     return draw.normal(out, inner, *kernel) / size**0.5
 
 
-def _size(node: Node) -> int:
+def entries(node: Node) -> int:
     size = 1
     for s in node.shape:
         size *= s

@@ -103,7 +103,7 @@ def term_of(shape: Shape, *ops: LinearOp) -> Term:
     for op in ops:
         node = apply(op, node)
         nodes.append(node)
-    return Term(source, tuple(nodes), node)
+    return Term(source, tuple(nodes), node, node)
 
 
 def chain(shape: Shape, *ops: LinearOp) -> tuple[Term, Extended]:
@@ -193,7 +193,7 @@ def _residual(draw: Draw) -> tuple[Term, Extended]:
     inner = [apply(op, source) for op in ops]
     total = apply(Add(), inner[0], source, inner[1])
     matrix = sum((exact(op, shape) for op in ops), np.eye(math.prod(shape), dtype=np.longdouble))
-    return Term(source, (*inner, total), total), matrix
+    return Term(source, (*inner, total), total, total), matrix
 
 
 def _concatenated(draw: Draw) -> tuple[Term, Extended]:
@@ -202,7 +202,7 @@ def _concatenated(draw: Draw) -> tuple[Term, Extended]:
     ops = [Conv(draw.normal(2, shape[0], 3), None, (1,), (1,), (1,)) for _ in range(2)]
     inner: list[Node] = [apply(op, source) for op in ops]
     both = apply(Concat(0), *inner)
-    return Term(source, (*inner, both), both), np.concatenate([exact(op, shape) for op in ops])
+    return Term(source, (*inner, both), both, both), np.concatenate([exact(op, shape) for op in ops])
 
 
 def _side_by_side(draw: Draw) -> tuple[SideBySide, Extended]:

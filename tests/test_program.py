@@ -10,7 +10,7 @@ from torch import Tensor
 
 from llcert.errors import UnsupportedModel
 from llcert.ir import Input, Network, Node, apply
-from llcert.ops import Add, Affine, Concat, Conv, Extreme, Linear, Reshape, Take, Tanh, relu
+from llcert.ops import Add, Affine, Concat, Conv, Extreme, Leaky, Linear, Reshape, Take, Tanh, relu
 from llcert.program import Block, Program, lower
 
 
@@ -231,3 +231,15 @@ def test_what_cannot_be_bounded_is_refused() -> None:
 def test_labels_name_what_counts() -> None:
     block: Block = _lowered(apply(Affine(torch.tensor(2.0)), _image())).blocks[0]
     assert block.label == "identity"
+
+
+def test_no_two_terms_are_equal_whoever_reads_the_same_value() -> None:
+    hidden = _dense(_image(4), 4)
+    readers = [apply(relu(), hidden), apply(Tanh(), hidden), apply(Leaky(torch.tensor(1.5)), hidden)]
+    program = _lowered(_dense(apply(Concat(0), *readers), 2))
+    terms = [t for b in program.blocks for t in b.terms]
+    assert len(set(terms)) == len(terms)
+    assert [t.owner for b in program.blocks for t in b.terms] == [b.node for b in program.blocks for _ in b.terms]
+    same = [t for t in terms if t.output is terms[0].output]
+    assert len(same) == 3
+    assert len({(t.source, t.nodes) for t in same}) == 1

@@ -20,7 +20,8 @@ from llcert.layout import Layout
 from llcert.relaxation import Relaxation
 
 Cuts = Mapping[Key, tuple[Tensor, Tensor]]
-"""For steps of activations, what is assumed of their entries: lower and upper ends, `[rows, *shape]`."""
+"""For steps of activations, what is assumed of their entries: lower and upper ends, `[rows, *shape]`. A step belongs to
+one block, so a cut of one activation says nothing of another one that reads the same value."""
 
 
 @dataclass(frozen=True)

@@ -31,7 +31,8 @@ _ENTRIES = 2**21
 """Entries of all activations that are carried at a time, over all rows."""
 
 Key = tuple[int, int]
-"""A step of a block's activation: the number of the block in its program, the number of the step."""
+"""A step of a block's activation: the number of the block in its program, the number of the step. A backward pass
+goes through every block once, with all that is pending there, so no two choices of a pass share a key."""
 
 
 @dataclass(frozen=True)
@@ -80,7 +81,10 @@ class Chosen:
 
 @dataclass(frozen=True)
 class Stop:
-    """The lower bounds of rows that stop somewhere, `[batch, rows]`, and the rows that are left there."""
+    """The lower bounds of rows that stop somewhere, `[batch, rows]`, and the rows that are left there.
+
+    pending: by the value they act on. Rows from several readers of one value are added up, which is what they mean.
+    """
 
     bounds: Tensor
     pending: Mapping[Node, Tensor]

@@ -49,9 +49,14 @@ class Trace:
 
     before: the region of each block's value before its activation (radius: infinite). weighted: weights and radius of
     that value, `||weights (z - centre)|| <= radius`. hidden: of each block's output, keyed by its node, and of the
-    input. norms: of each term, `[batch]` each, where they are local. lipschitz: Lipschitz constant of
-    the logits on each ball, `[batch]` (eq. 6; with local balls only under Rows.MASK, and with boxes alone None).
-    side: the weakest side among the norms used. roundoff: what rounding was paid, None for an estimate.
+    input. norms: of each term, `[batch]` each, where they are local. growth: Lipschitz constant of every block's output
+    with respect to the image on each ball, `[batch]` (eq. 6), and 1 for the input; empty with boxes alone, and with
+    local balls under Rows.SECANT, where it bounds deviation from the image only. lipschitz: that of the logits, None
+    where growth is empty. side: the weakest side among the norms used. roundoff: what rounding was paid, None for an
+    estimate.
+
+    Nodes are compared by identity, and a block's node is its own, so what is keyed by block.node (before, weighted,
+    joint, growth, the steps, hidden besides the input's) has one owner; a term is told apart by its block (see Term).
     """
 
     before: dict[Node, Region] = field(default_factory=dict)
@@ -59,6 +64,7 @@ class Trace:
     hidden: dict[Node, Hidden] = field(default_factory=dict)
     norms: dict[Term, Norm] = field(default_factory=dict)
     joint: dict[Node, tuple[Tensor, Tensor]] = field(default_factory=dict)
+    growth: dict[Node, Tensor] = field(default_factory=dict)
     lipschitz: Tensor | None = None
     side: Side = Side.ESTIMATE
     roundoff: Roundoff | None = None
@@ -83,6 +89,7 @@ class Trace:
             hidden={n: Hidden(h.region.select(images), h.varying[images]) for n, h in self.hidden.items()},
             norms={t: n.select(images) for t, n in self.norms.items()},
             joint={n: (v[images], t[images]) for n, (v, t) in self.joint.items()},
+            growth={n: g[images] for n, g in self.growth.items()},
             lipschitz=None if self.lipschitz is None else self.lipschitz[images],
             roundoff=None if self.roundoff is None else self.roundoff.select(images),
             _steps={n: None if s is None else tuple(r.select(images) for r in s) for n, s in self._steps.items()},
@@ -137,7 +144,7 @@ def propagate(
         trace.before[block.node], trace.weighted[block.node] = z, (weights, radius)
         trace.hidden[block.node] = _activate(block, z, radius, sources)
     bounded = balls is Balls.GLOBAL or (balls is Balls.LOCAL and rows is Rows.MASK)
-    return replace(trace, lipschitz=growth[program.output] if bounded else None)
+    return replace(trace, growth=growth, lipschitz=growth[program.output]) if bounded else trace
 
 
 def _masked(block: Block, sources: Mapping[Node, Hidden], rows: Tensor) -> dict[Term, Masked]:

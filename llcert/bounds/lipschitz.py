@@ -18,8 +18,10 @@ from llcert.spectral import Lanczos, Masked, Side, Solver, random_start
 class GlobalBound:
     """Unmasked norms of every term and the Lipschitz constants they multiply to (eq. 2, for any graph).
 
-    norms: scalars, the activation's largest slope included. vectors: right singular vectors `[1, *columns]`.
-    growth: Lipschitz constant of every block's output with respect to the image, scalars. side: how the norms err.
+    norms: scalars, the activation's largest slope included. vectors: right singular vectors `[1, *columns]`. Both are
+    keyed by term, and a term names its block, so that two activations of one value have two norms. growth: Lipschitz
+    constant of every block's output with respect to the image, scalars, keyed by the block's own node. side: how the
+    norms err.
     """
 
     norms: dict[Term, Tensor]

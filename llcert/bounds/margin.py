@@ -17,7 +17,10 @@ from llcert.rounding import Rounding
 
 @dataclass(frozen=True)
 class LastLayer:
-    """The rows of the last linear map, one set for each of its sources: `[logits, *source shape]`."""
+    """The rows of the last linear map, one set for each of its sources: `[logits, *source shape]`.
+
+    Keyed by the terms of one block, which have different sources.
+    """
 
     rows: dict[Term, Tensor]
 
@@ -27,7 +30,7 @@ class LastLayer:
         block = program.blocks[-1]
         unit = torch.eye(program.output.shape[0], dtype=program.dtype, device=program.device)
         if block.activation is not None:
-            return LastLayer({Term(block.node, (), block.node): unit})
+            return LastLayer({Term(block.node, (), block.node, block.node): unit})
         return LastLayer({term: term.adjoint(unit) for term in block.terms})
 
     def differences(self, term: Term, labels: Tensor) -> Tensor:

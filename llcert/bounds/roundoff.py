@@ -21,7 +21,8 @@ class Roundoff:
     sizes: of each block, upper bounds of `N |h| + |b|` over the regions, N the product of the absolute matrices,
     `[batch, *pre shape]`. totals: their sum over all nodes on the way through the block, and its sources, `[batch]`.
     errors: of each block, bounds of what an evaluation may err in an entry of its value before the activation, float64
-    in this proof and the deployed format together.
+    in this proof and the deployed format together. after: likewise of its output.
+    All are keyed by the block's node: two activations of one value are two blocks, and each has errors of its own.
     """
 
     sizes: dict[Node, Tensor] = field(default_factory=dict)
@@ -39,7 +40,8 @@ class Roundoff:
 class Passage:
     """Sizes on the way through a block, rounded up: every sum that an evaluation adds up is at most that.
 
-    sizes: of the sources and of every node of the body, `[batch, *shape]`.
+    sizes: of the sources and of every node of the body, `[batch, *shape]`. A node's size belongs to this block alone:
+    another block that passes the same node starts from its own sources and has a passage of its own.
     """
 
     block: Block

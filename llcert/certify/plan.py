@@ -17,7 +17,8 @@ from llcert.bounds.dual import Choice, Key
 class Carried:
     """Rows `e_y - e_j` that an ascent carried down to the image, and what it chose on the way.
 
-    images, classes: which rows, `[rows]`. choices: of each, `[rows, 1, ...]`.
+    images, classes: which rows, `[rows]`; an image counts by its place in the batch, and no pair occurs twice. choices:
+    of each, `[rows, 1, ...]`. They are hints: any choices give a bound.
     """
 
     images: Tensor

@@ -90,7 +90,11 @@ class Attack:
 
 
 class LastTrace:
-    """Keeps one forward pass, for as long as only images of it are asked for."""
+    """Keeps one forward pass, for as long as only images of it are asked for.
+
+    One stage owns it, with one radius for each image of the data set. An image is found by its index there and compared
+    with the one the pass was made of, so that another image under the same index is computed anew.
+    """
 
     def __init__(self) -> None:
         self.forget()

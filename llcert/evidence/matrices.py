@@ -23,7 +23,7 @@ MEMORY = 2.0**33
 def matrix_of(node: Node, device: torch.device) -> Matrix:
     """The matrix of a linear node, entry by entry what its operator multiplies by. Raises UnsupportedModel for NaN or
     infinity, and where it is too large."""
-    found = written_out(Term(node.inputs[0], (node,), node), device, MEMORY)
+    found = written_out(Term(node.inputs[0], (node,), node, node), device, MEMORY)
     if found is None:
         raise UnsupportedModel(f"--proof: {node.op.label} {node.name}: its matrix is too large, or not finite")
     entries = sparse.csr_array(found.entries.cpu().numpy()) if found.dense else sparse.csr_array(found.entries)

@@ -33,7 +33,7 @@ class Evidence:
 @dataclass
 class Recorder:
     """A witness. canonical: of the program it was last asked for a frame. single: whether proofs speak of float32 too.
-    found: evidence by index of the image."""
+    found: evidence by index of the image in the data set, which is certified once."""
 
     canonical: Canonical | None = None
     single: bool = False

@@ -15,7 +15,8 @@ from llcert.spectral.norm import Norm, Solver
 class Remembered:
     """A solver that, asked about a map again, gives the same norms to images whose factors are what they were.
 
-    solver: finds the others. What is handed back as `vector` is the start, as by a solver that finds none.
+    solver: finds the others. What is handed back as `vector` is the start, as by a solver that finds none. A norm is
+    taken over only where map, rows and columns are equal, so it does not matter who asked before.
     """
 
     solver: Solver

@@ -28,7 +28,8 @@ class Verified:
     largest: side of the largest Gram matrix. memory: bytes of a factorisation, and of a map written out; operations:
     of a factorisation, for each image it serves. What needs more is refused, so it has not converged. group: images
     that one factorisation serves, by the largest of their factors. share: as many at most where a factorisation is too
-    much for fewer. maps: how many maps are kept written out. A map's parameters must not change while it is kept.
+    much for fewer. maps: how many maps are kept written out. A map's parameters must not change while it is kept. What
+    is kept is the matrix alone, without the factors of rows and columns, and equal maps have equal matrices.
     """
 
     largest: int = 24_000
