@@ -199,6 +199,9 @@ LARGEST = 2**27
 LARGEST_VALUE = 2**24
 """Entries of the largest value of one image, likewise."""
 
+LONGEST_AXIS = 2**16
+"""Entries of the longest axis that repeated or padded entries may make, likewise."""
+
 
 def apply(op: Op, *inputs: Node, name: str = "") -> Node:
     """The node `op(*inputs)`; its shape comes from running the operator on a batch of no images, which costs nothing.

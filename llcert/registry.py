@@ -10,14 +10,30 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from llcert.batch_size import BATCH, BatchSize, DependsOnBatch, Size
 from llcert.errors import UnsupportedModel
 from llcert.ir import Node, Op, Shape
 
 Value = Node | Tensor
 """A value in a foreign graph: a Node if it depends on the image, a Tensor if it is known."""
 
-BATCH = 7919
-"""Stands for the unknown batch size wherever a foreign graph computes with shapes: a prime no real dimension has."""
+
+@dataclass(frozen=True)
+class Sizes:
+    """Whole numbers in row-major order, some of which depend on how many images a batch has."""
+
+    entries: tuple[Size, ...]
+
+
+@dataclass(frozen=True)
+class ForEveryImage:
+    """A known value with a batch axis along which it is repeated. image: of one image, `[1, *shape]`."""
+
+    image: Tensor
+
+
+Given = Value | Sizes | ForEveryImage
+"""What an operator of a foreign graph may be given."""
 
 
 @dataclass(frozen=True)
@@ -27,15 +43,17 @@ class Call:
     kind: `Conv`, or `conv2d` for `aten.conv2d.default`. where: how messages name it. version: ONNX opset, 0 for torch.
     inputs: positional inputs, None where left out (ONNX), empty for torch. attributes: ONNX attributes as plain Python
     values and tensors; for torch every argument by its name in the schema, defaults filled in.
-    batched: whether foreign shapes carry a batch axis in front of ours. outputs: how many results are expected.
+    batched: whether foreign shapes carry a batch axis in front of ours. batch: the number of images that is baked into
+    literal sizes; where the graph leaves it free, a batch of one may be. outputs: how many results are expected.
     """
 
     kind: str
     where: str
     version: int
-    inputs: tuple[Value | None, ...]
+    inputs: tuple[Given | None, ...]
     attributes: Mapping[str, Any]
     batched: bool = True
+    batch: int = 1
     outputs: int = 1
 
     def refuse(self, reason: str) -> NoReturn:
@@ -50,10 +68,12 @@ class Call:
         return value
 
     def constant(self, index: int | str) -> Tensor | None:
-        """The known input at a position or of a name, None where left out; refuses what depends on the image."""
+        """The known input at a position or of a name, None where left out; refuses what depends on image or batch."""
         value = self._value(index)
         if isinstance(value, Node):
             self.refuse(f"input {index} depends on the image; llcert needs it to be a constant")
+        if isinstance(value, Sizes | ForEveryImage):
+            self.refuse(f"input {index} {DependsOnBatch()}")
         return value
 
     def required(self, index: int | str) -> Tensor:
@@ -63,15 +83,33 @@ class Call:
             self.refuse(f"input {index} is missing")
         return value
 
-    def integers(self, name: str, position: int | None = None) -> tuple[int, ...] | None:
-        """A list of integers, from the attribute `name` (old opsets) or the input at `position` (newer ones)."""
+    def sizes(self, name: str, position: int | None = None) -> tuple[Size, ...] | None:
+        """A list of sizes, from the attribute `name` (old opsets) or the input at `position` (newer ones)."""
         value = self.attributes.get(name)
         if value is None and position is not None:
-            tensor = self.constant(position)
-            value = None if tensor is None else tensor.flatten().tolist()
+            value = self._value(position)
         if value is None:
             return None
-        return tuple(int(v) for v in (value if isinstance(value, Sequence) else [value]))
+        if isinstance(value, Sizes):
+            return value.entries
+        if isinstance(value, Node | ForEveryImage):
+            self.refuse(f"its {name} is no list of constants")
+        listed = value.flatten().tolist() if isinstance(value, Tensor) else value
+        listed = listed if isinstance(listed, Sequence) else [listed]
+        return tuple(v if isinstance(v, BatchSize) else int(v) for v in listed)
+
+    def integers(self, name: str, position: int | None = None) -> tuple[int, ...] | None:
+        """The same where no number may depend on the batch."""
+        found = self.sizes(name, position)
+        if found is None:
+            return None
+        if any(isinstance(v, BatchSize) for v in found):
+            self.refuse(f"its {name} {DependsOnBatch()}")
+        return tuple(v for v in found if isinstance(v, int))
+
+    def is_batch(self, size: Size) -> bool:
+        """Whether a size is that of the batch axis."""
+        return size == BATCH if isinstance(size, BatchSize) else size == self.batch
 
     def axis(self, axis: int, rank: int) -> int:
         """A foreign axis as an axis of one image's value of `rank` dimensions; refuses the batch axis."""
@@ -86,17 +124,34 @@ class Call:
     def per_image(self, constant: Tensor, rank: int) -> Tensor:
         """A constant that meets a value of `rank` dimensions, without batch axis; refuses one value per batch row."""
         if self.batched and constant.ndim == rank + 1:
-            alike = constant.shape[0] == 1 or constant.stride(0) == 0
-            if not alike and not torch.equal(constant, constant[:1].expand_as(constant)):
+            rows = constant.shape[0]
+            if rows != 1 and (rows != self.batch or not torch.equal(constant, constant[:1].expand_as(constant))):
                 self.refuse(f"a constant of shape {tuple(constant.shape)} differs between images of a batch")
             return constant[0]
         if constant.ndim > rank + self.batched:
             self.refuse(f"a constant of shape {tuple(constant.shape)} has more dimensions than the value it meets")
         return constant
 
-    def _value(self, index: int | str) -> Value | None:
+    def meeting(self, values: Sequence[Given | None]) -> list[Value]:
+        """Values that meet entry by entry or side by side, those for every image with a batch axis of one.
+
+        Refuses where one was left out, and batch axes that would meet other axes.
+        """
+        found: list[Value] = []
+        ranks = {len(v.shape) + self.batched for v in values if isinstance(v, Node)}
+        for value in values:
+            if value is None:
+                self.refuse("an input is missing")
+            if isinstance(value, Sizes) or (isinstance(value, ForEveryImage) and ranks != {value.image.ndim}):
+                self.refuse(f"an input {DependsOnBatch()}")
+            found.append(value.image if isinstance(value, ForEveryImage) else value)
+        return found
+
+    def _value(self, index: int | str) -> Given | None:
         if isinstance(index, str):
             value = self.attributes.get(index)
+            if isinstance(value, BatchSize):
+                return Sizes((value,))
             return torch.as_tensor(value) if isinstance(value, bool | int | float | list | tuple) else value
         return self.inputs[index] if index < len(self.inputs) else None
 

@@ -10,7 +10,7 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 LAYERS = (
-    ("errors", "gradients", "layout", "region", "relaxation", "rounding", "spectral"),
+    ("batch_size", "errors", "gradients", "layout", "region", "relaxation", "rounding", "spectral"),
     ("ir", "check", "processes"),
     ("registry", "memory"),
     ("ops",),

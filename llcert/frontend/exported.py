@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.export import ExportedProgram
+from torch.export import Dim, ExportedProgram
 from torch.export.graph_signature import InputKind, OutputKind
 from torch.fx import Node as FxNode
 
@@ -18,7 +18,6 @@ from llcert.errors import InvalidInput, UnsupportedModel
 from llcert.frontend.pt2 import load_pt2
 from llcert.frontend.traced import Ref, Step, Traced, first_line, network
 from llcert.ir import Network
-from llcert.registry import BATCH
 
 __all__ = ["from_torch", "load_pt2"]
 
@@ -56,19 +55,24 @@ def _evaluating(module: nn.Module) -> Iterator[None]:
 
 
 def _exported(module: nn.Module, example: Tensor, source: str) -> ExportedProgram:
-    """The module's graph at the sentinel batch size, or at the example's own where the module insists on that."""
+    """The module's graph for any number of images, or for the example's own where the module insists on that."""
     failures = []
-    for images in (example[:1].expand(BATCH, *example.shape[1:]), example):
+    several = example[:1].expand(_SEVERAL, *example.shape[1:])
+    for images, free in ((several, ({0: Dim.DYNAMIC},)), (example, None)):
         try:
             with warnings.catch_warnings():
                 warnings.filterwarnings("ignore", "The tensor attribute", UserWarning)  # old weight norm, harmless here
-                return torch.export.export(module, (images.detach(),), strict=False)
+                return torch.export.export(module, (images.detach(),), dynamic_shapes=free, strict=False)
         except Exception as error:  # the user's forward, and torch's tracer, may raise anything
             failures.append(error)
     raise UnsupportedModel(
         f"{source}: torch.export cannot capture it: {type(failures[-1]).__name__}: {first_line(failures[-1])}; "
         "remove control flow that depends on the image, or export it to ONNX yourself and load that"
     ) from failures[-1]
+
+
+_SEVERAL = 2
+"""Images that stand for any number of them while a module is traced."""
 
 
 def _traced(program: ExportedProgram, source: str) -> Traced:
@@ -97,7 +101,7 @@ def _traced(program: ExportedProgram, source: str) -> Traced:
         image=images[0],
         shape=tuple(int(size) for size in shape if size is not None),
         dtype=image.dtype,
-        batch=BATCH if batch is None else batch,
+        batch=batch,
         steps=steps,
         output=outputs[0].name,
         source=source,

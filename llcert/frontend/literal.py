@@ -4,27 +4,34 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from collections import ChainMap
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 
+import numpy as np
 import onnx
-import torch
-from onnx import AttributeProto, TensorProto, helper, numpy_helper
-from torch import Tensor
+from onnx import TensorProto
 
+from llcert.batch_size import BATCH, DependsOnBatch, Size
 from llcert.errors import UnsupportedModel
 from llcert.frontend.advice import advice
-from llcert.frontend.folding import Folder, initialiser, tensor
-from llcert.frontend.normalise import Graph, where
+from llcert.frontend.attributes import attributes, numbers_left_out
+from llcert.frontend.constants import Constant, given, initialiser, sizes_of, tensor
+from llcert.frontend.folding import Folder
+from llcert.frontend.functions import STANDARD_DOMAINS
+from llcert.frontend.nested import subgraphs
+from llcert.frontend.normalise import Graph, reads, where
 from llcert.ir import Input, Node, apply
 from llcert.ops.movement import reshaped
-from llcert.registry import BATCH, Call, Value, onnx_importers
+from llcert.registry import Call, onnx_importers
 
 _LARGEST_IMAGE = 2**22
 _LEARNED = ("ai.onnx.ml",)
 _BROKEN_CALL = (RuntimeError, ValueError, IndexError, TypeError, KeyError, ZeroDivisionError, OverflowError)
 """What importers and torch raise where attributes or shapes make no sense."""
+
+Known = Constant | Node
+"""A value of a graph."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -47,24 +54,35 @@ class Literal:
         return names[node]
 
 
-def literal(graph: Graph) -> Literal:
-    """The literal network, its images without batch axis.
+@dataclass(frozen=True)
+class Reading:
+    """One way to read the input of a file. sizes: of its axes, None for a free one in front. batched: whether the first
+    is the batch."""
 
-    A first axis of one, or a free one, is the batch. Where a file with a fixed first axis of one does not work that
-    way, that axis belongs to the image after all. Raises UnsupportedModel naming the node that cannot be imported.
-    """
-    dims = _dimensions(graph)
-    if dims[0] is None:
-        return _walk(graph, dims[1:], batched=True)
-    if dims[0] != 1 or len(dims) == 1:
-        return _walk(graph, dims, batched=False)
-    try:
-        return _walk(graph, dims[1:], batched=True)
-    except UnsupportedModel as refusal:
-        try:
-            return _walk(graph, dims, batched=False)
-        except UnsupportedModel:
-            raise refusal from None
+    sizes: tuple[int | None, ...]
+    batched: bool
+
+    @property
+    def batch(self) -> int:
+        """The number of images that is baked into literal sizes; one where it is free."""
+        return (self.sizes[0] or 1) if self.batched else 1
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Of one image, as the file has it."""
+        return tuple(n for n in self.sizes[self.batched :] if n is not None)
+
+
+def readings(graph: Graph) -> tuple[Reading, ...]:
+    """How the input may be meant, the likeliest first: a first axis that is free or one is the batch, where the file
+    works that way; a longer one belongs to the image, unless it does not work that way."""
+    sizes = tuple(_dimensions(graph))
+    batched, whole = Reading(sizes, batched=True), Reading(sizes, batched=False)
+    if sizes[0] is None:
+        return (batched,)
+    if len(sizes) == 1:
+        return (whole,)
+    return (batched, whole) if sizes[0] == 1 else (whole, batched)
 
 
 def _dimensions(graph: Graph) -> list[int | None]:
@@ -88,32 +106,51 @@ def _dimensions(graph: Graph) -> list[int | None]:
     return sizes
 
 
-def _walk(graph: Graph, dims: Sequence[int | None], *, batched: bool) -> Literal:
-    shape = tuple(d for d in dims if d is not None)
-    name = graph.image.name
-    # an axis of one in front is not the image's: users have (784,), not (1, 784)
-    image = apply(Input(shape if batched or shape[0] != 1 else shape[1:]), name=name)
-    walk = _Walk(graph, batched=batched, values={name: reshaped(image, shape), **graph.constants})
-    for node in graph.nodes:
-        walk.step(node)
-    outputs = tuple(walk.values[o] for o in graph.outputs)
-    known = [o for o, v in zip(graph.outputs, outputs, strict=True) if not isinstance(v, Node)]
-    if known:
-        raise UnsupportedModel(f"{graph.source}: output {known[0]!r} does not depend on the input")
-    own = (*graph.outputs, name, *(o for node in graph.nodes for o in node.output))
-    nodes = {n: v for n in own if isinstance(v := walk.values.get(n), Node)}
-    return Literal(nodes, tuple(v for v in outputs if isinstance(v, Node)))
+class Walk:
+    """The literal network of one reading, node by node. done: how many nodes were read."""
 
-
-class _Walk:
-    """The values known so far, extended node by node."""
-
-    def __init__(self, graph: Graph, *, batched: bool, values: dict[str, Value]) -> None:
+    def __init__(self, graph: Graph, reading: Reading) -> None:
         self.graph = graph
-        self.batched = batched
-        self.values = values
-        self.folder = Folder(graph.opset, held=sum(t.numel() for t in graph.constants.values()))
-        self.used = {n for node in graph.nodes for n in node.input} | set(graph.outputs)
+        name, shape = graph.image.name, reading.shape
+        # an axis of one in front is not the image's: users have (784,), not (1, 784)
+        image = apply(Input(shape if reading.batched or shape[0] != 1 else shape[1:]), name=name)
+        values: dict[str, Known] = {name: reshaped(image, shape), **graph.constants}
+        folder = Folder(graph.opset, held=sum(a.size for a in graph.constants.values()))
+        self._scope = _Scope(graph, reading, folder, ChainMap(values), _read(graph.nodes, graph.outputs))
+        self.done = 0
+
+    def __call__(self) -> Literal:
+        """Raises UnsupportedModel naming the node that cannot be imported."""
+        for node in self.graph.nodes:
+            self._scope.step(node)
+            self.done += 1
+        values = self._scope.values
+        outputs = [values[o] for o in self.graph.outputs]
+        known = [o for o, v in zip(self.graph.outputs, outputs, strict=True) if not isinstance(v, Node)]
+        if known:
+            raise UnsupportedModel(f"{self.graph.source}: output {known[0]!r} does not depend on the input")
+        names = (*self.graph.outputs, self.graph.image.name, *(o for node in self.graph.nodes for o in node.output))
+        nodes = {n: v for n in names if isinstance(v := values.get(n), Node)}
+        return Literal(nodes, tuple(v for v in outputs if isinstance(v, Node)))
+
+
+def _read(nodes: Iterable[onnx.NodeProto], outputs: Iterable[str]) -> frozenset[str]:
+    """The names that something reads."""
+    return frozenset({n for node in nodes for n in reads(node)} | set(outputs))
+
+
+@dataclass(frozen=True)
+class _Scope:
+    """The values of a graph, extended node by node; those of a branch hide names of the graph around it, for itself.
+
+    used: names that something in the graph reads.
+    """
+
+    graph: Graph
+    reading: Reading
+    folder: Folder
+    values: ChainMap[str, Known]
+    used: frozenset[str]
 
     def step(self, proto: onnx.NodeProto) -> None:
         """Adds the outputs of one node."""
@@ -121,18 +158,18 @@ class _Walk:
         inputs = [self._value(name, place) if name else None for name in proto.input]
         wanted = self._wanted(proto)
         if proto.op_type == "If" and not isinstance(inputs[0], Node):
-            results: Sequence[Value] = self._branch(proto, inputs[0], place)
+            results: Sequence[Known] = self._branch(proto, inputs[0], place)
+        elif proto.op_type in ("Shape", "Size") and isinstance(inputs[0], Node):
+            results = (self._shape(proto, inputs[0], place),)
         elif not any(isinstance(v, Node) for v in inputs):
             results = self._compute(proto, inputs, place)
-        elif proto.op_type in ("Shape", "Size"):
-            results = (self._shape(proto, inputs[0], place),)
         else:
             results = self._import(proto, inputs, place, wanted)
         if len(results) < wanted:
             raise UnsupportedModel(f"{place}: its output {proto.output[wanted - 1]!r} is not supported")
         self.values.update({n: r for n, r in zip(proto.output, results, strict=False) if n})
 
-    def _value(self, name: str, place: str) -> Value:
+    def _value(self, name: str, place: str) -> Known:
         if name not in self.values:
             raise UnsupportedModel(f"{place}: its input {name!r} has no value llcert can use")
         return self.values[name]
@@ -144,94 +181,65 @@ class _Walk:
         return max((i + 1 for i, name in enumerate(proto.output) if name in self.used), default=1)
 
     def _version(self, proto: onnx.NodeProto) -> int:
-        domain = "" if proto.domain == "ai.onnx" else proto.domain
+        domain = "" if proto.domain in STANDARD_DOMAINS else proto.domain
         return next((o.version for o in self.graph.model.opset_import if o.domain == domain), 0)
 
-    def _branch(self, proto: onnx.NodeProto, condition: Tensor | None, place: str) -> Sequence[Value]:
-        """The outputs of the branch that a known condition takes."""
-        if condition is None or condition.numel() != 1:
-            raise UnsupportedModel(f"{place}: its condition is not one truth value")
-        chosen = "then_branch" if bool(condition) else "else_branch"
+    def _branch(self, proto: onnx.NodeProto, condition: Known | None, place: str) -> Sequence[Known]:
+        """The outputs of the branch that a known condition takes, which is a scope of its own."""
+        if not isinstance(condition, np.ndarray) or condition.size != 1:
+            raise UnsupportedModel(f"{place}: its condition is not one truth value that every batch has")
+        chosen = "then_branch" if bool(condition.item()) else "else_branch"
         branch = next(a.g for a in proto.attribute if a.name == chosen)
         outputs = [o.name for o in branch.output]
-        self.values.update({t.name: initialiser(t, self.graph.source) for t in branch.initializer})
-        self.used.update(outputs, (n for node in branch.node for n in node.input))
+        own: dict[str, Known] = {t.name: initialiser(t, self.graph.source) for t in branch.initializer}
+        inner = replace(self, values=self.values.new_child(own), used=_read(branch.node, outputs))
         for node in branch.node:
-            self.step(node)
-        return [self._value(name, place) for name in outputs]
+            inner.step(node)
+        return [inner._value(name, place) for name in outputs]
 
-    def _compute(self, proto: onnx.NodeProto, inputs: Sequence[Value | None], place: str) -> Sequence[Tensor]:
-        if proto.domain not in ("", "ai.onnx") or any(a.HasField("g") or a.graphs for a in proto.attribute):
+    def _compute(self, proto: onnx.NodeProto, inputs: Sequence[Known | None], place: str) -> Sequence[Constant]:
+        if proto.domain not in STANDARD_DOMAINS or any(True for _ in subgraphs(proto)):
             raise UnsupportedModel(f"{place}: llcert does not compute constants with this operator")
-        known = [v if isinstance(v, Tensor) else None for v in inputs]
-        return self.folder.compute(proto, known, place)
+        return self.folder.compute(proto, [v for v in inputs if not isinstance(v, Node)], place)
 
-    def _shape(self, proto: onnx.NodeProto, value: Value | None, place: str) -> Tensor:
-        if not isinstance(value, Node):
-            raise UnsupportedModel(f"{place}: has no input")
-        foreign = ((BATCH,) if self.batched else ()) + value.shape
-        if proto.op_type == "Size":
-            return torch.tensor(math.prod(foreign))
-        attributes = _attributes(proto, place)
-        return torch.tensor(foreign[attributes.get("start", 0) : attributes.get("end")], dtype=torch.int64)
+    def _shape(self, proto: onnx.NodeProto, value: Node, place: str) -> Constant:
+        """The shape or size of a value of the image, the batch as a symbol in it."""
+        foreign: list[Size] = [*([BATCH] if self.reading.batched else []), *value.shape]
+        given = attributes(proto, place)
+        chosen = [math.prod(foreign)] if proto.op_type == "Size" else foreign[given.get("start", 0) : given.get("end")]
+        return sizes_of(chosen, scalar=proto.op_type == "Size")
 
-    def _import(self, proto: onnx.NodeProto, inputs: Sequence[Value | None], place: str, wanted: int) -> Sequence[Node]:
+    def _import(self, proto: onnx.NodeProto, inputs: Sequence[Known | None], place: str, wanted: int) -> Sequence[Node]:
         importer = onnx_importers.get(proto.op_type)
-        if proto.domain not in ("", "ai.onnx", *_LEARNED):
+        if proto.domain not in (*STANDARD_DOMAINS, *_LEARNED):
             raise UnsupportedModel(f"{place}: is not a standard ONNX operator; export without {proto.domain}")
         if importer is None:
             raise UnsupportedModel(f"{place}: {advice(proto.op_type)}")
+        known = {**numbers_left_out(proto, self._version(proto)), **attributes(proto, place)}
         call = Call(
             kind=proto.op_type,
             where=place,
             version=self._version(proto),
-            inputs=tuple(inputs),
-            attributes={**_defaults(proto, self._version(proto)), **_attributes(proto, place)},
-            batched=self.batched,
+            inputs=tuple(v if v is None or isinstance(v, Node) else given(v, place) for v in inputs),
+            attributes={k: tensor(v, place) if isinstance(v, np.ndarray) else v for k, v in known.items()},
+            batched=self.reading.batched,
+            batch=self.reading.batch,
             outputs=wanted,
         )
         try:
             result = importer(call)
         except UnsupportedModel as refusal:
             raise refusal if str(refusal).startswith(place) else UnsupportedModel(f"{place}: {refusal}") from None
+        except DependsOnBatch as error:
+            raise UnsupportedModel(f"{place}: {error}") from None
         except _BROKEN_CALL as error:
             lines = str(error).strip().splitlines() or [type(error).__name__]
             raise UnsupportedModel(f"{place}: its inputs and attributes do not fit together ({lines[0]})") from None
         nodes = result if isinstance(result, tuple) else (result,)
         return [self._named(n, proto, inputs) for n in nodes]
 
-    def _named(self, node: Node, proto: onnx.NodeProto, inputs: Sequence[Value | None]) -> Node:
+    def _named(self, node: Node, proto: onnx.NodeProto, inputs: Sequence[Known | None]) -> Node:
         """The node under the name the file gives it, unless it is one of the inputs."""
         if node.name or any(node is v for v in inputs):
             return node
         return dataclasses.replace(node, name=proto.name or next(o for o in proto.output if o))
-
-
-def _attributes(proto: onnx.NodeProto, place: str) -> dict[str, Any]:
-    """ONNX attributes as plain Python values and tensors."""
-    return dict(_plain(a, place) for a in proto.attribute)
-
-
-def _defaults(proto: onnx.NodeProto, version: int) -> dict[str, float]:
-    """The operator's own numbers for attributes a file leaves out, in float32, as runtimes read them."""
-    try:
-        schema = onnx.defs.get_schema(proto.op_type, version, "" if proto.domain == "ai.onnx" else proto.domain)
-    except onnx.defs.SchemaError:
-        return {}
-    known = (a.default_value for a in schema.attributes.values())
-    return {a.name: a.f for a in known if a.type == AttributeProto.FLOAT}
-
-
-def _plain(attribute: onnx.AttributeProto, place: str) -> tuple[str, Any]:
-    match attribute.type:
-        case AttributeProto.FLOAT | AttributeProto.INT | AttributeProto.FLOATS | AttributeProto.INTS:
-            value = helper.get_attribute_value(attribute)
-            return attribute.name, value if isinstance(value, int | float) else tuple(value)
-        case AttributeProto.STRING:
-            return attribute.name, attribute.s.decode("utf-8", "replace")
-        case AttributeProto.STRINGS:
-            return attribute.name, tuple(s.decode("utf-8", "replace") for s in attribute.strings)
-        case AttributeProto.TENSOR:
-            return attribute.name, tensor(numpy_helper.to_array(attribute.t), place)
-        case _:
-            raise UnsupportedModel(f"{place}: its attribute {attribute.name!r} is of a kind llcert does not read")

@@ -11,13 +11,13 @@ from types import MappingProxyType
 
 import onnx
 from onnx import TensorProto
-from torch import Tensor
 
 from llcert.errors import InvalidInput, UnsupportedModel
+from llcert.frontend.constants import initialiser
 from llcert.frontend.external import load_external
-from llcert.frontend.folding import initialiser
 from llcert.frontend.functions import STANDARD_DOMAINS, inlined
 from llcert.frontend.nested import all_graphs, all_nodes
+from llcert.frontend.rules import Array
 
 OLDEST_OPSET = 7
 """Older opsets broadcast by rules of their own."""
@@ -44,7 +44,7 @@ class Graph:
     model: onnx.ModelProto
     opset: int
     nodes: tuple[onnx.NodeProto, ...]
-    constants: Mapping[str, Tensor]
+    constants: Mapping[str, Array]
     image: onnx.ValueInfoProto
     outputs: tuple[str, ...]
 

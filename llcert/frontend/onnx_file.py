@@ -8,7 +8,7 @@ from pathlib import Path
 
 from llcert.errors import UnsupportedModel
 from llcert.frontend import parity
-from llcert.frontend.literal import Literal, literal
+from llcert.frontend.literal import Literal, Walk, readings
 from llcert.frontend.normalise import Graph, read
 from llcert.frontend.writer import save
 from llcert.ir import Network, Node, topological
@@ -28,8 +28,7 @@ def load(path: str | Path, *, check: bool = True) -> Network:
     """
     path = Path(path)
     graph = read(path)
-    found = literal(graph)
-    output, name, notes = _logits(graph, found)
+    output, name, notes = _read(graph)
     canonical = _packed(canonicalise(output))
     check_legal(canonical, f"{graph.source} (opset {graph.opset})")
     network = Network(
@@ -41,6 +40,22 @@ def load(path: str | Path, *, check: bool = True) -> Network:
         source=str(path),
     )
     return parity.noted(network, graph) if check else network
+
+
+def _read(graph: Graph) -> tuple[Node, str, tuple[str, ...]]:
+    """What `_logits` says of the first reading that works; raises what stopped the one that came farthest.
+
+    A reading that came to the end, but not to logits, counts least: the file is meant in another way.
+    """
+    refusals: list[tuple[int, UnsupportedModel]] = []
+    for reading in readings(graph):
+        walk = Walk(graph, reading)
+        try:
+            return _logits(graph, walk())
+        except UnsupportedModel as refusal:
+            ended = walk.done == len(graph.nodes)
+            refusals.append((-1 if ended else walk.done, refusal))
+    raise max(refusals, key=lambda found: found[0])[1]
 
 
 def _packed(output: Node) -> Node:

@@ -161,16 +161,19 @@ def _difference(network: Network, inputs: Tensor, theirs: Array) -> float:
 
 
 def _foreign_shape(graph: Graph, network: Network) -> tuple[int, ...]:
-    """The shape of one image in the file, its batch axis of one included where it has one."""
+    """The shape of one image in the file, its batch axis included where it has one."""
     dims = graph.image.type.tensor_type.shape.dim
     shape = network.input.shape
-    return shape if len(dims) == len(shape) else (1,) * (len(dims) - len(shape)) + shape
+    batch = (max(dims[0].dim_value, 1), *[1] * (len(dims) - len(shape) - 1))
+    return shape if len(dims) == len(shape) else batch + shape
 
 
 def _one_by_one(run: Runtime, inputs: Array, shape: tuple[int, ...], source: str) -> Array:
     """The logits `[images, classes]`, image by image: a batch size of one may be baked in."""
     try:
-        return np.stack([np.ravel(run(np.ascontiguousarray(image).reshape(shape))) for image in inputs])
+        rows = shape[0] if len(shape) > inputs.ndim - 1 else 1
+        answers = (run(np.ascontiguousarray(np.repeat(image[None], rows, 0)).reshape(shape)) for image in inputs)
+        return np.stack([np.ravel(answer[:1] if rows > 1 else answer) for answer in answers])
     except ValueError as error:
         raise UnsupportedModel(f"{source}: its own runtime returns values of differing shapes ({error})") from None
 

@@ -16,7 +16,6 @@ from torch import Tensor
 from llcert.errors import InvalidInput, UnsupportedModel
 from llcert.frontend.traced import PYTHON, Ref, Step, Traced, first_line, interpreted, network
 from llcert.ir import LARGEST, Network
-from llcert.registry import BATCH
 
 _DTYPES = {1: torch.uint8, 2: torch.int8, 3: torch.int16, 4: torch.int32, 5: torch.int64, 6: torch.float16}
 _DTYPES |= {7: torch.float32, 8: torch.float64, 12: torch.bool, 13: torch.bfloat16}
@@ -94,7 +93,7 @@ class _Archive:
             image=images[0],
             shape=tuple(int(size) for size in shape),
             dtype=_DTYPES[meta["dtype"]],
-            batch=BATCH if batch is None else int(batch),
+            batch=None if batch is None else int(batch),
             steps=tuple(self._step(node) for node in graph["nodes"]),
             output=_name(outputs[0]["as_tensor"]),
             source=self.source,

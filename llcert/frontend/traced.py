@@ -12,11 +12,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from llcert.batch_size import BATCH, BatchSize, DependsOnBatch, Size
 from llcert.errors import UnsupportedModel
 from llcert.frontend.advice import advice
 from llcert.ir import LARGEST, Input, Network, Node, apply, evaluate, place, topological
 from llcert.passes import canonicalise, check_legal, strip_head
-from llcert.registry import BATCH, Call, Importer, torch_importers
+from llcert.registry import Call, ForEveryImage, Importer, Sizes, torch_importers
 
 
 @dataclass(frozen=True)
@@ -54,13 +55,13 @@ class Step:
 
 @dataclass(frozen=True)
 class Traced:
-    """A torch graph with one image input. batch: the number that stands for the batch axis in its literal sizes."""
+    """A torch graph with one image input. batch: the number of images it was written for, None for any number."""
 
     known: Mapping[str, Tensor]
     image: str
     shape: tuple[int, ...]
     dtype: torch.dtype
-    batch: int
+    batch: int | None
     steps: tuple[Step, ...]
     output: str
     source: str
@@ -91,7 +92,7 @@ TOLERANCE = 1e-4
 
 def _agreement(output: Node, traced: Traced, run: Callable[[Tensor], Tensor], runtime: str) -> str:
     """How far nodes and torch agree, in one sentence; raises UnsupportedModel where they do not."""
-    count = 2 if traced.batch == BATCH else traced.batch
+    count = traced.batch or 2
     generator = torch.Generator().manual_seed(0)
     images = torch.randn(count, *traced.shape, dtype=torch.float64, generator=generator)
     images[::2] = torch.rand(images[::2].shape, dtype=torch.float64, generator=generator)
@@ -190,16 +191,21 @@ class _Walk:
             return None
         if kind == "sym_size":
             return _size(arguments)
-        if kind in _FILLED:
-            arguments = _one_row(arguments)
+        if kind in _FILLED or (kind == "expand" and isinstance(arguments.get("self"), Tensor)):
+            arguments, repeated = _one_row(arguments, self.traced.dtype)
+            if repeated:
+                return ForEveryImage(_known(step.target, arguments, where))
         if not any(isinstance(leaf, Node) for leaf in _leaves(arguments)):
+            if any(isinstance(leaf, ForEveryImage) for leaf in _leaves(arguments)):
+                return _of_every_image(kind, step.target, arguments, where)
             return _known(step.target, arguments, where)
         importer: Importer | None = torch_importers.get(kind)
         if importer is None:
             raise UnsupportedModel(f"{where}: {advice(kind)}")
         attributes = self._attributes(step.target, arguments)
         nodes = [leaf for leaf in _leaves(arguments) if isinstance(leaf, Node)]
-        result = _named(importer(Call(kind, where, 0, (), attributes)), _name(step), known=set(nodes))
+        call = Call(kind, where, 0, (), attributes, batch=self.traced.batch or 1)
+        result = _named(importer(call), _name(step), known=set(nodes))
         if not isinstance(result, tuple) or len(step.target._schema.returns) <= len(result):
             return result
         return (*result, *[_UNKNOWN] * (len(step.target._schema.returns) - len(result)))
@@ -212,9 +218,7 @@ class _Walk:
             exact = isinstance(value, int | float) and not isinstance(value, bool)
             if exact and str(argument.type).removeprefix("Optional[").rstrip("]") in ("Tensor", "number"):
                 value = torch.tensor(value, dtype=self.traced.dtype)
-            if argument.name in _SIZES and value and value[0] == self.traced.batch:
-                value = [BATCH, *value[1:]]
-            attributes[argument.name] = value
+            attributes[argument.name] = Sizes((value,)) if isinstance(value, BatchSize) else value
         return attributes
 
     def _value(self, name: str) -> Any:
@@ -268,38 +272,59 @@ _CHECKS = frozenset(
         "sym_constrain_range_for_size",
     }
 )
-_SIZES = frozenset({"size", "shape"})
 _FILLED = frozenset(
     {"zeros", "ones", "full", "zeros_like", "ones_like", "full_like", "new_zeros", "new_ones", "new_full"}
 )
 """Operators that ask an image-dependent value for its shape alone, and give every image of a batch the same."""
 
 
-def _size(arguments: Mapping[str, Any]) -> int:
+def _size(arguments: Mapping[str, Any]) -> Size:
     value, axis = arguments["self"], int(arguments["dim"])
-    shape = (BATCH, *value.shape) if isinstance(value, Node) else tuple(value.shape)
-    return shape[axis]
+    if isinstance(value, Tensor):
+        return value.shape[axis]
+    sizes: tuple[Size, ...] = (BATCH, *(value.image.shape[1:] if isinstance(value, ForEveryImage) else value.shape))
+    return sizes[axis]
 
 
 def _plain(function: Callable[..., Any], arguments: list[Any], where: str) -> Any:
     """The result of a Python function of sizes, or one of several results."""
     if function is operator.getitem:
         return function(*arguments)
-    result = function(*arguments) if all(isinstance(a, int | float) for a in arguments) else None
-    if result is None or not abs(result) < 2**63:
+    result = function(*arguments) if all(isinstance(a, int | float | BatchSize) for a in arguments) else None
+    if not isinstance(result, BatchSize) and (result is None or not abs(result) < 2**63):
         raise UnsupportedModel(f"{where}: computes no size that fits a tensor")
     return result
 
 
-def _one_row(arguments: dict[str, Any]) -> dict[str, Any]:
-    """The arguments of an operator that fills a tensor, for one image in place of a batch."""
-    changed = dict(arguments)
+def _one_row(arguments: dict[str, Any], dtype: torch.dtype) -> tuple[dict[str, Any], bool]:
+    """The arguments of an operator that fills or expands a tensor, for one image, and whether it did so for each."""
+    changed, repeated = dict(arguments), False
     value, size = arguments.get("self"), arguments.get("size")
     if isinstance(value, Node):
-        changed["self"] = torch.zeros(1, *value.shape)
-    if size and size[0] == BATCH:
-        changed["size"] = [1, *size[1:]]
-    return changed
+        changed["self"], repeated = torch.zeros(1, *value.shape, dtype=dtype), size is None
+    if isinstance(value, ForEveryImage):
+        changed["self"], repeated = value.image, size is None
+    if size and isinstance(size[0], BatchSize):
+        if size[0] != BATCH or (isinstance(value, Tensor) and value.ndim == len(size) and len(value) != 1):
+            raise DependsOnBatch
+        changed["size"], repeated = [1, *size[1:]], True
+    return changed, repeated
+
+
+def _of_every_image(kind: str, target: torch._ops.OpOverload, arguments: dict[str, Any], where: str) -> ForEveryImage:
+    """The result of an operator on constants with a batch axis, entry by entry."""
+    rank = max(leaf.image.ndim for leaf in _leaves(arguments) if isinstance(leaf, ForEveryImage))
+    others = [leaf for leaf in _leaves(arguments) if isinstance(leaf, Tensor)]
+    if kind not in _ENTRY_BY_ENTRY or any(t.ndim > rank or (t.ndim == rank and len(t) > 1) for t in others):
+        raise UnsupportedModel(
+            f"{where}: computes with a constant that every image of a batch has; llcert knows sums, products and casts "
+            "of such, and values of the image to add it to or put it beside"
+        )
+    plain = _mapped(arguments, lambda leaf: leaf.image if isinstance(leaf, ForEveryImage) else leaf)
+    return ForEveryImage(_known(target, plain, where))
+
+
+_ENTRY_BY_ENTRY = frozenset({"add", "sub", "mul", "div", "neg", "to", "_to_copy", "clone", "detach", "alias"})
 
 
 def _known(target: torch._ops.OpOverload, arguments: dict[str, Any], where: str) -> Any:
@@ -307,6 +332,8 @@ def _known(target: torch._ops.OpOverload, arguments: dict[str, Any], where: str)
     if torch.Tag.nondeterministic_seeded in target.tags:
         raise UnsupportedModel(f"{where}: is random; a certificate needs a network that always answers alike")
     tensors = [leaf for leaf in _leaves(arguments) if isinstance(leaf, Tensor)]
+    if any(isinstance(leaf, BatchSize) for leaf in _leaves(arguments)):
+        raise UnsupportedModel(f"{where}: {DependsOnBatch()}")
     if not tensors and target._schema.name.split("::")[-1] not in _CREATING:
         raise UnsupportedModel(f"{where}: {advice(target._schema.name.split('::')[-1])}")
     schema = target._schema.arguments

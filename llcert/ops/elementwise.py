@@ -127,10 +127,9 @@ def floating(constant: Tensor) -> Tensor:
 
 def present(call: Call) -> list[Value]:
     """Every input of the call; refuses where one was left out."""
-    values = [v for v in call.inputs if v is not None]
-    if len(values) != len(call.inputs) or not values:
+    if not call.inputs:
         call.refuse("an input is missing")
-    return values
+    return call.meeting(call.inputs)
 
 
 @from_onnx("Add", "Sum")
@@ -169,7 +168,7 @@ def read_extreme(call: Call) -> Node:
 
 @from_torch_op("add", "sub", "subtract", "rsub", "mul", "multiply", "div", "divide", "true_divide")
 def read_arithmetic(call: Call) -> Node:
-    a, b = call.attributes["self"], call.attributes["other"]
+    a, b = call.meeting((call.attributes["self"], call.attributes["other"]))
     alpha = call.constant("alpha")
     if alpha is not None and bool(alpha != 1):
         a, b = (_times(call, a, alpha), b) if call.kind == "rsub" else (a, _times(call, b, alpha))
@@ -200,16 +199,17 @@ def read_negative(call: Call) -> Node:
 @from_torch_op("maximum", "minimum", "clamp_min", "clamp_max")
 def read_larger_or_smaller(call: Call) -> Node:
     bound = next(call.attributes[name] for name in ("other", "min", "max") if name in call.attributes)
-    return extreme(call, (call.attributes["self"], bound), largest=call.kind in ("maximum", "clamp_min"))
+    largest = call.kind in ("maximum", "clamp_min")
+    return extreme(call, call.meeting((call.attributes["self"], bound)), largest=largest)
 
 
 @from_torch_op("clamp", "clip", "hardtanh")
 def read_clamp(call: Call) -> Node:
     low, high = (call.attributes.get(name, call.attributes.get(f"{name}_val")) for name in ("min", "max"))
-    result: Value = call.attributes["self"]
+    result = call.attributes["self"]
     for bound, largest in ((low, True), (high, False)):
         if bound is not None:
-            result = extreme(call, (result, bound), largest=largest)
+            result = extreme(call, call.meeting((result, bound)), largest=largest)
     return result if isinstance(result, Node) else call.refuse("its bounds depend on the image and its value does not")
 
 
@@ -224,7 +224,8 @@ def read_threshold(call: Call) -> Node:
 def read_torch_extreme(call: Call) -> Node | tuple[Node, ...]:
     """`max(a, b)`, or the values of `max(a, dim)`, the first of two results."""
     if "other" in call.attributes:
-        return extreme(call, (call.attributes["self"], call.attributes["other"]), largest=call.kind == "max")
+        terms = call.meeting((call.attributes["self"], call.attributes["other"]))
+        return extreme(call, terms, largest=call.kind == "max")
     if "dim" not in call.attributes:
         call.refuse("looks at all images of the batch at once; name the axes")
     return (torch_reduced(call, (int(call.attributes["dim"]),), largest=call.kind == "max"),)

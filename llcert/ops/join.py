@@ -12,7 +12,7 @@ from llcert.ir import Join, Node, Shape, apply
 from llcert.ops.affine import Affine
 from llcert.ops.movement import reshaped
 from llcert.ops.pad import Pad
-from llcert.registry import BATCH, Call, OnnxBuilder, Value, from_onnx, from_torch_op, to_onnx
+from llcert.registry import Call, OnnxBuilder, Value, from_onnx, from_torch_op, to_onnx
 
 
 @dataclass(frozen=True)
@@ -46,12 +46,12 @@ class Concat(Join):
 def read_concat(call: Call) -> Node:
     first = next(v for v in call.inputs if isinstance(v, Node))
     axis = call.axis(int(call.attributes.get("axis", 1)), len(first.shape))
-    return concatenated(call, [v for v in call.inputs if v is not None], axis)
+    return concatenated(call, call.meeting(call.inputs), axis)
 
 
 @from_torch_op("cat", "concat", "concatenate", "stack")
 def read_torch_cat(call: Call) -> Node:
-    values: list[Value] = list(call.attributes["tensors"])
+    values = call.meeting(call.attributes["tensors"])
     rank = next(len(v.shape) for v in values if isinstance(v, Node))
     if call.kind != "stack":
         return concatenated(call, values, call.axis(int(call.attributes["dim"]), rank))
@@ -79,9 +79,9 @@ def concatenated(call: Call, values: Sequence[Value], axis: int) -> Node:
 
 
 def _like_an_image(call: Call, constant: Tensor, rank: int) -> Tensor:
-    if call.batched and (constant.ndim != rank + 1 or constant.shape[0] not in (1, BATCH)):
+    if constant.ndim != rank + call.batched:
         call.refuse(f"puts a constant of shape {tuple(constant.shape)} beside values with a batch axis")
-    return constant[0] if call.batched else constant
+    return call.per_image(constant, rank)
 
 
 def _among_constants(values: Sequence[Value], axis: int) -> Node:

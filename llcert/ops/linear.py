@@ -79,9 +79,7 @@ def biased(node: Node, shift: Tensor) -> Node:
 
 @from_onnx("MatMul")
 def read_matmul(call: Call) -> Node:
-    a, b = call.inputs
-    if a is None or b is None:
-        call.refuse("an input is missing")
+    a, b = (v if isinstance(v, Node) else call.required(i) for i, v in enumerate(call.inputs))
     return times(call, a, b)
 
 

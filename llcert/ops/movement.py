@@ -9,8 +9,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from llcert.batch_size import BATCH, BatchSize, Size
 from llcert.ir import LinearOp, Node, Shape, apply
-from llcert.registry import BATCH, Call, OnnxBuilder, batched_shape, common_shape, from_onnx, from_torch_op, to_onnx
+from llcert.registry import Call, OnnxBuilder, batched_shape, common_shape, from_onnx, from_torch_op, to_onnx
 
 
 class Movement(LinearOp):
@@ -73,21 +74,20 @@ def reshaped(node: Node, shape: Shape) -> Node:
     return node if node.shape == shape else apply(Reshape(shape), node)
 
 
-def read_shape(call: Call, node: Node, target: Sequence[int], *, zero_copies: bool) -> Shape:
-    """The shape, without batch axis, that a Reshape target means; a batch size of one may be baked in.
+def read_shape(call: Call, node: Node, target: Sequence[Size], *, zero_copies: bool) -> Shape:
+    """The shape, without batch axis, that a Reshape target means.
 
     Raises UnsupportedModel where the target moves entries between images.
     """
-    foreign = ((BATCH,) if call.batched else ()) + node.shape
-    sizes = [
-        foreign[i] if n == 0 and zero_copies and i < len(foreign) else (n if n >= -1 else 0)
-        for i, n in enumerate(target)
-    ]
+    foreign: tuple[Size, ...] = (*((BATCH,) if call.batched else ()), *node.shape)
+    given = [foreign[i] if zero_copies and i < len(foreign) and _is(n, 0) else n for i, n in enumerate(target)]
     if call.batched:
-        if not sizes or (sizes[0] not in (-1, 1, BATCH)):
+        if not given or not (_is(given[0], -1) or call.is_batch(given[0])):
             call.refuse(f"reshapes to {tuple(target)}, whose first axis is not the batch axis")
-        sizes = sizes[1:]
-    total = math.prod(node.shape)
+        given = given[1:]
+    if any(isinstance(n, BatchSize) for n in given):
+        call.refuse(f"reshapes to {tuple(target)}, which mixes the images of a batch")
+    sizes, total = [n for n in given if isinstance(n, int)], math.prod(node.shape)
     if sizes.count(-1) == 1:
         known = math.prod(n for n in sizes if n != -1)
         sizes = [total // known if n == -1 and known else n for n in sizes]
@@ -96,9 +96,13 @@ def read_shape(call: Call, node: Node, target: Sequence[int], *, zero_copies: bo
     return tuple(sizes)
 
 
+def _is(size: Size, number: int) -> bool:
+    return isinstance(size, int) and size == number
+
+
 @from_onnx("Reshape")
 def read_reshape(call: Call) -> Node:
-    node, target = call.node(0), call.integers("shape", 1)
+    node, target = call.node(0), call.sizes("shape", 1)
     if target is None:
         call.refuse("has no target shape")
     return reshaped(node, read_shape(call, node, target, zero_copies=not call.attributes.get("allowzero", 0)))
@@ -113,7 +117,7 @@ def read_flatten(call: Call) -> Node:
     axis = axis + rank if axis < 0 else axis
     if not call.batched:
         return reshaped(node, (math.prod(node.shape[:axis]), math.prod(node.shape[axis:])))
-    if math.prod(node.shape[: max(axis - 1, 0)]) != 1:
+    if math.prod(node.shape[: max(axis - 1, 0)]) != 1 or (axis == 0 and call.batch != 1):
         call.refuse(f"flattens the batch axis together with others (axis {axis}); flatten from axis 1")
     return reshaped(node, (math.prod(node.shape),))
 
@@ -122,6 +126,8 @@ def read_flatten(call: Call) -> Node:
 def read_squeeze(call: Call) -> Node:
     node, axes = call.node(0), call.integers("axes", 1)
     if axes is None:
+        if call.batched:
+            call.refuse("squeezes every axis of one, which the batch axis is for one image; name the axes")
         gone = {i for i, n in enumerate(node.shape) if n == 1}
     else:
         gone = {call.axis(a, len(node.shape)) for a in axes}
@@ -159,17 +165,18 @@ def read_transpose(call: Call) -> Node:
 
 @from_onnx("Expand")
 def read_expand(call: Call) -> Node:
-    node, target = call.node(0), call.integers("shape", 1)
-    if target is None or min(target, default=1) < 1:
+    node, target = call.node(0), call.sizes("shape", 1)
+    if target is None:
+        call.refuse("has no target shape")
+    if call.batched and len(target) > len(node.shape):
+        first, *target_rest = target[-len(node.shape) - 1 :]
+        if len(target) > len(node.shape) + 1 or not (_is(first, 1) or call.is_batch(first)):
+            call.refuse(f"repeats images along the batch axis, or adds an axis in front of it (target {target})")
+        target = tuple(target_rest)
+    sizes = tuple(n for n in target if isinstance(n, int) and n >= 1)
+    if len(sizes) < len(target):
         call.refuse(f"expands to {target}")
-    if call.batched:
-        if len(target) > len(node.shape) + 1:
-            call.refuse(f"adds axes in front of the batch axis (target {target})")
-        if len(target) == len(node.shape) + 1:
-            if target[0] not in (1, BATCH):
-                call.refuse(f"repeats images along the batch axis (target {target})")
-            target = target[1:]
-    return _expanded(call, node, common_shape(node.shape, target))
+    return _expanded(call, node, common_shape(node.shape, sizes))
 
 
 def _expanded(call: Call, node: Node, shape: Shape) -> Node:
@@ -232,7 +239,7 @@ def read_torch_reshape(call: Call) -> Node:
     node, other = call.node("self"), call.attributes.get("other")
     if isinstance(other, Node):
         return reshaped(node, other.shape)
-    target = call.integers("size") or call.integers("shape")
+    target = call.sizes("size") or call.sizes("shape")
     if target is None:
         call.refuse("reinterprets the bits of its value; use a reshape")
     return reshaped(node, read_shape(call, node, target, zero_copies=False))
@@ -298,12 +305,16 @@ def _torch_order(call: Call, numbered: Tensor) -> Shape:
 @from_torch_op("expand", "expand_as")
 def read_torch_expand(call: Call) -> Node:
     node, other = call.node("self"), call.attributes.get("other")
-    target = other.shape if isinstance(other, Node) else tuple(call.integers("size") or ())[1:]
-    if not isinstance(other, Node) and (call.integers("size") or (0,))[0] not in (-1, BATCH):
-        call.refuse("repeats images along the batch axis, or adds an axis in front of it")
-    if len(target) != len(node.shape):
+    if isinstance(other, Node):
+        target: Sequence[Size] = other.shape
+    else:
+        first, *target = call.sizes("size") or (0,)
+        if not (_is(first, -1) or call.is_batch(first)):
+            call.refuse("repeats images along the batch axis, or adds an axis in front of it")
+    if len(target) != len(node.shape) or any(isinstance(n, BatchSize) for n in target):
         call.refuse(f"expands a value of shape {node.shape} to {tuple(target)} (without batch axis)")
-    return _expanded(call, node, tuple(n if t == -1 else t for n, t in zip(node.shape, target, strict=True)))
+    sizes = (n if t == -1 else t for n, t in zip(node.shape, target, strict=True))
+    return _expanded(call, node, tuple(n for n in sizes if isinstance(n, int)))
 
 
 @to_onnx(Reshape)

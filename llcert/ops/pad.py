@@ -10,9 +10,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from llcert.ir import LinearOp, Node, Shape, apply
+from llcert.ir import LONGEST_AXIS, LinearOp, Node, Shape, apply
 from llcert.ops.take import taken
-from llcert.registry import BATCH, Call, OnnxBuilder, from_onnx, from_torch_op, to_onnx
+from llcert.registry import Call, OnnxBuilder, from_onnx, from_torch_op, to_onnx
 
 
 @dataclass(frozen=True)
@@ -104,7 +104,7 @@ def padded(call: Call, node: Node, widths: Sequence[tuple[int, int]], *, mode: s
 def _repeating(call: Call, size: int, before: int, after: int, mode: str) -> list[int]:
     """Which entries of an axis a padding that repeats them shows, in order."""
     positions = range(-before, size + after)
-    if len(positions) > BATCH:
+    if len(positions) > LONGEST_AXIS:
         call.refuse(f"pads an axis of {size} to {len(positions)}")
     period = max(2 * size - 2, 1)
     modes: dict[str, Callable[[int], int]] = {

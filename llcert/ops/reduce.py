@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from llcert.ir import LinearOp, Node, Shape, apply
+from llcert.ir import LONGEST_AXIS, LinearOp, Node, Shape, apply
 from llcert.ops.affine import Affine
 from llcert.ops.linear import Linear
 from llcert.ops.movement import Transpose, reshaped
@@ -26,7 +26,7 @@ from llcert.ops.windows import (
     torch_windows,
     zero_padded,
 )
-from llcert.registry import BATCH, Call, OnnxBuilder, from_onnx, from_torch_op, to_onnx
+from llcert.registry import Call, OnnxBuilder, from_onnx, from_torch_op, to_onnx
 
 
 @dataclass(frozen=True)
@@ -166,7 +166,7 @@ def read_torch_adaptive_average_pool(call: Call) -> Node:
     """Averages over windows that cover each axis evenly, one axis after the other."""
     rank = 1 if "1d" in call.kind else 2
     node, wanted = torch_image(call, "self", rank), torch_sizes(call, "output_size", rank)
-    if min(wanted) < 1 or max(wanted) > BATCH:
+    if min(wanted) < 1 or max(wanted) > LONGEST_AXIS:
         call.refuse(f"pools to {wanted}")
     if set(wanted) == {1}:
         return reduced(node, tuple(range(1, rank + 1)), mean=True, keep=True)

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from llcert.ir import Node, Shape, apply
+from llcert.batch_size import Size
+from llcert.ir import LONGEST_AXIS, Node, Shape, apply
 from llcert.ops.movement import Movement, reshaped
-from llcert.registry import BATCH, Call, OnnxBuilder, from_onnx, from_torch_op, to_onnx
+from llcert.registry import Call, OnnxBuilder, from_onnx, from_torch_op, to_onnx
 
 
 @dataclass(frozen=True)
@@ -62,7 +64,7 @@ def taken(node: Node, axis: int, indices: Sequence[int]) -> Node:
 @from_onnx("Slice")
 def read_slice(call: Call) -> Node:
     node = call.node(0)
-    starts, ends = call.integers("starts", 1), call.integers("ends", 2)
+    starts, ends = call.integers("starts", 1), call.sizes("ends", 2)
     if starts is None or ends is None:
         call.refuse("has no starts or no ends")
     axes = call.integers("axes", 3) or tuple(range(len(starts)))
@@ -72,7 +74,7 @@ def read_slice(call: Call) -> Node:
     for start, end, axis, step in zip(starts, ends, axes, steps, strict=True):
         if _keeps_batch(call, node, axis, start, end, step):
             continue
-        ours = call.axis(axis, len(node.shape))
+        ours, end = call.axis(axis, len(node.shape)), operator.index(end)
         size = node.shape[ours]
         # one past the front, the only way to say "down to the first entry", is -size - 1 in files and None in Python
         stop = None if step < 0 and end < -size else end
@@ -83,10 +85,15 @@ def read_slice(call: Call) -> Node:
     return node
 
 
-def _keeps_batch(call: Call, node: Node, axis: int, start: int, end: int, step: int) -> bool:
+_ENDLESS = 2**31 - 1
+"""The end of a slice that takes all the rest, at least; no batch is that large."""
+
+
+def _keeps_batch(call: Call, node: Node, axis: int, start: int, end: Size, step: int) -> bool:
     """Whether a slice works along the batch axis and takes all of it."""
-    rank = len(node.shape) + 1
-    return call.batched and axis in (0, -rank) and start == 0 and end >= BATCH and step == 1
+    if not call.batched or axis not in (0, -len(node.shape) - 1) or start != 0 or step != 1:
+        return False
+    return call.is_batch(end) or (isinstance(end, int) and end >= _ENDLESS)
 
 
 @from_onnx("Split")
@@ -123,7 +130,7 @@ def read_tile(call: Call) -> Node:
     if call.batched and repeats[0] != 1:
         call.refuse("repeats images along the batch axis")
     for axis, count in enumerate(repeats[call.batched :]):
-        if count * node.shape[axis] > BATCH:
+        if count * node.shape[axis] > LONGEST_AXIS:
             call.refuse(f"repeats an axis of {node.shape[axis]} {count} times")
         node = taken(node, axis, list(range(node.shape[axis])) * count)
     return node
@@ -133,11 +140,11 @@ def read_tile(call: Call) -> Node:
 def read_torch_slice(call: Call) -> Node:
     node, start, axis = call.node("self"), call.attributes["start"], int(call.attributes["dim"])
     start, step = (0 if start is None else int(start)), int(call.attributes.get("step", 1))
-    end = start + int(call.attributes["length"]) if call.kind == "narrow" else call.attributes["end"]
-    end = BATCH if end is None else int(end)
+    end: Size | None = call.attributes.get("length" if call.kind == "narrow" else "end")
+    end = _ENDLESS if end is None else end if call.kind == "slice" else end + start
     if _keeps_batch(call, node, axis, start, end, step):
         return node
-    ours = call.axis(axis, len(node.shape))
+    ours, end = call.axis(axis, len(node.shape)), operator.index(end)
     chosen = range(*slice(start, end, step).indices(node.shape[ours]))
     if not chosen:
         call.refuse(f"takes no entry of an axis of {node.shape[ours]}")
@@ -221,7 +228,7 @@ def read_torch_repeat(call: Call) -> Node:
     if len(repeats) != len(node.shape) + 1 or repeats[0] != 1:
         call.refuse(f"repeats {repeats} does not fit a value of shape {node.shape}, or repeats images")
     for axis, count in enumerate(repeats[1:]):
-        if not 1 <= count * node.shape[axis] <= BATCH:
+        if not 1 <= count * node.shape[axis] <= LONGEST_AXIS:
             call.refuse(f"repeats an axis of {node.shape[axis]} {count} times")
         node = taken(node, axis, list(range(node.shape[axis])) * count)
     return node

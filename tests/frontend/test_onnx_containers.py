@@ -10,6 +10,7 @@ import pytest
 import torch
 from onnx import TensorProto, helper, numpy_helper
 from onnx_text import imported, noise, onnx_model, operators, written
+from torch import Tensor
 
 from llcert.errors import InvalidInput, UnsupportedModel
 from llcert.frontend.onnx_file import load, save
@@ -157,9 +158,52 @@ def test_convolutions_without_a_batch_axis(tmp_path: Path) -> None:
     assert "Conv" in operators(network)
 
 
-def test_a_larger_batch_baked_in_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(UnsupportedModel, match=r"'c' \(Conv, opset 17\).* batch size baked in"):
-        imported(tmp_path, "c = Conv(x, w) y = Flatten(c)", {"w": noise(8, 3, 3, 3)}, image="float[10,3,8,8] x")
+@pytest.mark.parametrize(
+    ("image", "body", "constants"),
+    [
+        (
+            "float[10,3,8,8] x",
+            "c = Conv(x, w) y = Reshape(c, s)",
+            {"w": noise(8, 3, 3, 3), "s": torch.tensor([10, -1])},
+        ),
+        ("float[10,12] x", "h = Gemm(x, w) y = Add(h, b)", {"w": noise(12, 5), "b": noise(1, 5).repeat(10, 1)}),
+        ("float[10,12] x", "s = Shape(x) y = Reshape(x, s)", {}),
+        ("float[10,12] x", "y = Expand(x, s)", {"s": torch.tensor([10, 12])}),
+        ("float[10,12] x", "y = Slice(x, a, b, c)", {k: torch.tensor([n]) for k, n in (("a", 0), ("b", 10), ("c", 0))}),
+    ],
+)
+def test_a_larger_batch_baked_in_is_the_batch(
+    image: str, body: str, constants: dict[str, Tensor], tmp_path: Path
+) -> None:
+    network = imported(tmp_path, body, constants, image=image)
+    assert network.input.shape == tuple(int(n) for n in image[6 : image.index("]")].split(",")[1:])
+
+
+@pytest.mark.parametrize(
+    ("body", "constants", "message"),
+    [
+        (
+            "h = Reshape(x, s) y = Reshape(h, t)",
+            {"s": torch.tensor([5, -1]), "t": torch.tensor([10, 12])},
+            "whose first axis is not the batch axis",
+        ),
+        (
+            "h = Reshape(x, s) y = Reshape(h, t)",
+            {"s": torch.tensor([1, 120]), "t": torch.tensor([10, 12])},
+            "whose first axis is not the batch axis",
+        ),
+        ("y = Add(x, b)", {"b": noise(10, 12)}, "differs between images"),
+        ("h = ReduceMean<axes=[0]>(x) y = Add(x, h)", {}, "works along the batch axis"),
+        ("h = Transpose(x) y = Transpose(h)", {}, "moves the batch axis"),
+        ("h = Flatten<axis=0>(x) y = Reshape(h, s)", {"s": torch.tensor([10, 12])}, "flattens the batch axis"),
+        ("s = Shape(x) f = Cast<to=1>(s) g = ReduceSum(f) y = Add(x, g)", {}, "depends on how many images a batch has"),
+    ],
+)
+def test_what_mixes_a_batch_baked_in_is_refused(
+    body: str, constants: dict[str, Tensor], message: str, tmp_path: Path
+) -> None:
+    with pytest.raises(UnsupportedModel, match=message):
+        imported(tmp_path, body, constants, image="float[10,12] x")
 
 
 def test_double_precision_is_kept(tmp_path: Path) -> None:
