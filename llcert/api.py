@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from llcert.data import Dataset
-from llcert.data.dataset import ArrayImages
+from llcert.data.npz import as_images
 from llcert.errors import InvalidInput
 from llcert.frontend import onnx_file, pt2
 from llcert.ir import Network
@@ -115,25 +115,20 @@ def _given(data: object) -> Dataset | None:
 
 
 def images_and_labels(images: Tensor, labels: Tensor) -> Dataset:
-    """A data set of tensors. images: `[batch, *shape]`, pixel units, or bytes 0 to 255; labels: `[batch]`."""
+    """A data set of tensors. images: `[batch, *shape]`, pixel units, or bytes 0 to 255; labels: `[batch]`.
+
+    Raises InvalidInput for what is neither, for NaN and infinity.
+    """
     if images.ndim < 2 or labels.ndim != 1:
         raise InvalidInput(
             f"images {list(images.shape)} and labels {list(labels.shape)}: give [batch, *shape], [batch]"
         )
     if labels.is_floating_point() or labels.is_complex():
         raise InvalidInput(f"labels of type {labels.dtype}: give whole numbers, one an image")
-    in_bytes = images.dtype == torch.uint8
-    pixels = images.detach().to("cpu", torch.uint8 if in_bytes else torch.float32).numpy()
+    given = images.detach().cpu()
+    pixels = as_images((given.float() if given.dtype == torch.bfloat16 else given).numpy(), "data")
     classes = labels.detach().cpu().numpy().astype(np.int64)
-    shape = tuple(pixels.shape[1:])
-    return Dataset(
-        "images",
-        "given",
-        ArrayImages(pixels, 255.0 if in_bytes else 1.0),
-        classes,
-        int(classes.max(initial=0)) + 1,
-        shape,
-    )
+    return Dataset("images", "given", pixels, classes, int(classes.max(initial=0)) + 1, pixels.shape)
 
 
 def _numbers(values: float | Sequence[float] | None, name: str) -> tuple[float, ...] | None:

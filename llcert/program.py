@@ -223,9 +223,13 @@ class Program:
     def output(self) -> Node:
         return self.blocks[-1].node
 
+    def entering(self, images: Tensor) -> Tensor:
+        """The images as they reach the network: rounded to its format where they are wider."""
+        return images.to(self.device, self.dtype)
+
     def logits(self, images: Tensor) -> Tensor:
-        """`[batch, logits]`; images: `[batch, *input shape]`, pixel units."""
-        values: dict[Node, Tensor] = {self.input: images}
+        """`[batch, logits]`; images: `[batch, *input shape]`, pixel units, of any precision."""
+        values: dict[Node, Tensor] = {self.input: self.entering(images)}
         for block in self.blocks:
             z = block.value(values)
             values[block.node] = z if block.activation is None else block.activation(z)

@@ -39,6 +39,10 @@ class Rounding:
         """
         return value * (1 + self.gamma(count + 4)) + (count + 4) * self.tiny
 
+    def nearest(self, size: Tensor) -> Tensor:
+        """How far the nearest number of the format is from one of at most this size, or zero where it is subnormal."""
+        return self.unit * size + self.tiny
+
     def bound(self, value: float, count: int = 1) -> float:
         """`above` for one number."""
         return value * (1 + self.gamma(count + 4)) + (count + 4) * self.tiny

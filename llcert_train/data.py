@@ -102,7 +102,7 @@ class TrainingData:
         return len(self.labels)
 
     def batch(self, positions: Tensor) -> tuple[Tensor, Tensor]:
-        """Images float32 `[batch, *shape]`, bit for bit those of `Dataset.batches`, and labels int64, on `device`.
+        """Images `[batch, *shape]`, those of `Dataset.batches` rounded to float32, and labels int64, on `device`.
 
         positions: int64 `[batch]`, on any device.
         """
@@ -141,7 +141,7 @@ def _read(dataset: Dataset, progress: Progress) -> tuple[Tensor, float]:
         if found is None:
             floats = _room(dataset, torch.float32)
             torch.div(pixels[:done], _BYTES, out=floats[:done])
-            pixels, scale, found = floats, 1.0, batch.images
+            pixels, scale, found = floats, 1.0, batch.images  # training may round
         pixels[done : done + len(found)] = found
         done += len(found)
         progress(len(found))
@@ -157,9 +157,9 @@ def _room(dataset: Dataset, dtype: torch.dtype) -> Tensor:
 
 
 def _as_bytes(images: Tensor) -> Tensor | None:
-    """uint8 `[batch, *shape]` that the images are 1/255 of, bit for bit; None where there are none."""
+    """uint8 `[batch, *shape]` that the images are 1/255 of in float32, bit for bit; None where there are none."""
     levels = (images * _BYTES).round().clamp(0, _BYTES).to(torch.uint8)
-    same = torch.equal((levels / _BYTES).view(torch.int32), images.view(torch.int32))
+    same = torch.equal((levels / _BYTES).view(torch.int32), images.float().view(torch.int32))
     return levels if same else None
 
 

@@ -66,7 +66,7 @@ def test_one_number_is_a_mean_for_every_channel(network: Network) -> None:
 
 def test_bytes_are_pixels_of_255(network: Network) -> None:
     level = (PIXELS * 255).to(torch.uint8)
-    one, two = (llcert.certify(network, (x, LABELS)) for x in (level, level.float() / 255))
+    one, two = (llcert.certify(network, (x, LABELS)) for x in (level, level.double() / 255))
     assert [s.margin for s in one.samples] == [s.margin for s in two.samples]
 
 

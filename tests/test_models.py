@@ -76,7 +76,7 @@ def test_clean_accuracy_is_the_cards(path: Path, request: pytest.FixtureRequest)
     session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
     right = 0
     for batch in data.batches(range(len(data)), 128):
-        (logits,) = session.run(["logits"], {"image": batch.images.numpy()})
+        (logits,) = session.run(["logits"], {"image": batch.images.float().numpy()})
         right += int((np.asarray(logits).argmax(axis=1) == batch.labels.numpy()).sum())
     assert 100 * right / len(data) == pytest.approx(quoted(path, "clean"), abs=0.1)
 

@@ -52,16 +52,25 @@ class Frame:
         return value * (1 + self.slack + 2 * DOUBLE.unit * min(sides) ** 2)
 
 
-def enclosing_ball(images: Tensor, eps: float | Tensor, *, clip: bool = False) -> Region:
-    """The L2 ball around each image, rounded outwards.
+def enclosing_ball(
+    images: Tensor, eps: float | Tensor, *, clip: bool = False, deployed: Rounding | None = None
+) -> Region:
+    """What reaches the network from the L2 ball around each image, rounded outwards: every point of the ball, and the
+    number of the deployed format that it is rounded to.
 
-    images: `[batch, *shape]`, float64. eps: not below the radius, a number or `[batch]`.
+    images: `[batch, *shape]`, the float64 numbers nearest to those of the file, which may be off by a rounding. eps:
+    not below the radius, a number or `[batch]`.
     """
     radius = torch.as_tensor(eps, dtype=torch.float64, device=images.device).expand(len(images))
     lower, upper = downwards(images - spread(radius, images)), upwards(images + spread(radius, images))
-    if clip:
-        lower, upper = torch.minimum(lower.clamp(min=0), images), torch.maximum(upper.clamp(max=1), images)
-    return Region(images, lower, upper, radius)
+    lost = DOUBLE.nearest(images.abs())
+    if deployed is not None:
+        lost = DOUBLE.above(lost + deployed.nearest(torch.maximum(lower.abs(), upper.abs()) + lost), 4)
+    region = _widened(Region(images, lower, upper, DOUBLE.above(radius + distance(lost), 2)), lost)
+    if clip:  # rounding does not leave a range of numbers of the format
+        lower, upper = region.lower.clamp(min=0), region.upper.clamp(max=1)
+        region = replace(region, lower=torch.minimum(lower, images), upper=torch.maximum(upper, images))
+    return region
 
 
 def enclose(

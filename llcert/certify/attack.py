@@ -43,12 +43,13 @@ class PGD:
         """Whether each image was broken, `[batch]`, and the point where (the image itself where it was not).
 
         A broken image has a point in the ball and in the pixel range at which the claim is false.
-        images: `[batch, *shape]`, pixel units. eps: radius in pixel units, a number or `[batch]`. seed: of the random
+        images: `[batch, *shape]`, pixel units, exactly: the points are numbers of the program's format in balls around
+        them. eps: radius in pixel units, a number or `[batch]`. seed: of the random
         starts, one or `[batch]`.
         """
         radii = torch.as_tensor(eps, dtype=torch.float64, device=images.device).expand(len(images))
         broken = torch.zeros(len(images), dtype=torch.bool, device=images.device)
-        points = images.clone()
+        points = program.entering(images).clone()
         seeds = seed + torch.arange(len(images)) if isinstance(seed, int) else seed
         for restart in range(self.restarts):
             unbroken = torch.nonzero(~broken)[:, 0]
@@ -68,8 +69,8 @@ class PGD:
         self, program: Program, anchors: Tensor, begin: Tensor, labels: Tensor, eps: Tensor, claim: Claim
     ) -> tuple[Tensor, Tensor]:
         hit = torch.zeros(len(anchors), dtype=torch.bool, device=anchors.device)
-        points, images = begin.clone(), torch.arange(len(anchors), device=anchors.device)
-        current = begin
+        current = program.entering(begin)
+        points, images = current.clone(), torch.arange(len(anchors), device=anchors.device)
         best, since = torch.full_like(eps, -torch.inf), torch.zeros_like(images)
         for _ in range(self.steps + 1):
             gradient, loss, failing = _gradient(program, current, labels[images], claim)
@@ -85,7 +86,7 @@ class PGD:
             size = spread(length(gradient), gradient)
             direction = torch.where(size > 0, gradient / size, torch.zeros_like(gradient))
             stride = spread(self.step * eps[images], direction).to(direction.dtype)
-            current = _project(current + stride * direction, anchors[images], eps[images])
+            current = program.entering(_project(current + stride * direction, anchors[images], eps[images]))
         return hit, points
 
 

@@ -34,7 +34,7 @@ class Branch:
         trace = self.local.refined(images, indices) if self.boxes else self.local.masked(images, indices)
         program = self.local.program
         backward = Backward(program, self.local.clip_input)
-        margins = torch.full((len(images),), torch.nan, dtype=images.dtype, device=images.device)
+        margins = torch.full((len(images),), torch.nan, dtype=program.dtype, device=images.device)
         found: list[tuple[Tensor, Tensor, Leaves]] = []
         for position in range(len(images)):
             here = torch.tensor([position], device=images.device)

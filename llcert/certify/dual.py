@@ -33,7 +33,8 @@ class Dual:
     def __call__(self, images: Tensor, labels: Tensor, indices: Tensor) -> Finding:
         if self.boxes and not self.local.asked.probes:
             return Finding(
-                torch.zeros_like(labels, dtype=torch.bool), torch.full_like(labels, torch.nan, dtype=images.dtype)
+                torch.zeros_like(labels, dtype=torch.bool),
+                torch.full_like(labels, torch.nan, dtype=self.local.program.dtype),
             )
         trace = self.local.refined(images, indices) if self.boxes else self.local.masked(images, indices)
         program = self.local.program

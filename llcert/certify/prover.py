@@ -83,7 +83,7 @@ class Prover:
             if isinstance(self.eps, Radii):
                 raise ValueError("each image has its own radius; say which")
             eps = torch.full((len(images),), self.eps, dtype=torch.float64, device=images.device)
-        region = enclosing_ball(images, eps, clip=self.clip)
+        region = enclosing_ball(images, eps, clip=self.clip, deployed=self.deployed)
         solver = Remembered(self.solver) if plan.local else None
         enclosed = partial(
             enclose,

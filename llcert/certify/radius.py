@@ -81,7 +81,7 @@ class RadiusSearch:
     def _certified(self, images: Tensor, labels: Tensor, indices: Tensor, radii: Tensor, some: Tensor) -> Tensor:
         """Whether some images are certified at these radii by the closed form, boolean `[some]`."""
         local, program = self.local, self.local.program
-        region = ball(images[some], radii[some].to(images.dtype), clip=local.clip_input)
+        region = ball(program.entering(images[some]), radii[some].to(program.dtype), clip=local.clip_input)
         seeds = local.seed + indices[some]
         trace = propagate(program, region, local.bound, solver=local.solver, start=Start.UNMASKED, seed=seeds)
         directions = differences(labels[some], program)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -83,13 +84,17 @@ class Settings:
 
 @dataclass(frozen=True)
 class Certifier:
-    """Certifies batches of images for one network and one set of settings."""
+    """Certifies batches of images for one network and one set of settings.
+
+    exact: makes the same network in float64.
+    """
 
     program: Program
     settings: Settings
     bound: GlobalBound
     stages: tuple[Stage, ...]
     local: Local
+    exact: Callable[[], Program]
     search: RadiusSearch | None = None
     room: Room = field(default_factory=lambda: Room(torch.device("cpu")))
 
@@ -131,16 +136,18 @@ class Certifier:
         if settings.radius is not None:
             search = RadiusSearch(local, provers.get(settings.assurance), settings.radius)
         room = Room(program.device, Footprint.of(program, proved=bool(provers)).bytes, local.forget)
-        return Certifier(program, settings, bound, stages, local, search, room)
+        exact = partial(lower, network, device, torch.float64)
+        return Certifier(program, settings, bound, stages, local, exact, search, room)
 
     def __call__(self, images: Tensor, labels: Tensor, indices: Tensor, *, self_check: bool = False) -> BatchResult:
         """The verdicts on one batch, if asked with the self-check; in parts where the whole does not fit into memory.
 
-        images: `[batch, *input shape]`, pixel units; labels, indices: `[batch]`, int64.
+        images: `[batch, *input shape]`, pixel units, in a precision that holds them exactly: proofs take them as they
+        are, estimates round them to the program's format. labels, indices: `[batch]`, int64.
         Raises InvalidInput where a single image does not fit, or a label is none of the network's,
          Contradiction or NumericalError where a bound is seen to be wrong.
         """
-        images = channels_last(images.to(self.program.device, self.program.dtype))
+        images = channels_last(images.to(self.program.device))
         labels, indices = labels.to(images.device), indices.to(images.device)
         if not bool(((labels >= 0) & (labels < self.program.classes)).all()):
             raise InvalidInput(
@@ -166,11 +173,13 @@ class Certifier:
         return result
 
     def _check(self, images: Tensor, labels: Tensor, indices: Tensor, result: BatchResult) -> None:
-        check = SelfCheck()
+        check, exact = SelfCheck(), self.exact()
+        proved = self.settings.assurance is not Assurance.ESTIMATE
+        deployed = proved and self.settings.semantics is Semantics.FLOAT32
 
         def compute(part: Tensor) -> None:
             some = replace(result, samples=tuple(result.samples[i] for i in part.tolist()))
-            check(self.local, images[part], labels[part], indices[part], some)
+            check(self.local, exact, images[part], labels[part], indices[part], some, deployed=deployed)
 
         self.room.parts("self-check", indices[: check.images], compute)
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
 
 from llcert.bounds import Rows, Trace
+from llcert.bounds.roundoff import Passage
 from llcert.certify.attack import PGD
 from llcert.certify.cascade import BatchResult, Contradiction
 from llcert.certify.radii import radii_of
@@ -15,78 +17,141 @@ from llcert.certify.stages import Local
 from llcert.certify.verdict import Verdict
 from llcert.errors import NumericalError
 from llcert.ir import Node
-from llcert.region import length, spread
+from llcert.program import Program
+from llcert.region import Region, length, spread
 
 _REPORT = "this is a bug in llcert, please report the model"
+
+Values = Mapping[Node, tuple[Tensor, Tensor]]
+"""The value of every block at a point of each image, before and after its activation."""
 
 
 @dataclass(frozen=True)
 class SelfCheck:
     """Tries to contradict the bounds of a few images with random points and attack points of their balls.
 
-    images: how many. points: random points an image. slack: relative rounding allowance of a float32 comparison.
+    The points are evaluated in float64, whose own rounding is beneath notice. What the estimate's format rounds is
+    measured at the same points, and the estimate's regions are allowed `noise` times as much.
+
+    images: how many. points: random points an image. slack: relative allowance for norms that are estimates.
     """
 
     images: int = 16
     points: int = 8
     slack: float = 1e-3
+    noise: float = 16.0
     pgd: PGD = field(default_factory=lambda: PGD(steps=20))
 
-    def __call__(self, local: Local, images: Tensor, labels: Tensor, indices: Tensor, result: BatchResult) -> None:
-        """Raises Contradiction where a certified image is broken, NumericalError where a bound is left."""
+    def __call__(
+        self,
+        local: Local,
+        exact: Program,
+        images: Tensor,
+        labels: Tensor,
+        indices: Tensor,
+        result: BatchResult,
+        *,
+        deployed: bool,
+    ) -> None:
+        """Raises Contradiction where a certified image is broken, NumericalError where a bound is left.
+
+        exact: the same network in float64. deployed: whether certificates speak of the local program's format, too.
+        """
         chosen = slice(0, self.images)
         images, labels, indices = images[chosen], labels[chosen], indices[chosen]
         certified = [s.verdict is Verdict.CERTIFIED for s in result.samples[chosen]]
         traces = [local.trace(images, indices, rows, seed=local.seed) for rows in Rows]
-        radii = radii_of(local.eps, indices)
-        for points in self._points(local, images, labels, radii):
-            values = _values(local, points)
+        radii, centre = radii_of(local.eps, indices), _values(exact, images)
+        points = self._points(local, images, labels, radii)
+        values = [_values(exact, p) for p in points]
+        rounded = [_values(local.program, p) for p in points]
+        noise = _noise(values, rounded)
+        for at, there, here in zip(points, values, rounded, strict=True):
             for trace in traces:
-                self._inside(local, trace, values)
-            self._still(local, traces[0], images, values, radii.to(images.dtype))
-            holds = local.claim.holds(values[local.program.output][1], labels, local.program.classes)
-            for i in torch.nonzero(~holds)[:, 0].tolist():
-                if certified[i]:
-                    raise Contradiction(int(indices[i]), int(labels[i]), images[i], points[i])
+                self._inside(exact, local.program, trace, there, noise)
+            self._still(exact, traces[0], centre, there, radii)
+            speaking = ((exact, there), (local.program, here)) if deployed else ((exact, there),)
+            for program, found in speaking:
+                holds = local.claim.holds(found[program.output][1], labels, program.classes)
+                for i in torch.nonzero(~holds)[:, 0].tolist():
+                    if certified[i]:
+                        raise Contradiction(int(indices[i]), int(labels[i]), images[i], at[i])
 
     def _points(self, local: Local, images: Tensor, labels: Tensor, radii: Tensor) -> list[Tensor]:
-        """Random points on the sphere and where an attack ends, each `[images, *shape]`."""
+        """Random points on the sphere and where an attack ends, float64 `[images, *shape]` each."""
         generator = torch.Generator().manual_seed(local.seed)
-        found = []
+        found, anchors = [], images.double()
         for _ in range(self.points):
-            noise = torch.randn(images.shape, generator=generator).to(images)
-            points = images + noise * spread(radii.to(images.dtype) / length(noise), noise)
+            noise = torch.randn(images.shape, generator=generator).to(anchors)
+            points = anchors + noise * spread(radii / length(noise), noise)
             if local.clip_input:  # as `ball` does: an image outside [0, 1] widens the range for itself
-                points = torch.minimum(torch.maximum(points, images.clamp(max=0)), images.clamp(min=1))
+                points = torch.minimum(torch.maximum(points, anchors.clamp(max=0)), anchors.clamp(min=1))
             found.append(points)
-        found.append(self.pgd(local.program, images, labels, radii, local.seed, local.claim)[1])
-        return found
+        attacked = self.pgd(local.program, images, labels, radii, local.seed, local.claim)[1].double()
+        inside = length(attacked - anchors) <= radii  # rounding may have carried it out of a tiny ball
+        return [*found, torch.where(spread(inside, anchors), attacked, anchors)]
 
-    def _inside(self, local: Local, trace: Trace, values: dict[Node, tuple[Tensor, Tensor]]) -> None:
-        for block in local.program.blocks:
+    def _inside(self, exact: Program, program: Program, trace: Trace, values: Values, noise: list[Tensor]) -> None:
+        for own, block, moved in zip(exact.blocks, program.blocks, noise, strict=True):
             regions = trace.before[block.node], trace.hidden[block.node].region
-            for region, value in zip(regions, values[block.node], strict=True):
-                wider = replace(region, radius=region.radius * (1 + self.slack))
+            for region, value, rounding in zip(regions, values[own.node], moved, strict=True):
+                wider = _wider(region, self.noise * rounding, self.slack)
                 if not bool(wider.contains(value, slack=self.slack).all()):
                     where = block.node.name or block.label
                     raise NumericalError(f"self-check: a value of {where} leaves its region; {_REPORT}")
 
-    def _still(
-        self, local: Local, trace: Trace, images: Tensor, values: dict[Node, tuple[Tensor, Tensor]], radii: Tensor
-    ) -> None:
+    def _still(self, exact: Program, trace: Trace, centre: Values, values: Values, radii: Tensor) -> None:
+        """That logits move no more than the local Lipschitz constant allows, the rounding of float64 aside."""
         assert trace.lipschitz is not None
-        moved = values[local.program.output][1] - local.program.logits(images)
-        allowed = trace.lipschitz * radii * (1 + self.slack) + self.slack
-        if bool((length(moved) > allowed).any()):
+        before, after = centre[exact.output][1], values[exact.output][1]
+        least = self.slack * before.abs().flatten(1).amax(1).clamp(max=1)
+        allowed = trace.lipschitz.double() * radii * (1 + self.slack) + least + 1e-9 * _size(exact, values)
+        if bool((length(after - before) > allowed).any()):
             raise NumericalError(f"self-check: logits move more than the local Lipschitz bound allows; {_REPORT}")
 
 
-def _values(local: Local, points: Tensor) -> dict[Node, tuple[Tensor, Tensor]]:
-    """The value of every block at some points, before and after its activation."""
-    after: dict[Node, Tensor] = {local.program.input: points}
-    both: dict[Node, tuple[Tensor, Tensor]] = {}
-    for block in local.program.blocks:
+def _values(program: Program, points: Tensor) -> dict[Node, tuple[Tensor, Tensor]]:
+    """The value of every block at some points."""
+    after: dict[Node, Tensor] = {program.input: program.entering(points)}
+    both: dict[Node, tuple[Tensor, Tensor]] = {program.input: (after[program.input],) * 2}
+    for block in program.blocks:
         z = block.value(after)
         after[block.node] = z if block.activation is None else block.activation(z)
         both[block.node] = (z, after[block.node])
     return both
+
+
+def _noise(exact: Sequence[Values], rounded: Sequence[Values]) -> list[Tensor]:
+    """The largest rounding that was seen in any entry of an image, before and after the activation of each block,
+    `[2, images]` each."""
+    found = [
+        torch.stack([_apart(a, b) for a, b in zip(there.values(), here.values(), strict=True)])
+        for there, here in zip(exact, rounded, strict=True)
+    ]
+    return [*torch.stack(found).amax(0)[1:]]
+
+
+def _apart(exact: tuple[Tensor, Tensor], rounded: tuple[Tensor, Tensor]) -> Tensor:
+    apart = [(a - b.double()).abs().nan_to_num(nan=torch.inf) for a, b in zip(exact, rounded, strict=True)]
+    return torch.stack([a.flatten(1).amax(1) for a in apart])
+
+
+def _wider(region: Region, noise: Tensor, slack: float) -> Region:
+    """noise: `[images]`, of every entry."""
+    radius = region.radius * (1 + slack) + noise * region.centre.shape[1:].numel() ** 0.5
+    noise = spread(noise, region.centre)
+    return replace(region, lower=region.lower - noise, upper=region.upper + noise, radius=radius)
+
+
+def _size(program: Program, values: Values) -> Tensor:
+    """The largest sum of absolute values that is added up anywhere, `[images]`."""
+    sizes = []
+    for block in program.blocks:
+        sources = {s: _point(values[s][1]) for s in block.sources}
+        sizes.append(Passage.of(block, sources).size.flatten(1).amax(1))
+    return torch.stack(sizes).amax(0)
+
+
+def _point(value: Tensor) -> Region:
+    """The region of one value."""
+    return Region(value, value, value, value.new_zeros(len(value)))

@@ -149,7 +149,7 @@ class Local:
 
     def ball(self, images: Tensor, indices: Tensor) -> Region:
         """The ball of each image. indices: in the data set."""
-        return ball(images, radii_of(self.eps, indices), clip=self.clip_input)
+        return ball(self.program.entering(images), radii_of(self.eps, indices), clip=self.clip_input)
 
     def trace(
         self, images: Tensor, indices: Tensor, rows: Rows, *, seed: int | Tensor, before: Trace | None = None

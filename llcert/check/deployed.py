@@ -28,6 +28,11 @@ class Value:
     error: Vector
 
 
+def rounded(size: Vector) -> Vector:
+    """Upper bounds of how far float32 moves a number of at most this size: to the nearest, or to 0 if subnormal."""
+    return np.asarray(above(U32 * size + FLUSHED, 2))
+
+
 def errors(block: Block, sizes: Mapping[int, Vector], largest: Vector) -> Vector:
     """Upper bounds of the distance between the deployed and the exact value before the activation, for equal sources.
 

@@ -61,13 +61,21 @@ def propagate(graph: Graph, image: Arrays, eps: float, *, single: bool) -> Known
 
     single: of every float32 evaluation too.
     """
-    x = image.vector("x", graph.nodes[0].size)
-    cuts = {0: Cut(x, down(x - eps), up(x + eps), eps, np.ones(x.size, bool))}
+    cuts = {0: _input(image.vector("x", graph.nodes[0].size), eps, single)}
     before = {}
     for k, block in graph.blocks.items():
         before[k] = _before(block, image, {s: cuts[s] for s in block.sources}, single)
         cuts[k] = _after(block, image, before[k])
     return Known(cuts, before)
+
+
+def _input(x: Vector, eps: float, single: bool) -> Cut:
+    """The ball; rule 10: and every point of it rounded to float32."""
+    lower, upper, everything = down(x - eps), up(x + eps), np.ones(x.size, bool)
+    if not single:
+        return Cut(x, lower, upper, eps, everything)
+    lost = deployed.rounded(np.maximum(np.abs(lower), np.abs(upper)))
+    return Cut(x, down(lower - lost), up(upper + lost), up(eps + length(lost)), everything)
 
 
 def _before(block: Block, image: Arrays, sources: Mapping[int, Cut], single: bool) -> Before:

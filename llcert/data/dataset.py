@@ -33,15 +33,18 @@ class ImageSource(Protocol):
 
     def __len__(self) -> int: ...
 
-    def read(self, indices: Sequence[int]) -> npt.NDArray[np.float32]:
-        """Images `[len(indices), *shape]`. Raises InvalidInput where one cannot be decoded."""
+    def read(self, indices: Sequence[int]) -> Pixels:
+        """Images `[len(indices), *shape]`: float32 where that holds all of the source exactly, else float64.
+
+        Raises InvalidInput where one cannot be decoded.
+        """
 
 
 @dataclass(frozen=True, eq=False)
 class ArrayImages:
     """Images held as one array; bytes stay bytes until a batch is read.
 
-    values: `[images, *shape]`, uint8 or float32.
+    values: `[images, *shape]`, uint8, float32 or float64.
     scale: the value that stands for 1.0.
     """
 
@@ -59,9 +62,22 @@ class ArrayImages:
     def __len__(self) -> int:
         return len(self.values)
 
-    def read(self, indices: Sequence[int]) -> npt.NDArray[np.float32]:
+    def read(self, indices: Sequence[int]) -> Pixels:
         chosen = self.values[np.asarray(indices, dtype=np.int64)]
-        return np.divide(chosen, np.float32(self.scale), dtype=np.float32)
+        return chosen if self.scale == 1 else levels(chosen, self.scale)
+
+
+def levels(values: Pixels, scale: float) -> Pixels:
+    """`values / scale` of whole numbers up to 2^24: exact in float32 for a power of two, else the nearest float64."""
+    exact = math.frexp(scale)[0] == 0.5
+    return np.divide(values, scale, dtype=np.float32 if exact else np.float64)
+
+
+def narrowest(values: Pixels) -> Pixels:
+    """The same numbers, of at most 64 bits, as float32 if it holds all of them, else as float64."""
+    with np.errstate(over="ignore"):
+        short = values.astype(np.float32)
+    return short if np.array_equal(short, values) else values.astype(np.float64)
 
 
 @dataclass(frozen=True, eq=False)
@@ -85,13 +101,14 @@ class Subset:
     def __len__(self) -> int:
         return len(self.positions)
 
-    def read(self, indices: Sequence[int]) -> npt.NDArray[np.float32]:
+    def read(self, indices: Sequence[int]) -> Pixels:
         return self.source.read(self.positions[np.asarray(indices, dtype=np.int64)].tolist())
 
 
 @dataclass(frozen=True, eq=False)
 class Batch:
-    """images: float32 `[batch, *shape]`; labels, and indices (positions in the data set): int64 `[batch]`."""
+    """images: `[batch, *shape]`, float32 or float64, as `ImageSource.read`; labels, and indices (positions in the data
+    set): int64 `[batch]`."""
 
     images: Tensor
     labels: Tensor

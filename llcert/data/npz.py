@@ -11,7 +11,7 @@ from typing import IO
 import numpy as np
 from numpy.lib import format as npy
 
-from llcert.data.dataset import ArrayImages, Dataset, Labels, Pixels
+from llcert.data.dataset import ArrayImages, Dataset, Labels, Pixels, narrowest
 from llcert.data.reading import read_capped, reading
 from llcert.errors import InvalidInput
 
@@ -69,20 +69,21 @@ def _header(stream: IO[bytes]) -> tuple[tuple[int, ...], bool, np.dtype[np.gener
     return npy.read_array_header_2_0(stream)
 
 
-def as_images(values: Pixels, path: Path) -> ArrayImages:
-    """Images of uint8 or floating point `[images, *shape]`; InvalidInput where they are none, or not finite."""
+def as_images(values: Pixels, path: Path | str) -> ArrayImages:
+    """Images of uint8 or floating point `[images, *shape]`, none of them rounded.
+
+    Raises InvalidInput where they are none, not finite, or more precise than float64.
+    """
     if values.ndim < 2 or 0 in values.shape:
         raise InvalidInput(f"{path}: x has shape {list(values.shape)}; expected [images, *shape], at least one image")
     if values.dtype == np.uint8:
         return ArrayImages(values, 255.0)
-    if values.dtype.kind != "f":
-        raise InvalidInput(f"{path}: x holds {values.dtype}; store uint8 (0 .. 255) or floating point ([0, 1])")
-    with np.errstate(over="ignore"):
-        pixels = values.astype(np.float32)
-    return ArrayImages(checked_pixels(pixels, path))
+    if values.dtype.kind != "f" or values.dtype.itemsize > 8:
+        raise InvalidInput(f"{path}: x holds {values.dtype}; store uint8 (0 .. 255), float32 or float64 ([0, 1])")
+    return ArrayImages(narrowest(checked_pixels(values, path)))
 
 
-def checked_pixels(pixels: Pixels, path: Path) -> Pixels:
+def checked_pixels(pixels: Pixels, path: Path | str) -> Pixels:
     """The pixels; InvalidInput where one is NaN or infinite."""
     if not np.isfinite(pixels).all():
         first = int(np.argwhere(~np.isfinite(pixels))[0][0])

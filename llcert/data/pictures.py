@@ -10,9 +10,8 @@ from pathlib import Path
 from types import ModuleType
 
 import numpy as np
-import numpy.typing as npt
 
-from llcert.data.dataset import Pixels
+from llcert.data.dataset import Pixels, levels
 from llcert.data.reading import reading
 from llcert.errors import InvalidInput
 
@@ -106,9 +105,9 @@ class EncodedImages:
     def __len__(self) -> int:
         return len(self.names)
 
-    def read(self, indices: Sequence[int]) -> npt.NDArray[np.float32]:
+    def read(self, indices: Sequence[int]) -> Pixels:
         names = [self.names[index] for index in indices]
-        images = np.empty((len(names), *self.shape), np.float32)
+        images = np.empty((len(names), *self.shape), np.uint8)
         for image, name, content in zip(images, names, self.fetch(names), strict=True):
-            np.divide(decode(content, self.shape, name), np.float32(255.0), out=image, dtype=np.float32)
-        return images
+            image[...] = decode(content, self.shape, name)
+        return levels(images, 255.0)

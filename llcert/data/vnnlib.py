@@ -5,25 +5,28 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from decimal import Decimal
+from fractions import Fraction
 from pathlib import Path
 from typing import Union
 
 import numpy as np
 
-from llcert.data.dataset import ArrayImages, Dataset, Pixels
+from llcert.data.dataset import ArrayImages, Dataset, Pixels, narrowest
 from llcert.data.reading import decode_text, read_file
 from llcert.errors import InvalidInput
 
 _LIMIT = 64 << 20
 _MAX_DEPTH = 16
 _MAX_TOKEN = 64
+_MAX_EXPONENT = 400
 _TOKEN = re.compile(r"[()]|[^\s()]+")
 _COMMENT = re.compile(r";[^\n]*")
 _VARIABLE = re.compile(r"([XY])_([0-9]{1,7})")
 _NUMBER = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?")
 
 Expression = Union[str, "list[Expression]"]
-Term = float | tuple[str, int]
+Term = Fraction | tuple[str, int]
 Beats = tuple[int, int]
 
 
@@ -41,8 +44,8 @@ class _Property:
     """
 
     declared: dict[str, set[int]] = field(default_factory=lambda: {"X": set(), "Y": set()})
-    lower: dict[int, float] = field(default_factory=dict)
-    upper: dict[int, float] = field(default_factory=dict)
+    lower: dict[int, Fraction] = field(default_factory=dict)
+    upper: dict[int, Fraction] = field(default_factory=dict)
     required: list[Beats] = field(default_factory=list)
     choices: list[list[Beats]] = field(default_factory=list)
 
@@ -121,9 +124,9 @@ def _require(body: Expression, found: _Property) -> None:
 
 def _compare(high: Term, low: Term, body: Expression, found: _Property) -> None:
     match high, low:
-        case ("X", index), float(bound):
+        case ("X", index), Fraction() as bound:
             found.lower[index] = max(bound, found.lower.get(index, bound))
-        case float(bound), ("X", index):
+        case Fraction() as bound, ("X", index):
             found.upper[index] = min(bound, found.upper.get(index, bound))
         case ("Y", winner), ("Y", loser):
             found.required.append((winner, loser))
@@ -151,7 +154,10 @@ def _term(word: Expression, found: _Property) -> Term:
     if not isinstance(word, str):
         raise _Unusable(f"cannot read {_shown(word)}")
     if _NUMBER.fullmatch(word):
-        return float(word)
+        number = Decimal(word)
+        if number and abs(number.adjusted()) > _MAX_EXPONENT:
+            raise _Unusable(f"{word} is too large or too small a number")
+        return Fraction(number)
     letter, index = _variable(word)
     if index not in found.declared[letter]:
         raise _Unusable(f"{word} is used before it is declared")
@@ -163,21 +169,23 @@ def _shown(expression: Expression) -> str:
 
 
 def _centre(found: _Property) -> Pixels:
-    """The centre of the box, float32 `[inputs]`."""
+    """The centre of the box, every entry the nearest float64, `[inputs]`."""
     count = len(found.declared["X"])
     if not count or found.declared["X"] != set(range(count)):
         raise _Unusable("inputs are not declared as X_0, X_1, ...")
-    for index in range(count):
-        if index not in found.lower or index not in found.upper:
-            raise _Unusable(f"X_{index} has no lower and upper bound")
-    lower, upper = (np.array([side[index] for index in range(count)]) for side in (found.lower, found.upper))
-    if not (lower <= upper).all():
-        raise _Unusable(f"X_{int(np.argmin(lower <= upper))} has a lower bound above its upper bound")
-    with np.errstate(over="ignore", invalid="ignore"):
-        centre = (lower / 2 + upper / 2).astype(np.float32)
-    if not np.isfinite(centre).all():
-        raise _Unusable(f"X_{int(np.argmin(np.isfinite(centre)))} has no finite centre")
-    return centre
+    return narrowest(np.array([_middle(index, found) for index in range(count)]))
+
+
+def _middle(index: int, found: _Property) -> float:
+    if index not in found.lower or index not in found.upper:
+        raise _Unusable(f"X_{index} has no lower and upper bound")
+    lower, upper = found.lower[index], found.upper[index]
+    if lower > upper:
+        raise _Unusable(f"X_{index} has a lower bound above its upper bound")
+    try:
+        return float((lower + upper) / 2)
+    except OverflowError:
+        raise _Unusable(f"X_{index} has no finite centre") from None
 
 
 def _label(found: _Property) -> int:

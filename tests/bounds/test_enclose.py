@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from fractions import Fraction
 
 import pytest
 import torch
@@ -144,6 +145,36 @@ def test_the_enclosing_ball_holds_its_ball() -> None:
         assert float(clipped.upper.max()) <= 1.0
     outside = enclosing_ball(images + 5, 0.1, clip=True)
     assert bool(((outside.lower <= images + 5) & (outside.upper >= images + 5)).all()), "the centre stays inside"
+
+
+@pytest.mark.parametrize("eps", [0.0, 1e-12, 1e-7, 0.1])
+def test_the_deployed_ball_holds_what_its_points_are_rounded_to(eps: float) -> None:
+    """Whole images of numbers that float32 does not hold, one of them far from 1, and points of the sphere."""
+    generator = torch.Generator().manual_seed(0)
+    images = torch.rand(1, 40, generator=generator, dtype=torch.float64) - 0.5
+    images[0, 0], images[0, 1] = 1e4 + 1e-5, 1e-30
+    region = enclosing_ball(images, eps, deployed=SINGLE)
+    noise = torch.nn.functional.normalize(torch.randn(200, 40, generator=generator, dtype=torch.float64))
+    points = images + noise * eps * (1 - 1e-12)
+    for reaching in (points, points.float().double()):
+        assert bool(((region.lower <= reaching) & (reaching <= region.upper)).all())
+        assert bool((torch.linalg.vector_norm(reaching - images, dim=1) <= region.radius).all())
+    assert float(region.radius) < eps + 1e-3
+    real = enclosing_ball(images, eps)
+    assert eps < float(real.radius) < eps + 1e-11
+
+
+def test_the_ball_pays_for_the_rounding_of_its_centre() -> None:
+    """The image of bytes is v/255, which is no float64."""
+    levels = torch.arange(1, 256)
+    region = enclosing_ball((levels.double() / 255)[None], 0.0)
+    exact = [Fraction(v, 255) for v in levels.tolist()]
+    ends = (t[0].tolist() for t in (region.lower, region.centre, region.upper))
+    for v, low, centre, high in zip(exact, *ends, strict=True):
+        assert Fraction(low) <= v <= Fraction(high)
+        assert abs(v - Fraction(centre)) <= Fraction(2) ** -53 * Fraction(centre)
+    apart = sum((v - Fraction(c)) ** 2 for v, c in zip(exact, region.centre[0].tolist(), strict=True))
+    assert apart <= Fraction(float(region.radius)) ** 2
 
 
 def test_where_float32_may_overflow_nothing_is_known() -> None:

@@ -293,7 +293,9 @@ def evidence(toy: Toy, x: Array, eps: float, rng: np.random.Generator, *, single
     """single: of float32 evaluations too."""
     out: dict[str, Any] = {"x": x}
     errors: dict[int, tuple[Array, Array]] = {}
-    known = {0: (x, x - eps, x + eps, eps, np.ones(x.size, bool))}
+    moved = (2.0**-24 * (abs(x) + eps) + 2.0**-126) * SLACK if single else 0 * x
+    reach = eps + float(np.linalg.norm(moved)) * SLACK
+    known = {0: (x, x - eps - moved, x + eps + moved, reach, np.ones(x.size, bool))}
     for block in blocks(toy):
         k, n = block.cut, toy.nodes[block.cut]
         part = {s: known[s] for s in block.sources}

@@ -26,6 +26,7 @@ from .generator import (
     graph_json,
     model_arrays,
     random_case,
+    random_toy,
     rehash,
     value,
     worst_margin,
@@ -82,10 +83,30 @@ def test_float32_evaluations_stay_within_the_proved_margin(seed: int, tmp_path: 
     assert real - 1e-4 < result.margin < real
     rng = np.random.default_rng(seed)
     d = rng.normal(size=(200, case.x.size))
-    x = case.x + d / np.linalg.norm(d, axis=1, keepdims=True) * float(case.eps) * (1 - 1e-6)
+    x = case.x + d / np.linalg.norm(d, axis=1, keepdims=True) * float(case.eps) * (1 - 1e-15)
     y = in_float32(case, x.astype(np.float32), rng)
     others = [j for j in range(y.shape[1]) if j != case.label]
     assert (y[:, [case.label]].astype(float) - y[:, others]).min() >= result.margin
+
+
+@pytest.mark.parametrize("eps", [0.0, 1e-12, 1e-8])
+def test_every_point_of_the_ball_is_rounded_to_float32_first(eps: float) -> None:
+    """The smaller the ball, the more of its points float32 moves out of it."""
+    rng = np.random.default_rng(1)
+    toy = random_toy(rng)
+    x = rng.normal(size=toy.nodes[0]["size"])
+    graph = build(graph_json(toy), arrays(model_arrays(toy)))
+    evidenced = arrays(evidence(toy, x, eps, rng, single=True).arrays)
+    with np.errstate(all="ignore"):
+        known = propagate(graph, evidenced, eps, single=True)
+        with pytest.raises(InvalidInput, match="rule"):
+            propagate(graph, arrays(evidence(toy, x, eps, rng).arrays), eps, single=True)
+    points = (x + rng.normal(size=(50, x.size)) * eps / 10 / np.sqrt(x.size)).astype(np.float32)
+    assert np.linalg.norm(points - x, axis=1).min() > eps
+    for k, cut in known.cuts.items():
+        values = all_in_float32(toy, points, rng)[k]
+        assert np.all((cut.lower <= values) & (values <= cut.upper))
+        assert np.all(np.linalg.norm(values - cut.centre, axis=1) <= cut.after)
 
 
 @pytest.mark.parametrize("seed", range(10))

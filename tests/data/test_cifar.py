@@ -14,7 +14,7 @@ def load(write, name="cifar10", split="test"):
 
 def same(data, images, labels) -> bool:
     batch = next(data.batches(range(len(data)), 1000))
-    return torch.equal(batch.images, torch.from_numpy(images).float() / 255) and batch.labels.tolist() == list(labels)
+    return torch.equal(batch.images, torch.from_numpy(images).double() / 255) and batch.labels.tolist() == list(labels)
 
 
 @pytest.mark.parametrize("ending", ["", ".gz", ".xz"])

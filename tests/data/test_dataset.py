@@ -18,11 +18,11 @@ def test_batches_have_the_promised_types_and_order():
     batches = list(bytes_set().batches(range(2, 9), 3))
     assert [len(batch.images) for batch in batches] == [3, 3, 1]
     first = batches[0]
-    assert first.images.dtype == torch.float32
+    assert first.images.dtype == torch.float64
     assert first.labels.dtype == first.indices.dtype == torch.int64
     assert torch.cat([batch.indices for batch in batches]).tolist() == list(range(2, 9))
     assert first.labels.tolist() == [2, 0, 1]
-    assert torch.equal(first.images.flatten(), torch.arange(12, 30) / 255)
+    assert torch.equal(first.images.flatten(), torch.arange(12, 30, dtype=torch.float64) / 255)
 
 
 def test_bytes_stay_bytes_until_read():
@@ -110,7 +110,7 @@ def test_a_subset_follows_neither_its_positions_nor_the_labels_of_the_whole():
     part = subset(whole, positions, "train")
     positions[:] = 0
     whole.labels[:] = 0
-    assert next(part.batches(range(2), 2)).images[0, 0, 0] == 6 / np.float32(255)
+    assert next(part.batches(range(2), 2)).images[0, 0, 0] == 6 / 255
     assert part.labels.tolist() == [1, 2]
 
 
@@ -144,7 +144,7 @@ def test_only_the_chosen_pictures_of_a_subset_are_decoded(write):
     for damaged in (0, 2):
         write.put(f"set/a/{damaged}.png", b"")
     (found,) = part.batches(range(2), 2)
-    assert torch.equal(found.images[:, 0, 0, 0], torch.tensor([0.6, 0.2]))
+    assert torch.equal(found.images[:, 0, 0, 0], torch.tensor([0.6, 0.2], dtype=torch.float64))
 
 
 @pytest.mark.parametrize(

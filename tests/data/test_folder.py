@@ -26,7 +26,7 @@ def test_classes_and_pictures_in_the_order_of_their_names(write, ending, kind):
     assert data.class_names == ("cat", "dog")
     assert data.labels.tolist() == [0, 1, 1]
     assert data.image_shape == (3, 5, 4)
-    expected = torch.from_numpy(pixels[[1, 2, 0]].transpose(0, 3, 1, 2).copy()).float() / 255
+    expected = torch.from_numpy(pixels[[1, 2, 0]].transpose(0, 3, 1, 2).copy()).double() / 255
     assert torch.equal(batch.images, expected)
 
 
@@ -35,14 +35,14 @@ def test_grey_pictures_have_one_channel(write):
     write.put("set/a/1.png", write.picture(pixels))
     data, batch = load(write)
     assert data.image_shape == (1, 5, 4)
-    assert torch.equal(batch.images[0, 0], torch.from_numpy(pixels).float() / 255)
+    assert torch.equal(batch.images[0, 0], torch.from_numpy(pixels).double() / 255)
 
 
 def test_grey_among_colour_is_repeated(write):
     write.put("set/a/1.png", write.picture(np.full((2, 2), 51, np.uint8)))
     write.put("set/b/1.png", write.picture(np.zeros((2, 2, 3), np.uint8)))
     _, batch = load(write)
-    assert torch.equal(batch.images[0], torch.full((3, 2, 2), 0.2))
+    assert torch.equal(batch.images[0], torch.full((3, 2, 2), 0.2, dtype=torch.float64))
 
 
 def test_jpeg(write):

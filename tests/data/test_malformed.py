@@ -184,7 +184,7 @@ def attempt(write, case: Case, content: bytes) -> str:
         for written in (path, *(write.root / beside for beside, _ in case.beside)):
             written.unlink()
     for batch in batches:
-        assert batch.images.dtype == torch.float32
+        assert batch.images.dtype in (torch.float32, torch.float64)
         assert batch.images.shape[1:] == data.image_shape
         assert torch.isfinite(batch.images).all()
         assert ((batch.labels >= 0) & (batch.labels < data.class_count)).all()

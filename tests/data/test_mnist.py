@@ -18,7 +18,7 @@ def test_layouts_and_compressions(write, folder, ending):
     images, labels = write.mnist(folder, ending=ending)
     data = load(write)
     batch = next(data.batches(range(len(data)), 100))
-    assert torch.equal(batch.images, torch.from_numpy(images).float() / 255)
+    assert torch.equal(batch.images, torch.from_numpy(images).double() / 255)
     assert batch.labels.tolist() == labels.tolist()
     assert data.image_shape == (1, 28, 28)
     assert data.class_count == 10

@@ -39,14 +39,14 @@ def test_floats_are_taken_as_they_are(write, dtype):
 def test_bytes_are_divided(write):
     values = write.bytes_of(3, 1, 4, 5)
     data = load(write, x=values, y=np.array([0, 2, 1], np.uint8))
-    assert torch.equal(next(data.batches(range(3), 3)).images, torch.from_numpy(values).float() / 255)
+    assert torch.equal(next(data.batches(range(3), 3)).images, torch.from_numpy(values).double() / 255)
     assert not data.outside_unit_range
 
 
 def test_column_order(write):
     values = np.asfortranarray(write.bytes_of(3, 4, 5))
     data = load(write, x=values, y=np.zeros(3, int))
-    assert torch.equal(next(data.batches(range(3), 3)).images, torch.from_numpy(values.copy()).float() / 255)
+    assert torch.equal(next(data.batches(range(3), 3)).images, torch.from_numpy(values.copy()).double() / 255)
 
 
 def test_another_shape(write):
@@ -71,7 +71,7 @@ Y = np.zeros(2, int)
         ({"x": np.zeros((2, 0)), "y": Y}, "at least one image"),
         ({"x": np.array([[0, np.nan]]), "y": Y[:1]}, "image 0 holds NaN"),
         ({"x": np.array([[0, 1], [0, -np.inf]]), "y": Y}, "image 1 holds NaN"),
-        ({"x": np.array([[1e300]]), "y": Y[:1]}, "image 0 holds NaN or Inf"),
+        ({"x": np.array([[0.1]], np.longdouble), "y": Y[:1]}, "store uint8"),
         ({"x": np.zeros((2, 3), int), "y": Y}, "store uint8"),
         ({"x": np.zeros((2, 3), complex), "y": Y}, "store uint8"),
         ({"x": np.zeros((2, 3), bool), "y": Y}, "store uint8"),

@@ -30,7 +30,7 @@ def test_encoded_pictures(write, image, wrapped):
     column = [{"bytes": content, "path": None} for content in contents] if wrapped else contents
     kind = pa.struct([("bytes", pa.binary()), ("path", pa.string())]) if wrapped else pa.binary()
     data = load(write, {image: column, "label": [2, 0, 1]}, {image: kind})
-    assert torch.equal(first(data).images, torch.from_numpy(pixels.transpose(0, 3, 1, 2).copy()).float() / 255)
+    assert torch.equal(first(data).images, torch.from_numpy(pixels.transpose(0, 3, 1, 2).copy()).double() / 255)
     assert first(data).labels.tolist() == [2, 0, 1]
 
 
@@ -39,7 +39,7 @@ def test_lists_of_pixels(write, kind, scale):
     values = write.bytes_of(300, 2, 3) // 2
     data = load(write, {"x": values.tolist(), "y": [0, 1, 2] * 100}, {"x": pa.list_(pa.list_(kind))})
     assert data.image_shape == (2, 3)
-    assert torch.equal(first(data).images, torch.from_numpy(values).float() / scale)
+    assert torch.equal(first(data).images, torch.from_numpy(values).to(first(data).images.dtype) / scale)
 
 
 @pytest.mark.parametrize(
