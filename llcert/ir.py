@@ -15,7 +15,7 @@ from torch import Tensor
 from llcert.errors import UnsupportedModel
 from llcert.region import Region
 from llcert.relaxation import Relaxation, Zone
-from llcert.rounding import DOUBLE
+from llcert.rounding import DOUBLE, FORMATS, Rounding
 
 Shape = tuple[int, ...]
 """The shape of one image's value, without the batch axis. Tensors are always `[batch, *shape]`."""
@@ -36,6 +36,15 @@ class Op(ABC):
         """What a reader of a report calls this operator."""
         return type(self).__name__
 
+    def result_type(self, *dtypes: torch.dtype) -> torch.dtype:
+        """The number format of the value, of those of its inputs; raises TypeError where these differ.
+
+        An operator converts nothing: a value of another format comes from a Cast.
+        """
+        if len(set(dtypes)) != 1:
+            raise TypeError(f"{self.label} of values in {', '.join(map(format_name, dtypes)) or 'no format'}")
+        return dtypes[0]
+
     def tensors(self) -> dict[str, Tensor]:
         """The parameters by field name."""
         values = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}  # type: ignore[arg-type]
@@ -49,9 +58,13 @@ class Op(ABC):
 
 @dataclass(frozen=True)
 class Input(Op):
-    """The image, in the shape the network wants."""
+    """The image, in the shape and the number format the network wants."""
 
     shape: Shape
+    dtype: torch.dtype = torch.float32
+
+    def result_type(self, *dtypes: torch.dtype) -> torch.dtype:
+        return self.dtype
 
     def __call__(self, *values: Tensor) -> Tensor:
         raise TypeError("the input has no operation; pass its value to evaluate()")
@@ -184,13 +197,20 @@ class Node:
     """One value in the network: an operation applied to earlier values.
 
     A network is its output node. There is no graph object, no name lookup and no mutation: a rewrite builds new
-    nodes. name: the name in the imported file, for messages only.
+    nodes. name: the name in the imported file, for messages only. dtype: the number format in which the file computes
+    the value; parameters are real numbers, in whatever format holds them.
     """
 
     op: Op
     inputs: tuple[Node, ...] = ()
     name: str = ""
     shape: Shape = field(kw_only=True)
+    dtype: torch.dtype = field(kw_only=True, default=torch.float32)
+
+    @property
+    def rounding(self) -> Rounding:
+        """What rounding does in the format of the value."""
+        return FORMATS[self.dtype]
 
 
 LARGEST = 2**27
@@ -206,16 +226,23 @@ LONGEST_AXIS = 2**16
 def apply(op: Op, *inputs: Node, name: str = "") -> Node:
     """The node `op(*inputs)`; its shape comes from running the operator on a batch of no images, which costs nothing.
 
-    Raises RuntimeError, ValueError or IndexError from torch where the shapes do not fit; importers name the node.
+    Raises RuntimeError, ValueError, IndexError or TypeError where shapes or number formats do not fit; importers name
+    the node.
     """
+    dtype = op.result_type(*(i.dtype for i in inputs))
     if isinstance(op, Input):
-        return Node(op, (), name, shape=op.shape)
+        return Node(op, (), name, shape=op.shape, dtype=dtype)
     place = next((t for t in op.tensors().values() if t.is_floating_point()), torch.zeros(()))
     with torch.no_grad():
         output = op(*(place.new_zeros(0, *i.shape) for i in inputs))
     if math.prod(output.shape[1:]) > LARGEST_VALUE:
         raise UnsupportedModel(f"{op.label} {name}: {tuple(output.shape[1:])} is more than llcert can hold")
-    return Node(op, inputs, name, shape=tuple(output.shape[1:]))
+    return Node(op, inputs, name, shape=tuple(output.shape[1:]), dtype=dtype)
+
+
+def format_name(dtype: torch.dtype) -> str:
+    """What messages and files call a number format: `float32`."""
+    return str(dtype).removeprefix("torch.")
 
 
 def topological(output: Node) -> list[Node]:
@@ -242,6 +269,16 @@ def evaluate(output: Node, image: Tensor) -> Tensor:
     for node in topological(output):
         values[node] = image if isinstance(node.op, Input) else node.op(*(values[i] for i in node.inputs))
     return values[output]
+
+
+def evaluate_as_run(output: Node, image: Tensor) -> Tensor:
+    """The value as a runtime computes it, every operator in the format of its value; on the image's device."""
+    placed = place(output, image.device)
+    values: dict[Node, Tensor] = {}
+    for node in topological(placed):
+        value = image if isinstance(node.op, Input) else node.op(*(values[i] for i in node.inputs))
+        values[node] = value.to(node.dtype)
+    return values[placed]
 
 
 Rule = Callable[[Node], Node | None]
@@ -293,21 +330,20 @@ class Network:
 
     @property
     def dtype(self) -> torch.dtype:
-        """The widest floating-point type among the parameters, what the model computes in; single numbers adapt."""
-        tensors = [t for n in self.operators() for t in n.op.tensors().values() if t.is_floating_point()]
-        deciding = [t for t in tensors if t.ndim > 0] or tensors
-        return torch.float64 if any(t.dtype == torch.float64 for t in deciding) else torch.float32
+        """The widest number format of its values: one in which all of them can be computed."""
+        wide = any(n.dtype == torch.float64 for n in topological(self.output))
+        return torch.float64 if wide else torch.float32
 
     def __call__(self, images: Tensor) -> Tensor:
         """Logits `[batch, classes]` of images `[batch, *input shape]`, computed in the images' type and place."""
         return evaluate(place(self.output, images.device, images.dtype), images)
 
 
-def place(output: Node, device: torch.device | str, dtype: torch.dtype) -> Node:
-    """The same network with its parameters on `device` in `dtype`."""
+def place(output: Node, device: torch.device | str, dtype: torch.dtype | None = None) -> Node:
+    """The same network with its parameters on `device` in `dtype`; None: each in the format of its value."""
 
     new: dict[Node, Node] = {}
     for node in topological(output):
         inputs = tuple(new[i] for i in node.inputs)
-        new[node] = dataclasses.replace(node, op=node.op.to(device, dtype), inputs=inputs)
+        new[node] = dataclasses.replace(node, op=node.op.to(device, dtype or node.dtype), inputs=inputs)
     return new[output]

@@ -176,7 +176,7 @@ class OnnxBuilder(Protocol):
         ...
 
     def number(self, value: float) -> str:
-        """Appends one number, in the floating-point type of the network, as an initialiser; returns its name."""
+        """Appends one number, in the format of the value being written, as an initialiser; returns its name."""
         ...
 
 

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Final
 
 import torch
 from torch import Tensor
@@ -50,6 +52,9 @@ class Rounding:
 
 DOUBLE = Rounding(2.0**-53, 2.0**-1022, torch.finfo(torch.float64).max)
 SINGLE = Rounding(2.0**-24, 2.0**-126, torch.finfo(torch.float32).max)
+
+FORMATS: Final[Mapping[torch.dtype, Rounding]] = MappingProxyType({torch.float32: SINGLE, torch.float64: DOUBLE})
+"""The number formats that a value which depends on the image may have."""
 
 
 def upwards(value: Tensor) -> Tensor:

@@ -21,7 +21,7 @@ from llcert.layout import PER_ROW, Layout
 from llcert.ops import BatchNorm
 from llcert.program import Program, lower
 from llcert.relaxation import Relaxation
-from llcert.rounding import SINGLE, Rounding
+from llcert.rounding import SINGLE
 from llcert.spectral import Verified
 
 Singles = NDArray[np.float32]
@@ -34,7 +34,7 @@ def proved(
     eps: float,
     *,
     rows: Rows = Rows.MASK,
-    deployed: Rounding | None = SINGLE,
+    deployed: bool = True,
     clip: bool = False,
 ) -> tuple[Program, Trace]:
     """The program in float64 and what `enclose` proves of it."""

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable
+from dataclasses import replace
 
 import torch
 from torch import Tensor
 
-from llcert.ir import Input, Network, Node, apply
+from llcert.ir import Input, Network, Node, apply, topological
 from llcert.ops import (
     Add,
     Affine,
@@ -55,11 +56,20 @@ def random_network(seed: int, classes: int = 4) -> Network:
     """A network in float64 of 2 to 6 random layers; the same seed gives the same network."""
     draw = Draw(seed)
     shape = draw.choices.choice([(5,), (8,), (2, 9), (1, 6, 6), (3, 5, 5), (4, 4, 6)])
-    node = apply(Input(shape))
+    node = apply(Input(shape, torch.float64))
     for _ in range(draw.choices.randint(2, 6)):
         node = _step(draw, node)
     flat = apply(Reshape((entries(node),)), node)
     return Network(apply(Linear(scaled(draw, classes, entries(node)), draw.normal(classes)), flat))
+
+
+def in_format(network: Network, dtype: torch.dtype) -> Network:
+    """The same network with every value and every parameter in one number format."""
+    new: dict[Node, Node] = {}
+    for node in topological(network.output):
+        op = Input(node.shape, dtype) if isinstance(node.op, Input) else node.op.to("cpu", dtype)
+        new[node] = apply(op, *(new[i] for i in node.inputs), name=node.name)
+    return replace(network, output=new[network.output])
 
 
 def random_image(network: Network, seed: int) -> Tensor:

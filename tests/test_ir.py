@@ -107,7 +107,8 @@ def test_a_network_knows_its_input_classes_and_type() -> None:
     node = apply(Linear(torch.ones(4, 3)), apply(Input((3,))))
     network = Network(node)
     assert (network.input.shape, network.classes, network.dtype) == ((3,), 4, torch.float32)
-    assert Network(place(node, "cpu", torch.float64)).dtype == torch.float64
+    assert Network(place(node, "cpu", torch.float64)).dtype == torch.float32
+    assert Network(apply(Linear(torch.ones(4, 3)), apply(Input((3,), torch.float64)))).dtype == torch.float64
     assert network(torch.ones(2, 3, dtype=torch.float64)).dtype == torch.float64
     assert [n.op.label for n in network.operators()] == ["Linear"]
 

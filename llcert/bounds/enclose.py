@@ -81,7 +81,7 @@ def enclose(
     *,
     rows: Rows = Rows.MASK,
     boxes: Mapping[Node, tuple[Tensor, Tensor]] | None = None,
-    deployed: Rounding | None = None,
+    deployed: bool = False,
     frame: Frame | None = None,
     seed: int = 0,
 ) -> Trace:
@@ -89,9 +89,9 @@ def enclose(
 
     Centres are the values float64 computes; what they miss is in boxes and radii. program, region: float64.
     unmasked: proved norms, in place of every one that the solver does not prove. solver: of the local norms; None:
-    the unmasked ones alone. boxes: as for `propagate`, proved. deployed: the format the network runs in, node by node,
-    sums in any order; None: in real numbers alone. frame: room for a checker. Raises ValueError for a solver or a bound
-    that only estimates.
+    the unmasked ones alone. boxes: as for `propagate`, proved. deployed: whether also of the network as it is run,
+    node by node, every value in its own format, sums in any order. frame: room for a checker. Raises ValueError for a
+    solver or a bound that only estimates.
     """
     if program.dtype != torch.float64:
         raise ValueError("a proof is computed in float64")
@@ -115,7 +115,7 @@ def enclose(
         weakest = Side.PROBABLE if any(trace.norms[t].side is Side.PROBABLE for t in block.terms) else weakest
         trace.before[block.node], trace.weighted[block.node] = z, (weights, radius)
         hidden = _activate(block, z, radius, deployed, known, frame)
-        trace.hidden[block.node] = _unless_lost(hidden, error, deployed)
+        trace.hidden[block.node] = _unless_lost(hidden, error, block.node.rounding) if deployed else hidden
     return replace(trace, side=weakest)
 
 
@@ -125,14 +125,14 @@ def _require(side: Side) -> None:
 
 
 def _box(
-    block: Block, sources: Mapping[Node, Hidden], deployed: Rounding | None, known: Roundoff, frame: Frame | None
+    block: Block, sources: Mapping[Node, Hidden], deployed: bool, known: Roundoff, frame: Frame | None
 ) -> tuple[Region, Tensor]:
     """The block's box, and the errors of its value; records both and the sizes."""
     passage = Passage.of(block, {s: h.region for s, h in sources.items()})
     error, z = passage.error(), box(block, sources) if frame is None else frame.box(block, sources)
     z = _widened(z, error if frame is None else error + frame.room(passage.size))
-    if deployed is not None:
-        more = passage.deployed(deployed, largest(z))
+    if deployed:
+        more = passage.deployed(largest(z))
         more = more if frame is None else frame.larger(more)
         z, error = _widened(z, more), upwards(error + more)
     known.sizes[block.node], known.totals[block.node], known.errors[block.node] = passage.size, passage.total, error
@@ -202,9 +202,7 @@ def _norm(masked: Masked, unmasked: GlobalBound, solver: Solver | None) -> Norm:
     return replace(norm, value=torch.where(proved, norm.value, ceiling))
 
 
-def _activate(
-    block: Block, z: Region, radius: Tensor, deployed: Rounding | None, known: Roundoff, frame: Frame | None
-) -> Hidden:
+def _activate(block: Block, z: Region, radius: Tensor, deployed: bool, known: Roundoff, frame: Frame | None) -> Hidden:
     """The region of the output. Without an activation all entries vary: if nothing else, by the centre's error."""
     phi = block.activation
     if phi is None:
@@ -212,13 +210,14 @@ def _activate(
     region = Region(phi(z.centre), *phi.box(z.lower, z.upper), radius)
     size = largest(region) if phi.relative else largest(region).clamp(min=1)
     error, varying = off(size, phi.roundings), phi.varying(z)
-    if deployed is not None:
-        lost = flushed(z, region, phi, deployed)
+    if deployed:
+        form = block.node.rounding
+        lost = flushed(z, region, phi, form)
         summed = phi.summed(z)
         if summed is not None:
-            lost = lost + DOUBLE.above(deployed.gamma(8) * summed, 4)
-            lost = torch.where(summed > 0, lost, flushed(z, region, phi, deployed))
-        error, varying = upwards(error + off(size, phi.roundings, deployed) + lost), varying | (lost > 0)
+            lost = lost + DOUBLE.above(form.gamma(8) * summed, 4)
+            lost = torch.where(summed > 0, lost, flushed(z, region, phi, form))
+        error, varying = upwards(error + off(size, phi.roundings, form) + lost), varying | (lost > 0)
     error = error if frame is None else frame.larger(error)
     known.after[block.node] = error
     radius = DOUBLE.above(radius + distance(error), 2)
@@ -226,15 +225,13 @@ def _activate(
     return Hidden(_tightened(region, frame), varying)
 
 
-def _unless_lost(hidden: Hidden, error: Tensor, deployed: Rounding | None) -> Hidden:
-    """The same, but nothing is known of images for which the deployed format may overflow: NaN ignores any bound.
+def _unless_lost(hidden: Hidden, error: Tensor, form: Rounding) -> Hidden:
+    """The same, but nothing is known of images for which the value's format may overflow: NaN ignores any bound.
 
     error: of the value before the activation.
     """
-    if deployed is None:
-        return hidden
     fits = torch.isfinite(error).flatten(1).all(1)
-    fits = fits & (4 * largest(hidden.region) < deployed.largest).flatten(1).all(1)
+    fits = fits & (4 * largest(hidden.region) < form.largest).flatten(1).all(1)
     known = hidden.region
     lower, upper = (torch.where(spread(fits, x), x, torch.nan) for x in (known.lower, known.upper))
     radius = torch.where(fits, known.radius, torch.nan)

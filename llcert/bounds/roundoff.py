@@ -9,9 +9,10 @@ import torch
 from torch import Tensor
 
 from llcert.ir import Activation, LinearOp, Node
+from llcert.ops import Cast
 from llcert.program import Block
 from llcert.region import Region, length, spread
-from llcert.rounding import DOUBLE, Rounding
+from llcert.rounding import DOUBLE, SINGLE, Rounding
 
 
 @dataclass(frozen=True)
@@ -78,14 +79,20 @@ class Passage:
         beyond = torch.stack([s.flatten(1).amax(1) for s in self.sizes.values()]).amax(0) + 1
         return DOUBLE.above(DOUBLE.gamma(count) * self.size, 4) + spread(self.block.underflow * beyond, self.size)
 
-    def deployed(self, form: Rounding, values: Tensor) -> Tensor:
-        """Bounds of what another format errs in each entry, sums in any order (lemma 3).
+    def deployed(self, values: Tensor) -> Tensor:
+        """Bounds of what an evaluation errs in each entry, every value in its own format, sums in any order (lemma 3).
 
         Infinite where it, or a source, may overflow. values: largest absolute values of the block before its
-        activation, without the format's errors.
+        activation, without these errors.
         """
         errors: dict[Node, Tensor] = {}
         for node in self.block.body:
+            form = node.rounding
+            if isinstance(node.op, Cast):
+                (source,) = node.inputs
+                size = self.sizes[source]
+                errors[node] = converted(size, errors.get(source, torch.zeros_like(size)), form)
+                continue
             if isinstance(node.op, LinearOp):
                 (source,) = node.inputs
                 carried = torch.zeros_like(self.sizes[node])
@@ -99,8 +106,8 @@ class Passage:
             own = self._own(node, form, carried, values if node is self.block.pre else None)
             errors[node] = DOUBLE.above(own + carried, 8)
         error = errors.get(self.block.pre, torch.zeros_like(self.size))
-        fits = torch.stack([(4 * self.sizes[s] < form.largest).flatten(1).all(1) for s in self.block.sources]).all(0)
-        return torch.where(spread(fits, error), error, torch.inf)
+        fits = [(4 * self.sizes[s] < s.rounding.largest).flatten(1).all(1) for s in self.block.sources]
+        return torch.where(spread(torch.stack(fits).all(0), error), error, torch.inf)
 
     def _exact(self, node: Node) -> bool:
         """Whether the node only moves values: it has no coefficients and no offset."""
@@ -128,6 +135,18 @@ class Passage:
         most = int(count.max()) + 8 if count.numel() else 8
         error = terms * (1 + 4 * form.gamma(most)) + 2 * (count + 4) * form.tiny
         return torch.where(4 * size < form.largest, error, torch.inf)
+
+
+def converted(size: Tensor, error: Tensor, form: Rounding) -> Tensor:
+    """What a value is off by in another format, where it was off by `error` before: one rounding in a narrower one.
+
+    size: of the exact value, which may be rounded to zero where it is subnormal in the narrower format of the two.
+    Infinite where the new format may overflow.
+    """
+    reached = size + error
+    rounding = SINGLE.unit * reached if form is SINGLE else torch.zeros_like(reached)
+    found = torch.where(reached == 0, 0.0, DOUBLE.above(error + rounding + 2 * SINGLE.tiny, 4))
+    return torch.where(4 * reached < form.largest, found, torch.inf)
 
 
 def _nonzero(a: Tensor) -> Tensor:

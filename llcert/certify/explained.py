@@ -18,7 +18,6 @@ from llcert.certify.claim import Claim
 from llcert.certify.plan import Plan
 from llcert.ir import Node
 from llcert.program import Program
-from llcert.rounding import Rounding
 
 _LEAST = 1e-7
 """What a margin must exceed, of the largest logit: room for the arithmetic of whoever checks it."""
@@ -54,10 +53,10 @@ class Proof:
 class Witness(Protocol):
     """Keeps what proofs were made of, for those who do not trust them."""
 
-    def frame(self, program: Program, deployed: Rounding | None) -> Frame:
+    def frame(self, program: Program, deployed: bool) -> Frame:
         """The room that a proof must leave. Raises UnsupportedModel where a proof cannot be kept.
 
-        program: in float64. deployed: the format a proof speaks of beside real numbers.
+        program: in float64. deployed: whether a proof speaks of the network as it is run, beside real numbers.
         """
         ...
 

@@ -24,10 +24,11 @@ from llcert.certify.explained import Proof, Witness, explained
 from llcert.certify.plan import Branched, Carried, Plan
 from llcert.certify.radii import Eps, Radii, above
 from llcert.certify.verdict import Assurance
-from llcert.ir import Network, Node
+from llcert.errors import UnsupportedModel
+from llcert.ir import Activation, Network, Node, format_name, topological
 from llcert.memory import free_memory
 from llcert.program import Program, lower
-from llcert.rounding import DOUBLE, SINGLE, Rounding, direct_sums
+from llcert.rounding import direct_sums
 from llcert.spectral import RandomLanczos, Remembered, Side, Solver, Verified
 
 if TYPE_CHECKING:
@@ -46,7 +47,7 @@ class Prover:
     """Lower bounds of margins that hold for the network as it is run, or as real numbers.
 
     program: in float64. bound: its proved norms. solver: of local norms. side: what they must be at least. eps: not
-    below the radius that was asked. deployed: the format the network runs in; None: in real numbers.
+    below the radius that was asked. deployed: whether of the network as it is run too; else in real numbers alone.
     asked: what asks for boxes of the program's blocks. ascent: the last attempt on rows that the estimate certified.
     frame: room for a checker. claim: whose margins count.
     """
@@ -56,7 +57,7 @@ class Prover:
     solver: Solver
     eps: Eps
     side: Side
-    deployed: Rounding | None
+    deployed: bool
     asked: Asked
     clip: bool = False
     ascent: Ascent = field(default_factory=lambda: Ascent(steps=60))
@@ -83,7 +84,8 @@ class Prover:
             if isinstance(self.eps, Radii):
                 raise ValueError("each image has its own radius; say which")
             eps = torch.full((len(images),), self.eps, dtype=torch.float64, device=images.device)
-        region = enclosing_ball(images, eps, clip=self.clip, deployed=self.deployed)
+        form = self.program.input.rounding if self.deployed else None
+        region = enclosing_ball(images, eps, clip=self.clip, deployed=form)
         solver = Remembered(self.solver) if plan.local else None
         enclosed = partial(
             enclose,
@@ -213,6 +215,23 @@ _RATE = 1e10
 """Operations a second that a budget of seconds stands for, so that it means the same on every machine."""
 
 
+def _check_parameters(program: Program) -> None:
+    """Nothing, where formats hold what is computed in them: bends exactly, coefficients up to their rounding.
+
+    Raises UnsupportedModel naming the operator.
+    """
+    for node in topological(program.output):
+        for name, tensor in node.op.tensors().items():
+            held = tensor.to(node.dtype).to(tensor.dtype)
+            lost = (held != tensor) & ~tensor.isnan()
+            if bool((lost if isinstance(node.op, Activation) else lost & held.isinf()).any()):
+                form, where = format_name(node.dtype), node.name or "without a name"
+                raise UnsupportedModel(
+                    f"{node.op.label} {where}: its {name} is no {form} number, though its value is computed in {form}; "
+                    "--semantics real speaks of real numbers alone"
+                )
+
+
 def provers_of(
     network: Network,
     settings: Settings,
@@ -224,8 +243,9 @@ def provers_of(
     witness: of deterministic proofs.
     """
     program = lower(network, device, torch.float64)
-    formats = {Semantics.REAL: None, Semantics.FLOAT32: SINGLE if network.dtype == torch.float32 else DOUBLE}
-    deployed = formats[settings.semantics]
+    deployed = settings.semantics is Semantics.FLOAT32
+    if deployed:
+        _check_parameters(program)
     frame = None if witness is None else witness.frame(program, deployed)
     terms = [t for b in program.blocks for t in b.terms if not t.moves]
     budget = settings.proof_seconds * _RATE / max(len(terms), 1)

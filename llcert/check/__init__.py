@@ -57,8 +57,8 @@ class Result:
 
 @dataclass(frozen=True)
 class Certificate:
-    """What certificate.json says. eps: the radius, rounded up; None where each image has its own. deployed: of float32
-    evaluations."""
+    """What certificate.json says. eps: the radius, rounded up; None where each image has its own. deployed: of
+    evaluations in the formats of the values."""
 
     folder: Path
     claim: Claim
@@ -148,7 +148,7 @@ def _network(certificate: Certificate) -> Graph:
     graph_json, model = "graph.json", "model.npz"
     content = files.read_checked(certificate.folder, graph_json, certificate.hashes)
     arrays = files.parse_npz(model, files.read_checked(certificate.folder, model, certificate.hashes))
-    return build(files.parse_json(graph_json, content), arrays)
+    return build(files.parse_json(graph_json, content, newest=2), arrays)
 
 
 @_QUIET
@@ -160,7 +160,7 @@ def _margin(certificate: Certificate, graph: Graph, image: Image) -> float:
     logits = graph.nodes[-1].size
     others = [*certificate.claim.others(image.reference, graph.classes, logits)]
     arrays = files.parse_npz(image.file, files.read_checked(certificate.folder, image.file, certificate.hashes))
-    known = propagate(graph, arrays, image.eps, single=certificate.deployed)
+    known = propagate(graph, arrays, image.eps, run=certificate.deployed)
     spared, found = certificate.claim.top - 1, list[float]()
     for other, sparable in others:
         if sparable and spared and f"{other}.stop" not in arrays:

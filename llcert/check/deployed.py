@@ -1,4 +1,4 @@
-"""Rule 10: what one float32 evaluation of a block errs, sums in any order, subnormals flushed or not."""
+"""Rule 10: what one evaluation of a block errs, each value in its type, sums in any order, maybe flushing to zero."""
 
 from __future__ import annotations
 
@@ -7,44 +7,45 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from llcert.check.activations import Activation, Clamp, Leaky, MaxMin
+from llcert.check.activations import Clamp, Leaky, MaxMin
 from llcert.check.files import require
 from llcert.check.graph import LEAST, Block, Concat, Linear, Node, Take
-from llcert.check.numbers import U32, Vector, above, gamma
+from llcert.check.numbers import FORMATS, Format, Vector, above, gamma
 
 FLUSHED = 2.0**-126
-"""What an activation that reads a subnormal as zero may change in its input; no threshold is smaller."""
-LARGEST = 2.0**127
+"""What reading a subnormal as zero may change in a value, in any format; no threshold is smaller."""
 
 
 @dataclass(frozen=True)
 class Value:
     """Of a node of a block: at least `|y|` of the exact and of the deployed value y, and their distance, entrywise.
 
-    size is 0 only where both are 0, and at least LEAST elsewhere.
+    size is 0 only where both are 0, and at least LEAST elsewhere. form: what y is computed in.
     """
 
     size: Vector
     error: Vector
+    form: Format
 
 
-def rounded(size: Vector) -> Vector:
-    """Upper bounds of how far float32 moves a number of at most this size: to the nearest, or to 0 if subnormal."""
-    return np.asarray(above(U32 * size + FLUSHED, 2))
+def rounded(size: Vector, form: Format) -> Vector:
+    """Upper bounds of how far a format moves a number of at most this size: to the nearest, or to 0 if subnormal."""
+    return np.asarray(above(form.unit * size + FLUSHED, 2))
 
 
 def errors(block: Block, sizes: Mapping[int, Vector], largest: Vector) -> Vector:
     """Upper bounds of the distance between the deployed and the exact value before the activation, for equal sources.
 
     sizes: at least `|h|` of the sources. largest: of the exact value's absolute value, over what is known of the
-    sources. Raises Rejected where float32 may overflow. The value as the activation reads it, subnormals flushed.
+    sources. Raises Rejected where a format may overflow. The value as the activation reads it, subnormals flushed.
     """
-    values = {s: Value(np.where(size > 0, size + LEAST, 0.0), np.zeros_like(size)) for s, size in sizes.items()}
+    padded = {s: np.where(size > 0, size + LEAST, 0.0) for s, size in sizes.items()}
+    values = {s: Value(size, np.zeros_like(size), block.forms[s]) for s, size in padded.items()}
     for number, node in block.nodes.items():
         inputs = [values[i] for i in node.inputs]
         values[number] = _value(node, inputs, largest if number == block.pre else None)
-    most = max(float(v.size.max()) for v in values.values())
-    require(most < LARGEST, f"rule 10 (float32), block {block.cut}: a value may reach 2^127")
+    fits = all(float(v.size.max()) < v.form.limit for v in values.values())
+    require(fits, f"rule 10 (float32), block {block.cut}: a value may overflow its type")
     last = values[block.pre]
     return np.where(last.size > 0, above(last.error + FLUSHED, 1), 0.0) if block.activation else last.error
 
@@ -55,53 +56,68 @@ def _value(node: Node, inputs: list[Value], largest: Vector | None) -> Value:
         size, error = np.empty(node.size), np.empty(node.size)
         for places, part in zip(what.places, inputs, strict=True):
             size[places], error[places] = part.size, part.error
-        return Value(size, error)
+        return Value(size, error, node.form)
     if isinstance(what, Take):
-        return Value(what(inputs[0].size), what(inputs[0].error))
+        (part,) = inputs
+        return _converted(Value(what(part.size), what(part.error), part.form), node.form)
     if isinstance(what, Linear):
         (part,) = inputs
         terms = what.pattern @ (part.size > 0).astype(float)
         size = np.where((terms > 0) | (what.magnitude > 0), what.floored @ part.size + what.magnitude + LEAST, 0.0)
-        return _added(size, what.absolute @ part.error, terms, 6.0, what.rows, largest)
+        return _added(size, what.absolute @ part.error, terms, 6.0, what.rows, largest, node.form)
     # the sum of one value and zeros is exact, but it may flush
     terms = sum(((part.size > 0).astype(float) for part in inputs), np.zeros(node.size))
     size = sum((part.size for part in inputs), np.zeros(node.size))
     carried = sum((part.error for part in inputs), np.zeros(node.size))
-    found = _added(size, carried, np.maximum(terms - 1, 0.0), 1.0, len(inputs), largest)
+    found = _added(size, carried, np.maximum(terms - 1, 0.0), 1.0, len(inputs), largest, node.form)
     alone = np.where(terms > 0, above(carried + FLUSHED, 2), 0.0)
-    return Value(found.size, np.where(terms > 1, found.error, alone))
+    return Value(found.size, np.where(terms > 1, found.error, alone), node.form)
 
 
-def _added(size: Vector, carried: Vector, terms: Vector, once: float, depth: int, largest: Vector | None) -> Value:
+def _converted(value: Value, form: Format) -> Value:
+    """The value in another format: rounded once into a narrower one, and where it is subnormal in the narrower of both
+    maybe read or written as zero."""
+    if value.form is form:
+        return value
+    own = np.where(value.size > 0, above(max(form.unit - value.form.unit, 0.0) * value.size + FLUSHED, 4), 0.0)
+    return Value(above(value.size, 1) + own, value.error + own, form)
+
+
+def _added(
+    size: Vector, carried: Vector, terms: Vector, once: float, depth: int, largest: Vector | None, form: Format
+) -> Value:
     """A sum whose terms have the size M together: `once` roundings of every term, `terms` of partial sums.
 
     A partial sum is at most the larger of the positive and of the negative terms together: half of M and of |sum|.
     """
     size, carried = above(size, depth + 4), np.where(carried > 0, above(carried, depth + 4), 0.0)
     partial = size if largest is None else np.minimum(size, above((size + largest + carried) / 2, 4))
-    more = 1 + 4 * gamma(int(terms.max(initial=0.0)) + 8, U32)
+    more = 1 + 4 * gamma(int(terms.max(initial=0.0)) + 8, form.unit)
     nothing = size < LEAST  # TINY alone: it was 0
-    own = above(U32 * (once * size + terms * partial) * more, 8)
+    own = above(form.unit * (once * size + terms * partial) * more, 8)
     error = np.where(nothing, 0.0, above(own + carried, 1))
-    return Value(np.where(nothing, 0.0, above(size + own, 1)), error)
+    return Value(np.where(nothing, 0.0, above(size + own, 1)), error, form)
 
 
-def check_single(block: Block) -> None:
-    """The thresholds and slopes of an activation are float32 numbers, none of them subnormal."""
+def check_thresholds(block: Block) -> None:
+    """The thresholds and slopes of an activation are numbers of its format, none of them subnormal."""
     phi = block.activation
     held = [phi.below] if isinstance(phi, Leaky) else [phi.low, phi.high] if isinstance(phi, Clamp | MaxMin) else []
+    single = block.form is FORMATS["float32"]
     right = all(
-        np.array_equal(v, v.astype(np.float32).astype(float)) and not np.any((v != 0) & (np.abs(v) < FLUSHED))
+        (not single or np.array_equal(v, v.astype(np.float32).astype(float)))
+        and not np.any((v != 0) & (np.abs(v) < FLUSHED))
         for v in held
     )
-    require(right, f"rule 10 (float32), block {block.cut}: a threshold or slope is no normal float32 number")
+    require(right, f"rule 10 (float32), block {block.cut}: a threshold or slope is no normal number of its type")
 
 
-def activation_errors(phi: Activation | None, lower: Vector, upper: Vector) -> Vector:
-    """Upper bounds of what a float32 evaluation of the activation itself errs over a box: the product of a leaky."""
+def activation_errors(block: Block, lower: Vector, upper: Vector) -> Vector:
+    """Upper bounds of what an evaluation of the activation itself errs over a box: the product of a leaky."""
+    phi = block.activation
     if not isinstance(phi, Leaky):
         return np.zeros_like(lower)
     exact = (lower >= 0) | (phi.below == 0) | (phi.below == 1) | (phi.below == -1)
     value = np.abs(phi.below) * np.maximum(-lower, 0.0)
-    error = np.where(exact, 0.0, above(2 * U32 * value + 4 * FLUSHED, 4))
-    return np.where(value < LARGEST, error, np.inf)
+    error = np.where(exact, 0.0, above(2 * block.form.unit * value + 4 * FLUSHED, 4))
+    return np.where(value < block.form.limit, error, np.inf)

@@ -60,8 +60,8 @@ def read_checked(folder: Path, name: str, hashes: Mapping[str, Any]) -> bytes:
     return content
 
 
-def parse_json(name: str, content: bytes) -> dict[str, Any]:
-    """The object in a JSON file, of format 1, without NaN, infinities or a key that is there twice."""
+def parse_json(name: str, content: bytes, *, newest: int = 1) -> dict[str, Any]:
+    """The object in a JSON file, of format 1 to `newest`, without NaN, infinities or a key that is there twice."""
 
     def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         found = dict(pairs)
@@ -76,7 +76,8 @@ def parse_json(name: str, content: bytes) -> dict[str, Any]:
     except (ValueError, RecursionError) as error:
         raise InvalidInput(f"{name}: no JSON ({type(error).__name__})") from None
     valid(isinstance(found, dict), f"{name}: not an object")
-    valid(type(found.get("format")) is int and found["format"] == 1, f"{name}: not of format 1")
+    known = type(found.get("format")) is int and 1 <= found["format"] <= newest
+    valid(known, f"{name}: not of format {' or '.join(map(str, range(1, newest + 1)))}")
     return found
 
 

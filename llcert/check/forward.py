@@ -12,7 +12,7 @@ from llcert.check import deployed
 from llcert.check.files import Arrays, require
 from llcert.check.graph import Block, Graph, Map, with_data
 from llcert.check.norms import Part, proves
-from llcert.check.numbers import Mask, U, Vector, above, down, gamma, length, up
+from llcert.check.numbers import Format, Mask, U, Vector, above, down, gamma, length, up
 
 
 @dataclass(frozen=True)
@@ -56,29 +56,30 @@ class Known:
     before: Mapping[int, Before]
 
 
-def propagate(graph: Graph, image: Arrays, eps: float, *, single: bool) -> Known:
+def propagate(graph: Graph, image: Arrays, eps: float, *, run: bool) -> Known:
     """What holds for every x' of the ball. Raises Rejected at the first rule that does not hold.
 
-    single: of every float32 evaluation too.
+    run: of every evaluation in the formats of the values too.
     """
-    cuts = {0: _input(image.vector("x", graph.nodes[0].size), eps, single)}
+    form = graph.nodes[0].form if run else None
+    cuts = {0: _input(image.vector("x", graph.nodes[0].size), eps, form)}
     before = {}
     for k, block in graph.blocks.items():
-        before[k] = _before(block, image, {s: cuts[s] for s in block.sources}, single)
+        before[k] = _before(block, image, {s: cuts[s] for s in block.sources}, run)
         cuts[k] = _after(block, image, before[k])
     return Known(cuts, before)
 
 
-def _input(x: Vector, eps: float, single: bool) -> Cut:
-    """The ball; rule 10: and every point of it rounded to float32."""
+def _input(x: Vector, eps: float, form: Format | None) -> Cut:
+    """The ball; rule 10: and every point of it rounded to a format."""
     lower, upper, everything = down(x - eps), up(x + eps), np.ones(x.size, bool)
-    if not single:
+    if form is None:
         return Cut(x, lower, upper, eps, everything)
-    lost = deployed.rounded(np.maximum(np.abs(lower), np.abs(upper)))
+    lost = deployed.rounded(np.maximum(np.abs(lower), np.abs(upper)), form)
     return Cut(x, down(lower - lost), up(upper + lost), up(eps + length(lost)), everything)
 
 
-def _before(block: Block, image: Arrays, sources: Mapping[int, Cut], single: bool) -> Before:
+def _before(block: Block, image: Arrays, sources: Mapping[int, Cut], run: bool) -> Before:
     k, size = block.cut, block.value({s: c.centre for s, c in sources.items()}).size
     centre, lower, upper = (image.vector(f"{k}.{n}", size) for n in ("centre", "lower", "upper"))
     require(np.all((lower <= centre) & (centre <= upper)), f"rule 1 (centre), block {k}: outside its box")
@@ -86,8 +87,8 @@ def _before(block: Block, image: Arrays, sources: Mapping[int, Cut], single: boo
     error = _centre_error(block, sources, centre, reached)
     least, most = _reached_box(block, sources, _ball_box(block, sources, centre, error), reached)
     lost = np.zeros(size)
-    if single:
-        deployed.check_single(block)
+    if run:
+        deployed.check_thresholds(block)
         lost = deployed.errors(block, {s: c.size for s, c in sources.items()}, np.maximum(np.abs(least), np.abs(most)))
         least, most = np.where(lost > 0, down(least - lost), least), np.where(lost > 0, up(most + lost), most)
         error = np.where(lost > 0, up(error + lost), error)
@@ -99,7 +100,7 @@ def _before(block: Block, image: Arrays, sources: Mapping[int, Cut], single: boo
     radius = image.scalar(f"{k}.radius")
     rest = length(np.where((weights > 0) & (error > 0), above(weights * error, 2), 0.0))
     _check_radius(block, image, sources, weights, radius, rest)
-    own = deployed.activation_errors(block.activation, lower, upper) if single else np.zeros(size)
+    own = deployed.activation_errors(block, lower, upper) if run else np.zeros(size)
     return Before(centre, lower, upper, weights, radius, reached, (lost, own))
 
 

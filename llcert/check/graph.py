@@ -13,7 +13,7 @@ from scipy import sparse
 
 from llcert.check.activations import Activation, Clamp, Leaky, MaxMin
 from llcert.check.files import Arrays, Integers, valid
-from llcert.check.numbers import TINY, Vector, above, gamma, least_product
+from llcert.check.numbers import FORMATS, TINY, Format, Vector, above, gamma, least_product
 
 Matrix = Any  # scipy.sparse.csr_array, which has no types
 MOST_NODES, LARGEST_SIZE, MOST_WORK = 10**4, 2**24, 2**29
@@ -75,11 +75,15 @@ class Concat:
 
 @dataclass(frozen=True)
 class Node:
-    """inputs: numbers of earlier nodes; none for the input. what: None for the input, a string for a sum."""
+    """inputs: numbers of earlier nodes; none for the input. what: None for the input, a string for a sum.
+
+    form: what the value is computed in where the network is run; a `Take` alone may change it.
+    """
 
     inputs: tuple[int, ...]
     size: int
     what: Linear | Take | Concat | Activation | str | None
+    form: Format
 
 
 @dataclass(frozen=True)
@@ -98,7 +102,8 @@ Values = Mapping[int, Vector]
 class Block:
     """What lies between the cuts `sources` and the value `pre` of the cut `cut`: the affine nodes `nodes`.
 
-    forwards, backwards: roundings on the longest path through the body, of products with A and with its transpose.
+    form: of the value; forms: of the sources. forwards, backwards: roundings on the longest path through the body, of
+    products with A and with its transpose.
     """
 
     cut: int
@@ -107,6 +112,8 @@ class Block:
     sources: tuple[int, ...]
     maps: Mapping[int, Map]
     activation: Activation | None
+    form: Format
+    forms: Mapping[int, Format]
     forwards: int
     backwards: int
 
@@ -178,12 +185,16 @@ class Graph:
 
 
 def build(file: Mapping[str, Any], arrays: Arrays) -> Graph:
-    """The graph in graph.json and model.npz. Raises InvalidInput where they are not as their description says."""
+    """The graph in graph.json and model.npz. Raises InvalidInput where they are not as their description says.
+
+    Files of format 1 know float32 alone.
+    """
     listed = file.get("nodes")
     valid(isinstance(listed, list) and 1 < len(listed) <= MOST_NODES, "graph.json: nodes: no list of nodes")
     nodes: list[Node] = []
     for fields in listed or []:
-        nodes.append(_node(len(nodes), fields, nodes, arrays))
+        form = _form(len(nodes), fields, named=file["format"] > 1)
+        nodes.append(_node(len(nodes), fields, form, nodes, arrays))
     cuts = _integers(file.get("cuts"), len(nodes), "cuts")
     needed = {0, len(nodes) - 1} | {k for k, n in enumerate(nodes) if isinstance(n.what, Activation)}
     valid(cuts == sorted(set(cuts)) and needed <= set(cuts), "graph.json: cuts: not in order, or one is missing")
@@ -198,10 +209,18 @@ def _integers(found: object, limit: int, what: str) -> list[int]:
     return list(found) if isinstance(found, list) else []
 
 
-def _node(number: int, fields: Any, nodes: list[Node], arrays: Arrays) -> Node:
+def _form(number: int, fields: Any, *, named: bool) -> Format:
+    """The number format of a node's value; named: whether it must be said."""
+    valid(isinstance(fields, dict), f"graph.json: node {number}: not an object")
+    name = fields.get("type") if named else "float32"
+    known = isinstance(name, str) and name in FORMATS and (named or "type" not in fields)
+    valid(known, f"graph.json: node {number}: type: neither float32 nor float64")
+    return FORMATS[str(name)]
+
+
+def _node(number: int, fields: Mapping[str, Any], form: Format, nodes: list[Node], arrays: Arrays) -> Node:
     """Node `number`, whose inputs must come before it."""
     here = f"node {number}"
-    valid(isinstance(fields, dict), f"graph.json: {here}: not an object")
     kind = fields.get("kind")
     valid((kind == "input") == (number == 0), f"graph.json: {here}: the input, and it alone, is node 0")
     many = kind in ("add", "concat")
@@ -212,19 +231,21 @@ def _node(number: int, fields: Any, nodes: list[Node], arrays: Arrays) -> Node:
     size = fields.get("size", sizes[0] if sizes and kind not in ("linear", "take", "concat") else None)
     valid(type(size) is int and 0 < size <= LARGEST_SIZE, f"graph.json: {here}: size: {str(size)[:20]}")
     if kind == "input":
-        return Node((), size, None)
-    if kind == "linear":
-        return Node(inputs, size, _linear(number, size, sizes[0], arrays))
+        return Node((), size, None, form)
     if kind == "take":
-        return Node(inputs, size, _take(arrays.integers(f"{number}.places", size, sizes[0], least=-1), sizes[0]))
+        places = arrays.integers(f"{number}.places", size, sizes[0], least=-1)
+        return Node(inputs, size, _take(places, sizes[0]), form)
+    valid(all(nodes[i].form is form for i in inputs), f"graph.json: {here}: an input of another type")
+    if kind == "linear":
+        return Node(inputs, size, _linear(number, size, sizes[0], arrays), form)
     if kind == "concat":
-        places = tuple(arrays.integers(f"{number}.places.{i}", n, size) for i, n in enumerate(sizes))
-        valid(_permutation(np.concatenate(places), size), f"model.npz: {here}: places are no permutation")
-        return Node(inputs, size, Concat(places))
+        parts = tuple(arrays.integers(f"{number}.places.{i}", n, size) for i, n in enumerate(sizes))
+        valid(_permutation(np.concatenate(parts), size), f"model.npz: {here}: places are no permutation")
+        return Node(inputs, size, Concat(parts), form)
     valid(set(sizes) == {size}, f"graph.json: {here}: inputs of another size")
     if kind == "add":
-        return Node(inputs, size, "add")
-    return Node(inputs, size, _activation(number, str(kind), size, arrays))
+        return Node(inputs, size, "add", form)
+    return Node(inputs, size, _activation(number, str(kind), size, arrays), form)
 
 
 def _activation(number: int, kind: str, size: int, arrays: Arrays) -> Activation:
@@ -292,7 +313,8 @@ def _block(nodes: list[Node], cuts: set[int], cut: int) -> Block:
     backwards = sum(_roundings(n, lambda a: a.columns) + len(n.inputs) + 2 for n in body.values())
     backwards += sum(n.what.most for n in body.values() if isinstance(n.what, Take))
     maps = {s: _map(body, s, pre, nodes[s].size, forwards) for s in sources}
-    return Block(cut, pre, body, sources, maps, activation, forwards, backwards)
+    forms = {s: nodes[s].form for s in sources}
+    return Block(cut, pre, body, sources, maps, activation, nodes[cut].form, forms, forwards, backwards)
 
 
 def _roundings(node: Node, most: Callable[[Linear], int]) -> int:

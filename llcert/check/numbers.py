@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -13,6 +14,17 @@ Mask = NDArray[np.bool_]
 
 U = 2.0**-53
 U32 = 2.0**-24
+
+
+@dataclass(frozen=True)
+class Format:
+    """A number format that a value is computed in. unit: of its roundings. limit: no larger size is followed."""
+
+    unit: float
+    limit: float
+
+
+FORMATS = {"float32": Format(U32, 2.0**127), "float64": Format(U, 2.0**1023)}
 TINY = 2.0**-900
 """Added to sizes before gamma times them bounds an error: gamma(n) TINY > n 2^-1022 pays for n underflows."""
 

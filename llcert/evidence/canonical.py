@@ -15,7 +15,7 @@ from torch import Tensor
 
 from llcert.errors import UnsupportedModel
 from llcert.evidence.matrices import Matrix, matrix_of, placed, summed
-from llcert.ir import LinearOp, Node, topological
+from llcert.ir import LinearOp, Node, format_name, topological
 from llcert.ops import Add, Clamp, Concat, Leaky, MaxMin, Pad
 from llcert.ops.movement import Movement
 from llcert.program import Block, Program
@@ -49,14 +49,14 @@ class Canonical:
             kind, own = _described(node, matrices)
             inputs = [numbers[i] for i in node.inputs]
             named = {} if not inputs else {"inputs": inputs} if kind in ("add", "concat") else {"input": inputs[0]}
-            fields.append({"kind": kind, **named, "size": math.prod(node.shape)})
+            fields.append({"kind": kind, **named, "size": math.prod(node.shape), "type": format_name(node.dtype)})
             arrays |= {f"{numbers[node]}.{name}": values for name, values in own.items()}
         return Canonical(program, numbers, matrices, tuple(fields), arrays)
 
     def graph(self) -> dict[str, Any]:
         """The content of graph.json."""
         cuts = sorted(self.numbers[n] for n in (self.program.input, *(b.node for b in self.program.blocks)))
-        return {"format": 1, "nodes": list(self.fields), "cuts": cuts, "classes": self.program.classes}
+        return {"format": 2, "nodes": list(self.fields), "cuts": cuts, "classes": self.program.classes}
 
     @cached_property
     def maps(self) -> Mapping[Node, Mapping[Node, Matrix]]:

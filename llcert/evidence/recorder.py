@@ -18,7 +18,6 @@ from llcert.evidence.matrices import row_norms
 from llcert.ir import Node
 from llcert.program import Block, Program
 from llcert.region import Region
-from llcert.rounding import SINGLE, Rounding
 
 
 @dataclass(frozen=True)
@@ -39,9 +38,9 @@ class Recorder:
     single: bool = False
     found: dict[int, Evidence] = field(default_factory=dict)
 
-    def frame(self, program: Program, deployed: Rounding | None) -> Frame:
+    def frame(self, program: Program, deployed: bool) -> Frame:
         """The boxes of the checker's rule 2, and its room for rounding. Raises UnsupportedModel."""
-        self.single = deployed is SINGLE
+        self.single = deployed
         self.canonical = Canonical.of(program)
         return Frame(self._box)
 

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from llcert.errors import InvalidInput
-from llcert.ir import Input, Network, Node, Shape, apply, topological
+from llcert.ir import Input, Network, Node, Shape, apply, format_name, topological
 from llcert.ops import Affine, Transpose
 from llcert.ops.movement import reshaped
 
@@ -67,8 +67,8 @@ def preprocessing(
 ) -> tuple[Node, tuple[str, ...]]:
     """What `adapt` puts in front of a network, from the image to the shape of its input, and notes on it."""
     shape = tuple(image_shape)
-    image = apply(Input(shape), name=network.input_name)
-    normalised, notes = _normalised(image, mean, std, network.dtype)
+    image = apply(Input(shape, network.input.dtype), name=network.input_name)
+    normalised, notes = _normalised(image, mean, std)
     chosen = _given(layout) if layout is not None else _guessed(shape, network.input.shape)
     guessed = "" if layout is not None else ", told from the shapes"
     if shape != network.input.shape or layout is not None:
@@ -125,9 +125,7 @@ def _without_ones(shape: Shape) -> Shape:
     return tuple(n for n in shape if n != 1)
 
 
-def _normalised(
-    image: Node, mean: Sequence[float] | None, std: Sequence[float] | None, dtype: torch.dtype
-) -> tuple[Node, tuple[str, ...]]:
+def _normalised(image: Node, mean: Sequence[float] | None, std: Sequence[float] | None) -> tuple[Node, tuple[str, ...]]:
     if mean is None and std is None:
         return image, ()
     centre = _per_channel("mean", mean if mean is not None else (0.0,), image.shape)
@@ -136,7 +134,9 @@ def _normalised(
         raise InvalidInput(f"std must be positive, not {list(std or ())}")
     if bool((centre == 0).all()) and bool((spread == 1).all()):
         return image, ()
-    op = Affine(scale=(1 / spread).to(dtype), shift=(-centre / spread).to(dtype))
+    op = Affine(scale=1 / spread, shift=-centre / spread)  # rounded in float64 alone (lemma 1)
+    if not all(bool((t.abs() < image.rounding.largest).all()) for t in op.tensors().values()):
+        raise InvalidInput(f"std {list(std or ())} is too small for {format_name(image.dtype)}")
     note = f"normalisation: (pixel - {_listed(centre)}) / {_listed(spread)} in front of the network; eps is in pixels"
     return apply(op, image, name="normalisation"), (note,)
 

@@ -15,16 +15,6 @@ def attributes(proto: onnx.NodeProto, place: str) -> dict[str, Any]:
     return {a.name: _plain(a, place) for a in proto.attribute}
 
 
-def numbers_left_out(proto: onnx.NodeProto, version: int) -> dict[str, float]:
-    """The operator's own numbers for attributes a node leaves out, in float32, as runtimes read them."""
-    try:
-        schema = onnx.defs.get_schema(proto.op_type, version, "" if proto.domain == "ai.onnx" else proto.domain)
-    except onnx.defs.SchemaError:
-        return {}
-    known = (a.default_value for a in schema.attributes.values())
-    return {a.name: a.f for a in known if a.type == AttributeProto.FLOAT}
-
-
 def _plain(attribute: AttributeProto, place: str) -> Any:
     match attribute.type:
         case AttributeProto.FLOAT | AttributeProto.INT | AttributeProto.FLOATS | AttributeProto.INTS:

@@ -123,7 +123,8 @@ def _step(node: FxNode, source: str) -> Step:
         arguments = {str(i): argument for i, argument in enumerate(node.args)}
     else:
         raise UnsupportedModel(f"{source}: {target} ({node.name}): control flow inside the network is not supported")
-    return Step(target, {k: _referenced(v) for k, v in arguments.items()}, node.name, _hint(node))
+    dtype = getattr(node.meta.get("val"), "dtype", None)
+    return Step(target, {k: _referenced(v) for k, v in arguments.items()}, node.name, _hint(node), dtype)
 
 
 def _referenced(value: Any) -> Any:

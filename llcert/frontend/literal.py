@@ -10,21 +10,24 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import onnx
+import torch
 from onnx import TensorProto
 
 from llcert.batch_size import BATCH, DependsOnBatch, Size
 from llcert.errors import UnsupportedModel
 from llcert.frontend.advice import advice
-from llcert.frontend.attributes import attributes, numbers_left_out
+from llcert.frontend.attributes import attributes
 from llcert.frontend.constants import Constant, given, initialiser, sizes_of, tensor
 from llcert.frontend.folding import Folder
 from llcert.frontend.functions import STANDARD_DOMAINS
 from llcert.frontend.nested import subgraphs
 from llcert.frontend.normalise import Graph, reads, where
+from llcert.frontend.signature import check_types, defaults, element_type, schema
 from llcert.ir import Input, Node, apply
 from llcert.ops.movement import reshaped
 from llcert.registry import Call, onnx_importers
 
+_FORMATS: dict[int, torch.dtype] = {TensorProto.FLOAT: torch.float32, TensorProto.DOUBLE: torch.float64}
 _LARGEST_IMAGE = 2**22
 _LEARNED = ("ai.onnx.ml",)
 _BROKEN_CALL = (RuntimeError, ValueError, IndexError, TypeError, KeyError, ZeroDivisionError, OverflowError)
@@ -91,7 +94,7 @@ def _dimensions(graph: Graph) -> list[int | None]:
     kind = graph.image.type
     if not kind.HasField("tensor_type") or not kind.tensor_type.HasField("shape"):
         raise UnsupportedModel(f"{place}: has no shape; export the model with a fixed image size")
-    if kind.tensor_type.elem_type not in (TensorProto.FLOAT, TensorProto.DOUBLE):
+    if kind.tensor_type.elem_type not in _FORMATS:
         raise UnsupportedModel(f"{place}: is not float32 or float64; export the model with such an input")
     dims = [d.dim_value if d.HasField("dim_value") else None for d in kind.tensor_type.shape.dim]
     if not dims:
@@ -113,7 +116,8 @@ class Walk:
         self.graph = graph
         name, shape = graph.image.name, reading.shape
         # an axis of one in front is not the image's: users have (784,), not (1, 784)
-        image = apply(Input(shape if reading.batched or shape[0] != 1 else shape[1:]), name=name)
+        dtype = _FORMATS[graph.image.type.tensor_type.elem_type]
+        image = apply(Input(shape if reading.batched or shape[0] != 1 else shape[1:], dtype), name=name)
         values: dict[str, Known] = {name: reshaped(image, shape), **graph.constants}
         folder = Folder(graph.opset, held=sum(a.size for a in graph.constants.values()))
         self._scope = _Scope(graph, reading, folder, ChainMap(values), _read(graph.nodes, graph.outputs))
@@ -161,6 +165,8 @@ class _Scope:
             results: Sequence[Known] = self._branch(proto, inputs[0], place)
         elif proto.op_type in ("Shape", "Size") and isinstance(inputs[0], Node):
             results = (self._shape(proto, inputs[0], place),)
+        elif proto.op_type == "CastLike" and isinstance(inputs[0], np.ndarray) and isinstance(inputs[1], Node):
+            results = (inputs[0].astype(element_type(inputs[1])),)
         elif not any(isinstance(v, Node) for v in inputs):
             results = self._compute(proto, inputs, place)
         else:
@@ -210,18 +216,19 @@ class _Scope:
         return sizes_of(chosen, scalar=proto.op_type == "Size")
 
     def _import(self, proto: onnx.NodeProto, inputs: Sequence[Known | None], place: str, wanted: int) -> Sequence[Node]:
-        importer = onnx_importers.get(proto.op_type)
+        importer, known = onnx_importers.get(proto.op_type), schema(proto, self._version(proto))
         if proto.domain not in (*STANDARD_DOMAINS, *_LEARNED):
             raise UnsupportedModel(f"{place}: is not a standard ONNX operator; export without {proto.domain}")
-        if importer is None:
+        if importer is None or known is None:
             raise UnsupportedModel(f"{place}: {advice(proto.op_type)}")
-        known = {**numbers_left_out(proto, self._version(proto)), **attributes(proto, place)}
+        check_types(known, [None if v is None else element_type(v) for v in inputs], place)
+        said = {**defaults(known), **attributes(proto, place)}
         call = Call(
             kind=proto.op_type,
             where=place,
             version=self._version(proto),
             inputs=tuple(v if v is None or isinstance(v, Node) else given(v, place) for v in inputs),
-            attributes={k: tensor(v, place) if isinstance(v, np.ndarray) else v for k, v in known.items()},
+            attributes={k: tensor(v, place) if isinstance(v, np.ndarray) else v for k, v in said.items()},
             batched=self.reading.batched,
             batch=self.reading.batch,
             outputs=wanted,

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from llcert.errors import InvalidInput, UnsupportedModel
 from llcert.frontend.normalise import Graph, read, reads
-from llcert.ir import Network
+from llcert.ir import Network, evaluate_as_run
 
 TOLERANCE = 1e-4
 """The largest relative difference between the network and the file's own runtime that is rounding."""
@@ -66,13 +66,13 @@ def check(network: Network, path: str | Path, images: Tensor | None = None) -> A
 
 def compare(network: Network, graph: Graph, images: Tensor | None = None) -> Agreement:
     """`check` on a file that was read before."""
-    inputs = _random_inputs(network) if images is None else images
+    inputs = (_random_inputs(network) if images is None else images).to(network.input.dtype)
     if tuple(inputs.shape[1:]) != network.input.shape:
         raise InvalidInput(f"{graph.source}: images {tuple(inputs.shape[1:])} do not fit input {network.input.shape}")
-    runtime, run = _runtime(graph, network.output_name)
+    runtime, run = _runtime(graph, network)
     if run is None:
         return Agreement(None, runtime, 0)
-    theirs = _one_by_one(run, inputs.to(network.dtype).numpy(), _foreign_shape(graph, network), graph.source)
+    theirs = _one_by_one(run, inputs.numpy(), _foreign_shape(graph, network), graph.source)
     if theirs.shape[1] != network.classes:
         raise UnsupportedModel(
             f"{graph.source}: {runtime} computes {theirs.shape[1]} values for one image, llcert {network.classes}; "
@@ -101,9 +101,9 @@ def second_opinion(network: Network, path: str | Path, images: Tensor | None = N
     """
     graph = read(Path(path))
     convert = _onnx2torch(graph.source)
-    inputs = _random_inputs(network) if images is None else images
+    inputs = (_random_inputs(network) if images is None else images).to(network.input.dtype)
     shape = _foreign_shape(graph, network)
-    model = _cut(graph, network.output_name)
+    model = _cut(graph, network)
 
     def run(array: Array) -> Array:
         with torch.no_grad():
@@ -114,7 +114,7 @@ def second_opinion(network: Network, path: str | Path, images: Tensor | None = N
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             module = convert(model).eval()
-            theirs = _one_by_one(run, inputs.to(network.dtype).numpy(), shape, graph.source)
+            theirs = _one_by_one(run, inputs.numpy(), shape, graph.source)
     except Exception as error:  # onnx2torch raises KeyError, NotImplementedError, torch's and its own errors
         lines = str(error).strip().splitlines() or [type(error).__name__]
         raise UnsupportedModel(f"{graph.source}: onnx2torch cannot convert or run it ({lines[0][:160]})") from None
@@ -151,7 +151,7 @@ def _random_inputs(network: Network) -> Tensor:
 def _difference(network: Network, inputs: Tensor, theirs: Array) -> float:
     """NaN where either side has one."""
     with torch.no_grad():
-        ours = torch.cat([network(image) for image in inputs.to(network.dtype).split(1)]).double()
+        ours = torch.cat([evaluate_as_run(network.output, image) for image in inputs.split(1)]).double()
     other = torch.from_numpy(np.ascontiguousarray(theirs)).double()
     if other.shape != ours.shape:
         return math.nan
@@ -178,9 +178,9 @@ def _one_by_one(run: Runtime, inputs: Array, shape: tuple[int, ...], source: str
         raise UnsupportedModel(f"{source}: its own runtime returns values of differing shapes ({error})") from None
 
 
-def _cut(graph: Graph, output: str) -> onnx.ModelProto:
+def _cut(graph: Graph, network: Network) -> onnx.ModelProto:
     """The file's model with the logits as its one output, and without what comes behind them."""
-    needed, kept = {output}, list[onnx.NodeProto]()
+    needed, kept = {network.output_name}, list[onnx.NodeProto]()
     for node in reversed(graph.nodes):
         if needed.intersection(o for o in node.output if o):
             kept.append(node)
@@ -190,34 +190,34 @@ def _cut(graph: Graph, output: str) -> onnx.ModelProto:
     del model.graph.node[:]
     model.graph.node.extend(reversed(kept))
     del model.graph.output[:]
-    model.graph.output.append(_declared(graph, output))
+    model.graph.output.append(_declared(network))
     del model.graph.value_info[:]
     model.ir_version = min(model.ir_version, _NEWEST_FOR_RUNTIMES)
     return model
 
 
-def _declared(graph: Graph, output: str) -> onnx.ValueInfoProto:
+def _declared(network: Network) -> onnx.ValueInfoProto:
     """The output as the runtimes want it declared: its type, no shape."""
-    elem = graph.image.type.tensor_type.elem_type
-    info = onnx.ValueInfoProto(name=output)
-    info.type.tensor_type.elem_type = elem
+    info = onnx.ValueInfoProto(name=network.output_name)
+    wide = network.output.dtype == torch.float64
+    info.type.tensor_type.elem_type = TensorProto.DOUBLE if wide else TensorProto.FLOAT
     return info
 
 
-def _runtime(graph: Graph, output: str) -> tuple[str, Runtime | None]:
+def _runtime(graph: Graph, network: Network) -> tuple[str, Runtime | None]:
     """The name of the runtime and how to run one image in it; None where onnxruntime is not installed."""
     try:
         import onnxruntime
     except ImportError:
         return "onnxruntime", None
-    name, model = f"onnxruntime {onnxruntime.__version__}", _cut(graph, output)
+    name, model = f"onnxruntime {onnxruntime.__version__}", _cut(graph, network)
     session = _session(graph, model)
     if session is None and _elem_type(model) == TensorProto.DOUBLE:
         name, model = f"{name} in float32", in_single_precision(model)
         session = _session(graph, model)
     if session is None:
         return "the onnx reference implementation (onnxruntime lacks what the file needs)", _reference(graph, model)
-    return name, _running(graph, model, session, output)
+    return name, _running(graph, model, session, network.output_name)
 
 
 def _reference(graph: Graph, model: onnx.ModelProto) -> Runtime:

@@ -94,18 +94,19 @@ class _Archive:
             shape=tuple(int(size) for size in shape),
             dtype=_DTYPES[meta["dtype"]],
             batch=None if batch is None else int(batch),
-            steps=tuple(self._step(node) for node in graph["nodes"]),
+            steps=tuple(self._step(node, graph["tensor_values"]) for node in graph["nodes"]),
             output=_name(outputs[0]["as_tensor"]),
             source=self.source,
         )
 
-    def _step(self, node: Mapping[str, Any]) -> Step:
+    def _step(self, node: Mapping[str, Any], values: Mapping[str, Any]) -> Step:
         arguments = {a["name"] or str(i): self._argument(a["arg"]) for i, a in enumerate(node["inputs"])}
         outputs = [_output(o) for o in node["outputs"]]
         several = tuple(o if isinstance(o, str) else None for o in outputs)
         output = outputs[0] if len(outputs) == 1 and outputs[0] is not None else several
         stack = str((node.get("metadata") or {}).get("nn_module_stack", ""))
-        return Step(self._target(node["target"]), arguments, output, _innermost(stack))
+        dtype = _DTYPES[values[output]["dtype"]] if isinstance(output, str) and output in values else None
+        return Step(self._target(node["target"]), arguments, output, _innermost(stack), dtype)
 
     def _target(self, name: str) -> Any:
         """An aten overload or one of a few Python functions, by name; nothing else is ever looked up."""

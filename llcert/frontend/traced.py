@@ -15,7 +15,9 @@ from torch import Tensor
 from llcert.batch_size import BATCH, BatchSize, DependsOnBatch, Size
 from llcert.errors import UnsupportedModel
 from llcert.frontend.advice import advice
-from llcert.ir import LARGEST, Input, Network, Node, apply, evaluate, place, topological
+from llcert.frontend.promotion import known, promoted
+from llcert.ir import LARGEST, Input, Network, Node, apply, evaluate_as_run, format_name, topological
+from llcert.ops.cast import cast
 from llcert.passes import canonicalise, check_legal, strip_head
 from llcert.registry import Call, ForEveryImage, Importer, Sizes, torch_importers
 
@@ -33,13 +35,14 @@ class Step:
 
     target: an aten overload, or a Python function of integers, lists and tuples. arguments: by name in the schema,
     or by position for a Python function; values of the graph stand as Refs, also inside lists. output: one name, or
-    one for each result. hint: where in the user's model the call comes from.
+    one for each result. hint: where in the user's model the call comes from. dtype: of a single result, as traced.
     """
 
     target: torch._ops.OpOverload | Callable[..., Any]
     arguments: Mapping[str, Any]
     output: str | tuple[str | None, ...]
     hint: str = ""
+    dtype: torch.dtype | None = None
 
     @property
     def kind(self) -> str:
@@ -98,7 +101,7 @@ def _agreement(output: Node, traced: Traced, run: Callable[[Tensor], Tensor], ru
     images[::2] = torch.rand(images[::2].shape, dtype=torch.float64, generator=generator)
     images = images.to(traced.dtype)
     with torch.no_grad():
-        ours, theirs = evaluate(place(output, "cpu", traced.dtype), images), _answer(traced, run, images)
+        ours, theirs = evaluate_as_run(output, images), _answer(traced, run, images)
     if theirs.numel() != ours.numel() or len(theirs) != count:
         raise UnsupportedModel(
             f"{traced.source}: returns {tuple(theirs.shape)} for {count} images; one row an image please"
@@ -157,7 +160,7 @@ class _Walk:
     def __init__(self, traced: Traced) -> None:
         self.traced = traced
         self.cells = {name: _Cell(value) for name, value in traced.known.items()}
-        self.cells[traced.image] = _Cell(apply(Input(traced.shape), name=traced.image))
+        self.cells[traced.image] = _Cell(apply(Input(traced.shape, traced.dtype), name=traced.image))
         self.last_use = {name: i for i, step in enumerate(traced.steps) for name in step.refs()}
         self.last_use[traced.output] = len(traced.steps)
 
@@ -192,7 +195,7 @@ class _Walk:
         if kind == "sym_size":
             return _size(arguments)
         if kind in _FILLED or (kind == "expand" and isinstance(arguments.get("self"), Tensor)):
-            arguments, repeated = _one_row(arguments, self.traced.dtype)
+            arguments, repeated = _one_row(arguments)
             if repeated:
                 return ForEveryImage(_known(step.target, arguments, where))
         if not any(isinstance(leaf, Node) for leaf in _leaves(arguments)):
@@ -202,22 +205,30 @@ class _Walk:
         importer: Importer | None = torch_importers.get(kind)
         if importer is None:
             raise UnsupportedModel(f"{where}: {advice(kind)}")
-        attributes = self._attributes(step.target, arguments)
+        own = next(leaf for leaf in _leaves(arguments) if isinstance(leaf, Node | Tensor))
+        arguments, dtype = promoted(kind, arguments, where)
+        attributes = self._attributes(step.target, arguments, dtype)
         nodes = [leaf for leaf in _leaves(arguments) if isinstance(leaf, Node)]
         call = Call(kind, where, 0, (), attributes, batch=self.traced.batch or 1)
         result = _named(importer(call), _name(step), known=set(nodes))
+        if kind != step.kind and isinstance(result, Node):  # written in place, in the format that was there
+            result = cast(result, known(own.dtype, where))
+        _check_format(step, result, where)
         if not isinstance(result, tuple) or len(step.target._schema.returns) <= len(result):
             return result
         return (*result, *[_UNKNOWN] * (len(step.target._schema.returns) - len(result)))
 
-    def _attributes(self, target: torch._ops.OpOverload, arguments: dict[str, Any]) -> dict[str, Any]:
-        """Every argument of the schema; numbers where a tensor or a scalar may stand become tensors."""
+    def _attributes(
+        self, target: torch._ops.OpOverload, arguments: dict[str, Any], dtype: torch.dtype
+    ) -> dict[str, Any]:
+        """Every argument of the schema; numbers where a tensor or a scalar may stand become tensors of the format the
+        operator computes in, as torch rounds them."""
         attributes: dict[str, Any] = {}
         for argument in target._schema.arguments:
             value = arguments.get(argument.name, argument.default_value)
             exact = isinstance(value, int | float) and not isinstance(value, bool)
             if exact and str(argument.type).removeprefix("Optional[").rstrip("]") in ("Tensor", "number"):
-                value = torch.tensor(value, dtype=self.traced.dtype)
+                value = torch.tensor(value, dtype=dtype)
             attributes[argument.name] = Sizes((value,)) if isinstance(value, BatchSize) else value
         return attributes
 
@@ -296,12 +307,12 @@ def _plain(function: Callable[..., Any], arguments: list[Any], where: str) -> An
     return result
 
 
-def _one_row(arguments: dict[str, Any], dtype: torch.dtype) -> tuple[dict[str, Any], bool]:
+def _one_row(arguments: dict[str, Any]) -> tuple[dict[str, Any], bool]:
     """The arguments of an operator that fills or expands a tensor, for one image, and whether it did so for each."""
     changed, repeated = dict(arguments), False
     value, size = arguments.get("self"), arguments.get("size")
     if isinstance(value, Node):
-        changed["self"], repeated = torch.zeros(1, *value.shape, dtype=dtype), size is None
+        changed["self"], repeated = torch.zeros(1, *value.shape, dtype=value.dtype), size is None
     if isinstance(value, ForEveryImage):
         changed["self"], repeated = value.image, size is None
     if size and isinstance(size[0], BatchSize):
@@ -422,6 +433,15 @@ def _written(step: Step, where: str) -> str | None:
             if isinstance(target, Ref) and step.kind.endswith("_"):
                 return target.name
     raise UnsupportedModel(f"{where}: writes into its arguments; use the operator that returns its result")
+
+
+def _check_format(step: Step, result: Any, where: str) -> None:
+    """Nothing, where a value has the number format that the graph says; raises UnsupportedModel elsewhere."""
+    stated = step.dtype
+    if isinstance(result, Node) and stated is not None and stated.is_floating_point and stated != result.dtype:
+        raise UnsupportedModel(
+            f"{where}: is {format_name(stated)} by the graph, and {format_name(result.dtype)} as torch computes it"
+        )
 
 
 def _name(step: Step) -> str:

@@ -42,10 +42,9 @@ def save(network: Network, path: str | Path) -> None:
 
 
 def to_model(network: Network) -> onnx.ModelProto:
-    """The network as an ONNX model."""
-    dtype = network.dtype
-    output = place(network.output, "cpu", dtype)
-    builder = _Builder(network.input_name, network.output_name, dtype)
+    """The network as an ONNX model, every parameter in the format of the value it makes."""
+    output = place(network.output, "cpu")
+    builder = _Builder(network.input_name, network.output_name)
     names: dict[Node, str] = {}
     for node in topological(output):
         if isinstance(node.op, Input):
@@ -54,10 +53,13 @@ def to_model(network: Network) -> onnx.ModelProto:
         exporter = exporters.get(type(node.op))
         if exporter is None:
             raise UnsupportedModel(f"{type(node.op).__name__} {node.name!r} has no ONNX spelling")
+        builder.dtype = node.dtype
         names[node] = exporter(node.op, builder, [names[i] for i in node.inputs], node)
     builder.finish(names[output])
-    images = helper.make_tensor_value_info(network.input_name, _FLOATS[dtype], ["batch", *network.input.shape])
-    logits = helper.make_tensor_value_info(network.output_name, _FLOATS[dtype], ["batch", *network.output.shape])
+    images, logits = (
+        helper.make_tensor_value_info(name, _FLOATS[node.dtype], ["batch", *node.shape])
+        for name, node in ((network.input_name, network.input), (network.output_name, output))
+    )
     graph = helper.make_graph(builder.nodes, "llcert", [images], [logits], builder.initialisers)
     model = helper.make_model(
         graph, opset_imports=[helper.make_opsetid("", OPSET)], ir_version=_IR_VERSION, producer_name="llcert"
@@ -67,13 +69,16 @@ def to_model(network: Network) -> onnx.ModelProto:
 
 
 class _Builder:
-    """Collects nodes and initialisers under unique names; the OnnxBuilder that exporters see."""
+    """Collects nodes and initialisers under unique names; the OnnxBuilder that exporters see.
 
-    def __init__(self, input_name: str, output_name: str, dtype: torch.dtype) -> None:
+    dtype: of the value that is being written.
+    """
+
+    def __init__(self, input_name: str, output_name: str) -> None:
         self.nodes: list[onnx.NodeProto] = []
         self.initialisers: list[TensorProto] = []
         self._output = output_name
-        self._dtype = dtype
+        self.dtype = torch.float32
         self._taken = {input_name, output_name, ""}
 
     def add(self, kind: str, inputs: Sequence[str], *, name: str = "", outputs: int = 1, **attributes: Any) -> str:
@@ -88,7 +93,7 @@ class _Builder:
         return unique
 
     def number(self, value: float) -> str:
-        return self.constant(torch.tensor(value, dtype=self._dtype))
+        return self.constant(torch.tensor(value, dtype=self.dtype))
 
     def finish(self, result: str) -> None:
         """Gives the value `result` the name of the network's output."""

@@ -2,8 +2,10 @@
 
 from llcert.ops import elementwise, identity
 from llcert.ops.affine import Affine, BatchNorm
+from llcert.ops.cast import Cast
 from llcert.ops.clamp import Clamp, relu
 from llcert.ops.conv import Conv, ConvTranspose
+from llcert.ops.divide import Divide
 from llcert.ops.head import Head
 from llcert.ops.join import Add, Concat
 from llcert.ops.leaky import Leaky
@@ -20,10 +22,12 @@ __all__ = [
     "Add",
     "Affine",
     "BatchNorm",
+    "Cast",
     "Clamp",
     "Concat",
     "Conv",
     "ConvTranspose",
+    "Divide",
     "Expand",
     "Extreme",
     "GroupSort",

@@ -107,10 +107,20 @@ def read_batch_norm(call: Call) -> Node:
         call.refuse("normalises every entry on its own (spatial=0), which newer opsets cannot say; export again")
     node = image(call)
     weight, bias, mean, variance = (call.required(i).flatten() for i in (1, 2, 3, 4))
-    eps = float(call.attributes.get("epsilon", 1e-5))
-    if bool((variance + eps <= 0).any()):
-        call.refuse("has a variance that is not positive; the statistics of the model are broken")
-    return foreign(call, apply(BatchNorm(weight, bias, mean, variance, eps, len(node.shape) - 1), node))
+    if any(t.dtype != node.dtype for t in (weight, bias, mean, variance)):
+        call.refuse("its statistics are not in the number format of its input; put a Cast in front")
+    return foreign(call, normalised(call, node, weight, bias, mean, variance, float(call.attributes["epsilon"])))
+
+
+def normalised(
+    call: Call, node: Node, weight: Tensor, bias: Tensor, mean: Tensor, variance: Tensor, eps: float
+) -> Node:
+    """Batch normalisation. Where variance and eps cancelled, eps's own rounding would decide the factor."""
+    if not (eps >= 0 and bool((variance >= 0).all())):
+        call.refuse(f"has a variance or an epsilon ({eps:g}) below zero; the statistics of the model are broken")
+    if not bool((variance.double() + eps >= node.rounding.tiny).all()):
+        call.refuse("has a variance of zero, and an epsilon of zero; the statistics of the model are broken")
+    return apply(BatchNorm(weight, bias, mean, variance, eps, len(node.shape) - 1), node)
 
 
 @from_torch_op("batch_norm", "native_batch_norm", "cudnn_batch_norm", "_native_batch_norm_legit_no_training")
@@ -122,8 +132,6 @@ def read_torch_batch_norm(call: Call) -> Node | tuple[Node, ...]:
     weight, bias = call.constant("weight"), call.constant("bias")
     weight = torch.ones_like(mean) if weight is None else weight
     bias = torch.zeros_like(mean) if bias is None else bias
-    eps = float(call.attributes.get("eps", call.attributes.get("epsilon", 1e-5)))
-    if bool((variance + eps <= 0).any()):
-        call.refuse("has a variance that is not positive; the statistics of the model are broken")
-    result = apply(BatchNorm(weight, bias, mean, variance, eps, len(node.shape) - 1), node)
+    eps = float(call.attributes["epsilon" if call.kind == "cudnn_batch_norm" else "eps"])
+    result = normalised(call, node, weight, bias, mean, variance, eps)
     return result if call.kind == "batch_norm" else (result,)

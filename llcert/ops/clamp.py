@@ -12,6 +12,7 @@ from torch import Tensor
 from llcert.gradients import maximum, minimum
 from llcert.ir import Activation, Node, Shape, apply
 from llcert.ops.affine import Affine
+from llcert.ops.divide import quotient
 from llcert.region import Region
 from llcert.registry import Call, OnnxBuilder, from_onnx, from_torch_op, to_onnx
 from llcert.relaxation import Piecewise, Relaxation, Zone
@@ -148,14 +149,14 @@ def _bound(call: Call, name: str, position: int) -> Tensor | None:
 
 @from_onnx("HardSigmoid")
 def read_hard_sigmoid(call: Call) -> Node:
-    slope, middle = (torch.tensor(float(call.attributes.get(n, d))) for n, d in (("alpha", 0.2), ("beta", 0.5)))
+    slope, middle = (torch.tensor(float(call.attributes[name])) for name in ("alpha", "beta"))
     return apply(Clamp(torch.tensor(0.0), torch.tensor(1.0)), apply(Affine(slope, middle), call.node(0)))
 
 
 @from_torch_op("hardsigmoid")
 def read_torch_hard_sigmoid(call: Call) -> Node:
-    sixth = apply(Affine(torch.tensor(1 / 6), torch.tensor(0.5)), call.node("self"))
-    return apply(Clamp(torch.tensor(0.0), torch.tensor(1.0)), sixth)
+    shifted = apply(Affine(shift=torch.tensor(3.0)), call.node("self"))
+    return quotient(apply(Clamp(torch.tensor(0.0), torch.tensor(6.0)), shifted), torch.tensor(6.0))
 
 
 @to_onnx(Clamp)

@@ -12,8 +12,9 @@ from torch import Tensor
 from llcert.ir import Node, Shape, apply
 from llcert.ops.affine import Affine
 from llcert.ops.clamp import Clamp
+from llcert.ops.divide import quotient
 from llcert.ops.join import Add
-from llcert.ops.linear import biased
+from llcert.ops.linear import biased, rounded_once
 from llcert.ops.maxmin import Extreme, torch_reduced
 from llcert.ops.movement import Expand
 from llcert.ops.reduce import rescaled
@@ -57,7 +58,7 @@ def divide(call: Call, a: Value, b: Value) -> Node:
         call.refuse(PRODUCT.format("dividing by") if isinstance(a, Node) else "divides by a value of the image")
     if not isinstance(a, Node) or bool((b == 0).any()):
         call.refuse("divides by zero; the constants of the model are broken")
-    return scaled(call, a, 1 / floating(b))
+    return divided(call, a, b)
 
 
 def negate(node: Node) -> Node:
@@ -90,7 +91,18 @@ def shifted(call: Call, node: Node, shift: Tensor) -> Node:
 def scaled(call: Call, node: Node, scale: Tensor) -> Node:
     """`x * scale`."""
     node, scale = aligned(call, node, scale)
-    return rescaled(node, scale) or apply(Affine(scale=scale), node)
+    alone = scale.numel() == 1 and not scale.requires_grad
+    return (rescaled(node, float(scale)) if alone else None) or apply(Affine(scale=scale), node)
+
+
+def divided(call: Call, node: Node, divisor: Tensor) -> Node:
+    """`x / divisor`, as real numbers; an average where a sum is divided by one number."""
+    node, divisor = aligned(call, node, divisor)
+    alone = divisor.numel() == 1 and not divisor.requires_grad
+    try:
+        return (rescaled(node, 1 / float(divisor)) if alone else None) or quotient(node, divisor)
+    except (ValueError, ZeroDivisionError) as error:
+        call.refuse(f"{error}; rescale the layer")
 
 
 def aligned(call: Call, node: Node, constant: Tensor) -> tuple[Node, Tensor]:
@@ -122,7 +134,7 @@ def expanded(node: Node, shape: Shape) -> Node:
 
 def floating(constant: Tensor) -> Tensor:
     """A constant as floating-point numbers."""
-    return constant if constant.is_floating_point() else constant.to(torch.get_default_dtype())
+    return constant if constant.is_floating_point() else constant.to(torch.float64)
 
 
 def present(call: Call) -> list[Value]:
@@ -140,7 +152,7 @@ def read_sum(call: Call) -> Node:
 @from_onnx("Mean")
 def read_mean(call: Call) -> Node:
     terms = present(call)
-    return scaled(call, add(call, terms), torch.tensor(1 / len(terms)))
+    return divided(call, add(call, terms), torch.tensor(float(len(terms))))
 
 
 def _binary(combine: Callable[[Call, Value, Value], Node]) -> Callable[[Call], Node]:
@@ -188,7 +200,7 @@ def read_arithmetic(call: Call) -> Node:
 
 def _times(call: Call, value: Value, factor: Tensor) -> Value:
     """Whatever is subtracted or added, times the `alpha` of torch."""
-    return scaled(call, value, factor) if isinstance(value, Node) else value * factor
+    return scaled(call, value, factor) if isinstance(value, Node) else rounded_once(value, factor)
 
 
 @from_torch_op("neg", "negative")

@@ -70,7 +70,7 @@ class Leaky(Activation):
 
 @from_onnx("LeakyRelu")
 def read_leaky_relu(call: Call) -> Node:
-    return apply(Leaky(torch.tensor(float(call.attributes.get("alpha", 0.01)))), call.node(0))
+    return apply(Leaky(torch.tensor(float(call.attributes["alpha"]))), call.node(0))
 
 
 @from_onnx("PRelu")

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -38,11 +39,9 @@ class Linear(LinearOp):
 
 @from_onnx("Gemm")
 def read_gemm(call: Call) -> Node:
-    alpha, beta = float(call.attributes.get("alpha", 1.0)), float(call.attributes.get("beta", 1.0))
-    a, b = (_factor(call, i, turned=bool(call.attributes.get(n, 0))) for i, n in enumerate(("transA", "transB")))
-    if alpha != 1:
-        a, b = (f * alpha if isinstance(f, Tensor) else f for f in (a, b))
-    return _with_addend(call, times(call, a, b), beta)
+    alpha, beta = (torch.tensor(float(call.attributes[name]), dtype=torch.float64) for name in ("alpha", "beta"))
+    a, b = (_factor(call, i, turned=bool(call.attributes[n])) for i, n in enumerate(("transA", "transB")))
+    return _combined(call, times(call, a, b), call.constant(2), alpha=alpha, beta=beta)
 
 
 def _factor(call: Call, index: int, *, turned: bool) -> Value:
@@ -54,14 +53,33 @@ def _factor(call: Call, index: int, *, turned: bool) -> Value:
     return matrix.T if turned else matrix
 
 
-def _with_addend(call: Call, product: Node, beta: float) -> Node:
-    addend = call.constant(2)
-    if addend is None or beta == 0:
+def _combined(call: Call, product: Node, addend: Tensor | None, *, alpha: Tensor, beta: Tensor) -> Node:
+    """`alpha * product + beta * addend`."""
+    product = _scaled(product, alpha)
+    if addend is None or bool(beta == 0):
         return product
-    addend = call.per_image(addend if beta == 1 else addend * beta, len(product.shape))
-    if common_shape(product.shape, addend.shape) != product.shape:
-        call.refuse(f"adds a constant of shape {tuple(addend.shape)} to a value of shape {product.shape}")
-    return biased(product, addend)
+    shift = call.per_image(rounded_once(addend, beta), len(product.shape))
+    if common_shape(product.shape, shift.shape) != product.shape:
+        call.refuse(f"adds a constant of shape {tuple(shift.shape)} to a value of shape {product.shape}")
+    return biased(product, shift)
+
+
+def _scaled(node: Node, factor: Tensor) -> Node:
+    """`factor * x`; another matrix of a dense layer right in front where that is exactly the same."""
+    if bool(factor == 1):
+        return node
+    if isinstance(node.op, Linear) and node.op.bias is None and not node.op.weight.requires_grad:
+        weight = rounded_once(node.op.weight, factor)
+        if weight.dtype == node.op.weight.dtype:
+            return apply(Linear(weight), *node.inputs, name=node.name)
+    return apply(Affine(scale=factor), node)
+
+
+def rounded_once(constant: Tensor, factor: Tensor) -> Tensor:
+    """`constant * factor` in the constant's own format where that is exact, else in float64 (lemma 1)."""
+    wide = constant.double() * factor.double()
+    narrow = wide.to(constant.dtype)
+    return narrow if torch.equal(narrow.double(), wide) else wide
 
 
 def biased(node: Node, shift: Tensor) -> Node:
@@ -101,10 +119,8 @@ def read_torch_matmul(call: Call) -> Node:
 def read_torch_addmm(call: Call) -> Node:
     """`beta * self + alpha * (a @ b)`."""
     a, b = (next(call.attributes[n] for n in names if n in call.attributes) for names in _FACTORS)
-    product, alpha, beta = times(call, a, b), call.required("alpha"), call.required("beta")
-    product = product if bool(alpha == 1) else apply(Affine(scale=alpha), product)
-    shift = call.required("self")
-    return biased(product, call.per_image(shift if bool(beta == 1) else shift * beta, len(product.shape)))
+    alpha, beta = call.required("alpha"), call.required("beta")
+    return _combined(call, times(call, a, b), call.required("self"), alpha=alpha, beta=beta)
 
 
 _FACTORS = (("mat1", "mat", "batch1"), ("mat2", "vec", "batch2"))

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from llcert.ir import LONGEST_AXIS, LinearOp, Node, Shape, apply
-from llcert.ops.affine import Affine
+from llcert.ops.divide import quotient
 from llcert.ops.linear import Linear
 from llcert.ops.movement import Transpose, reshaped
 from llcert.ops.windows import (
@@ -74,15 +74,13 @@ def scalar(entrywise: Callable[[Tensor], Tensor], value: float) -> float:
     return float(entrywise(torch.tensor(value, dtype=torch.float64)))
 
 
-def rescaled(node: Node, scale: Tensor) -> Node | None:
-    """A sum or an average times one known number, as one operator; None for anything else."""
-    if scale.numel() != 1 or scale.requires_grad:
-        return None
+def rescaled(node: Node, factor: float) -> Node | None:
+    """A sum or an average times one number, as one operator; None for anything else."""
     match node.op:
         case Reduce(weight=1.0):
-            op: LinearOp = replace(node.op, weight=float(scale))
+            op: LinearOp = replace(node.op, weight=factor)
         case SumPool(kernel=kernel, weight=weight) if weight == 1 / math.prod(kernel):
-            op = replace(node.op, weight=float(scale) / math.prod(kernel))
+            op = replace(node.op, weight=factor / math.prod(kernel))
         case _:
             return None
     return apply(op, *node.inputs, name=node.name)
@@ -130,14 +128,17 @@ def averaged(node: Node, windows: Windows, *, reached: Widths, counted: bool) ->
     counted: whether the padding of `windows` counts in the divisor; what lies behind it never does.
     """
     size = math.prod(windows.kernel)
-    pooled = apply(SumPool(windows.kernel, windows.stride, 1 / size), zero_padded(node, reached))
-    counts = torch.ones(())
+    whole = zero_padded(node, reached)
+    pooled = apply(SumPool(windows.kernel, windows.stride, 1 / size), whole)
+    counts = torch.ones((), dtype=torch.float64)
     for i, (length, (before, after)) in enumerate(zip(node.shape[1:], windows.padding, strict=True)):
         low, high = (-before, length + after) if counted else (0, length)
         starts = torch.arange(pooled.shape[1 + i]) * windows.stride[i] - reached[i][0]
         inside = (starts + windows.kernel[i]).clamp(max=high) - starts.clamp(min=low)
         counts = counts.unsqueeze(-1) * inside
-    return pooled if bool((counts == size).all()) else apply(Affine(scale=size / counts), pooled)
+    if bool((counts == size).all()):
+        return pooled
+    return quotient(apply(SumPool(windows.kernel, windows.stride), whole), counts)
 
 
 @from_torch_op("sum", "mean")
@@ -176,17 +177,17 @@ def read_torch_adaptive_average_pool(call: Call) -> Node:
         return apply(SumPool(kernel, kernel, 1 / math.prod(kernel)), node)
     for axis, (size, count) in enumerate(zip(sizes, wanted, strict=True), start=1):
         order = tuple(rank if a == axis else axis if a == rank else a for a in range(rank + 1))
-        averages = apply(Linear(_window_means(size, count)), apply(Transpose(order), node))
-        node = apply(Transpose(order), averages)
+        windows = _even_windows(size, count)
+        sums = apply(Linear(windows), apply(Transpose(order), node))
+        node = apply(Transpose(order), quotient(sums, windows.sum(1)))
     return node
 
 
-def _window_means(size: int, count: int) -> Tensor:
-    """Row i averages the entries from floor(i size / count) to ceil((i + 1) size / count), `[count, size]`."""
+def _even_windows(size: int, count: int) -> Tensor:
+    """Row i marks the entries from floor(i size / count) to ceil((i + 1) size / count), `[count, size]`."""
     rows = torch.zeros(count, size)
     for i in range(count):
-        first, behind = i * size // count, -(-(i + 1) * size // count)
-        rows[i, first:behind] = 1 / (behind - first)
+        rows[i, i * size // count : -(-(i + 1) * size // count)] = 1
     return rows
 
 

@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from llcert.ir import Node, Rule, rewrite
-from llcert.passes import affine, clamp, maxmin, movement, sink
+from llcert.passes import affine, cast, clamp, maxmin, movement, sink
 from llcert.passes.share import sharing
 
 MEANING: tuple[Rule, ...] = (
     affine.drop_identity,
+    cast.widened_and_back,
     clamp.drop_infinite_bounds,
     clamp.merge,
     clamp.unreflect,

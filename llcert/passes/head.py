@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 
 from llcert.ir import Node
-from llcert.ops import Head, Reshape, Sigmoid
+from llcert.ops import Cast, Head, Reshape, Sigmoid
 from llcert.passes.constants import on
 
 
@@ -22,8 +22,8 @@ def strip_head(output: Node) -> tuple[Node, tuple[str, ...]]:
 
 
 def _behind_reshapes(node: Node) -> Node | None:
-    """The head that alone decides the output, up to Reshapes behind it, which keep the order of the classes."""
-    while isinstance(node.op, Reshape):
+    """The head that alone decides the output, up to what keeps the order of the classes behind it."""
+    while isinstance(node.op, Reshape | Cast):
         (node,) = node.inputs
     if isinstance(node.op, Head) or (isinstance(node.op, Sigmoid) and math.prod(node.shape) >= 2):
         return node

@@ -9,7 +9,21 @@ from typing import Any
 from torch import Tensor
 
 from llcert.ir import Node, Op, apply
-from llcert.ops import Add, Affine, Clamp, Concat, GroupSort, Leaky, MaxMin, Reshape, Sigmoid, Tanh, Transpose
+from llcert.ops import (
+    Add,
+    Affine,
+    Cast,
+    Clamp,
+    Concat,
+    Divide,
+    GroupSort,
+    Leaky,
+    MaxMin,
+    Reshape,
+    Sigmoid,
+    Tanh,
+    Transpose,
+)
 from llcert.passes.constants import on
 
 
@@ -48,19 +62,20 @@ def below_join(node: Node) -> Node | None:
 def _of_one_number(op: Op, rank: int) -> Op | None:
     """The operator where it treats all entries alike, without the axes of its numbers that a value of `rank` lacks."""
     tensors = op.tensors()
-    if not isinstance(op, Affine | Clamp | Leaky | Sigmoid | Tanh) or any(t.numel() != 1 for t in tensors.values()):
+    alike = isinstance(op, Affine | Cast | Clamp | Divide | Leaky | Sigmoid | Tanh)
+    if not alike or any(t.numel() != 1 for t in tensors.values()):
         return None
     tall = {name: tensor for name, tensor in tensors.items() if tensor.ndim > rank}
     if any(t.requires_grad for t in tall.values()):
         return None
     low: dict[str, Any] = {name: tensor.reshape(()) for name, tensor in tall.items()}
-    return dataclasses.replace(op, **low) if low else op
+    return dataclasses.replace(op, **low) if low else op  # type: ignore[type-var]
 
 
 def _permuted(op: Op, order: tuple[int, ...]) -> Op | None:
     """The operator that commutes with the transposition; None where there is none that keeps trained tensors."""
     match op:
-        case Affine() | Clamp() | Leaky() | Sigmoid() | Tanh():
+        case Affine() | Cast() | Clamp() | Divide() | Leaky() | Sigmoid() | Tanh():
             fields: dict[str, Any] = {}
         case MaxMin(axis=axis) | GroupSort(axis=axis):
             fields = {"axis": order[axis]}

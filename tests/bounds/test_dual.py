@@ -16,7 +16,6 @@ from llcert.bounds.dual import Backward, Chosen, Policy, Tightest, differences
 from llcert.ir import Activation, Input, Network, Node, apply
 from llcert.ops import Add, Clamp, Concat, Leaky, Linear, MaxMin, Tanh, relu
 from llcert.program import Program
-from llcert.rounding import SINGLE
 
 ROWS = 3
 SEEDS = range(20)
@@ -98,7 +97,7 @@ def _objective(program: Program, node: Node, rows: Tensor, points: Tensor, *, be
 
 
 def check(network: Network, image: Tensor, eps: float, seed: int) -> None:
-    program, trace = proved(network, image, eps, deployed=[None, SINGLE][seed % 2])
+    program, trace = proved(network, image, eps, deployed=bool(seed % 2))
     backward = Backward(program)
     for index, block in enumerate(program.blocks):
         for before in (True, False):
@@ -135,7 +134,7 @@ def test_no_point_lies_below_the_bound_on_random_graphs(seed: int) -> None:
 def fixture(name: str, eps: float = 0.3, seed: int = 0) -> tuple[Program, Trace, dict[Node, Tensor], Tensor]:
     network = Network(GRAPHS[name]())
     images = torch.rand(4, 3, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
-    program, trace = proved(network, images, eps, deployed=None)
+    program, trace = proved(network, images, eps, deployed=False)
     return program, trace, {program.output: differences(torch.zeros(4, dtype=torch.int64), program)}, images
 
 
@@ -162,7 +161,7 @@ def test_an_activation_without_relaxation_is_a_stop() -> None:
 @pytest.mark.parametrize("name", GRAPHS)
 def test_the_pixel_range_never_hurts(name: str) -> None:
     program, trace, rows, images = fixture(name)
-    other, clipped = proved(Network(GRAPHS[name]()), images, 0.3, deployed=None, clip=True)
+    other, clipped = proved(Network(GRAPHS[name]()), images, 0.3, deployed=False, clip=True)
     plain = Backward(program)(trace, rows, Tightest())
     (own,) = rows.values()
     cut = Backward(other, clip=True)(clipped, {other.output: own}, Tightest(), stops=True)
@@ -215,7 +214,7 @@ def test_paying_for_rounding_costs_little_and_something() -> None:
 @torch.no_grad()
 def test_nothing_known_bounds_nothing() -> None:
     for broken in (torch.nan, torch.inf):
-        program, trace = proved(Network(_residual()), torch.full((1, 3), broken), 0.1, deployed=None)
+        program, trace = proved(Network(_residual()), torch.full((1, 3), broken), 0.1, deployed=False)
         rows = {program.output: differences(torch.zeros(1, dtype=torch.int64), program)[:, 1:]}
         for stops in (False, True):
             assert not bool((Backward(program)(trace, rows, Tightest(), stops=stops) > -torch.inf).any())
@@ -227,7 +226,7 @@ def test_a_pass_to_the_image_is_exact_where_everything_is_settled(phi: Activatio
     """Far from all bends the network is linear on the ball, and the bound is the value minus eps times the slope."""
     weight = normal(4, 3, seed=0)
     hidden = apply(phi, apply(Linear(weight, torch.tensor([50.0, 70.0, 10.0, 30.0])), apply(Input((3,)))))
-    program, trace = proved(Network(apply(Linear(torch.eye(4)), hidden)), torch.full((1, 3), 0.5), 0.1, deployed=None)
+    program, trace = proved(Network(apply(Linear(torch.eye(4)), hidden)), torch.full((1, 3), 0.5), 0.1, deployed=False)
     rows = normal(1, ROWS, 4, seed=1)
     bound = Backward(program)(trace, {program.output: rows}, Tightest())
     expected = _objective(program, program.output, rows[0], torch.full((1, 3), 0.5, dtype=torch.float64), before=False)

@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from fractions import Fraction
 
 import pytest
 import torch
 from proofs import ORDERS, deployed_values, in_float32, points_of, proved, stays_inside, values_of
-from random_graphs import random_image, random_network
+from random_graphs import in_format, random_image, random_network
 from torch import Tensor
 
 from llcert.bounds import Rows, global_bound
 from llcert.bounds.enclose import enclose, enclosing_ball
 from llcert.bounds.unmasked import proved_bound
-from llcert.ir import Input, Network, Node, apply, place
+from llcert.ir import Input, Network, Node, apply
 from llcert.ops import Clamp, Linear, relu
 from llcert.program import lower
 from llcert.rounding import SINGLE
@@ -25,9 +25,8 @@ EPS = [0.0, 1e-3, 0.1, 1.0]
 
 
 def single(seed: int) -> Network:
-    """A random network with float32 parameters."""
-    network = random_network(seed)
-    return replace(network, output=place(network.output, "cpu", torch.float32))
+    """A random network in float32."""
+    return in_format(random_network(seed), torch.float32)
 
 
 @pytest.mark.parametrize("seed", SEEDS)
@@ -35,7 +34,7 @@ def single(seed: int) -> Network:
 def test_values_in_real_numbers_lie_inside(seed: int, rows: Rows) -> None:
     network, image = single(seed), random_image(single(seed), seed).float()
     eps = EPS[seed % len(EPS)]
-    for deployed in (None, SINGLE):
+    for deployed in (False, True):
         program, trace = proved(network, image, eps, rows=rows, deployed=deployed)
         stays_inside(program, trace, *values_of(program, points_of(image, eps * (1 - 1e-6), 80, seed)))
 
@@ -69,7 +68,7 @@ def test_permuted_columns_give_the_same_enclosure() -> None:
 def test_the_deployed_enclosure_holds_the_real_one() -> None:
     for seed in SEEDS:
         network, image = single(seed), random_image(single(seed), seed).float()
-        (program, wide), (other, tight) = (proved(network, image, 0.1, deployed=d) for d in (SINGLE, None))
+        (program, wide), (other, tight) = (proved(network, image, 0.1, deployed=d) for d in (True, False))
         for one, two in zip(program.blocks, other.blocks, strict=True):
             outer, inner = wide.hidden[one.node].region, tight.hidden[two.node].region
             assert bool((outer.lower <= inner.lower).all())
@@ -182,7 +181,7 @@ def test_where_float32_may_overflow_nothing_is_known() -> None:
     large = apply(relu(), apply(Linear(1e30 * torch.eye(2)), _input()))
     hidden = apply(Clamp(torch.tensor(0.0), torch.tensor(1.0)), apply(Linear(torch.full((2, 2), 1e30)), large))
     network, image = Network(apply(Linear(torch.eye(2)), hidden)), torch.full((1, 2), 0.5)
-    for deployed, known in ((SINGLE, False), (None, True)):
+    for deployed, known in ((True, False), (False, True)):
         program, trace = proved(network, image, 0.1, deployed=deployed)
         assert bool(trace.hidden[program.blocks[1].node].region.radius.isfinite()) is known
         assert bool(trace.hidden[program.output].region.radius.isfinite()) is known
@@ -194,6 +193,6 @@ def test_radii_do_not_vanish_with_their_squares(scale: float) -> None:
     hidden = apply(relu(), apply(Linear(weight * scale), apply(Input((3,)))))
     network = Network(apply(Linear(weight), hidden))
     image = torch.full((1, 3), 0.5, dtype=torch.float64)
-    program, trace = proved(network, image, 0.3, deployed=None)
+    program, trace = proved(network, image, 0.3, deployed=False)
     points = points_of(image, 0.29, 100, 0)
     stays_inside(program, trace, *values_of(program, points))

@@ -86,7 +86,7 @@ def test_no_order_of_summation_errs_more_than_the_bound(name: str, order: str | 
     found = in_float32(network, x, chosen)[network.output].flatten(1).numpy().astype(np.longdouble)
     wrong = np.abs(found - truth(op, x))
     value = torch.from_numpy(np.abs(truth(op, x)).astype(np.float64)).reshape(passage.size.shape)
-    bound = passage.deployed(SINGLE, DOUBLE.above(value, 4)).flatten(1).numpy()
+    bound = passage.deployed(DOUBLE.above(value, 4)).flatten(1).numpy()
     assert (wrong <= bound).all(), float((wrong / bound).max())
 
 
@@ -107,7 +107,7 @@ def test_the_other_spelling_of_batch_norm_is_covered(name: str) -> None:
     x = inputs(shape)
     _, passage = passage_of(op, x)
     found = other_batch_norm(op, x).flatten(1).numpy().astype(np.longdouble)
-    bound = passage.deployed(SINGLE, passage.size).flatten(1).numpy()
+    bound = passage.deployed(passage.size).flatten(1).numpy()
     assert (np.abs(found - truth(op, x)) <= bound).all()
 
 
@@ -118,7 +118,7 @@ def test_the_bound_is_not_far_above_the_worst_order() -> None:
     network, passage = passage_of(op, x)
     found = in_float32(network, x, ORDERS["ascending"])[network.output].double()
     wrong = abs(float(found) - float(truth(op, x)[0, 0]))
-    bound = float(passage.deployed(SINGLE, passage.size))
+    bound = float(passage.deployed(passage.size))
     assert wrong <= bound <= 1e3 * wrong
 
 
@@ -126,7 +126,7 @@ def test_partial_sums_that_cancel_count_half() -> None:
     x = torch.ones(1, 100)
     op = Linear(torch.cat([torch.ones(1, 50), -torch.ones(1, 50)], 1))
     _, passage = passage_of(op, x)
-    cancelling, alike = (passage.deployed(SINGLE, v * torch.ones(1, 1, dtype=torch.float64)) for v in (0.0, 100.0))
+    cancelling, alike = (passage.deployed(v * torch.ones(1, 1, dtype=torch.float64)) for v in (0.0, 100.0))
     assert float(cancelling) < 0.6 * float(alike)
 
 
@@ -142,7 +142,7 @@ def test_errors_grow_through_a_chain() -> None:
     hidden = truth(first, x)
     weight, bias = second.weight.double().numpy(), second.bias.double().numpy()  # type: ignore[union-attr]
     value = hidden @ weight.astype(np.longdouble).T + bias
-    bound = passage.deployed(SINGLE, passage.size).numpy()
+    bound = passage.deployed(passage.size).numpy()
     for order in (None, *ORDERS.values()):
         found = in_float32(network, x, order)[network.output].numpy().astype(np.longdouble)
         assert (np.abs(found - value) <= bound).all()
@@ -158,7 +158,7 @@ def test_a_sum_of_branches_counts_the_errors_of_both() -> None:
     value = truth(one, x) + truth(two, x)
     for order in (None, *ORDERS.values()):
         found = in_float32(network, x, order)[network.output].numpy().astype(np.longdouble)
-        assert (np.abs(found - value) <= bound.deployed(SINGLE, bound.size).numpy()).all()
+        assert (np.abs(found - value) <= bound.deployed(bound.size).numpy()).all()
 
 
 @pytest.mark.parametrize("values", [(1e38, 2e-39), (2e-39, 1e38), (1e-40, 1e-40), (3e-39, 1.0)])
@@ -166,7 +166,7 @@ def test_flushed_subnormals_are_covered(values: tuple[float, float]) -> None:
     weight, entry = values
     op, x = Linear(torch.full((1, 3), weight)), torch.full((1, 3), entry)
     network, passage = passage_of(op, x)
-    bound = float(passage.deployed(SINGLE, passage.size))
+    bound = float(passage.deployed(passage.size))
     for order in (None, *ORDERS.values()):
         found = float(in_float32(network, x, order, flush=True)[network.output])
         assert abs(found - float(truth(op, x)[0, 0])) <= bound
@@ -176,7 +176,7 @@ def test_flushed_subnormals_are_covered(values: tuple[float, float]) -> None:
 def test_an_overflow_has_no_bound(entries: tuple[float, float]) -> None:
     weight, entry = entries
     _, passage = passage_of(Linear(torch.full((1, 3), weight)), torch.full((1, 3), entry))
-    assert not bool((passage.deployed(SINGLE, passage.size) < torch.inf).any())
+    assert not bool((passage.deployed(passage.size) < torch.inf).any())
 
 
 def test_a_source_that_may_overflow_has_no_bound_either() -> None:
@@ -186,7 +186,7 @@ def test_a_source_that_may_overflow_has_no_bound_either() -> None:
     program = lower(network, dtype=torch.float64)
     region = Region(point, point, point, torch.zeros(1, dtype=torch.float64))
     passage = Passage.of(program.blocks[0], {program.input: region})
-    assert not bool((passage.deployed(SINGLE, passage.size) < torch.inf).any())
+    assert not bool((passage.deployed(passage.size) < torch.inf).any())
 
 
 def test_maps_without_a_body_lose_nothing() -> None:
@@ -195,7 +195,7 @@ def test_maps_without_a_body_lose_nothing() -> None:
     point = Region(*[torch.ones(1, 2, dtype=torch.float64)] * 3, torch.zeros(1, dtype=torch.float64))
     block = program.blocks[1]
     passage = Passage.of(block, {block.sources[0]: point})
-    assert bool((passage.deployed(SINGLE, passage.size) == 0).all())
+    assert bool((passage.deployed(passage.size) == 0).all())
 
 
 @pytest.mark.parametrize("phi", [Sigmoid(), Tanh(), Leaky(torch.tensor(0.3))])

@@ -35,7 +35,7 @@ def certified(
 
 def chain(*layers: tuple[Tensor, Tensor | None]) -> Network:
     """Dense layers with ReLU between them."""
-    node = apply(Input((layers[0][0].shape[1],)))
+    node = apply(Input((layers[0][0].shape[1],), layers[0][0].dtype))
     for number, (weight, bias) in enumerate(layers):
         node = apply(relu(), node) if number else node
         node = apply(Linear(weight, bias), node)

@@ -11,7 +11,7 @@ from dataclasses import replace
 import pytest
 import torch
 from proofs import ORDERS, Silly, in_float32, prover
-from random_graphs import Draw, random_image, random_network
+from random_graphs import Draw, in_format, random_image, random_network
 from torch import Tensor
 
 from llcert.bounds import Rows, dual
@@ -87,7 +87,7 @@ def holds(proved: Tensor, observed: Tensor, others: Tensor) -> bool:
 
 
 def single(network: Network) -> Network:
-    return replace(network, output=place(network.output, "cpu", torch.float32))
+    return in_format(network, torch.float32)
 
 
 def differences(logits: Tensor, label: int) -> Tensor:

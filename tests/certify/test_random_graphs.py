@@ -11,14 +11,14 @@ from pathlib import Path
 import pytest
 import torch
 from dense import exact_norm
-from random_graphs import random_image, random_network
+from random_graphs import in_format, random_image, random_network
 from torch import Tensor
 
 from llcert.bounds import GlobalBound, Rows, Trace, global_bound, propagate
 from llcert.bounds.forward import row_weights
 from llcert.certify import PGD, Certifier, Settings, Verdict
 from llcert.frontend.onnx_file import load, save
-from llcert.ir import Network, Node, place, topological
+from llcert.ir import Network, Node, topological
 from llcert.program import Program, lower
 from llcert.region import ball
 from llcert.spectral import Lanczos, Masked
@@ -97,7 +97,7 @@ def _norms_are_right(program: Program, bound: GlobalBound, trace: Trace, rows: R
 
 def _export_agrees(network: Network, image: Tensor, path: Path) -> None:
     """In float32, which onnxruntime runs: load() compares with it, and the second import must be the first."""
-    once = replace(network, output=place(network.output, "cpu", torch.float32))
+    once = in_format(network, torch.float32)
     save(once, path)
     again = load(path)
     save(again, path)

@@ -141,7 +141,7 @@ def test_float32_values_err_no_more_than_the_rule_says_and_not_much_less() -> No
     x = rng.normal(size=300)
     graph = build(graph_json(toy), arrays(model_arrays(toy)))
     with np.errstate(all="ignore"):
-        known = propagate(graph, arrays(evidence(toy, x, 1e-3, rng, single=True).arrays), 1e-3, single=True)
+        known = propagate(graph, arrays(evidence(toy, x, 1e-3, rng, single=True).arrays), 1e-3, run=True)
     points = (x + rng.normal(size=(20, 300)) * 1e-3 / 40).astype(np.float32)
     values = all_in_float32(toy, points, rng)
     for k, block in graph.blocks.items():
@@ -197,7 +197,7 @@ def test_what_is_zero_errs_nothing_and_what_is_huge_is_refused(tmp_path: Path) -
     assert found.shape == (size,)
     assert np.all(found[offsets == 0] == 0)
     assert np.all(found[offsets != 0] > 0)
-    with pytest.raises(InvalidInput, match="may reach 2\\^127"):
+    with pytest.raises(InvalidInput, match="may overflow its type"):
         errors(block, {s: z + 1e38 for s, z in zeros.items()}, np.abs(offsets))
 
 

@@ -5,16 +5,17 @@ from __future__ import annotations
 from pathlib import Path
 
 import torch
+from random_graphs import in_format
 from torch import Tensor
 
 from llcert.certify import Certifier, Semantics, Settings
 from llcert.evidence import Recorder, open_folder
-from llcert.ir import Network, place
+from llcert.ir import Network
 
 
 def single(network: Network) -> Network:
-    """The same network with float32 parameters."""
-    return Network(place(network.output, "cpu", torch.float32))
+    """The same network in float32."""
+    return in_format(network, torch.float32)
 
 
 def certified(

@@ -31,8 +31,11 @@ REFUSED = {
     "attention": ("t = Transpose<perm=[0,2,1]>(m) y = MatMul(m, t)", r"MatMul, opset 17\): multiplies two values"),
     "inner softmax": ("s = Softmax(x) y = Relu(s)", r"\(opset 17\): Head s: Softmax inside the network"),
     "power": ("y = Pow(x, one)", r"Pow, opset 17\): is a nonlinearity llcert has no rule for"),
-    "integer cast": ("y = Cast<to=7>(x)", r"Cast, opset 17\): casts a value .* rounds it"),
-    "half precision": ("h = Cast<to=10>(x) y = Cast<to=1>(h)", r"Cast, opset 17\): casts a value .* rounds it"),
+    "integer cast": ("y = Cast<to=7>(x)", r"Cast, opset 17\): casts a value of the image to int64"),
+    "half precision": (
+        "h = Cast<to=10>(x) y = Cast<to=1>(h)",
+        r"Cast, opset 17\): casts .* to float16",
+    ),
     "training dropout": ("y, k2 = Dropout(x, one, yes)", r"Dropout, opset 17\): is in training mode"),
     "resize": ('y = Resize<mode="nearest">(m, , scales)', r"Resize, opset 17\): resizes images"),
     "batch sum": ("y = ReduceSum<keepdims=0>(x, axis0)", r"works along the batch axis"),

@@ -9,6 +9,7 @@ import onnx
 import onnxruntime
 import pytest
 import torch
+from onnx import TensorProto
 from onnx_text import noise
 from torch import Tensor
 
@@ -20,10 +21,12 @@ from llcert.ops import (
     Add,
     Affine,
     BatchNorm,
+    Cast,
     Clamp,
     Concat,
     Conv,
     ConvTranspose,
+    Divide,
     Expand,
     GroupSort,
     Leaky,
@@ -55,6 +58,7 @@ OPERATORS: dict[str, Op] = {
     "scale": Affine(scale=noise(6)),
     "shift": Affine(shift=noise(4, 1, 6)),
     "batch norm": BatchNorm(noise(4), noise(4), noise(4), noise(4).abs() + 0.1, 1e-3),
+    "divide": Divide(noise(4, 1, 1).abs() + 0.1),
     "relu": relu(),
     "relu-theta": Clamp(number(0.0), noise(4, 1, 1).abs()),
     "clip": Clamp(number(-0.5), number(0.5)),
@@ -98,7 +102,7 @@ NOT_SPELLED_ALIKE = {"expand": "new axes are a Reshape of their own"}
 
 def network(op: Op, dtype: torch.dtype = torch.float32) -> Network:
     """The operator behind a dense layer, a flatten and another one, so that nothing merges with it."""
-    image = apply(Input(SHAPE), name="image")
+    image = apply(Input(SHAPE, dtype), name="image")
     z = apply(Conv(noise(4, 4, 1, 1)), image)
     values = [z, apply(Tanh(), z)] if isinstance(op, Add | Concat) else [z]
     z = apply(Tanh(), apply(op, *values, name="layer"))
@@ -122,7 +126,22 @@ def test_an_operator_is_read_back_bit_for_bit(name: str, dtype: torch.dtype, tmp
 
 
 def test_every_operator_is_tried() -> None:
-    assert set(exporters) == {type(op) for op in OPERATORS.values()}
+    assert set(exporters) == {type(op) for op in OPERATORS.values()} | {Cast}
+
+
+def test_every_value_is_written_in_its_own_format(tmp_path: Path) -> None:
+    wide = apply(Cast(torch.float64), apply(Linear(noise(4, 3), noise(4)), apply(Input((3,)))))
+    thirds = torch.full((2,), 1 / 3, dtype=torch.float64)
+    logits = apply(Cast(torch.float32), apply(Linear(noise(2, 4).double(), thirds), wide))
+    saved = Network(canonicalise(logits))
+    save(saved, tmp_path / "mixed.onnx")
+    read = load(tmp_path / "mixed.onnx")
+    formats = {t.name: t.data_type for t in onnx.load(tmp_path / "mixed.onnx").graph.initializer}
+    assert sorted(formats.values()) == [TensorProto.FLOAT] * 2 + [TensorProto.DOUBLE] * 2
+    assert [n.dtype for n in read.operators()] == [n.dtype for n in saved.operators()]
+    assert read.output.dtype == torch.float32
+    images = noise(3, 3).double()
+    assert torch.equal(read(images), saved(images))
 
 
 def test_other_tools_run_the_file_on_any_batch(tmp_path: Path) -> None:

@@ -132,7 +132,7 @@ NORMALISATION = {
 } | {
     "sub, div": Spelling(
         "h = Sub(x, m) k = Div(h, s) y = Flatten(k)",
-        "Affine Affine Reshape",
+        "Affine Divide Reshape",
         {"m": noise(1, 3, 1, 1), "s": noise(3, 1, 1).abs() + 0.1},
     ),
     "mul, add": Spelling("h = Mul(x, m) k = Add(h, m) y = Flatten(k)", "Affine Reshape", {"m": noise(3, 1, 1)}),
@@ -253,15 +253,15 @@ POOLS = {
     ),
     "average, padding not counted": Spelling(
         "h = AveragePool<kernel_shape=[3,3], pads=[1,0,1,1], strides=[2,2]>(x) y = Flatten(h)",
-        "Pad SumPool Affine Reshape",
+        "Pad SumPool Divide Reshape",
     ),
     "average, ceil": Spelling(
         "h = AveragePool<kernel_shape=[3,3], strides=[2,2], ceil_mode=1>(x) y = Flatten(h)",
-        "Pad SumPool Affine Reshape",
+        "Pad SumPool Divide Reshape",
     ),
     "average, SAME": Spelling(
         'h = AveragePool<kernel_shape=[3,2], strides=[2,1], auto_pad="SAME_UPPER">(x) y = Flatten(h)',
-        "Pad SumPool Affine Reshape",
+        "Pad SumPool Divide Reshape",
     ),
     "average, 1-d": Spelling("h = AveragePool<kernel_shape=[4]>(x) y = Flatten(h)", "SumPool Reshape", image=LINE),
     "global average": Spelling("h = GlobalAveragePool(x) y = Flatten(h)", "Reduce"),
