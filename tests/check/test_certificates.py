@@ -98,7 +98,7 @@ def test_every_point_of_the_ball_is_rounded_to_float32_first(eps: float) -> None
     graph = build(graph_json(toy), arrays(model_arrays(toy)))
     evidenced = arrays(evidence(toy, x, eps, rng, single=True).arrays)
     with np.errstate(all="ignore"):
-        known = propagate(graph, evidenced, eps, single=True)
+        known = propagate(graph, evidenced, eps, run=True)
         with pytest.raises(InvalidInput, match="rule"):
             propagate(graph, arrays(evidence(toy, x, eps, rng).arrays), eps, single=True)
     points = (x + rng.normal(size=(50, x.size)) * eps / 10 / np.sqrt(x.size)).astype(np.float32)
