@@ -17,7 +17,8 @@ from llcert.cli.terminal import stdout
 from llcert.errors import InvalidInput, UnsupportedModel
 from llcert.frontend import parity
 from llcert.frontend.refusals import unsupported
-from llcert.ir import Network, Node
+from llcert.ir import Network, Node, format_name
+from llcert.ops import Cast
 from llcert.program import Program, lower
 from llcert.report.console import facts, plain
 from llcert.report.layers import block_name, layers
@@ -55,10 +56,13 @@ def _head(path: Path, network: Network) -> RenderableType:
     grid = facts()
     grid.add_row("model", plain(f"{path}, {path.stat().st_size:,} bytes"))
     grid.add_row("sha256", plain(file_sha256(path)))
-    shape, kind = _shape(network.input.shape), str(network.dtype).removeprefix("torch.")
+    shape, kind = _shape(network.input.shape), format_name(network.input.dtype)
     grid.add_row("input", plain(f"{network.input_name} {shape}, {kind}, any batch size"))
     grid.add_row("output", plain(f"{network.output_name}, {network.classes} logits"))
     grid.add_row("parameters", plain(f"{sum(_parameters(n) for n in network.operators()):,}"))
+    for node in network.operators():
+        if isinstance(node.op, Cast):
+            grid.add_row("cast", plain(f"{node.name or 'a value'} into {format_name(node.dtype)}"))
     for name, value in network.metadata.items():
         grid.add_row("metadata", plain(f"llcert.{name} = {value}"))
     for note in network.notes:

@@ -74,9 +74,10 @@ def read_torch_pad(call: Call) -> Node:
         call.refuse("pads along the batch axis; a certificate looks at one image at a time")
     named = _NAMED_MODES.get(call.kind.split("_")[0])
     mode = named or _TORCH_MODES.get(call.attributes.get("mode", "constant"), "")
-    value = call.constant("value")
+    given = call.attributes.get("value")
+    value = torch.tensor(0.0 if given is None else float(given), dtype=node.dtype)  # rounded as torch rounds it
     missing = [(0, 0)] * (len(node.shape) - len(widths))
-    return cut_or_padded(call, node, missing + widths, mode=mode, value=0.0 if value is None else float(value))
+    return cut_or_padded(call, node, missing + widths, mode=mode, value=float(value))
 
 
 def cut_or_padded(call: Call, node: Node, widths: Sequence[tuple[int, int]], *, mode: str, value: float) -> Node:

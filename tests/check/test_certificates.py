@@ -100,7 +100,7 @@ def test_every_point_of_the_ball_is_rounded_to_float32_first(eps: float) -> None
     with np.errstate(all="ignore"):
         known = propagate(graph, evidenced, eps, run=True)
         with pytest.raises(InvalidInput, match="rule"):
-            propagate(graph, arrays(evidence(toy, x, eps, rng).arrays), eps, single=True)
+            propagate(graph, arrays(evidence(toy, x, eps, rng).arrays), eps, run=True)
     points = (x + rng.normal(size=(50, x.size)) * eps / 10 / np.sqrt(x.size)).astype(np.float32)
     assert np.linalg.norm(points - x, axis=1).min() > eps
     for k, cut in known.cuts.items():

@@ -27,6 +27,16 @@ def test_inspect_shows_what_was_made_of_a_file(run: Run, model: Path) -> None:
     assert max(map(len, result.out.splitlines())) <= 80
 
 
+def test_inspect_lists_the_casts(run: Run, tmp_path: Path) -> None:
+    text = """<ir_version: 8, opset_import: ["" : 17]>
+    g (double[N, 4] x) => (float[N, 4] y) { a = Relu(x) [narrowed] b = Cast<to=1>(a) y = Relu(b) }"""
+    onnx.save(onnx.parser.parse_model(text), tmp_path / "mixed.onnx")
+    result = run("inspect", tmp_path / "mixed.onnx")
+    assert result.code == 0
+    assert ["cast", "narrowed", "into", "float32"] in [line.split() for line in result.out.splitlines()]
+    assert "float64, any batch size" in result.out
+
+
 def test_inspect_refuses_in_one_line(run: Run, tmp_path: Path) -> None:
     (tmp_path / "noise.onnx").write_bytes(bytes(range(256)))
     result = run("inspect", tmp_path / "noise.onnx")

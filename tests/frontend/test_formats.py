@@ -146,6 +146,13 @@ def test_a_number_is_rounded_as_torch_rounds_it() -> None:
     assert scales == [float(torch.tensor(0.1)), 0.1]
 
 
+@pytest.mark.parametrize("dtype", [SINGLE, DOUBLE])
+def test_padding_is_rounded_as_torch_rounds_it(dtype: torch.dtype) -> None:
+    network = llcert.from_torch(Lambda(lambda x: F.pad(x, (1, 1), value=0.1)), torch.zeros(1, 4, dtype=dtype))
+    (pad,) = network.operators()
+    assert pad.op.value == float(torch.tensor(0.1, dtype=dtype))  # type: ignore[attr-defined]
+
+
 def test_half_precision_is_refused_in_torch() -> None:
     for function in (lambda x: x.half().float(), lambda x: x.to(torch.bfloat16).float(), lambda x: x.long().float()):
         with pytest.raises(UnsupportedModel, match=r"casts a value of the image to (float16|bfloat16|int64)"):
