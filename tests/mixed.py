@@ -9,14 +9,17 @@ import torch
 from torch import Tensor
 
 from llcert.ir import Input, LinearOp, Network, Node, apply, topological
+from llcert.ops import Divide
 from llcert.ops.cast import cast
 
 FORMATS = (torch.float32, torch.float64)
 
 
 def mixed(network: Network, seed: int) -> Network:
-    """The same network with every value, the image too, in a format that the seed decides; parameters in that format,
-    so that a runtime can hold them."""
+    """The network with every value, the image too, in a format that the seed decides, and some divided by three.
+
+    Parameters are in the format of their value, so that a runtime can hold them.
+    """
     choices = random.Random(seed)
     new: dict[Node, Node] = {}
     for node in topological(network.output):
@@ -24,7 +27,8 @@ def mixed(network: Network, seed: int) -> Network:
         if isinstance(node.op, Input):
             new[node] = apply(Input(node.shape, dtype))
         else:
-            new[node] = apply(node.op.to("cpu", dtype), *(cast(new[i], dtype) for i in node.inputs))
+            value = apply(node.op.to("cpu", dtype), *(cast(new[i], dtype) for i in node.inputs))
+            new[node] = apply(Divide(torch.tensor(3.0)), value) if choices.random() < 0.2 else value
     return Network(cast(new[network.output], choices.choice(FORMATS)))
 
 

@@ -129,9 +129,9 @@ def read_torch_relu(call: Call) -> Node:
 def read_clip(call: Call) -> Node:
     node = call.node(0)
     low, high = _bound(call, "min", 1), _bound(call, "max", 2)
-    if low is not None and bool(low <= torch.finfo(low.dtype).min):
+    if low is not None and bool(low <= torch.finfo(node.dtype).min):
         low = None
-    if high is not None and bool(high >= torch.finfo(high.dtype).max):
+    if high is not None and bool(high >= torch.finfo(node.dtype).max):
         high = None
     return apply(Clamp(low, high), node) if low is not None or high is not None else node
 

@@ -181,3 +181,14 @@ def test_a_saved_program_is_not_believed_about_its_formats(tmp_path: Path) -> No
             lies.writestr(name, content)
     with pytest.raises(UnsupportedModel, match=r"relu.*is float64 by the graph, and float32 as torch computes it"):
         load_pt2(tmp_path / "lies.pt2")
+
+
+def test_a_bound_that_float32_cannot_pass_binds_in_float64(tmp_path: Path) -> None:
+    """Old opsets clip at the largest float32 number where a file names no bound."""
+    for image, expected in (("float[N,4] x", "Clamp:32"), ("double[N,4] x", "Clamp:64 Cast:32")):
+        body = "y = Clip<min=0.0>(x)" if image.startswith("float") else "c = Clip<min=0.0>(x) y = Cast<to=1>(c)"
+        network = imported(tmp_path, body, image=image, opset=7)
+        assert formats(network) == expected
+        clip = next(network.operators()).op
+        highs = [float(t) for name, t in clip.tensors().items() if name == "high"]
+        assert highs == ([] if image.startswith("float") else [torch.finfo(SINGLE).max])
