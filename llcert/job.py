@@ -8,7 +8,7 @@ import importlib.metadata
 import platform
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, fields, replace
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -58,15 +58,20 @@ _UNTOUCHED = "pixels enter the model as they are; any normalisation is inside it
 
 @dataclass(frozen=True)
 class Job:
-    """A certification ready to run. indices: of the chosen images. identity: what a resumed run must agree with."""
+    """A certification ready to run. indices: of the chosen images. settled: all of `identity` but the data."""
 
     certifier: Certifier
     dataset: Dataset
     indices: Sequence[int]
     batch_size: int
     subject: Subject
-    identity: dict[str, Any]
+    settled: dict[str, Any]
     self_check: bool = True
+
+    @cached_property
+    def identity(self) -> dict[str, Any]:
+        """What a resumed run must agree with, in the order in which differences are told; reads all chosen images."""
+        return {**self.settled, "data_sha256": self.dataset.sha256(self.indices)}
 
     @property
     def batches(self) -> int:
@@ -170,8 +175,8 @@ def prepare(
         claim=settings.claim,
         left_out=len(chosen) - len(indices),
     )
-    identity = _identity(question, settings, subject, dataset, indices)
-    return Job(certifier, dataset, indices, batch_size, subject, identity, self_check)
+    settled = _settled(question, settings, subject, dataset)
+    return Job(certifier, dataset, indices, batch_size, subject, settled, self_check)
 
 
 def with_metadata(question: Question, network: Network) -> Question:
@@ -369,10 +374,8 @@ def _warnings(dataset: Dataset, network: Network) -> tuple[str, ...]:
     return tuple(found)
 
 
-def _identity(
-    question: Question, settings: Settings, subject: Subject, dataset: Dataset, indices: Sequence[int]
-) -> dict[str, Any]:
-    """What must be the same for a run to be continued, in the order in which differences are told."""
+def _settled(question: Question, settings: Settings, subject: Subject, dataset: Dataset) -> dict[str, Any]:
+    """What must be the same for a run to be continued, but the data themselves."""
     return {
         "eps": None if isinstance(settings.eps, Radii) else settings.eps,
         "radii_sha256": _radii_sha256(settings.eps),
@@ -404,21 +407,12 @@ def _identity(
         "dtype": subject.dtype,
         "model_sha256": subject.model_sha256,
         "weights_sha256": subject.weights_sha256,
-        "data_sha256": _data_sha256(dataset, indices),
     }
 
 
 def _radii_sha256(eps: Eps) -> str | None:
     """Of the radii as they were written; None for one that all images share."""
     return hashlib.sha256("\n".join(eps.texts).encode()).hexdigest() if isinstance(eps, Radii) else None
-
-
-def _data_sha256(dataset: Dataset, indices: Sequence[int]) -> str:
-    """Of the labels and of a few images: tells data sets apart without decoding all of one."""
-    digest = hashlib.sha256(dataset.labels.tobytes())
-    for batch in dataset.batches(indices[:: max(1, len(indices) // CHECKED_IMAGES)], CHECKED_IMAGES):
-        digest.update(batch.images.numpy().tobytes())
-    return digest.hexdigest()
 
 
 def fingerprint(network: Network) -> str:

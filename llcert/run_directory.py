@@ -66,6 +66,7 @@ class RunDirectory:
             raise
 
     def _new(self, question: Question, identity: Mapping[str, Any]) -> tuple[BatchResult, ...]:
+        clear_ahead(self.path / AHEAD)
         content = {"format": FORMAT, "question": question.to_json(), "identity": dict(identity)}
         write_atomically(self.path / RUN, dump(content, indent=2))
         return ()
@@ -168,11 +169,11 @@ def open_directory(path: Path, *, resume: bool, overwrite: bool) -> RunDirectory
     if stored is None and any((path / name).stat().st_size for name in ours):
         raise InvalidInput(f"--out {path}: holds {', '.join(ours)} that no llcert run wrote; choose another folder")
     if overwrite:
-        for name in ours:
-            (path / name).unlink()
-            _part(path / name).unlink(missing_ok=True)
         if stored is not None:
             clear_ahead(path / AHEAD)
+        for name in FILES:  # run.json is the last: it is what makes the others ours
+            part_of(path / name).unlink(missing_ok=True)
+            (path / name).unlink(missing_ok=True)
         return RunDirectory(path)
     return RunDirectory(path, stored)
 
@@ -273,7 +274,7 @@ def write_atomically(path: Path, text: str) -> None:
     if path.is_symlink() or (path.exists() and not path.is_file()):
         path.write_text(text, encoding="utf-8")
         return
-    part = _part(path)
+    part = part_of(path)
     try:
         with part.open("wb") as file:
             file.write(text.encode())
@@ -285,7 +286,8 @@ def write_atomically(path: Path, text: str) -> None:
         raise
 
 
-def _part(path: Path) -> Path:
+def part_of(path: Path) -> Path:
+    """Where a file is written before it gets its name."""
     return path.with_name(f".{path.name}.part")
 
 

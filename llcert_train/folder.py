@@ -18,7 +18,7 @@ import torch
 from llcert.data.reading import reading
 from llcert.errors import InvalidInput
 from llcert.run_directory import FILES as CERTIFY_FILES
-from llcert.run_directory import dump, lock, write_atomically
+from llcert.run_directory import dump, lock, part_of, write_atomically
 from llcert_train.metrics import Epoch, read
 from llcert_train.settings import Recipe
 
@@ -35,7 +35,7 @@ CHANGEABLE = ("rate", "final_rate", "clip_gradient", "checkpoint", "evaluate")
 """Fields of the recipe that a run may go on with another value of."""
 
 _LOCK = ".lock"
-FILES = (CARD, MODEL, CHECKPOINT, METRICS, RUN)
+FILES = (CARD, MODEL, CHECKPOINT, METRICS)
 _OTHERS = re.compile(r"checkpoint\.[0-9]+\.pt")
 
 
@@ -84,7 +84,7 @@ class TrainingFolder:
         self._lock_folder()
         try:
             if self.replaces:
-                _remove(self.path)
+                _clear(self.path)
             if self.stored is None or dict(self.stored.recipe) != dict(recipe):
                 content = {"format": FORMAT, "task": dict(task), "recipe": dict(recipe), "identity": dict(identity)}
                 self._write(RUN, dump(content, indent=2))
@@ -135,7 +135,7 @@ class TrainingFolder:
 
     def save(self, state: Mapping[str, Any]) -> None:
         """Replaces the checkpoint, at once or not at all. Raises InvalidInput where it cannot be written."""
-        path, part = self._checkpoint, self._checkpoint.with_name(f".{self._checkpoint.name}.part")
+        path, part = self._checkpoint, part_of(self._checkpoint)
         try:
             with part.open("wb") as file:
                 torch.save(dict(state), file)
@@ -221,7 +221,7 @@ def open_folder(path: Path, *, resume: bool, overwrite: bool, rank: int = 0) -> 
         raise InvalidInput("--resume and --overwrite exclude each other")
     if path.exists() and not path.is_dir():
         raise InvalidInput(f"--out {path}: not a folder")
-    if not path.exists() or all(inside.name == _LOCK for inside in path.iterdir()):
+    if not path.exists() or {inside.name for inside in path.iterdir()} <= {_LOCK, part_of(path / RUN).name}:
         return TrainingFolder(path, rank=rank)
     ours = (path / RUN).exists()
     if not (resume or overwrite):
@@ -233,14 +233,14 @@ def open_folder(path: Path, *, resume: bool, overwrite: bool, rank: int = 0) -> 
     return TrainingFolder(path, stored, rank)
 
 
-def _remove(path: Path) -> None:
-    """Deletes what a training run leaves in a folder, and nothing else."""
+def _clear(path: Path) -> None:
+    """Deletes what a training run leaves in a folder, and nothing else, but for run.json, which a new one replaces: it
+    is what makes the folder ours."""
     others = [other.name for other in path.iterdir() if _OTHERS.fullmatch(other.name)]
-    for name in CERTIFY_FILES:
-        (path / CERTIFY / name).unlink(missing_ok=True)
-    for name in (*others, *FILES):  # run.json is the last: it is what makes the folder ours
-        (path / name).unlink(missing_ok=True)
-        (path / f".{name}.part").unlink(missing_ok=True)
+    for folder, names in ((path / CERTIFY, CERTIFY_FILES), (path, (*others, *FILES))):
+        for name in names:
+            part_of(folder / name).unlink(missing_ok=True)
+            (folder / name).unlink(missing_ok=True)
 
 
 def _stored(path: Path) -> Stored:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -35,8 +36,11 @@ class Proofs:
             raise InvalidInput("--proof cannot say --clip-input: a certificate speaks of the whole ball")
         return Proofs(open_folder(path, resume=resume, overwrite=overwrite))
 
-    def begin(self, subject: Subject) -> None:
-        """Writes the network, and a certificate without images, or with those of the run that goes on."""
+    def begin(self, subject: Subject, data_sha256: str) -> None:
+        """Writes the network, and a certificate without images, or with those of the run that goes on.
+
+        data_sha256: of the images and labels.
+        """
         canonical = self.recorder.canonical
         assert canonical is not None, "the prover was not asked to leave room"
         about = {
@@ -46,11 +50,25 @@ class Proofs:
                 "sha256": subject.model_sha256,
                 "weights_sha256": subject.weights_sha256,
             },
-            "source": {"data": subject.data, "split": subject.split, "selection": subject.selection},
+            "source": {
+                "data": subject.data,
+                "split": subject.split,
+                "selection": subject.selection,
+                "sha256": data_sha256,
+            },
         }
         semantics = Semantics.FLOAT32 if self.recorder.single else Semantics.REAL
         eps = subject.eps if isinstance(subject.eps, Radii) else subject.eps_text
         self.folder.begin(canonical, eps=eps, semantics=semantics.value, about=about, claim=subject.claim)
+
+    def require(self, results: Iterable[BatchResult]) -> None:
+        """Raises InvalidInput where what backs a certificate of an earlier run is not in the folder."""
+        for sample in (s for result in results for s in result.samples if s.verdict is Verdict.CERTIFIED):
+            if not self.folder.holds(sample.index):
+                raise InvalidInput(
+                    f"--proof {self.folder.path}: does not hold image {sample.index}, which the run in --out has "
+                    "certified already; start both again with --overwrite"
+                )
 
     def add(self, result: BatchResult) -> None:
         """Writes what backs the certificates of a batch."""

@@ -86,7 +86,7 @@ def run(
         Path(model), question, stderr(), self_check=self_check, dataset=dataset, witness=witness, shared=shared
     )
     if proofs is not None:
-        proofs.begin(job.subject)
+        proofs.begin(job.subject, job.identity["data_sha256"])
     tally = Tally(job.subject)
     try:
         with reproducible(job, outputs.out or Path()):
@@ -118,6 +118,8 @@ def _work(
 ) -> bool:
     """Adds the results of all batches to the tally and to the folder; False if the user interrupted."""
     done = directory.begin(question, job.identity) if directory else ()
+    if proofs is not None:
+        proofs.require(done)
     for result in done:
         tally.add(result)
     try:

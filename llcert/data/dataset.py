@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import math
 import re
 from collections.abc import Iterator, Sequence
@@ -19,6 +20,9 @@ from llcert.errors import InvalidInput
 Pixels = npt.NDArray[Any]
 Labels = npt.NDArray[np.int64]
 
+_AT_ONCE = 256
+"""Images that are looked at together where all of a data set are."""
+
 
 class ImageSource(Protocol):
     """Images that may be decoded only when they are asked for."""
@@ -32,6 +36,9 @@ class ImageSource(Protocol):
         """Lowest and highest value the images hold, or may hold where not all are looked at, as those not decoded."""
 
     def __len__(self) -> int: ...
+
+    def stored(self, indices: Sequence[int]) -> Iterator[bytes]:
+        """What these images are made of, in order, as it is kept: equal only for equal images."""
 
     def read(self, indices: Sequence[int]) -> Pixels:
         """Images `[len(indices), *shape]`: float32 where that holds all of the source exactly, else float64.
@@ -62,9 +69,19 @@ class ArrayImages:
     def __len__(self) -> int:
         return len(self.values)
 
+    def stored(self, indices: Sequence[int]) -> Iterator[bytes]:
+        yield repr((self.values.dtype.str, self.scale)).encode()
+        for part in _parts(indices):
+            yield self.values[np.asarray(part, dtype=np.int64)].tobytes()
+
     def read(self, indices: Sequence[int]) -> Pixels:
         chosen = self.values[np.asarray(indices, dtype=np.int64)]
         return chosen if self.scale == 1 else levels(chosen, self.scale)
+
+
+def _parts(indices: Sequence[int]) -> Iterator[Sequence[int]]:
+    for start in range(0, len(indices), _AT_ONCE):
+        yield indices[start : start + _AT_ONCE]
 
 
 def levels(values: Pixels, scale: float) -> Pixels:
@@ -101,8 +118,15 @@ class Subset:
     def __len__(self) -> int:
         return len(self.positions)
 
+    def stored(self, indices: Sequence[int]) -> Iterator[bytes]:
+        return self.source.stored(self._within(indices))
+
     def read(self, indices: Sequence[int]) -> Pixels:
-        return self.source.read(self.positions[np.asarray(indices, dtype=np.int64)].tolist())
+        return self.source.read(self._within(indices))
+
+    def _within(self, indices: Sequence[int]) -> list[int]:
+        found: list[int] = self.positions[np.asarray(indices, dtype=np.int64)].tolist()
+        return found
 
 
 @dataclass(frozen=True, eq=False)
@@ -164,6 +188,15 @@ class Dataset:
     def reshape(self, image_shape: tuple[int, ...]) -> Dataset:
         """The same data set with its images read in another shape of as many values; InvalidInput if it cannot be."""
         return dataclasses.replace(self, image_shape=image_shape)
+
+    def sha256(self, indices: Sequence[int]) -> str:
+        """Of these images and their labels, all of them, none decoded. Raises InvalidInput where one cannot be read."""
+        digest = hashlib.sha256(repr((self.image_shape, len(indices))).encode())
+        digest.update(self.labels[np.asarray(indices, dtype=np.int64)].tobytes())
+        for part in self.images.stored(indices):
+            digest.update(len(part).to_bytes(8, "little"))
+            digest.update(part)
+        return digest.hexdigest()
 
     def batches(self, indices: Sequence[int], batch_size: int) -> Iterator[Batch]:
         """Batches of at most `batch_size` images in the order of `indices`; images are decoded as they are needed."""

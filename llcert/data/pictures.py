@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import warnings
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
@@ -104,6 +104,10 @@ class EncodedImages:
 
     def __len__(self) -> int:
         return len(self.names)
+
+    def stored(self, indices: Sequence[int]) -> Iterator[bytes]:
+        for index in indices:
+            yield from self.fetch([self.names[index]])
 
     def read(self, indices: Sequence[int]) -> Pixels:
         names = [self.names[index] for index in indices]

@@ -19,9 +19,10 @@ from llcert.certify import FIRST, Claim, Never, Radii
 from llcert.errors import InvalidInput
 from llcert.evidence.canonical import Canonical
 from llcert.evidence.recorder import Evidence
-from llcert.run_directory import dump, write_atomically
+from llcert.run_directory import dump, part_of, write_atomically
 
 CERTIFICATE, GRAPH, MODEL, IMAGES = "certificate.json", "graph.json", "model.npz", "images"
+_IMAGE = re.compile(r"[0-9]+\.npz")
 _PLAIN = re.compile(r"([0-9]{1,40}\.?[0-9]{0,40}|\.[0-9]{1,40})([eE][+-]?[0-9]{1,2})?|[0-9]{1,40}/0*[1-9][0-9]{0,39}")
 
 
@@ -60,26 +61,32 @@ class Folder:
         common = None if isinstance(eps, Radii) else exact(eps)
         self._head = {"format": 1, "claim": claim.to_json(), "eps": common, "semantics": semantics, **about}
         graph, model = dump(canonical.graph()).encode(), packed(canonical.arrays)
-        hashes = {GRAPH: _sha256(graph), MODEL: _sha256(model)}
+        network = {GRAPH: graph, MODEL: model}
+        hashes = {name: _sha256(content) for name, content in network.items()}
         if self.stored is not None:
             self._continue(self.stored, hashes)
-        else:
-            (self.path / IMAGES).mkdir(parents=True, exist_ok=True)
-            (self.path / GRAPH).write_bytes(graph)
-            (self.path / MODEL).write_bytes(model)
-        self._hashes |= hashes
-        self.commit()
+        (self.path / IMAGES).mkdir(parents=True, exist_ok=True)
+        self.commit()  # the folder is ours from here on, whatever ends this process
+        if not hashes.items() <= self._hashes.items():
+            for name, content in network.items():
+                (self.path / name).write_bytes(content)
+            self._hashes |= hashes
+            self.commit()
 
     def _continue(self, stored: Mapping[str, Any], hashes: Mapping[str, str]) -> None:
         for name in ("claim", "eps", "semantics", "model", "source"):
             if stored.get(name) != json.loads(json.dumps(self._head[name])):
                 raise InvalidInput(f"--proof {self.path}: holds another {name}; use --overwrite or another folder")
-        if any(stored["files"].get(name) != value for name, value in hashes.items()):
+        if any(stored["files"].get(name, value) != value for name, value in hashes.items()):
             raise InvalidInput(f"--proof {self.path}: holds another network; use --overwrite or another folder")
         self._hashes = dict(stored["files"])
         self._images = {entry["index"]: entry for entry in stored["images"]}
         if any(entry.get("eps") != self._eps(index).get("eps") for index, entry in self._images.items()):
             raise InvalidInput(f"--proof {self.path}: holds other radii; use --overwrite or another folder")
+
+    def holds(self, index: int) -> bool:
+        """Whether there is evidence for an image."""
+        return index in self._images
 
     def add(self, index: int, evidence: Evidence) -> None:
         """Writes the file of an image; it counts from the next `commit` on. What an earlier run wrote stays."""
@@ -115,13 +122,34 @@ def open_folder(path: Path, *, resume: bool, overwrite: bool) -> Folder:
         return Folder(path)
     if not (resume or overwrite):
         raise InvalidInput(f"--proof {path}: is not empty; --overwrite replaces a certificate")
-    if not (path / CERTIFICATE).is_file():
+    begun = (path / CERTIFICATE).is_file()
+    if not begun and not _debris(path):
         raise InvalidInput(f"--proof {path}: holds no certificate of llcert, but other files; choose another folder")
     if resume:
-        return Folder(path, _stored(path / CERTIFICATE))
-    for file in (path / CERTIFICATE, path / GRAPH, path / MODEL, *(path / IMAGES).glob("*.npz")):
-        file.unlink(missing_ok=True)
+        stored = _stored(path / CERTIFICATE) if begun else None
+        return Folder(path, stored if stored and stored["files"] else None)
+    _clear(path)
     return Folder(path)
+
+
+def _clear(path: Path) -> None:
+    """Deletes a certificate: from the first moment it lists nothing, up to the last the folder is seen to be ours."""
+    write_atomically(path / CERTIFICATE, dump({"format": 1, "files": {}, "images": []}))
+    images = [image for image in _within(path / IMAGES) if _IMAGE.fullmatch(image.name)]
+    for file in (*images, *(path / name for name in (GRAPH, MODEL, CERTIFICATE))):
+        file.unlink(missing_ok=True)
+
+
+def _within(folder: Path) -> list[Path]:
+    """What lies in a folder; nothing where it is a link to another."""
+    return [*folder.iterdir()] if folder.is_dir() and not folder.is_symlink() else []
+
+
+def _debris(path: Path) -> bool:
+    """Whether a folder without certificate.json holds nothing but what a certificate that was cut off may leave."""
+    known = {GRAPH, MODEL, IMAGES, part_of(path / CERTIFICATE).name}
+    images = all(_IMAGE.fullmatch(image.name) for image in _within(path / IMAGES))
+    return images and all(inside.name in known for inside in path.iterdir())
 
 
 def _stored(path: Path) -> Mapping[str, Any]:

@@ -119,6 +119,36 @@ def test_a_subset_of_values_outside_the_unit_range():
     assert subset(data, [1], "train").outside_unit_range
 
 
+def test_the_hash_is_of_every_chosen_image_and_label(write):
+    def of(values, labels, chosen=range(300), scale=1.0, shape=(2,)):
+        return Dataset("x", "test", ArrayImages(values, scale), labels, 3, shape).sha256(chosen)
+
+    values, labels = np.random.default_rng(0).random((400, 2), np.float32), np.arange(400) % 3
+    known = {of(values, labels)}
+    for place in (0, 7, 255, 256, 299):
+        moved, named = values.copy(), labels.copy()
+        moved[place, 1] = np.nextafter(moved[place, 1], 1)
+        named[place] = (named[place] + 1) % 3
+        known |= {of(moved, labels), of(values, named)}
+    known |= {of(values.astype(float), labels), of(values, labels, range(1, 301)), of(values, labels, range(299))}
+    known |= {of(values, labels, scale=2.0), of(values, labels, shape=(1, 2)), of(values, labels, (*range(299), 300))}
+    assert len(known) == 17
+    values[300:], labels[300:] = 0, 0
+    assert of(values, labels) in known
+    part = subset(Dataset("x", "test", ArrayImages(values), labels, 3, (2,)), np.arange(300), "train")
+    assert part.sha256(range(300)) in known
+
+
+def test_the_hash_of_pictures_is_of_their_files(write):
+    for number in range(3):
+        write.put(f"set/a/{number}.png", write.picture(np.full((2, 2), number, np.uint8)))
+    known = load_dataset(str(write.root / "set")).sha256(range(2))
+    write.put("set/a/2.png", write.picture(np.full((2, 2), 9, np.uint8)))
+    assert load_dataset(str(write.root / "set")).sha256(range(2)) == known
+    write.put("set/a/1.png", write.picture(np.full((2, 2), 9, np.uint8)))
+    assert load_dataset(str(write.root / "set")).sha256(range(2)) != known
+
+
 @pytest.mark.parametrize(
     ("positions", "message"),
     [

@@ -19,6 +19,7 @@ import pytest
 
 from llcert.check import check
 from llcert.cli import main
+from llcert.data import load_dataset
 from llcert.evidence.folder import packed
 
 MODELS = Path(__file__).parents[2] / "models"
@@ -58,7 +59,8 @@ def test_every_certified_image_is_there_and_accepted(model: str, proofs: dict[st
     assert reasons(proofs[model]) == []
     assert content["semantics"] == "float32"
     assert content["model"]["name"] == f"{model}.onnx"
-    assert content["source"] == {"data": "digits", "split": "test", "selection": "0:30"}
+    data = {"data": "digits", "split": "test", "selection": "0:30"}
+    assert content["source"] == {**data, "sha256": load_dataset("digits").sha256(range(30))}
 
 
 def copied(folder: Path, to: Path) -> Path:

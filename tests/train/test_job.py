@@ -590,7 +590,7 @@ def test_identity_changes_with_whatever_matters(tmp_path: Path) -> None:
         assert {k for k in base if other[k] != base[k]} == {name} or name == "test_data"
         assert other[name] != base[name]
     data_file(tmp_path / "d.npz", [2, 1, 0] * 10)
-    assert identity(Task(model))["labels_sha256"] != base["labels_sha256"]
+    assert identity(Task(model))["data_sha256"] != base["data_sha256"]
 
 
 def test_a_task_goes_through_json() -> None:
