@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
-from functools import partial
 
 import torch
 from torch import Tensor
@@ -84,17 +83,14 @@ class Settings:
 
 @dataclass(frozen=True)
 class Certifier:
-    """Certifies batches of images for one network and one set of settings.
+    """Certifies batches of images for one network and one set of settings. program: the network, lowered."""
 
-    exact: makes the same network in float64.
-    """
-
+    network: Network
     program: Program
     settings: Settings
     bound: GlobalBound
     stages: tuple[Stage, ...]
     local: Local
-    exact: Callable[[], Program]
     search: RadiusSearch | None = None
     room: Room = field(default_factory=lambda: Room(torch.device("cpu")))
 
@@ -136,8 +132,7 @@ class Certifier:
         if settings.radius is not None:
             search = RadiusSearch(local, provers.get(settings.assurance), settings.radius)
         room = Room(program.device, Footprint.of(program, proved=bool(provers)).bytes, local.forget)
-        exact = partial(lower, network, device, torch.float64)
-        return Certifier(program, settings, bound, stages, local, exact, search, room)
+        return Certifier(network, program, settings, bound, stages, local, search, room)
 
     def __call__(self, images: Tensor, labels: Tensor, indices: Tensor, *, self_check: bool = False) -> BatchResult:
         """The verdicts on one batch, if asked with the self-check; in parts where the whole does not fit into memory.
@@ -173,13 +168,13 @@ class Certifier:
         return result
 
     def _check(self, images: Tensor, labels: Tensor, indices: Tensor, result: BatchResult) -> None:
-        check, exact = SelfCheck(), self.exact()
+        check = SelfCheck()
         proved = self.settings.assurance is not Assurance.ESTIMATE
         deployed = proved and self.settings.semantics is Semantics.FLOAT32
 
         def compute(part: Tensor) -> None:
             some = replace(result, samples=tuple(result.samples[i] for i in part.tolist()))
-            check(self.local, exact, images[part], labels[part], indices[part], some, deployed=deployed)
+            check(self.local, self.network, images[part], labels[part], indices[part], some, deployed=deployed)
 
         self.room.parts("self-check", indices[: check.images], compute)
 

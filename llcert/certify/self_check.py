@@ -16,8 +16,8 @@ from llcert.certify.radii import radii_of
 from llcert.certify.stages import Local
 from llcert.certify.verdict import Verdict
 from llcert.errors import NumericalError
-from llcert.ir import Node
-from llcert.program import Program
+from llcert.ir import Network, Node, evaluate_as_run
+from llcert.program import Program, lower
 from llcert.region import Region, length, spread
 
 _REPORT = "this is a bug in llcert, please report the model"
@@ -45,7 +45,7 @@ class SelfCheck:
     def __call__(
         self,
         local: Local,
-        exact: Program,
+        network: Network,
         images: Tensor,
         labels: Tensor,
         indices: Tensor,
@@ -55,8 +55,9 @@ class SelfCheck:
     ) -> None:
         """Raises Contradiction where a certified image is broken, NumericalError where a bound is left.
 
-        exact: the same network in float64. deployed: whether certificates speak of the local program's format, too.
+        network: what the local program was lowered from. deployed: whether certificates speak of it as it is run, too.
         """
+        exact = lower(network, local.program.device, torch.float64)
         chosen = slice(0, self.images)
         images, labels, indices = images[chosen], labels[chosen], indices[chosen]
         certified = [s.verdict is Verdict.CERTIFIED for s in result.samples[chosen]]
@@ -66,13 +67,13 @@ class SelfCheck:
         values = [_values(exact, p) for p in points]
         rounded = [_values(local.program, p) for p in points]
         noise = _noise(values, rounded)
-        for at, there, here in zip(points, values, rounded, strict=True):
+        for at, there in zip(points, values, strict=True):
             for trace in traces:
                 self._inside(exact, local.program, trace, there, noise)
             self._still(exact, traces[0], centre, there, radii)
-            speaking = ((exact, there), (local.program, here)) if deployed else ((exact, there),)
-            for program, found in speaking:
-                holds = local.claim.holds(found[program.output][1], labels, program.classes)
+            speaking = [there[exact.output][1], *([evaluate_as_run(network.output, at)] if deployed else [])]
+            for logits in speaking:
+                holds = local.claim.holds(logits, labels, exact.classes)
                 for i in torch.nonzero(~holds)[:, 0].tolist():
                     if certified[i]:
                         raise Contradiction(int(indices[i]), int(labels[i]), images[i], at[i])

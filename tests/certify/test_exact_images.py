@@ -21,7 +21,7 @@ from llcert.report import Report
 def above(threshold: float, dtype: torch.dtype) -> Network:
     """Of two classes, the first where the pixel is above the threshold."""
     weight, bias = torch.tensor([[1.0], [0.0]], dtype=dtype), torch.tensor([-threshold, 0.0], dtype=dtype)
-    return Network(apply(Linear(weight, bias), apply(Input((1,)))))
+    return Network(apply(Linear(weight, bias), apply(Input((1,), dtype))))
 
 
 def asked(network: Network, data: object, eps: str, **question: object) -> Report:
