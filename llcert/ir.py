@@ -45,6 +45,21 @@ class Op(ABC):
             raise TypeError(f"{self.label} of values in {', '.join(map(format_name, dtypes)) or 'no format'}")
         return dtypes[0]
 
+    @property
+    def roundings(self) -> int | None:
+        """How often an evaluation rounds at most, in any format, on any runtime. None: not stated, and nothing proved.
+
+        Of a linear map or a join: each product `a_ij x_j`, relative to itself, and the offset, relative to
+        `offset_size`, before all of them are added up in any order; 0 where coefficients are 1 and -1. Of an
+        activation: its result; 0 where it selects one of its inputs or a constant.
+        """
+        return None
+
+    @property
+    def unstated(self) -> tuple[str, ...]:
+        """The names of what a proof needs to know of the operator and its author has not stated."""
+        return ("roundings",) if self.roundings is None else ()
+
     def tensors(self) -> dict[str, Tensor]:
         """The parameters by field name."""
         values = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}  # type: ignore[arg-type]
@@ -73,12 +88,19 @@ class Input(Op):
 class LinearOp(Op):
     """An affine map of one value, `A x + b`.
 
-    A concrete operator writes `linear` (without `b`), `transformed` and, where it has one, `offset`; box rule, row
-    norms and adjoint follow. Overridden adjoints are tested against the derived one.
+    A concrete operator writes `linear` (without `b`), `transformed`, `roundings` and, where it has one, `offset`; box
+    rule, row norms and adjoint follow. Overridden adjoints are tested against the derived one.
     """
 
-    moves: bool = False
-    """Whether every row and every column of A has at most one entry: nothing is ever added up."""
+    @property
+    def copies(self) -> bool:
+        """Whether every output is one of the inputs, or a constant, as it is: nothing is computed, nothing rounds."""
+        return False
+
+    @property
+    def moves(self) -> bool:
+        """Whether every row and every column of A has at most one entry: nothing is ever added up."""
+        return False
 
     @abstractmethod
     def linear(self, x: Tensor) -> Tensor:
@@ -86,9 +108,9 @@ class LinearOp(Op):
 
     @abstractmethod
     def transformed(self, entrywise: Callable[[Tensor], Tensor]) -> LinearOp:
-        """The map whose matrix is `entrywise(A)`, without offset; `entrywise(0) = 0` (absolute value, square).
+        """The map whose matrix is `entrywise(A)`, without offset; `entrywise(0) = 0`, as of the absolute value.
 
-        Operators that only move values need `entrywise(1) = 1` as well.
+        Coefficients that are 1 because values are copied change as well: `number` is for them.
         """
 
     @property
@@ -96,8 +118,15 @@ class LinearOp(Op):
         """`b`, broadcastable to the output shape; None for zero."""
         return None
 
+    def paths(self, x: Tensor) -> Tensor:
+        """`P x`, P one where A has a coefficient other than zero; x: float64, `[batch, *input shape]`."""
+        return self.transformed(nonzero).linear(x)
+
     def offset_size(self, like: Tensor) -> Tensor:
-        """At least `|b|` and all that an evaluation adds up to get it, `[1, *shape]`; like: an input."""
+        """At least `|b|` and all that an evaluation adds up to get it, `[1, *shape]`; like: an input.
+
+        `|b|` itself is right where the offset is stored and added as it is.
+        """
         return self(like.new_zeros(1, *like.shape[1:])).abs()
 
     def __call__(self, *values: Tensor) -> Tensor:
@@ -129,8 +158,30 @@ class LinearOp(Op):
         return DOUBLE.bound(value, 4) if value < math.inf else math.inf
 
 
+def nonzero(coefficients: Tensor) -> Tensor:
+    """One where a coefficient is not zero, in float64: an entrywise change that counts."""
+    return (coefficients != 0).to(torch.float64)
+
+
+def number(entrywise: Callable[[Tensor], Tensor], value: float) -> float:
+    """An entrywise change of one coefficient."""
+    return float(entrywise(torch.tensor(value, dtype=torch.float64)))
+
+
+def stated(op: Op) -> int:
+    """The roundings that an operator's author states; raises UnsupportedModel where there is no such statement."""
+    if op.roundings is None:
+        raise UnsupportedModel(f"{op.label}: its roundings are not stated, so nothing can be proved of it")
+    return op.roundings
+
+
 class Join(Op):
-    """A linear map of several values in which every value enters with coefficient one."""
+    """A linear map of several values: every entry of each enters one output, with coefficient one."""
+
+    @property
+    def copies(self) -> bool:
+        """Whether every output is one entry of one of the values: they stand side by side, and nothing rounds."""
+        return False
 
     @abstractmethod
     def adjoints(self, y: Tensor, shapes: Sequence[Shape]) -> tuple[Tensor, ...]:
@@ -138,22 +189,54 @@ class Join(Op):
 
 
 class Activation(Op):
-    """A nonlinearity of one value. The defaults are right for non-decreasing, nonexpansive, elementwise functions."""
+    """A nonlinearity of one value. What it does not state has a default that is right for every function, or none."""
 
-    roundings: int = 16
-    """How many roundings, relative to the result, its evaluation takes at most; 0 where it only selects values."""
+    @property
+    def relative(self) -> bool | None:
+        """What its roundings are relative to: the result, so that a zero is exact (True); the result or one, whichever
+        is larger (False). None: not stated."""
+        return None
 
-    relative: bool = True
-    """Whether small results are as accurate, relatively, as large ones; else the roundings are relative to one."""
+    @property
+    def increasing(self) -> bool:
+        """Whether no output falls where inputs grow."""
+        return False
+
+    @property
+    def slope_roundings(self) -> int | None:
+        """How many roundings, relative to themselves, computed slopes and secants are below the true ones at most.
+
+        Those that are computed as 0 or 1 are not below at all. None: not stated.
+        """
+        return None
+
+    @property
+    def unstated(self) -> tuple[str, ...]:
+        bounded = self.increasing or type(self).box is not Activation.box
+        accurate = self.roundings == 0 or self.relative is not None
+        stated = {
+            "increasing or box": bounded,
+            "roundings": self.roundings is not None,
+            "relative": accurate,
+            "slope_roundings": self.slope_roundings is not None,
+        }
+        return tuple(name for name, is_stated in stated.items() if not is_stated)
 
     def box(self, lower: Tensor, upper: Tensor) -> tuple[Tensor, Tensor]:
-        """Outer bounds of the output over the box of the input."""
-        return self(lower), self(upper)
+        """Outer bounds of the output over the box of the input, as accurate as the function is.
+
+        Its values at both ends where it is increasing; else nothing is known until the operator says more.
+        """
+        if self.increasing:
+            return self(lower), self(upper)
+        unknown = torch.full_like(self(lower), torch.inf)
+        return -unknown, unknown
 
     def gaps(self, z: Region) -> tuple[Tensor, ...]:
         """Distances of each output from being constant over `z`, each `[batch, *output shape]`, pre-activation units.
 
         An output is constant as soon as one gap is <= 0 (eq. 3, 9); the sparsity loss (eq. 12) is their positive part.
+        None by default: every output may vary.
         """
         return ()
 
@@ -177,9 +260,16 @@ class Activation(Op):
         return self.slope(z)
 
     def summed(self, z: Region) -> Tensor | None:
-        """Sizes of what an evaluation adds up and takes off again to get each output, `[batch, *output shape]`.
+        """Sizes of what a deployed evaluation adds up and takes off again to get each output, `[batch, *output shape]`.
 
-        Zero where that is exact; None for a function that is computed as it is written here.
+        Zero where that is exact. None: `roundings` says all.
+        """
+        return None
+
+    def described(self, shape: Shape) -> tuple[str, dict[str, Tensor]] | None:
+        """What a certificate says of it (docs/certificate.md): a kind, and arrays by name, in row-major order.
+
+        shape: of its input. None: a certificate has no words for it.
         """
         return None
 

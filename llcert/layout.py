@@ -9,6 +9,11 @@ import torch
 from torch import Tensor
 
 
+def flat(values: Tensor, start: int = 1) -> Tensor:
+    """The entries behind the first `start` axes side by side, `[batch, entries]`, also of a value of one number."""
+    return values[..., None].flatten(start)
+
+
 class Layout(Protocol):
     """How the entries of rows `[batch, rows, *shape]` add up to bounds `[batch, bounds]`."""
 
@@ -29,7 +34,7 @@ class _PerRow:
     """One bound a row."""
 
     def total(self, entries: Tensor) -> Tensor:
-        return entries.flatten(2).sum(-1)
+        return flat(entries, 2).sum(-1)
 
     def spread(self, bounds: Tensor, like: Tensor) -> Tensor:
         return bounds.reshape(*bounds.shape, *[1] * (like.ndim - 2))
@@ -49,13 +54,13 @@ class Shared:
     count: int
 
     def total(self, entries: Tensor) -> Tensor:
-        flat = entries.flatten(1)
-        sums = flat.new_zeros(len(flat), self.count + 1)
-        return sums.index_add(1, self.owners.flatten(), flat)[:, : self.count]
+        rows = flat(entries)
+        sums = rows.new_zeros(len(rows), self.count + 1)
+        return sums.index_add(1, self.owners.flatten(), rows)[:, : self.count]
 
     def spread(self, bounds: Tensor, like: Tensor) -> Tensor:
         padded = torch.cat((bounds, bounds.new_zeros(len(bounds), 1)), 1)
         return padded[:, self.owners.flatten()].reshape(len(bounds), *self.owners.shape)
 
     def among(self, entries: Tensor) -> Layout:
-        return Shared(self.owners.flatten(1)[:, entries], self.count)
+        return Shared(flat(self.owners)[:, entries], self.count)

@@ -11,7 +11,20 @@ import torch
 from torch import Tensor
 
 from llcert.errors import UnsupportedModel
-from llcert.ir import Activation, Input, Join, LinearOp, Network, Node, Shape, apply, place, topological
+from llcert.ir import (
+    Activation,
+    Input,
+    Join,
+    LinearOp,
+    Network,
+    Node,
+    Shape,
+    apply,
+    nonzero,
+    place,
+    stated,
+    topological,
+)
 from llcert.ops import Clamp, Concat, Pad
 from llcert.rounding import DOUBLE
 
@@ -62,17 +75,17 @@ class Term:
 
     def paths(self, x: Tensor) -> Tensor:
         """`P x`, P the number of ways from each entry of the source to each output; x: `[batch, *source shape]`."""
-        return self._forward(x, _nonzero)
+        return self._forward(x, nonzero)
 
     def paths_back(self, y: Tensor) -> Tensor:
         """`P* y`, the adjoint of `paths`; y: `[batch, *output shape]`."""
-        return self._backward(y, _nonzero)
+        return self._backward(y, nonzero)
 
     @cached_property
     def roundings(self) -> int:
         """The n of `|fl(A x) - A x| <= gamma_n N |x|` in any order of summation; N is the matrix of `magnitude`.
 
-        A row with k entries is k products and sums, and 4 more for a factor that is computed itself (batch norm's).
+        A row with k entries takes k sums, one of them with the offset, and what its operator states of a product.
         """
         return sum(_roundings(n) for n in self.nodes)
 
@@ -133,10 +146,6 @@ class Term:
         return frozenset(self.nodes)
 
 
-def _nonzero(a: Tensor) -> Tensor:
-    return (a != 0).to(torch.float64)
-
-
 def _wide_magnitude(a: Tensor) -> Tensor:
     return a.abs().to("cpu", torch.float64)
 
@@ -144,20 +153,19 @@ def _wide_magnitude(a: Tensor) -> Tensor:
 def _roundings(node: Node) -> int:
     """How many roundings an entry of the node's value has behind it, counted from the node's inputs."""
     if not isinstance(node.op, LinearOp):
-        return len(node.inputs)
+        return len(node.inputs) + stated(node.op)
     one = torch.ones(1, *node.inputs[0].shape, dtype=torch.float64)
-    entries = node.op.to("cpu", torch.float64).transformed(_nonzero).linear(one)
-    return math.ceil(float(entries.max())) + 4
+    return math.ceil(float(node.op.to("cpu", torch.float64).paths(one).max())) + stated(node.op) + 1
 
 
 def _roundings_back(node: Node) -> int:
     """The same for the adjoint."""
     if not isinstance(node.op, LinearOp):
-        return len(node.inputs)
+        return len(node.inputs) + stated(node.op)
     shape = node.inputs[0].shape
     one = torch.ones(1, *node.shape, dtype=torch.float64)
-    entries = node.op.to("cpu", torch.float64).transformed(_nonzero).adjoint(one, shape)
-    return math.ceil(float(entries.max())) + 4
+    entries = node.op.to("cpu", torch.float64).transformed(nonzero).adjoint(one, shape)
+    return math.ceil(float(entries.max())) + stated(node.op) + 1
 
 
 @dataclass(frozen=True)

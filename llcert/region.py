@@ -9,6 +9,7 @@ from torch import Tensor
 
 from llcert import gradients
 from llcert.gradients import maximum, minimum
+from llcert.layout import flat
 
 
 @dataclass(frozen=True)
@@ -74,7 +75,7 @@ class Region:
         below = (values <= self.upper + slack * self.upper.abs() + allowance) | self.upper.isnan() | unknown
         reached = self.radius + length(allowance)
         near = (length(values - self.centre) <= reached) | ~torch.isfinite(reached)
-        return (above & below).flatten(1).all(1) & near
+        return flat(above & below).all(1) & near
 
 
 def spread(per_image: Tensor, like: Tensor) -> Tensor:
@@ -99,17 +100,17 @@ def length(x: Tensor, start: int = 1) -> Tensor:
     """
     if x.dtype != torch.float64 and x.ndim > start:
         return gradients.length(x, start)
-    flat = x.flatten(start)
-    if flat.numel() == 0:
-        return torch.linalg.vector_norm(flat, dim=-1)
+    entries = flat(x, start)
+    if entries.numel() == 0:
+        return torch.linalg.vector_norm(entries, dim=-1)
     if x.device.type == "cpu":
-        plain = torch.linalg.vector_norm(flat, dim=-1)
+        plain = torch.linalg.vector_norm(entries, dim=-1)
         least, largest = plain.detach().aminmax()
         if _MODERATE[0] < float(least) and float(largest) < _MODERATE[1]:
             return plain
-    exponent = torch.frexp(flat.detach().abs().amax(-1, keepdim=True)).exponent.clamp(-1000, 1000)
+    exponent = torch.frexp(entries.detach().abs().amax(-1, keepdim=True)).exponent.clamp(-1000, 1000)
     scale = torch.ldexp(torch.ones_like(exponent, dtype=x.dtype), -exponent)
-    return torch.linalg.vector_norm(flat * scale, dim=-1) / scale[..., 0]
+    return torch.linalg.vector_norm(entries * scale, dim=-1) / scale[..., 0]
 
 
 def ball(images: Tensor, eps: float | Tensor, *, clip: bool = False) -> Region:

@@ -19,7 +19,7 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from llcert.layout import PER_ROW, Layout
+from llcert.layout import PER_ROW, Layout, flat
 from llcert.rounding import Rounding
 
 
@@ -231,7 +231,7 @@ class Relaxation:
         lost = torch.where(lam > 0, 2 * rounding.tiny * radius, 0.0)
         count = entries[0].numel() + 64
         paid = rounding.gamma(count) * layout.total(entries) + rounding.gamma(16) * ball
-        widest = 1 + width.flatten(1).amax(1).square()[:, None]
+        widest = 1 + flat(width).amax(1).square()[:, None]
         return rounding.above(paid + lost, count) + 64 * count * rounding.tiny * widest
 
 
@@ -259,11 +259,11 @@ class _Minimum:
         """For the entries that take part for any of the images and rows."""
         (settled, own), zone = step.settled, step.zone
         inside = ((zone.lower <= zone.centre) & (zone.centre <= zone.upper))[:, None]
-        idle = (settled & inside & (slopes == own)).flatten(2).all(1).all(0)
+        idle = flat(settled & inside & (slopes == own), 2).all(1).all(0)
         if not bool(idle.any()):
             return _Minimum.every(step, rows, slopes, layout)
         part = torch.nonzero(~idle)[:, 0]
-        return _Minimum._over(step, rows, slopes, layout.among(part), layout, lambda x: x.flatten(2)[..., part])
+        return _Minimum._over(step, rows, slopes, layout.among(part), layout, lambda x: flat(x, 2)[..., part])
 
     @staticmethod
     def every(step: Relaxation, rows: Tensor, slopes: Tensor, layout: Layout = PER_ROW) -> _Minimum:

@@ -12,7 +12,7 @@ from torch import Tensor
 from llcert.bounds.dual import Backward, Choice, Chosen, Key
 from llcert.bounds.forward import Trace
 from llcert.ir import Node
-from llcert.layout import PER_ROW, Layout
+from llcert.layout import PER_ROW, Layout, flat
 from llcert.program import Program
 from llcert.relaxation import Relaxation
 
@@ -79,7 +79,7 @@ def enough_to_prove(program: Program, trace: Trace, share: float = 6e-3) -> Tens
 
     share: of the largest logit.
     """
-    return share * trace.hidden[program.output].region.centre.abs().flatten(1).amax(1, keepdim=True)
+    return share * flat(trace.hidden[program.output].region.centre.abs()).amax(1, keepdim=True)
 
 
 @dataclass

@@ -13,6 +13,7 @@ from llcert.bounds.dual import Backward, Tightest
 from llcert.bounds.forward import Trace
 from llcert.bounds.probe import Asking, Probe, probe
 from llcert.ir import Node
+from llcert.layout import flat
 from llcert.program import Program
 
 LARGEST = 2**21
@@ -93,7 +94,7 @@ def _sides(backward: Backward, trace: Trace, index: int, rows: Probe) -> tuple[T
         bent = ~steps[0].settled[0][:, 0]
     asked = rows.among(bent.any(0))
     if len(asked.rows) == 0:
-        unknown = torch.full_like(z.lower.flatten(1), torch.inf)
+        unknown = torch.full_like(flat(z.lower), torch.inf)
         return -unknown, unknown
     ones = asked.rows.to(z.lower)
     lower, negated = (_lower(backward, trace, index, sign * ones, asked) for sign in (1.0, -1.0))

@@ -16,7 +16,7 @@ from llcert.bounds.ascent import Ascent, enough_to_prove
 from llcert.bounds.dual import Backward, Choice, Chosen, Key, Tightest
 from llcert.bounds.forward import Trace
 from llcert.ir import Node
-from llcert.layout import Layout
+from llcert.layout import Layout, flat
 from llcert.relaxation import Relaxation
 
 Cuts = Mapping[Key, tuple[Tensor, Tensor]]
@@ -178,7 +178,7 @@ def _largest_losses(
     found: dict[Key, Tensor] = {}
 
     def policy(key: Key, step: Relaxation, arriving: Tensor, layout: Layout) -> Choice:
-        found[key] = step.losses(arriving, choices[key].slopes, choices[key].lam).flatten(1)
+        found[key] = flat(step.losses(arriving, choices[key].slopes, choices[key].lam))
         return choices[key]
 
     backward(trace, rows, policy)

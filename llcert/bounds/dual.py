@@ -19,7 +19,7 @@ from llcert.bounds.box import squares
 from llcert.bounds.forward import Trace
 from llcert.bounds.margin import largest_increase
 from llcert.ir import Node
-from llcert.layout import PER_ROW, Layout
+from llcert.layout import PER_ROW, Layout, flat
 from llcert.program import Block, Program, Term
 from llcert.region import length
 from llcert.relaxation import Relaxation
@@ -270,7 +270,7 @@ class Backward:
             fall = known.region.radius[:, None] * _length(rows, layout)
             fall = fall if lost is None else DOUBLE.above(fall, rows[0].numel() + 16)
         else:
-            fall = largest_increase(-rows.flatten(2), known, rounding=total.rounding)
+            fall = largest_increase(-flat(rows, 2), known, rounding=total.rounding)
         total.add(layout.total(products), lost)
         total.add(-fall)
 
@@ -340,7 +340,7 @@ def _turned(trace: Trace, block: Block, after: Tensor, before: Tensor, layout: L
         return None
     z, h = trace.before[block.node], trace.hidden[block.node].region
     ends = (z.lower, z.upper, h.lower, h.upper, z.centre)
-    largest = torch.stack([e.abs().flatten(1).amax(1) for e in ends]).amax(0)[:, None]
+    largest = torch.stack([flat(e.abs()).amax(1) for e in ends]).amax(0)[:, None]
     paid = DOUBLE.gamma(16) * 4 * largest * (layout.total(after.abs()) + layout.total(before.abs()))
     return DOUBLE.above(paid, after[0].numel() + before[0].numel())
 

@@ -13,9 +13,10 @@ from llcert.bounds.box import Hidden, box
 from llcert.bounds.forward import Rows, Trace, row_weights
 from llcert.bounds.join import reach
 from llcert.bounds.lipschitz import GlobalBound
-from llcert.bounds.roundoff import Passage, Roundoff, distance, flushed, largest, off
+from llcert.bounds.roundoff import Passage, Roundoff, distance, flushed, inexact, largest
 from llcert.bounds.unmasked import rounded_up, steepest
 from llcert.ir import Node
+from llcert.layout import flat
 from llcert.program import Block, Program, Term
 from llcert.region import Region, spread
 from llcert.rounding import DOUBLE, Rounding, downwards, upwards
@@ -28,12 +29,13 @@ class Frame:
 
     box: in place of the box of a block, from its sources. slack: boxes are wider by so much of the sizes that are added
     up, norms and radii larger by so much of themselves (norms by `n^2 u` more, n their smaller side). least: added to
-    what may be too small to have room.
+    what may be too small to have room. products: roundings of a product in the deployed format, at least.
     """
 
     box: Callable[[Block, Mapping[Node, Hidden]], Region]
     slack: float = 1e-9
     least: float = 1e-30
+    products: int = 7
 
     def larger(self, value: Tensor) -> Tensor:
         """A bound >= 0 with room above it; what is practically zero is left alone."""
@@ -105,7 +107,7 @@ def enclose(
         z, error = _box(block, sources, deployed, known, frame)
         if boxes and block.node in boxes:
             z = z.within(*boxes[block.node])
-        weights = rounded_up(row_weights(block, z, rows))
+        weights = rounded_up(block, row_weights(block, z, rows))
         if frame is not None:
             weights = torch.where(weights == 1, weights, frame.larger(weights))
         weights = torch.minimum(weights, steepest(block))
@@ -132,7 +134,7 @@ def _box(
     error, z = passage.error(), box(block, sources) if frame is None else frame.box(block, sources)
     z = _widened(z, error if frame is None else error + frame.room(passage.size))
     if deployed:
-        more = passage.deployed(largest(z))
+        more = passage.deployed(largest(z), 0 if frame is None else frame.products)
         more = more if frame is None else frame.larger(more)
         z, error = _widened(z, more), upwards(error + more)
     known.sizes[block.node], known.totals[block.node], known.errors[block.node] = passage.size, passage.total, error
@@ -191,7 +193,7 @@ def _norm(masked: Masked, unmasked: GlobalBound, solver: Solver | None) -> Norm:
     ceiling = unmasked.norms[term].expand(masked.batch)
     none = torch.zeros(masked.batch, dtype=torch.int64, device=masked.columns.device)
     if term.moves:
-        largest = (masked.rows * term.magnitude(masked.columns)).flatten(1).amax(1)
+        largest = flat(masked.rows * term.magnitude(masked.columns)).amax(1)
         value = DOUBLE.above(largest, term.roundings + 2) + term.underflow
         norm = Norm(value, Side.UPPER, masked.columns, none, torch.isfinite(value))
     elif solver is None:
@@ -203,21 +205,23 @@ def _norm(masked: Masked, unmasked: GlobalBound, solver: Solver | None) -> Norm:
 
 
 def _activate(block: Block, z: Region, radius: Tensor, deployed: bool, known: Roundoff, frame: Frame | None) -> Hidden:
-    """The region of the output. Without an activation all entries vary: if nothing else, by the centre's error."""
+    """The region of the output. Without an activation all entries vary: if nothing else, by the centre's error.
+
+    So does a constant that is not computed exactly.
+    """
     phi = block.activation
     if phi is None:
         return Hidden(_tightened(replace(z, radius=radius), frame), torch.ones_like(z.centre, dtype=torch.bool))
     region = Region(phi(z.centre), *phi.box(z.lower, z.upper), radius)
-    size = largest(region) if phi.relative else largest(region).clamp(min=1)
-    error, varying = off(size, phi.roundings), phi.varying(z)
+    error = inexact(phi, region, DOUBLE)
     if deployed:
         form = block.node.rounding
         lost = flushed(z, region, phi, form)
         summed = phi.summed(z)
         if summed is not None:
-            lost = lost + DOUBLE.above(form.gamma(8) * summed, 4)
-            lost = torch.where(summed > 0, lost, flushed(z, region, phi, form))
-        error, varying = upwards(error + off(size, phi.roundings, form) + lost), varying | (lost > 0)
+            lost = torch.where(summed > 0, lost + DOUBLE.above(form.gamma(8) * summed, 4), lost)
+        error = error + inexact(phi, region, form) + lost
+    varying, error = phi.varying(z) | ~(error == 0), upwards(error)
     error = error if frame is None else frame.larger(error)
     known.after[block.node] = error
     radius = DOUBLE.above(radius + distance(error), 2)
@@ -230,8 +234,8 @@ def _unless_lost(hidden: Hidden, error: Tensor, form: Rounding) -> Hidden:
 
     error: of the value before the activation.
     """
-    fits = torch.isfinite(error).flatten(1).all(1)
-    fits = fits & (4 * largest(hidden.region) < form.largest).flatten(1).all(1)
+    fits = flat(torch.isfinite(error)).all(1)
+    fits = fits & flat(4 * largest(hidden.region) < form.largest).all(1)
     known = hidden.region
     lower, upper = (torch.where(spread(fits, x), x, torch.nan) for x in (known.lower, known.upper))
     radius = torch.where(fits, known.radius, torch.nan)

@@ -14,6 +14,7 @@ from llcert.bounds.join import Reach, reach
 from llcert.bounds.lipschitz import GlobalBound
 from llcert.bounds.roundoff import Roundoff
 from llcert.ir import Node
+from llcert.layout import flat
 from llcert.program import Block, Program, Term
 from llcert.region import Region
 from llcert.relaxation import Relaxation, Zone
@@ -203,7 +204,7 @@ def _local_norm(masked: Masked, unmasked: GlobalBound, solver: Solver, start: Te
     assert isinstance(term, Term)
     ceiling = unmasked.norms[term].expand(masked.batch)
     if term.moves:
-        value = (masked.rows * term.magnitude(masked.columns)).flatten(1).amax(1)
+        value = flat(masked.rows * term.magnitude(masked.columns)).amax(1)
         norm = Norm(value, Side.UPPER, start, torch.zeros_like(value, dtype=torch.int64), torch.isfinite(value))
     else:
         norm = solver(masked, start)

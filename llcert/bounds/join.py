@@ -9,6 +9,7 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
+from llcert.layout import flat
 from llcert.program import Block, Term
 from llcert.region import length
 from llcert.rounding import DOUBLE
@@ -65,7 +66,7 @@ def reach(
     sizes = torch.stack(list(norms)).clamp(min=smallest), torch.stack(list(radii)).clamp(min=smallest)
     weights = torch.sqrt(sizes[1] / sizes[0])
     factors = torch.cat([t[:, None].expand(-1, c[0].numel()) for c, t in zip(columns, weights, strict=True)], 1)
-    kept = torch.cat([c.flatten(1) for c in columns], 1)
+    kept = torch.cat([flat(c) for c in columns], 1)
     start = random_start(tuple(kept.shape), kept, seed) / factors  # uniform over the columns once they are weighted
     norm = solver(Masked(SideBySide(block.terms), rows, kept * factors), start)
     together = torch.where(norm.converged, norm.value, torch.inf)
@@ -115,4 +116,4 @@ class SideBySide:
 
     def adjoint(self, y: Tensor) -> Tensor:
         """`[batch, all entries]`."""
-        return torch.cat([t.adjoint(y).flatten(1) for t in self.terms], 1)
+        return torch.cat([flat(t.adjoint(y)) for t in self.terms], 1)

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from llcert.bounds.join import reach
 from llcert.ir import Node
+from llcert.layout import flat
 from llcert.program import Block, Program, Term
 from llcert.spectral import Lanczos, Masked, Side, Solver, random_start
 
@@ -88,6 +89,6 @@ def _unmasked(
 
 def _crude(term: Term, rows: Tensor, columns: Tensor) -> Tensor:
     """Upper bound of a norm that needs no iteration: the root of the largest row sum times the largest column sum."""
-    row_sums = (rows * term.magnitude(columns)).flatten(1).amax(1)
-    column_sums = term.magnitude_adjoint(rows).flatten(1).amax(1)
+    row_sums = flat(rows * term.magnitude(columns)).amax(1)
+    column_sums = flat(term.magnitude_adjoint(rows)).amax(1)
     return row_sums.sqrt() * column_sums.sqrt()

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from llcert.bounds.box import Hidden
 from llcert.ir import Node
+from llcert.layout import flat
 from llcert.program import Program, Term
 from llcert.region import length, spread
 from llcert.rounding import Rounding
@@ -35,7 +36,7 @@ class LastLayer:
 
     def differences(self, term: Term, labels: Tensor) -> Tensor:
         """`w_j - w_y` for every class j, `[batch, classes, source size]`; zero for j = y."""
-        rows = self.rows[term].flatten(1)
+        rows = flat(self.rows[term])
         return rows - rows[labels][:, None]
 
 
@@ -95,9 +96,9 @@ class _Scaled:
     @staticmethod
     def of(directions: Tensor, hidden: Hidden) -> _Scaled:
         region = hidden.region
-        moves = hidden.varying.flatten(1)
-        down = torch.where(moves, (region.lower - region.centre).flatten(1), 0.0).clamp(max=0)[:, None]
-        up = torch.where(moves, (region.upper - region.centre).flatten(1), 0.0).clamp(min=0)[:, None]
+        moves = flat(hidden.varying)
+        down = torch.where(moves, flat(region.lower - region.centre), 0.0).clamp(max=0)[:, None]
+        up = torch.where(moves, flat(region.upper - region.centre), 0.0).clamp(min=0)[:, None]
         d = torch.where(moves[:, None], directions, 0.0)
         box_only = (d.clamp(min=0) * up + d.clamp(max=0) * down).sum(-1)
         size, radius = length(d, 2), region.radius[:, None]
@@ -140,7 +141,7 @@ def gloro_margins(logits: Tensor, labels: Tensor, last: LastLayer, hidden: Mappi
     margins = logits.gather(1, labels[:, None]) - logits
     for term in last.rows:
         known = hidden[term.source]
-        d = last.differences(term, labels) * known.varying.flatten(1)[:, None]
+        d = last.differences(term, labels) * flat(known.varying)[:, None]
         margins = margins - length(d, 2) * known.region.radius[:, None]
     own = torch.nn.functional.one_hot(labels, logits.shape[1]).bool()
     return torch.where(own, torch.inf, margins)

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from llcert.ir import Node
-from llcert.layout import Shared
+from llcert.layout import Shared, flat
 from llcert.ops import Clamp, Leaky
 from llcert.program import Block, Program, Term
 
@@ -31,7 +31,7 @@ class Asking:
     @property
     def answered(self) -> Tensor:
         """The entries that these rows ask for, boolean `[entries]`."""
-        return self.rows.flatten(1).any(0)
+        return flat(self.rows).any(0)
 
 
 @dataclass(frozen=True)
@@ -76,7 +76,7 @@ class Probe:
 def _owned(positions: Tensor, own: Tensor, count: int) -> Shared:
     """Owners in place of their positions. positions: `[rows, *shape]`. own: of each row, `[rows, positions]`."""
     padded = torch.cat((own, own.new_full((len(own), 1), count)), 1)
-    return Shared(padded.gather(1, positions.flatten(1)).reshape(positions.shape), count)
+    return Shared(padded.gather(1, flat(positions)).reshape(positions.shape), count)
 
 
 def probe(program: Program, index: int, largest: int) -> Probe | None:

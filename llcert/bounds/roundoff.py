@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
 
-from llcert.ir import Activation, LinearOp, Node
-from llcert.ops import Cast
+from llcert.ir import Activation, Join, LinearOp, Node, stated
+from llcert.layout import flat
 from llcert.program import Block
 from llcert.region import Region, length, spread
 from llcert.rounding import DOUBLE, SINGLE, Rounding
@@ -58,7 +58,7 @@ class Passage:
                 value = node.op.transformed(torch.abs).linear(size) + node.op.offset_size(size)
             else:
                 value = node.op(*(known[i] for i in node.inputs))
-            known[node] = DOUBLE.above(value, block.roundings + 4)
+            known[node] = value if _copies(node) else DOUBLE.above(value, block.roundings + 4)
         return Passage(block, known)
 
     @property
@@ -69,72 +69,74 @@ class Passage:
     @property
     def total(self) -> Tensor:
         """The sum of all sizes, `[batch]`."""
-        parts = torch.stack([s.flatten(1).sum(1) for s in self.sizes.values()])
+        parts = torch.stack([flat(s).sum(1) for s in self.sizes.values()])
         return DOUBLE.above(parts.sum(0), sum(s[0].numel() for s in self.sizes.values()) + 8)
 
     def error(self) -> Tensor:
         """Bounds of what float64 errs in each entry, or in an end of its box: interval arithmetic through a node with r
         roundings takes at most 4 r + 16 of them (lemma 2)."""
         count = 4 * self.block.roundings + 16 * len(self.block.body) + 32
-        beyond = torch.stack([s.flatten(1).amax(1) for s in self.sizes.values()]).amax(0) + 1
+        beyond = torch.stack([flat(s).amax(1) for s in self.sizes.values()]).amax(0) + 1
         return DOUBLE.above(DOUBLE.gamma(count) * self.size, 4) + spread(self.block.underflow * beyond, self.size)
 
-    def deployed(self, values: Tensor) -> Tensor:
+    def deployed(self, values: Tensor, least: int = 0) -> Tensor:
         """Bounds of what an evaluation errs in each entry, every value in its own format, sums in any order (lemma 3).
 
-        Infinite where it, or a source, may overflow. values: largest absolute values of the block before its
-        activation, without these errors.
+        Infinite where anything on the way may overflow: zero times that is NaN. values: largest absolute values of the
+        block before its activation, without these errors. least: roundings of a product that are paid for at any rate,
+        where products are rounded at all.
         """
         errors: dict[Node, Tensor] = {}
+        present = {s: _present(self.sizes[s]) for s in self.block.sources}
         for node in self.block.body:
-            form = node.rounding
-            if isinstance(node.op, Cast):
-                (source,) = node.inputs
-                size = self.sizes[source]
-                errors[node] = converted(size, errors.get(source, torch.zeros_like(size)), form)
-                continue
-            if isinstance(node.op, LinearOp):
-                (source,) = node.inputs
-                carried = torch.zeros_like(self.sizes[node])
-                if source in errors:
-                    carried = node.op.transformed(torch.abs).linear(errors[source])
-                if not self._exact(node):
-                    carried = carried + _flushed(node.op, self.sizes[source] + errors.get(source, 0.0), form)
+            met = self._met(node, errors, present)
+            present[node] = _present(met.count)
+            if _copies(node):
+                errors[node] = met.carried
+                if any(i.dtype != node.dtype for i in node.inputs):
+                    errors[node] = converted(self.sizes[node], met.carried, node.rounding)
             else:
-                carried = node.op(*(errors.get(i, torch.zeros_like(self.sizes[i])) for i in node.inputs))
-            carried = DOUBLE.above(carried, self.block.roundings + 8)
-            own = self._own(node, form, carried, values if node is self.block.pre else None)
-            errors[node] = DOUBLE.above(own + carried, 8)
+                carried = DOUBLE.above(met.carried, self.block.roundings + 8)
+                once = max(stated(node.op), least) if stated(node.op) else 0
+                pre = values if node is self.block.pre else None
+                own = self._own(node, replace(met, carried=carried), once, pre)
+                errors[node] = torch.where(met.count == 0, 0.0, DOUBLE.above(own + carried, 8))
         error = errors.get(self.block.pre, torch.zeros_like(self.size))
-        fits = [(4 * self.sizes[s] < s.rounding.largest).flatten(1).all(1) for s in self.block.sources]
-        return torch.where(spread(torch.stack(fits).all(0), error), error, torch.inf)
+        reached = [(size + errors.get(node, 0.0), node.rounding) for node, size in self.sizes.items()]
+        fits = torch.stack([flat(4 * size < form.largest).all(1) for size, form in reached]).all(0)
+        return torch.where(spread(fits, error), error, torch.inf)
 
-    def _exact(self, node: Node) -> bool:
-        """Whether the node only moves values: it has no coefficients and no offset."""
-        if not isinstance(node.op, LinearOp) or not node.op.moves or node.op.tensors():
-            return False
-        return not bool(node.op.offset_size(self.sizes[node.inputs[0]]).any())
+    def _met(self, node: Node, errors: Mapping[Node, Tensor], present: Mapping[Node, Tensor]) -> _Terms:
+        """What a node adds up, for sources with these errors, of which these entries may be other than zero."""
+        arriving = [errors.get(i, torch.zeros_like(self.sizes[i])) for i in node.inputs]
+        entries = [present[i].to(torch.float64) for i in node.inputs]
+        op = node.op
+        if not isinstance(op, LinearOp):
+            return _Terms(op(*arriving), op(*entries))
+        size = self.sizes[node.inputs[0]]
+        offset = _present(op.offset_size(size)).to(torch.float64)
+        carried = op.transformed(torch.abs).linear(arriving[0])
+        if not op.copies:
+            carried = carried + _flushed(op, size + arriving[0], entries[0], node.rounding)
+        return _Terms(carried, op.paths(entries[0]) + offset)
 
-    def _own(self, node: Node, form: Rounding, carried: Tensor, values: Tensor | None) -> Tensor:
-        """What the node itself adds: one rounding a product, one a sum; a partial sum is at most the larger of what is
-        positive and what is negative in it, half of its size and of its value together. Zeros add nothing.
+    def _own(self, node: Node, met: _Terms, once: int, values: Tensor | None) -> Tensor:
+        """What the node itself adds: so many roundings of every term, and one of every sum. A partial sum is at most
+        the larger of what is positive and what is negative in it, half of its size and of its value together."""
+        size, form = self.sizes[node] + met.carried, node.rounding
+        partial = size if values is None else torch.minimum(size, (size + values + met.carried) / 2)
+        terms = form.unit * (once * size + (met.count - 1).clamp(min=0) * partial)
+        most = (int(met.count.max()) if met.count.numel() else 0) + once + 8
+        return terms * (1 + 4 * form.gamma(most)) + 2 * (met.count + 4) * form.tiny
 
-        carried: how far errors of its inputs, which are already in what it meets, move its value.
-        """
-        if self._exact(node):
-            return torch.zeros_like(carried)
-        size = self.sizes[node] + carried
-        if isinstance(node.op, LinearOp):
-            entries = (self.sizes[node.inputs[0]] > 0).to(torch.float64)
-            count = node.op.transformed(_nonzero).linear(entries) + 1
-            scale = 8.0
-        else:
-            count, scale = torch.full_like(size, float(len(node.inputs))), 0.0
-        partial = size if values is None else torch.minimum(size, (size + values + carried) / 2)
-        terms = form.unit * ((1 + scale) * size + (count - 1).clamp(min=0) * partial)
-        most = int(count.max()) + 8 if count.numel() else 8
-        error = terms * (1 + 4 * form.gamma(most)) + 2 * (count + 4) * form.tiny
-        return torch.where(4 * size < form.largest, error, torch.inf)
+
+@dataclass(frozen=True)
+class _Terms:
+    """What a node adds up. carried: bounds of how far errors of its inputs move its value. count: how many terms, the
+    offset among them, may be other than zero; zeros add nothing. `[batch, *shape]` each."""
+
+    carried: Tensor
+    count: Tensor
 
 
 def converted(size: Tensor, error: Tensor, form: Rounding) -> Tensor:
@@ -149,17 +151,23 @@ def converted(size: Tensor, error: Tensor, form: Rounding) -> Tensor:
     return torch.where(4 * reached < form.largest, found, torch.inf)
 
 
-def _nonzero(a: Tensor) -> Tensor:
-    return (a != 0).to(torch.float64)
+def _copies(node: Node) -> bool:
+    return isinstance(node.op, LinearOp | Join) and node.op.copies
 
 
-def _flushed(op: LinearOp, sizes: Tensor, form: Rounding) -> Tensor:
+def _present(sizes: Tensor) -> Tensor:
+    """What may be other than zero; NaN may."""
+    return ~(sizes == 0)
+
+
+def _flushed(op: LinearOp, sizes: Tensor, entries: Tensor, form: Rounding) -> Tensor:
     """What a linear map loses where an evaluation takes subnormal values and weights for zero.
 
-    Weights up to `2^24 tiny` count, for factors that are computed from others. sizes: of its input.
+    Weights up to `2^24 tiny` count, for factors that are computed from others. sizes: of its input. entries: one where
+    that may be other than zero.
     """
     weak = op.transformed(lambda a: torch.where(a.abs() < 2**24 * form.tiny, a.abs(), 0.0))
-    return weak.linear(sizes) + 4 * form.tiny * op.transformed(torch.abs).linear(torch.ones_like(sizes))
+    return weak.linear(sizes) + 4 * form.tiny * op.transformed(torch.abs).linear(entries)
 
 
 def flushed(z: Region, values: Region, phi: Activation, form: Rounding) -> Tensor:
@@ -180,11 +188,14 @@ def largest(region: Region) -> Tensor:
     return torch.maximum(torch.maximum(region.lower.abs(), region.upper.abs()), region.centre.abs())
 
 
-def off(value: Tensor, roundings: int, form: Rounding = DOUBLE) -> Tensor:
-    """Bounds of what a value computed with so many roundings, relative to itself, may be off by."""
+def inexact(phi: Activation, values: Region, form: Rounding) -> Tensor:
+    """Bounds of what an evaluation of an activation errs in a format, as its author states; values: their region."""
+    size, roundings = largest(values), stated(phi)
     if roundings == 0:
-        return torch.zeros_like(value)
-    return DOUBLE.above(form.gamma(2 * roundings) * value.abs(), 2) + 2 * roundings * form.tiny
+        return torch.zeros_like(size)
+    size = size if phi.relative else size.clamp(min=1)
+    error = DOUBLE.above(form.gamma(2 * roundings) * size, 2) + 2 * roundings * form.tiny
+    return torch.where(size == 0, 0.0, error)
 
 
 def distance(error: Tensor, weights: Tensor | None = None) -> Tensor:

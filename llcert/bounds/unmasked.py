@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 
 from llcert.bounds.lipschitz import GlobalBound
-from llcert.ir import LinearOp, Node
+from llcert.errors import UnsupportedModel
+from llcert.ir import Input, LinearOp, Node, topological
 from llcert.program import Block, Program, Term
 from llcert.rounding import DOUBLE
 from llcert.spectral import Masked, Side, Solver
@@ -23,11 +24,26 @@ def unmasked_bound(term: Term, solver: Solver | None = None) -> float:
     return min(_solved(term, solver), operator_bound(term))
 
 
+def check_stated(program: Program) -> None:
+    """Nothing, where the authors of all operators state what a proof needs to know (docs/adding_an_operator.md).
+
+    Raises UnsupportedModel naming the first operator that lacks a statement, and what it lacks.
+    """
+    for node in topological(program.output):
+        if not isinstance(node.op, Input) and node.op.unstated:
+            where = f"{node.op.label} {node.name or 'without a name'}"
+            raise UnsupportedModel(
+                f"{where}: nothing can be proved of an operator that does not state {', '.join(node.op.unstated)} "
+                "(docs/adding_an_operator.md); --assurance estimate needs no such statement"
+            )
+
+
 def proved_bound(program: Program, solver: Solver | None = None) -> GlobalBound:
     """The global Lipschitz bound with an UPPER bound for every norm, rounding included. program: in float64.
 
-    Branches that add up count as their sum.
+    Branches that add up count as their sum. Raises UnsupportedModel for operators that do not state what a proof needs.
     """
+    check_stated(program)
     norms: dict[Term, Tensor] = {}
     growth = {program.input: 1.0}
     for block in program.blocks:
@@ -45,12 +61,17 @@ def steepest(block: Block) -> Tensor:
     """The largest slopes of a block's activation anywhere, rounded up; broadcastable to `[batch, *pre shape]`."""
     if block.activation is None:
         return torch.ones((), dtype=torch.float64)
-    return rounded_up(block.activation.global_slope(block.pre.shape).double())
+    return rounded_up(block, block.activation.global_slope(block.pre.shape).double())
 
 
-def rounded_up(slopes: Tensor) -> Tensor:
-    """Computed slopes, not below the true ones; 0 and 1 are exact."""
-    return torch.where((slopes == 0) | (slopes == 1), slopes, DOUBLE.above(slopes, 16))
+def rounded_up(block: Block, slopes: Tensor) -> Tensor:
+    """Computed slopes of a block's activation, not below the true ones, as its author states; 0 and 1 are exact."""
+    if block.activation is None:
+        return slopes
+    roundings = block.activation.slope_roundings
+    if roundings is None:
+        raise UnsupportedModel(f"{block.activation.label}: its slope_roundings are not stated")
+    return torch.where((slopes == 0) | (slopes == 1), slopes, DOUBLE.above(slopes, roundings))
 
 
 def operator_bound(term: Term) -> float:

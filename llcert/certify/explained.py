@@ -17,6 +17,7 @@ from llcert.bounds.margin import best_multiplier
 from llcert.certify.claim import Claim
 from llcert.certify.plan import Plan
 from llcert.ir import Node
+from llcert.layout import flat
 from llcert.program import Program
 
 _LEAST = 1e-7
@@ -70,7 +71,7 @@ def explained(backward: Backward, trace: Trace, labels: Tensor, plan: Plan, asce
     program = backward.program
     directions = differences(labels, program)
     margins = torch.full_like(directions[:, 0], -torch.inf).scatter(1, labels[:, None], torch.inf)
-    least = _LEAST * trace.before[program.output].centre.abs().flatten(1).amax(1)
+    least = _LEAST * flat(trace.before[program.output].centre.abs()).amax(1)
     rows: dict[tuple[int, int], Row] = {}
     wanted = claim.rivals(labels, margins.shape[1], program.classes)
     # which rows can be spared shows at the last hidden values; only the others are worth the way down
@@ -157,7 +158,7 @@ class _Search:
             if not float(stop.bounds[row, 0]) > least:
                 continue
             ends = {
-                n: float(best_multiplier(-a[row : row + 1].flatten(2), trace.hidden[n]))
+                n: float(best_multiplier(-flat(a[row : row + 1], 2), trace.hidden[n]))
                 for n, a in stop.pending.items()
                 if n is not self.backward.program.input
             }

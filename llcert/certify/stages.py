@@ -18,6 +18,7 @@ from llcert.certify.claim import FIRST, Claim, positive
 from llcert.certify.plan import Plan
 from llcert.certify.radii import Eps, radii_of
 from llcert.certify.verdict import Finding, LayerMeasure, Verdict
+from llcert.layout import flat
 from llcert.program import Program, Term
 from llcert.region import Region, ball, length, spread
 from llcert.spectral import Lanczos, Solver
@@ -52,8 +53,8 @@ class Global:
         """`||w_j - w_y||` in the last layer, `[label, classes]`, for each of its terms."""
         found = {}
         for term, rows in LastLayer.of(self.program).rows.items():
-            flat = rows.flatten(1)
-            found[term] = torch.stack([length(flat - row) for row in flat])
+            every = flat(rows)
+            found[term] = torch.stack([length(every - row) for row in every])
         return found
 
     def increases(self, labels: Tensor, radii: Tensor) -> Tensor:
@@ -227,7 +228,7 @@ def _vectors(trace: Trace, seed: int | Tensor) -> dict[Term, Tensor]:
 def _layers(program: Program, trace: Trace) -> tuple[LayerMeasure, ...]:
     measures = []
     for block in program.blocks:
-        varying = trace.hidden[block.node].varying.flatten(1).float().mean(1)
+        varying = flat(trace.hidden[block.node].varying).float().mean(1)
         for term in block.terms:
             norm = trace.norms[term]
             measures.append(LayerMeasure(norm.value, norm.iterations, varying))

@@ -64,14 +64,14 @@ def _value(node: Node, inputs: list[Value], largest: Vector | None) -> Value:
         (part,) = inputs
         terms = what.pattern @ (part.size > 0).astype(float)
         size = np.where((terms > 0) | (what.magnitude > 0), what.floored @ part.size + what.magnitude + LEAST, 0.0)
-        return _added(size, what.absolute @ part.error, terms, 6.0, what.rows, largest, node.form)
-    # the sum of one value and zeros is exact, but it may flush
+        carried = what.absolute @ part.error
+        if what.exact:
+            return _summed(size, carried, terms + (what.magnitude > 0), what.rows, largest, node.form)
+        return _added(size, carried, terms, 6.0, what.rows, largest, node.form)
     terms = sum(((part.size > 0).astype(float) for part in inputs), np.zeros(node.size))
     size = sum((part.size for part in inputs), np.zeros(node.size))
     carried = sum((part.error for part in inputs), np.zeros(node.size))
-    found = _added(size, carried, np.maximum(terms - 1, 0.0), 1.0, len(inputs), largest, node.form)
-    alone = np.where(terms > 0, above(carried + FLUSHED, 2), 0.0)
-    return Value(found.size, np.where(terms > 1, found.error, alone), node.form)
+    return _summed(size, carried, terms, len(inputs), largest, node.form)
 
 
 def _converted(value: Value, form: Format) -> Value:
@@ -83,33 +83,43 @@ def _converted(value: Value, form: Format) -> Value:
     return Value(above(value.size, 1) + own, value.error + own, form)
 
 
+def _summed(size: Vector, carried: Vector, terms: Vector, depth: int, largest: Vector | None, form: Format) -> Value:
+    """A sum of exact terms, of which so many may differ from 0: one alone is exact too, but it may flush."""
+    carried, sums = np.where(terms > 0, carried + FLUSHED, 0.0), np.maximum(terms - 1, 0.0)
+    return _added(size, carried, sums, 0.0, depth, largest, form)
+
+
 def _added(
-    size: Vector, carried: Vector, terms: Vector, once: float, depth: int, largest: Vector | None, form: Format
+    size: Vector, carried: Vector, sums: Vector, once: float, depth: int, largest: Vector | None, form: Format
 ) -> Value:
-    """A sum whose terms have the size M together: `once` roundings of every term, `terms` of partial sums.
+    """A sum whose terms have the size M together: `once` roundings of every term, `sums` of partial sums.
 
     A partial sum is at most the larger of the positive and of the negative terms together: half of M and of |sum|.
     """
     size, carried = above(size, depth + 4), np.where(carried > 0, above(carried, depth + 4), 0.0)
     partial = size if largest is None else np.minimum(size, above((size + largest + carried) / 2, 4))
-    more = 1 + 4 * gamma(int(terms.max(initial=0.0)) + 8, form.unit)
+    more = 1 + 4 * gamma(int(sums.max(initial=0.0)) + 8, form.unit)
     nothing = size < LEAST  # TINY alone: it was 0
-    own = above(form.unit * (once * size + terms * partial) * more, 8)
+    own = above(form.unit * (once * size + sums * partial) * more, 8)
     error = np.where(nothing, 0.0, above(own + carried, 1))
     return Value(np.where(nothing, 0.0, above(size + own, 1)), error, form)
 
 
 def check_thresholds(block: Block) -> None:
-    """The thresholds and slopes of an activation are numbers of its format, none of them subnormal."""
-    phi = block.activation
+    """Thresholds and slopes of an activation, and offsets that are added as they are, are numbers of the format they
+    are used in, none of them subnormal."""
+    phi, here = block.activation, f"rule 10 (float32), block {block.cut}"
     held = [phi.below] if isinstance(phi, Leaky) else [phi.low, phi.high] if isinstance(phi, Clamp | MaxMin) else []
-    single = block.form is FORMATS["float32"]
-    right = all(
-        (not single or np.array_equal(v, v.astype(np.float32).astype(float)))
-        and not np.any((v != 0) & (np.abs(v) < FLUSHED))
-        for v in held
-    )
-    require(right, f"rule 10 (float32), block {block.cut}: a threshold or slope is no normal number of its type")
+    right = all(_is_normal(v, block.form) for v in held)
+    require(right, f"{here}: a threshold or slope is no normal number of its type")
+    added = [(n.what.offset, n.form) for n in block.nodes.values() if isinstance(n.what, Linear) and n.what.exact]
+    right = all(_is_normal(v, form) for v, form in added)
+    require(right, f"{here}: an offset is no normal number of its type")
+
+
+def _is_normal(values: Vector, form: Format) -> bool:
+    held = form is not FORMATS["float32"] or np.array_equal(values, values.astype(np.float32).astype(float))
+    return bool(held and not np.any((values != 0) & (np.abs(values) < FLUSHED)))
 
 
 def activation_errors(block: Block, lower: Vector, upper: Vector) -> Vector:

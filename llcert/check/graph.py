@@ -23,7 +23,8 @@ LEAST = 2.0**-100
 
 @dataclass(frozen=True)
 class Linear:
-    """`A x + b`. magnitude: >= abs(b). rows, columns: the most entries in any of them."""
+    """`A x + b`. magnitude: >= abs(b). rows, columns: the most entries in any of them. exact: whether all entries are 1
+    or -1, so that a product is no rounding."""
 
     matrix: Matrix
     absolute: Matrix
@@ -31,6 +32,7 @@ class Linear:
     magnitude: Vector
     rows: int
     columns: int
+    exact: bool = False
 
     @cached_property
     def floored(self) -> Matrix:
@@ -237,7 +239,9 @@ def _node(number: int, fields: Mapping[str, Any], form: Format, nodes: list[Node
         return Node(inputs, size, _take(places, sizes[0]), form)
     valid(all(nodes[i].form is form for i in inputs), f"graph.json: {here}: an input of another type")
     if kind == "linear":
-        return Node(inputs, size, _linear(number, size, sizes[0], arrays), form)
+        exact = fields.get("exact", False)
+        valid(type(exact) is bool, f"graph.json: {here}: exact: {str(exact)[:20]}")
+        return Node(inputs, size, _linear(number, size, sizes[0], arrays, exact=exact), form)
     if kind == "concat":
         parts = tuple(arrays.integers(f"{number}.places.{i}", n, size) for i, n in enumerate(sizes))
         valid(_permutation(np.concatenate(parts), size), f"model.npz: {here}: places are no permutation")
@@ -274,7 +278,7 @@ def _take(places: Integers, inputs: int) -> Take:
     return Take(places, inputs, int(np.bincount(places[places >= 0], minlength=1).max()))
 
 
-def _linear(number: int, size: int, inputs: int, arrays: Arrays) -> Linear:
+def _linear(number: int, size: int, inputs: int, arrays: Arrays, *, exact: bool) -> Linear:
     """A node's matrix, whose rows and columns are checked before scipy sees them."""
     here = f"model.npz: node {number}"
     data = arrays.vector(f"{number}.data")
@@ -288,8 +292,10 @@ def _linear(number: int, size: int, inputs: int, arrays: Arrays) -> Linear:
     valid(not twice.any(), f"{here}: an entry is there twice")
     offset, magnitude = arrays.vector(f"{number}.offset", size), arrays.positive(f"{number}.magnitude", size)
     valid(np.all(magnitude >= np.abs(offset)), f"{here}: magnitude is smaller than the offset")
+    plain = np.all(np.abs(data) == 1) and np.array_equal(magnitude, np.abs(offset))
+    valid(not exact or bool(plain), f"{here}: exact, but an entry is not 1 or -1, or the offset is computed")
     columns = np.bincount(indices, minlength=inputs)
-    return Linear(matrix, abs(matrix), offset, magnitude, int(np.diff(pointers).max()), int(columns.max()))
+    return Linear(matrix, abs(matrix), offset, magnitude, int(np.diff(pointers).max()), int(columns.max()), exact)
 
 
 def _block(nodes: list[Node], cuts: set[int], cut: int) -> Block:

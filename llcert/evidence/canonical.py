@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -15,9 +15,7 @@ from torch import Tensor
 
 from llcert.errors import UnsupportedModel
 from llcert.evidence.matrices import Matrix, matrix_of, placed, summed
-from llcert.ir import LinearOp, Node, format_name, topological
-from llcert.ops import Add, Clamp, Concat, Leaky, MaxMin, Pad
-from llcert.ops.movement import Movement
+from llcert.ir import Activation, Join, LinearOp, Node, format_name, stated, topological
 from llcert.program import Block, Program
 
 Arrays = dict[str, NDArray[Any]]
@@ -46,10 +44,10 @@ class Canonical:
         for node in order:
             if isinstance(node.op, LinearOp):
                 matrices[node] = matrix_of(node, program.device)
-            kind, own = _described(node, matrices)
+            said, own = _described(node, matrices) if node.inputs else ({"kind": "input"}, Arrays())
             inputs = [numbers[i] for i in node.inputs]
-            named = {} if not inputs else {"inputs": inputs} if kind in ("add", "concat") else {"input": inputs[0]}
-            fields.append({"kind": kind, **named, "size": math.prod(node.shape), "type": format_name(node.dtype)})
+            named = {"inputs": inputs} if isinstance(node.op, Join) else {"input": inputs[0]} if inputs else {}
+            fields.append(said | named | {"size": math.prod(node.shape), "type": format_name(node.dtype)})
             arrays |= {f"{numbers[node]}.{name}": values for name, values in own.items()}
         return Canonical(program, numbers, matrices, tuple(fields), arrays)
 
@@ -70,91 +68,73 @@ class Canonical:
             parts = [(i, n) for i, n in enumerate(node.inputs) if n in found]
             if not parts:
                 continue
-            if node in self.matrices:
-                found[node] = self.matrices[node] @ found[parts[0][1]]
-            elif isinstance(node.op, Concat):
-                places = _places(node)
-                found[node] = summed(
-                    [placed(places[i], math.prod(node.shape), len(places[i])) @ found[n] for i, n in parts]
-                )
+            if isinstance(node.op, Join):
+                places, size = _places(node, node.op), math.prod(node.shape)
+                found[node] = summed([placed(places[i], size, len(places[i])) @ found[n] for i, n in parts])
             else:
-                found[node] = summed([found[n] for _, n in parts])
+                found[node] = self.matrices[node] @ found[parts[0][1]]
         return found[block.pre]
 
 
-def _described(node: Node, matrices: Mapping[Node, Matrix]) -> tuple[str, Arrays]:
-    """The kind of a node and its arrays."""
+def _described(node: Node, matrices: Mapping[Node, Matrix]) -> tuple[dict[str, Any], Arrays]:
+    """What graph.json says of a node beside its inputs and its size, and its arrays."""
     op = node.op
-    if not node.inputs:
-        return "input", {}
     if isinstance(op, LinearOp):
         return _linear(node, op, matrices[node])
-    known: dict[type, Callable[[Node], tuple[str, Arrays]]] = {
-        Add: lambda n: ("add", {}),
-        Concat: lambda n: ("concat", {f"places.{i}": p for i, p in enumerate(_places(n))}),
-        Clamp: _clamp,
-        Leaky: _leaky,
-        MaxMin: _maxmin,
-    }
-    if type(op) not in known:
-        name = node.name or "without a name"
-        raise UnsupportedModel(f"--proof: {op.label} {name}: a certificate has no rule for this operator")
-    return known[type(op)](node)
+    if isinstance(op, Join):
+        return _join(node, _places(node, op))
+    found = op.described(node.inputs[0].shape) if isinstance(op, Activation) else None
+    if found is None:
+        raise _unknown(node, "a certificate has no rule for this operator")
+    kind, arrays = found
+    return {"kind": kind}, {name: _array(values) for name, values in arrays.items()}
 
 
-def _linear(node: Node, op: LinearOp, matrix: Matrix) -> tuple[str, Arrays]:
-    zero = torch.zeros(1, *node.inputs[0].shape, dtype=torch.float64, device=_device(op))
-    offset = _numbers(op(zero)[0], node.shape)
-    magnitude = np.maximum(_numbers(op.offset_size(zero)[0], node.shape), np.abs(offset))
+def _unknown(node: Node, why: str) -> UnsupportedModel:
+    return UnsupportedModel(f"--proof: {node.op.label} {node.name or 'without a name'}: {why}")
+
+
+def _linear(node: Node, op: LinearOp, matrix: Matrix) -> tuple[dict[str, Any], Arrays]:
+    roundings, zero = stated(op), torch.zeros(1, *node.inputs[0].shape, dtype=torch.float64, device=_device(op))
+    offset = _array(op(zero)[0].expand(node.shape))
+    magnitude = np.maximum(_array(op.offset_size(zero)[0].expand(node.shape)), np.abs(offset))
     alone = np.diff(matrix.indptr)
-    if isinstance(op, Movement | Pad) and np.all(alone <= 1) and np.all(matrix.data == 1) and not magnitude.any():
+    if op.copies and np.all(alone <= 1) and np.all(matrix.data == 1) and not magnitude.any():
         places = np.full(matrix.shape[0], -1, np.int64)
         places[alone == 1] = matrix.indices
-        return "take", {"places": places}
+        return {"kind": "take"}, {"places": places}
+    if roundings > _ROUNDINGS:
+        raise _unknown(node, f"a product rounds {roundings} times, and a certificate pays for {_ROUNDINGS}")
+    exact = {"exact": True} if roundings == 0 and np.all(np.abs(matrix.data) == 1) else {}
     csr = {"data": matrix.data, "indices": matrix.indices.astype(np.int64), "indptr": matrix.indptr.astype(np.int64)}
-    return "linear", {**csr, "offset": offset, "magnitude": magnitude}
+    return {"kind": "linear"} | exact, {**csr, "offset": offset, "magnitude": magnitude}
+
+
+_ROUNDINGS = 6
+"""Of a product, and of an offset, in rule 10 of a certificate."""
+
+
+def _join(node: Node, places: list[NDArray[np.int64]]) -> tuple[dict[str, Any], Arrays]:
+    """A sum, where every value fills all of the result; a concatenation, where each fills a part of its own."""
+    size = math.prod(node.shape)
+    if stated(node.op) == 0 and all(np.array_equal(p, np.arange(size)) for p in places):
+        return {"kind": "add"}, {}
+    if stated(node.op) == 0 and np.array_equal(np.sort(np.concatenate(places)), np.arange(size)):
+        return {"kind": "concat"}, {f"places.{i}": p for i, p in enumerate(places)}
+    raise _unknown(node, "a certificate has no rule for this operator")
+
+
+def _places(node: Node, op: Join) -> list[NDArray[np.int64]]:
+    """Where in the result each value's entries go: every one enters one output, with coefficient one."""
+    outputs = torch.arange(math.prod(node.shape), dtype=torch.float64).reshape(1, *node.shape)
+    return [_array(part[0]).astype(np.int64) for part in op.adjoints(outputs, [i.shape for i in node.inputs])]
 
 
 def _device(op: LinearOp) -> torch.device:
     return next((t.device for t in op.tensors().values()), torch.device("cpu"))
 
 
-def _numbers(values: Tensor, shape: tuple[int, ...]) -> NDArray[np.float64]:
-    return np.ascontiguousarray(values.detach().double().cpu().expand(shape).reshape(-1).numpy())
-
-
-def _places(node: Node) -> list[NDArray[np.int64]]:
-    """Where each input of a concatenation goes."""
-    assert isinstance(node.op, Concat)
-    everything = torch.arange(math.prod(node.shape)).reshape(node.shape)
-    parts = everything.split([i.shape[node.op.axis] for i in node.inputs], node.op.axis)
-    return [p.reshape(-1).numpy() for p in parts]
-
-
-def _clamp(node: Node) -> tuple[str, Arrays]:
-    assert isinstance(node.op, Clamp)
-    low, high = (
-        np.full(math.prod(node.shape), default) if bound is None else _numbers(bound, node.shape)
-        for bound, default in ((node.op.low, -np.inf), (node.op.high, np.inf))
-    )
-    return "clamp", {"low": np.minimum(low, high), "high": high}  # the upper bound wins
-
-
-def _leaky(node: Node) -> tuple[str, Arrays]:
-    assert isinstance(node.op, Leaky)
-    return "leaky", {"below": _numbers(node.op.slope_below, node.shape)}
-
-
-def _maxmin(node: Node) -> tuple[str, Arrays]:
-    assert isinstance(node.op, MaxMin)
-    first, second = node.op.split(torch.arange(math.prod(node.shape)).reshape(1, *node.shape))
-    low, high = (
-        np.full(first.numel(), default) if bound is None else _numbers(bound, tuple(first.shape[1:]))
-        for bound, default in ((node.op.low, -np.inf), (node.op.high, np.inf))
-    )
-    return "maxmin", {
-        "first": first.reshape(-1).numpy(),
-        "second": second.reshape(-1).numpy(),
-        "low": low,
-        "high": high,
-    }
+def _array(values: Tensor) -> NDArray[Any]:
+    """The entries of one image's value in row-major order; numbers with a point in float64."""
+    values = values.detach().cpu()
+    return np.ascontiguousarray((values.double() if values.is_floating_point() else values).reshape(-1).numpy())

@@ -16,6 +16,7 @@ from llcert.certify import Proof, Row, positive
 from llcert.evidence.canonical import Arrays, Canonical
 from llcert.evidence.matrices import row_norms
 from llcert.ir import Node
+from llcert.layout import flat
 from llcert.program import Block, Program
 from llcert.region import Region
 
@@ -65,7 +66,7 @@ class Recorder:
         reach = torch.zeros_like(region.centre)
         for source, matrix in self.canonical.maps[block.node].items():
             known = sources[source]
-            norms = row_norms(matrix, known.varying.flatten(1).double().cpu().numpy())
+            norms = row_norms(matrix, flat(known.varying).double().cpu().numpy())
             moved = torch.from_numpy(norms).to(reach.device) * known.region.radius[:, None]
             reach = reach + moved.reshape(reach.shape)
         lower, upper = torch.maximum(region.lower, region.centre - reach), region.centre + reach

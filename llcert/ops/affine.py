@@ -22,11 +22,22 @@ class Affine(LinearOp):
     moves = True
     trainable = ("scale", "shift")
 
+    @property
+    def roundings(self) -> int:
+        """None where signs change at most, and float32 holds the shift; else the product, or what makes the shift
+        another number, and five for a factor that a runtime computes itself."""
+        signs = self.scale is None or bool((self.scale.abs() == 1).all())
+        held = self.shift is None or bool((self.shift.float() == self.shift).all())
+        return 0 if signs and held else 6
+
     def linear(self, x: Tensor) -> Tensor:
         return x if self.scale is None else x * self.scale
 
     def transformed(self, entrywise: Callable[[Tensor], Tensor]) -> Affine:
-        return Affine(None if self.scale is None else entrywise(self.scale))
+        if self.scale is not None:
+            return Affine(entrywise(self.scale))
+        one = entrywise(torch.ones(()))
+        return Affine(None if float(one) == 1 else one)
 
     @property
     def offset(self) -> Tensor | None:
@@ -50,6 +61,7 @@ class BatchNorm(LinearOp):
     eps: float = 1e-5
     spatial: int = 2
     moves = True
+    roundings = 6  # of the factor four (by a reciprocal), the difference from the mean, the product
     trainable = ("weight", "bias")
 
     @property

@@ -38,6 +38,8 @@ class Clamp(Activation):
     high: Tensor | None = None
     spelling: Spelling = Spelling.MINIMUM
     roundings = 0
+    increasing = True
+    slope_roundings = 4
 
     def __call__(self, *values: Tensor) -> Tensor:
         (z,) = values
@@ -104,10 +106,22 @@ class Clamp(Activation):
             slopes.append(zero)
         return (Relaxation(Piecewise(self, tuple(knots), tuple(slopes)), zone),)
 
+    def described(self, shape: Shape) -> tuple[str, dict[str, Tensor]]:
+        low, high = bounds(self.low, self.high, shape)
+        return "clamp", {"low": torch.minimum(low, high), "high": high}  # the upper bound wins
+
     def global_slope(self, shape: Shape) -> Tensor:
         if self.low is None or self.high is None:
             return torch.ones(())
         return (self.high > self.low).to(self.high.dtype)
+
+
+def bounds(low: Tensor | None, high: Tensor | None, shape: Shape) -> tuple[Tensor, Tensor]:
+    """Both bounds in full, infinite where there is none, on a processor."""
+    return (
+        torch.full(shape, -torch.inf) if low is None else low.cpu().expand(shape),
+        torch.full(shape, torch.inf) if high is None else high.cpu().expand(shape),
+    )
 
 
 def relu() -> Clamp:

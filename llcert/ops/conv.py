@@ -43,6 +43,7 @@ class Conv(LinearOp):
     dilation: Shape = (1, 1)
     groups: int = 1
     trainable = ("weight", "bias")
+    roundings = 6  # the product, and five for a factor that a runtime folds into the weights
 
     def linear(self, x: Tensor) -> Tensor:
         convolve = F.conv1d if len(self.stride) == 1 else F.conv2d
@@ -86,6 +87,7 @@ class ConvTranspose(LinearOp):
     dilation: Shape = (1, 1)
     groups: int = 1
     trainable = ("weight", "bias")
+    roundings = 6  # the product, and five for a factor that a runtime folds into the weights
 
     def linear(self, x: Tensor) -> Tensor:
         transposed = F.conv_transpose1d if len(self.stride) == 1 else F.conv_transpose2d

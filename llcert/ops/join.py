@@ -19,6 +19,8 @@ from llcert.registry import Call, OnnxBuilder, Value, from_onnx, from_torch_op, 
 class Add(Join):
     """The sum of values of one shape. A difference is a sum with an Affine(-1) on one side."""
 
+    roundings = 0
+
     def __call__(self, *values: Tensor) -> Tensor:
         total = values[0]
         for value in values[1:]:
@@ -34,6 +36,8 @@ class Concat(Join):
     """Values side by side along one axis."""
 
     axis: int
+    roundings = 0
+    copies = True
 
     def __call__(self, *values: Tensor) -> Tensor:
         return torch.cat(values, self.axis + 1)

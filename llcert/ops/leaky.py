@@ -24,6 +24,8 @@ class Leaky(Activation):
 
     slope_below: Tensor
     roundings = 1
+    relative = True
+    slope_roundings = 4
 
     def __call__(self, *values: Tensor) -> Tensor:
         (z,) = values
@@ -63,6 +65,9 @@ class Leaky(Activation):
 
     def relaxations(self, zone: Zone) -> tuple[Relaxation, ...]:
         return (Relaxation(Piecewise(self, (torch.zeros(()),), (self.slope_below, torch.ones(()))), zone),)
+
+    def described(self, shape: Shape) -> tuple[str, dict[str, Tensor]]:
+        return "leaky", {"below": self.slope_below.expand(shape)}
 
     def global_slope(self, shape: Shape) -> Tensor:
         return self.slope_below.abs().clamp(min=1)

@@ -22,6 +22,7 @@ class Linear(LinearOp):
     weight: Tensor
     bias: Tensor | None = None
     trainable = ("weight", "bias")
+    roundings = 6  # the product, and five for a factor that a runtime folds into the weights
 
     def linear(self, x: Tensor) -> Tensor:
         return F.linear(x, self.weight)

@@ -13,6 +13,7 @@ from torch import Tensor
 from llcert.gradients import maximum, minimum
 from llcert.ir import Activation, Node, Op, Shape, apply
 from llcert.ops.affine import Affine
+from llcert.ops.clamp import bounds
 from llcert.ops.maxpool import MaxPool
 from llcert.ops.movement import reshaped
 from llcert.ops.take import taken
@@ -35,6 +36,8 @@ class MaxMin(Activation):
     high: Tensor | None = None
     low: Tensor | None = None
     roundings = 0
+    increasing = True
+    slope_roundings = 0
 
     def __call__(self, *values: Tensor) -> Tensor:
         a, b = self.split(values[0])
@@ -127,6 +130,11 @@ class MaxMin(Activation):
         clip = Piecewise(lambda z: torch.minimum(torch.maximum(z, low), high), (low, high), (zero, one, zero))
         return Relaxation(clip, Zone(centre, lower, upper, self.merge(largest, smallest), zone.radius))
 
+    def described(self, shape: Shape) -> tuple[str, dict[str, Tensor]]:
+        first, second = self.split(torch.arange(math.prod(shape)).reshape(1, *shape))
+        low, high = bounds(self.low, self.high, tuple(first.shape[1:]))
+        return "maxmin", {"first": first, "second": second, "low": low, "high": high}
+
     def global_slope(self, shape: Shape) -> Tensor:
         return torch.ones(())
 
@@ -144,6 +152,8 @@ class GroupSort(Activation):
     size: int
     descending: bool = False
     roundings = 0
+    increasing = True
+    slope_roundings = 0
 
     def __call__(self, *values: Tensor) -> Tensor:
         groups = values[0].unflatten(self.axis + 1, (-1, self.size))

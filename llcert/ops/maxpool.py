@@ -39,6 +39,8 @@ class MaxPool(Activation):
     padding: tuple[tuple[int, int], ...]
     dilation: Shape
     roundings = 0
+    increasing = True
+    slope_roundings = 1
 
     def __call__(self, *values: Tensor) -> Tensor:
         (z,) = values

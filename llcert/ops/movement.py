@@ -10,15 +10,41 @@ import torch
 from torch import Tensor
 
 from llcert.batch_size import BATCH, BatchSize, Size
-from llcert.ir import LinearOp, Node, Shape, apply
+from llcert.ir import LinearOp, Node, Shape, apply, number
 from llcert.registry import Call, OnnxBuilder, batched_shape, common_shape, from_onnx, from_torch_op, to_onnx
 
 
 class Movement(LinearOp):
-    """A linear map all of whose coefficients are 0 or 1, so that entrywise changes leave it alone."""
+    """A linear map each of whose outputs is one of its inputs as it is."""
+
+    roundings = 0
+    copies = True
 
     def transformed(self, entrywise: Callable[[Tensor], Tensor]) -> LinearOp:
-        return self
+        return multiple(self, number(entrywise, 1.0))
+
+
+@dataclass(frozen=True)
+class Multiple(LinearOp):
+    """A number times another linear map, without its offset: what entrywise changes make of coefficients of 1."""
+
+    map: LinearOp
+    factor: float
+    roundings = 6
+
+    def linear(self, x: Tensor) -> Tensor:
+        return self.factor * self.map.linear(x)
+
+    def transformed(self, entrywise: Callable[[Tensor], Tensor]) -> LinearOp:
+        return multiple(self.map, number(entrywise, self.factor))
+
+    def adjoint(self, y: Tensor, shape: Shape) -> Tensor:
+        return self.factor * self.map.adjoint(y, shape)
+
+
+def multiple(op: LinearOp, factor: float) -> LinearOp:
+    """A number times a linear map without offset."""
+    return op if factor == 1 else Multiple(op, factor)
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from llcert.ir import LONGEST_AXIS, LinearOp, Node, Shape, apply
+from llcert.ir import LONGEST_AXIS, LinearOp, Node, Shape, apply, number
+from llcert.ops.movement import multiple
 from llcert.ops.take import taken
 from llcert.registry import Call, OnnxBuilder, from_onnx, from_torch_op, to_onnx
 
@@ -23,6 +24,15 @@ class Pad(LinearOp):
     value: float = 0.0
     moves = True
 
+    @property
+    def roundings(self) -> int:
+        """The value's own, where float32 does not hold it."""
+        return 0 if float(torch.tensor(self.value, dtype=torch.float32)) == self.value else 1
+
+    @property
+    def copies(self) -> bool:
+        return self.roundings == 0
+
     def linear(self, x: Tensor) -> Tensor:
         return F.pad(x, self._torch_widths)
 
@@ -30,8 +40,8 @@ class Pad(LinearOp):
         (x,) = values
         return F.pad(x, self._torch_widths, value=self.value)
 
-    def transformed(self, entrywise: Callable[[Tensor], Tensor]) -> Pad:
-        return Pad(self.widths)
+    def transformed(self, entrywise: Callable[[Tensor], Tensor]) -> LinearOp:
+        return multiple(Pad(self.widths), number(entrywise, 1.0))
 
     def adjoint(self, y: Tensor, shape: Shape) -> Tensor:
         inside = (slice(before, before + n) for (before, _), n in zip(self.widths, shape, strict=True))

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from llcert.ir import LONGEST_AXIS, LinearOp, Node, Shape, apply
+from llcert.ir import LONGEST_AXIS, LinearOp, Node, Shape, apply, number
 from llcert.ops.divide import quotient
 from llcert.ops.linear import Linear
 from llcert.ops.movement import Transpose, reshaped
@@ -35,12 +35,13 @@ class Reduce(LinearOp):
 
     axes: Shape
     weight: float = 1.0
+    roundings = 6  # the weight or a division, the product, and four for a factor that a runtime folds into it
 
     def linear(self, x: Tensor) -> Tensor:
         return self.weight * x.sum([a + 1 for a in self.axes])
 
     def transformed(self, entrywise: Callable[[Tensor], Tensor]) -> Reduce:
-        return replace(self, weight=scalar(entrywise, self.weight))
+        return replace(self, weight=number(entrywise, self.weight))
 
     def adjoint(self, y: Tensor, shape: Shape) -> Tensor:
         kept = [1 if i in self.axes else n for i, n in enumerate(shape)]
@@ -57,6 +58,7 @@ class SumPool(LinearOp):
     kernel: Shape
     stride: Shape
     weight: float = 1.0
+    roundings = 6
 
     def linear(self, x: Tensor) -> Tensor:
         size = 1
@@ -66,12 +68,7 @@ class SumPool(LinearOp):
         return pool(x, self.kernel, self.stride) * (self.weight * size)
 
     def transformed(self, entrywise: Callable[[Tensor], Tensor]) -> SumPool:
-        return replace(self, weight=scalar(entrywise, self.weight))
-
-
-def scalar(entrywise: Callable[[Tensor], Tensor], value: float) -> float:
-    """An entrywise map applied to one number."""
-    return float(entrywise(torch.tensor(value, dtype=torch.float64)))
+        return replace(self, weight=number(entrywise, self.weight))
 
 
 def rescaled(node: Node, factor: float) -> Node | None:

@@ -17,7 +17,10 @@ class _Bell(Activation):
     """An increasing function whose derivative falls with the distance from zero."""
 
     steepest = 1.0
+    roundings = 16
     relative = False
+    increasing = True
+    slope_roundings = 16
 
     def derivative(self, z: Tensor) -> Tensor:
         """The derivative, in a form that rounds no worse than the function."""
@@ -42,7 +45,7 @@ class Sigmoid(_Bell):
         return torch.sigmoid(values[0])
 
     def derivative(self, z: Tensor) -> Tensor:
-        return torch.sigmoid(z) * torch.sigmoid(-z)
+        return _positive(torch.sigmoid(z) * torch.sigmoid(-z))
 
 
 @dataclass(frozen=True)
@@ -53,7 +56,12 @@ class Tanh(_Bell):
         return torch.tanh(values[0])
 
     def derivative(self, z: Tensor) -> Tensor:
-        return 4 * torch.sigmoid(2 * z) * torch.sigmoid(-2 * z)
+        return _positive(4 * torch.sigmoid(2 * z) * torch.sigmoid(-2 * z))
+
+
+def _positive(slopes: Tensor) -> Tensor:
+    """Slopes that are nowhere zero, where they have vanished the smallest normal number."""
+    return slopes.clamp(min=torch.finfo(slopes.dtype).tiny)
 
 
 @from_onnx("Sigmoid")

@@ -26,7 +26,7 @@ class Take(Movement):
     indices: Shape
 
     @property
-    def moves(self) -> bool:  # type: ignore[override]
+    def moves(self) -> bool:
         return len(set(self.indices)) == len(self.indices)
 
     @property

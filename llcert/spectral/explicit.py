@@ -11,6 +11,7 @@ import torch
 from scipy import sparse
 from torch import Tensor
 
+from llcert.layout import flat
 from llcert.rounding import direct_sums
 from llcert.spectral.linear_map import Provable
 from llcert.spectral.periods import axes_of, groups_of
@@ -43,7 +44,7 @@ def written_out(map_: Provable, device: torch.device, memory: float) -> Explicit
         chunk = max(CHUNK // max(rows, math.prod(map_.columns)), 1)
         size = 0
         for groups in groups_of(axes_of(map_, device), chunk):
-            values = map_.apply(groups.marks()).flatten(1)
+            values = flat(map_.apply(groups.marks()))
             if not bool(torch.isfinite(values).all()):
                 return None
             group, row = values.nonzero(as_tuple=True)

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from llcert.layout import flat
 from llcert.spectral.linear_map import Masked
 
 
@@ -36,8 +37,8 @@ def shared(masked: Masked, size: int) -> Shared:
 
 def _relative(factors: Tensor) -> Tensor:
     """Each image's factors by their largest, `[batch, n]`: what similarity is judged by; NaN counts as zero."""
-    flat = factors.flatten(1)
-    return (flat / flat.amax(1, keepdim=True)).nan_to_num(0.0, 0.0, 0.0) if flat.numel() else flat
+    own = flat(factors)
+    return (own / own.amax(1, keepdim=True)).nan_to_num(0.0, 0.0, 0.0) if own.numel() else own
 
 
 def _chain(factors: Tensor) -> Tensor:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from llcert.layout import flat
 from llcert.spectral.linear_map import Provable
 
 CANDIDATES = (1, 2, 3, 4, 5, 6, 8)
@@ -55,7 +56,7 @@ def _owners(map_: Provable, axis: int, period: int, device: torch.device) -> Ten
         coordinates = torch.arange(len(range(offset, map_.columns[axis], period)), device=device).double()
         for power in range(3):
             along[power, offset, ..., offset::period] = coordinates**power
-    counts = map_.paths(entries.flatten(0, 1)).flatten(1).round().unflatten(0, (3, period))
+    counts = flat(map_.paths(entries.flatten(0, 1))).round().unflatten(0, (3, period))
     paths, first, second = counts
     if not bool((paths.abs().amax() * second.abs().amax().clamp(min=1) < EXACT) & (first.abs().amax() < EXACT)):
         return None

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from llcert.errors import InvalidInput
+from llcert.layout import flat
 from llcert.region import length, spread
 from llcert.spectral.linear_map import Masked
 from llcert.spectral.norm import Norm, Side
@@ -50,7 +51,7 @@ class PowerIteration:
                 if len(images) == 0:
                     break
             following, norm = _step(masked, u)
-            settled = torch.linalg.vector_norm((following - u).flatten(1), dim=1) <= self.tolerance
+            settled = torch.linalg.vector_norm(flat(following - u), dim=1) <= self.tolerance
             enough = settled if count >= self.least else torch.zeros_like(settled)
             leaving = running & (enough | ~torch.isfinite(norm)) if count < self.cap else running
             if bool(leaving.any()):

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from llcert.errors import InvalidInput
+from llcert.layout import flat
 from llcert.rounding import DOUBLE
 from llcert.spectral.bidiagonal import top_singular_value
 from llcert.spectral.linear_map import Masked
@@ -66,16 +67,16 @@ class RandomLanczos:
 
     def _bounds(self, masked: Masked, start: Tensor, steps: int) -> Tensor:
         """The root of `theta / (1 - e)`, and a share for rounding, which the theorem does not know."""
-        rows, columns = ((f != 0).flatten(1).sum(1) for f in (masked.rows, masked.columns))
+        rows, columns = (flat(f != 0).sum(1) for f in (masked.rows, masked.columns))
         seen = top_singular_value(
-            lambda x: masked.apply(x.reshape(masked.columns.shape)).flatten(1),
-            lambda y: masked.adjoint(y.reshape(masked.rows.shape)).flatten(1),
-            start.flatten(1),
+            lambda x: flat(masked.apply(x.reshape(masked.columns.shape))),
+            lambda y: flat(masked.adjoint(y.reshape(masked.rows.shape))),
+            flat(start),
             steps,
             rows,
             columns,
         )
-        finite = torch.isfinite(masked.rows).flatten(1).all(1) & torch.isfinite(masked.columns).flatten(1).all(1)
+        finite = flat(torch.isfinite(masked.rows)).all(1) & flat(torch.isfinite(masked.columns)).all(1)
         return torch.where(finite, DOUBLE.above(seen * (1 + self.inflation) * (1 + ROUNDING)), torch.nan)
 
     def _chunks(self, masked: Masked, steps: int) -> Iterator[Tensor]:
@@ -90,4 +91,4 @@ ROUNDING = 1e-10
 
 
 def _most(columns: Tensor) -> int:
-    return int((columns != 0).flatten(1).sum(1).max()) if columns.numel() else 0
+    return int(flat(columns != 0).sum(1).max()) if columns.numel() else 0

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from llcert.layout import flat
 from llcert.spectral.linear_map import LinearMap, Masked
 from llcert.spectral.norm import Norm, Solver
 
@@ -36,7 +37,7 @@ class Remembered:
 
 
 def _same(factors: Tensor, before: Tensor) -> Tensor:
-    return (factors == before).flatten(1).all(1)
+    return flat(factors == before).all(1)
 
 
 def _replaced(norm: Norm, images: Tensor, found: Norm) -> Norm:

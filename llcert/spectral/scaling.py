@@ -10,6 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from llcert.layout import flat
 from llcert.region import spread
 from llcert.rounding import DOUBLE
 from llcert.spectral.linear_map import Masked, Provable
@@ -36,13 +37,13 @@ def scaled(masked: Masked, exponent: int) -> Scaled:
     assert isinstance(map_, Provable)
     rows, row_exponent = normalised(masked.rows)
     columns, column_exponent = normalised(masked.columns)
-    error = _error(map_, rows.flatten(1), columns, exponent)
-    return Scaled(rows.flatten(1), columns.flatten(1), row_exponent + column_exponent + exponent, error)
+    error = _error(map_, flat(rows), columns, exponent)
+    return Scaled(flat(rows), flat(columns), row_exponent + column_exponent + exponent, error)
 
 
 def normalised(x: Tensor) -> tuple[Tensor, NDArray[np.int64]]:
     """`x 2^-e` with a largest absolute value below one, and the exponents e, `[batch]`."""
-    peak = x.abs().flatten(1).amax(1) if x[0].numel() else x.new_zeros(len(x))
+    peak = flat(x.abs()).amax(1) if x[0].numel() else x.new_zeros(len(x))
     exponent = np.frexp(peak.cpu().numpy())[1].astype(np.int64)
     return shifted(x, -exponent), exponent
 
@@ -62,7 +63,7 @@ def _error(map_: Provable, rows: Tensor, columns: Tensor, exponent: int) -> Tens
     `||R N C|| <= ||R N C 1||` for a matrix without negative entries.
     """
     count, length = map_.roundings, rows.shape[1]
-    reached = DOUBLE.above(map_.magnitude(columns), count).flatten(1) + 2 * map_.underflow
+    reached = flat(DOUBLE.above(map_.magnitude(columns), count)) + 2 * map_.underflow
     sums = rows * shifted(reached, np.full(len(rows), -exponent))
     peak = sums.amax(1, keepdim=True)
     size = torch.linalg.vector_norm(torch.where(peak > 0, sums / peak, sums), dim=1) * peak[:, 0]

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from llcert.errors import InvalidInput
+from llcert.layout import flat
 from llcert.rounding import DOUBLE
 from llcert.spectral import dense
 from llcert.spectral.explicit import Explicit, written_out
@@ -72,7 +73,7 @@ class Verified:
 
     def _fits(self, masked: Masked) -> bool:
         """Whether any image's Gram matrix is small enough; only then is the map worth writing out."""
-        rows, columns = ((f != 0).flatten(1).sum(1) for f in (masked.rows, masked.columns))
+        rows, columns = (flat(f != 0).sum(1) for f in (masked.rows, masked.columns))
         return masked.batch > 0 and int(torch.minimum(rows, columns).min()) <= self.largest
 
     def _proved(self, masked: Masked, explicit: Explicit, operations: float) -> tuple[Tensor, Tensor]:

@@ -12,9 +12,27 @@ from proofs import ORDERS, Order, in_float32, other_batch_norm
 from random_layers import exact
 from torch import Tensor
 
-from llcert.bounds.roundoff import Passage, distance, flushed, largest, off
+from llcert.bounds.roundoff import Passage, distance, flushed, inexact, largest
 from llcert.ir import Input, LinearOp, Network, Shape, apply
-from llcert.ops import Add, Affine, BatchNorm, Conv, Leaky, Linear, Reduce, Sigmoid, SumPool, Tanh, relu
+from llcert.ops import (
+    Add,
+    Affine,
+    BatchNorm,
+    Concat,
+    Conv,
+    Expand,
+    Leaky,
+    Linear,
+    Pad,
+    Reduce,
+    Reshape,
+    Sigmoid,
+    SumPool,
+    Take,
+    Tanh,
+    Transpose,
+    relu,
+)
 from llcert.program import lower
 from llcert.region import Region
 from llcert.rounding import DOUBLE, SINGLE
@@ -42,6 +60,19 @@ LAYERS: dict[str, tuple[LinearOp, Shape]] = {
     "average": (SumPool((3, 3), (1, 1), 1 / 9), (2, 6, 6)),
     "mean": (Reduce((1, 2), 1 / 63), (3, 7, 9)),
     "affine": (Affine(single(50), single(50)), (50,)),
+    "shift": (Affine(shift=single(50)), (50,)),
+    "shift, cancelling": (Affine(shift=-1e6 * single(50)), (50,)),
+    "difference from a constant": (Affine(torch.tensor(-1.0), single(50)), (50,)),
+    "sum": (Reduce((0,)), (50, 3)),
+}
+
+COPIES: dict[str, tuple[LinearOp, Shape]] = {
+    "expand": (Expand((4, 3, 5)), (3, 1)),
+    "expand one number": (Expand((7,)), ()),
+    "repeat": (Take(1, (4, 0, 4, 4)), (3, 5)),
+    "reshape": (Reshape((15,)), (3, 5)),
+    "transpose": (Transpose((1, 0)), (3, 5)),
+    "pad": (Pad(((1, 2),), 0.25), (5,)),
 }
 
 
@@ -98,6 +129,48 @@ def test_float64_errs_less_than_its_own_bound(name: str) -> None:
     found = op.to("cpu", torch.float64)(x.double()).flatten(1).numpy().astype(np.longdouble)
     assert (np.abs(found - truth(op, x)) <= passage.error().flatten(1).numpy()).all()
     assert bool((passage.error() <= 1e-12 * (1 + passage.size)).all())
+
+
+@pytest.mark.parametrize("name", COPIES)
+def test_copies_lose_nothing(name: str) -> None:
+    op, shape = COPIES[name]
+    x = inputs(shape)
+    network, passage = passage_of(op, x)
+    assert bool((passage.deployed(SINGLE, passage.size) == 0).all())
+    value = in_float32(network, x, None, flush=True)[network.output].double()
+    assert torch.equal(value, op.to("cpu", torch.float64)(x.double()))
+
+
+def test_a_shift_loses_its_own_rounding_and_no_more() -> None:
+    x = single(20, 50)
+    _, passage = passage_of(Affine(shift=torch.full((50,), 0.25)), x)
+    value = (x.double() + 0.25).abs()
+    bound = passage.deployed(SINGLE, value)
+    assert bool((bound <= SINGLE.unit * (x.double().abs() + 0.25) * 1.001 + 1e-30).all())
+    _, passage = passage_of(Affine(shift=torch.zeros(50)), x)
+    assert bool((passage.deployed(SINGLE, x.double().abs()) <= 1e-36).all()), "adding zero is exact, unless it flushes"
+
+
+def test_one_value_among_zeros_is_not_rounded() -> None:
+    """Parts of a concatenation with constants, padded with zeros and added up."""
+    image = apply(Input((4,)))
+    parts = [apply(Pad(((0, 4),)), image), apply(Pad(((4, 0),)), image)]
+    program = lower(Network(apply(Add(), *parts)), dtype=torch.float64)
+    x = inputs((4,)).double()
+    passage = Passage.of(program.blocks[0], {program.input: Region(x, x, x, torch.zeros(len(x), dtype=torch.float64))})
+    assert bool((passage.deployed(SINGLE, passage.size) <= 1e-36).all())
+
+
+def test_values_side_by_side_keep_their_errors() -> None:
+    image = apply(Input((20,)))
+    layer = Linear(single(4, 20), single(4))
+    program = lower(Network(apply(Concat(0), apply(layer, image), image)), dtype=torch.float64)
+    x = inputs((20,)).double()
+    point = Region(x, x, x, torch.zeros(len(x), dtype=torch.float64))
+    both = Passage.of(program.blocks[0], {program.input: point})
+    bound, (_, alone) = both.deployed(SINGLE, both.size), passage_of(layer, x.float())
+    torch.testing.assert_close(bound[:, :4], alone.deployed(SINGLE, alone.size), rtol=1e-9, atol=0)
+    assert bool((bound[:, 4:] == 0).all())
 
 
 @pytest.mark.parametrize("name", ["batch norm", "batch norm, small variance"])
@@ -201,10 +274,9 @@ def test_maps_without_a_body_lose_nothing() -> None:
 @pytest.mark.parametrize("phi", [Sigmoid(), Tanh(), Leaky(torch.tensor(0.3))])
 def test_activations_err_less_than_their_bound(phi: Sigmoid | Tanh | Leaky) -> None:
     z = torch.cat([single(2000) * 3, single(2000) * 30, single(1000) * 1e-20])
-    exact_value = phi.to("cpu", torch.float64)(z.double())
-    size = exact_value.abs() if phi.relative else exact_value.abs().clamp(min=1)
-    wrong = (phi(z).double() - exact_value).abs()
-    assert bool((wrong <= off(size, phi.roundings, SINGLE)).all())
+    exact_value = phi.to("cpu", torch.float64)(z.double())[None]
+    value = Region(exact_value, exact_value, exact_value, torch.zeros(1, dtype=torch.float64))
+    assert bool(((phi(z).double() - exact_value).abs() <= inexact(phi, value, SINGLE)).all())
 
 
 def test_selecting_loses_subnormal_thresholds_only() -> None:

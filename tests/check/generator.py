@@ -110,7 +110,7 @@ def _layer(rng: np.random.Generator, toy: Toy, at: int) -> int:
         at = toy.add("take", [at], size, places=[rng.integers(-1, toy.nodes[at]["size"], size)])
     at = _linear(rng, toy, at, size)
     if rng.random() < 0.3:
-        at = _linear(rng, toy, at, size)
+        at = _linear(rng, toy, at, size) if rng.random() < 0.5 else _exact(rng, toy, at)
     if rng.random() < 0.4:
         skip = start if toy.nodes[start]["size"] == size else _linear(rng, toy, start, size)
         others = [k for k in toy.cuts if toy.nodes[k]["size"] == size and k < at and k > 0]
@@ -128,6 +128,16 @@ def _linear(rng: np.random.Generator, toy: Toy, at: int, size: int) -> int:
         A *= np.abs(np.arange(size)[:, None] * inputs / size - np.arange(inputs)) < 2
     b = rng.normal(size=size) * 0.3
     return toy.add("linear", [at], size, A=A.astype(np.float32).astype(float), b=b.astype(np.float32).astype(float))
+
+
+def _exact(rng: np.random.Generator, toy: Toy, at: int) -> int:
+    """Entries with another sign, shifted, and differences of neighbours: no product rounds."""
+    size = toy.nodes[at]["size"]
+    A = np.diag(rng.choice([-1.0, 1.0], size))
+    if rng.random() < 0.3:
+        A[1:, :-1] -= np.eye(size - 1)
+    b = (rng.normal(size=size) * rng.choice([0, 1], size)).astype(np.float32).astype(float)
+    return toy.add("linear", [at], size, A=A, b=b, exact=True)
 
 
 def _activation(rng: np.random.Generator, toy: Toy, at: int) -> int:
@@ -279,8 +289,10 @@ def single_errors(toy: Toy, block: Block, part: dict[int, Any], largest: Array) 
         if n["kind"] == "linear":
             A = abs(n["A"])
             terms, size, carried, once = (A > 0) @ held[0], A @ xs[0][0] + abs(n["b"]), A @ xs[0][1], 6
+            if n.get("exact"):
+                terms, once = terms + (n["b"] != 0) - 1, 0
         else:
-            terms, once = sum(held) - 1, 1
+            terms, once = sum(held) - 1, 0
             size, carried = sum(x[0] for x in xs), sum(x[1] for x in xs)
         partial = np.minimum(size, (size + largest + carried) / 2) if i == block.pre else size
         own = u * (once * size + np.maximum(terms, 0) * partial) * (1 + 4 * u * (terms.max() + 9))
@@ -489,7 +501,7 @@ def model_arrays(toy: Toy) -> dict[str, Any]:
 def graph_json(toy: Toy) -> dict[str, Any]:
     nodes = []
     for n in toy.nodes:
-        entry = {"kind": n["kind"], "size": n["size"]}
+        entry = {"kind": n["kind"], "size": n["size"]} | ({"exact": True} if n.get("exact") else {})
         if n["kind"] in ("add", "concat"):
             entry["inputs"] = n["inputs"]
         elif n["kind"] != "input":

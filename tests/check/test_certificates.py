@@ -13,7 +13,7 @@ import pytest
 from seeds import sizes
 
 from llcert.check import Result, check, open_certificate
-from llcert.check.deployed import errors
+from llcert.check.deployed import check_single, errors
 from llcert.check.files import Arrays
 from llcert.check.forward import propagate
 from llcert.check.graph import build
@@ -184,6 +184,55 @@ def test_batch_norm_in_float32_errs_no_more_than_the_rule_says(seed: int) -> Non
             assert y.dtype == np.float32
             assert np.all(np.abs(y - exact) <= allowed)
             assert np.any(np.abs(y - exact) >= allowed / 8)
+
+
+def shifts(rng: np.random.Generator, n: int) -> Toy:
+    """Entries with one sign or the other, shifted; some differences of two, some offsets of zero."""
+    toy, A = Toy(classes=n), np.diag(rng.choice([-1.0, 1.0], n))
+    A[: n // 2, n // 2 :] -= np.eye(n // 2)
+    b = (rng.normal(size=n) * rng.choice([0, 1, 1e3], n)).astype(np.float32).astype(float)
+    toy.add("linear", [toy.add("input", [], n)], n, A=A, b=b, exact=True)
+    return toy
+
+
+@pytest.mark.parametrize("flushed", [False, True])
+def test_shifts_err_no_more_than_a_rounding_of_each_sum(flushed: bool) -> None:
+    rng, n = np.random.default_rng(0), 1000
+    toy = shifts(rng, n)
+    x = (rng.normal(size=n) * rng.choice([1e-39, 1e-3, 1], n)).astype(np.float32)
+    block = build(graph_json(toy), arrays(model_arrays(toy))).blocks[1]
+    A, b = toy.nodes[1]["A"], toy.nodes[1]["b"]
+    read = np.where(abs(x) < 2.0**-126, np.float32(0), x) if flushed else x
+    terms = np.concatenate([A.astype(np.float32) * read, b.astype(np.float32)[:, None]], 1)
+    held = [row[row != 0] for row in terms]
+    exact, sums = A @ x.astype(float) + b, np.maximum((A != 0) @ (x != 0).astype(int) + (b != 0) - 1, 0)
+    allowed = errors(block, {0: np.abs(x).astype(float)}, np.abs(exact))
+    for order in (lambda row: row, lambda row: row[::-1], np.sort):
+        y = np.array([np.add.accumulate(order(row), dtype=np.float32)[-1] if len(row) else 0 for row in held])
+        assert np.all(np.abs(y - exact) <= allowed)
+    assert np.all(allowed <= 1.01 * 2.0**-24 * sums * (np.abs(A) @ np.abs(x) + np.abs(b)) + 2.0**-120)
+
+
+@pytest.mark.parametrize("change", ["factor", "magnitude", "word", "offset"])
+def test_what_is_not_exact_is_refused(change: str) -> None:
+    rng = np.random.default_rng(0)
+    toy = shifts(rng, 6)
+    held, graph = model_arrays(toy), graph_json(toy)
+    if change == "factor":
+        held["1.data"][2] = 1 + 2.0**-52
+    if change == "magnitude":
+        held["1.magnitude"] = held["1.magnitude"] + 1
+    if change == "word":
+        graph["nodes"][1]["exact"] = "yes"
+    if change == "offset":
+        held["1.offset"][:] = 0.1
+        held["1.magnitude"] = held["1.offset"]
+        block = build(graph, arrays(held)).blocks[1]
+        with pytest.raises(InvalidInput, match="an offset is no normal float32 number"):
+            check_single(block)
+        return
+    with pytest.raises(InvalidInput, match="exact"):
+        build(graph, arrays(held))
 
 
 def test_what_is_zero_errs_nothing_and_what_is_huge_is_refused(tmp_path: Path) -> None:
@@ -371,7 +420,7 @@ def test_a_model_with_other_weights_is_rejected(seed: int, tmp_path: Path) -> No
     folder = written(random_case(seed, margin=True), tmp_path)
 
     def heavier(a: dict[str, Any]) -> None:
-        a.update({k: a[k] * 1.01 for k in a if k.endswith(".data")})
+        a.update({k: a[k] * 1.01 for k in a if k.endswith(".data") and not np.all(abs(a[k]) == 1)})
 
     change(folder, "model.npz", heavier)
     assert not only(folder).accepted
