@@ -136,7 +136,7 @@ def test_copies_lose_nothing(name: str) -> None:
     op, shape = COPIES[name]
     x = inputs(shape)
     network, passage = passage_of(op, x)
-    assert bool((passage.deployed(SINGLE, passage.size) == 0).all())
+    assert bool((passage.deployed(passage.size) == 0).all())
     value = in_float32(network, x, None, flush=True)[network.output].double()
     assert torch.equal(value, op.to("cpu", torch.float64)(x.double()))
 
@@ -145,10 +145,10 @@ def test_a_shift_loses_its_own_rounding_and_no_more() -> None:
     x = single(20, 50)
     _, passage = passage_of(Affine(shift=torch.full((50,), 0.25)), x)
     value = (x.double() + 0.25).abs()
-    bound = passage.deployed(SINGLE, value)
+    bound = passage.deployed(value)
     assert bool((bound <= SINGLE.unit * (x.double().abs() + 0.25) * 1.001 + 1e-30).all())
     _, passage = passage_of(Affine(shift=torch.zeros(50)), x)
-    assert bool((passage.deployed(SINGLE, x.double().abs()) <= 1e-36).all()), "adding zero is exact, unless it flushes"
+    assert bool((passage.deployed(x.double().abs()) <= 1e-36).all()), "adding zero is exact, unless it flushes"
 
 
 def test_one_value_among_zeros_is_not_rounded() -> None:
@@ -158,7 +158,7 @@ def test_one_value_among_zeros_is_not_rounded() -> None:
     program = lower(Network(apply(Add(), *parts)), dtype=torch.float64)
     x = inputs((4,)).double()
     passage = Passage.of(program.blocks[0], {program.input: Region(x, x, x, torch.zeros(len(x), dtype=torch.float64))})
-    assert bool((passage.deployed(SINGLE, passage.size) <= 1e-36).all())
+    assert bool((passage.deployed(passage.size) <= 1e-36).all())
 
 
 def test_values_side_by_side_keep_their_errors() -> None:
@@ -168,8 +168,8 @@ def test_values_side_by_side_keep_their_errors() -> None:
     x = inputs((20,)).double()
     point = Region(x, x, x, torch.zeros(len(x), dtype=torch.float64))
     both = Passage.of(program.blocks[0], {program.input: point})
-    bound, (_, alone) = both.deployed(SINGLE, both.size), passage_of(layer, x.float())
-    torch.testing.assert_close(bound[:, :4], alone.deployed(SINGLE, alone.size), rtol=1e-9, atol=0)
+    bound, (_, alone) = both.deployed(both.size), passage_of(layer, x.float())
+    torch.testing.assert_close(bound[:, :4], alone.deployed(alone.size), rtol=1e-9, atol=0)
     assert bool((bound[:, 4:] == 0).all())
 
 
