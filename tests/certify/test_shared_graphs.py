@@ -29,6 +29,7 @@ from llcert.certify.plan import Plan
 from llcert.certify.prover import Prover, Semantics
 from llcert.frontend.onnx_file import load, save
 from llcert.ir import Network, Node, place
+from llcert.layout import flat
 from llcert.program import Block, Program
 from llcert.region import ball
 from llcert.spectral import Masked
@@ -98,19 +99,19 @@ def ascended(program: Program, trace: Trace, image: Tensor, eps: float, seed: in
     for _ in range(5):
         points = points.detach().requires_grad_()
         moved = values_of(program, points)[0][block.node] - centre
-        heights = (direction * moved).flatten(1).sum(1), (weights * moved).square().flatten(1).sum(1)
+        heights = flat(direction * moved).sum(1), flat(weights * moved).square().sum(1)
         total = torch.cat([heights[0][:6], heights[1][6:]]).sum()
         if not total.requires_grad:  # a value that no point of the ball moves
             break
         (gradient,) = torch.autograd.grad(total, points)
-        step = torch.nn.functional.normalize(gradient.flatten(1)).reshape(points.shape)
+        step = torch.nn.functional.normalize(flat(gradient)).reshape(points.shape)
         points = onto_ball(points + step * eps / 2, image, eps * (1 - 1e-9))
     return points.detach()
 
 
 def onto_ball(points: Tensor, image: Tensor, eps: float) -> Tensor:
     away = points - image.double()
-    length = torch.linalg.vector_norm(away.flatten(1), dim=1).clamp(min=1e-300)
+    length = torch.linalg.vector_norm(flat(away), dim=1).clamp(min=1e-300)
     return image.double() + away * (eps / length).clamp(max=1).reshape(-1, *[1] * (image.ndim - 1))
 
 
@@ -122,7 +123,7 @@ def evaluations(
 ) -> Iterator[Values]:
     """Values in float32 by torch's kernels and in two orders of summation, at points that lie in the ball."""
     rounded = points.float()
-    away = torch.linalg.vector_norm((rounded.double() - image.double()).flatten(1), dim=1)
+    away = torch.linalg.vector_norm(flat(rounded.double() - image.double()), dim=1)
     rounded = torch.cat([image, rounded[away <= eps]])
     orders = list(ORDERS.values())
     for number, order in enumerate((None, orders[seed % len(orders)], orders[(seed // 3 + 1) % len(orders)])):
@@ -164,7 +165,7 @@ def growth_is_right(own: Prover, image: Tensor, eps: float, points: Tensor) -> N
 
 
 def _between(values: Tensor, order: Tensor) -> Tensor:
-    return torch.linalg.vector_norm((values - values[order]).flatten(1), dim=1)
+    return torch.linalg.vector_norm(flat(values - values[order]), dim=1)
 
 
 def _scale(values: Tensor) -> float:
@@ -193,9 +194,9 @@ def rows_hold(program: Program, trace: Trace, observed: list[Values], seed: int)
 
 def _below(bounds: Tensor, parts: list[tuple[Tensor, Tensor]]) -> bool:
     """Whether `sum of rows . value` is at least the bounds, `[1, rows]`, at every point; NaN and -inf claim nothing."""
-    values = [v.double().flatten(1) for _, v in parts]
-    total = sum(v @ r[0].flatten(1).T for (r, _), v in zip(parts, values, strict=True))
-    size = sum(v.abs() @ r[0].flatten(1).abs().T for (r, _), v in zip(parts, values, strict=True))
+    values = [flat(v.double()) for _, v in parts]
+    total = sum(v @ flat(r[0]).T for (r, _), v in zip(parts, values, strict=True))
+    size = sum(v.abs() @ flat(r[0]).abs().T for (r, _), v in zip(parts, values, strict=True))
     assert isinstance(total, Tensor)
     return not bool((bounds > total + TINY * size).any())
 
@@ -218,7 +219,7 @@ def check_file(seed: int, path: Path) -> None:
     image = random_image(network, seed).float()
     label = network(image).argmax(1)
     points = points_of(image, eps * (1 - 1e-6), 40, seed).float()
-    away = torch.linalg.vector_norm((points.double() - image.double()).flatten(1), dim=1)
+    away = torch.linalg.vector_norm(flat(points.double() - image.double()), dim=1)
     points = torch.cat([image, points[away <= eps]])
     proved = prover(network, eps)(image, label, PLANS[seed % len(PLANS)])[0]
     for level in ("ORT_ENABLE_ALL", "ORT_DISABLE_ALL"):
