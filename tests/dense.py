@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from llcert.layout import flat
 from llcert.program import Term
 from llcert.spectral import Masked
 
@@ -45,7 +46,7 @@ def matrix(term: Term) -> Tensor:
     for s in term.columns:
         size *= s
     unit = torch.eye(size, dtype=torch.float64).reshape(size, *term.columns)
-    return term.apply(unit).flatten(1).T
+    return flat(term.apply(unit)).T
 
 
 def exact_norm(masked: Masked, image: int = 0) -> float:

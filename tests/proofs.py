@@ -17,7 +17,7 @@ from llcert.bounds.unmasked import proved_bound
 from llcert.certify import Assurance, Settings
 from llcert.certify.prover import Prover, Semantics, provers_of
 from llcert.ir import Activation, Input, LinearOp, Network, Node, topological
-from llcert.layout import PER_ROW, Layout
+from llcert.layout import PER_ROW, Layout, flat
 from llcert.ops import BatchNorm
 from llcert.program import Program, lower
 from llcert.relaxation import Relaxation
@@ -55,7 +55,7 @@ def points_of(image: Tensor, eps: float, count: int, seed: int) -> Tensor:
     """Points of the ball, half of them on its sphere, the image first, `[count, *shape]`."""
     generator = torch.Generator().manual_seed(seed)
     noise = torch.randn(count, *image.shape[1:], generator=generator, dtype=torch.float64)
-    noise = torch.nn.functional.normalize(noise.flatten(1)).reshape(noise.shape)
+    noise = torch.nn.functional.normalize(flat(noise)).reshape(noise.shape)
     size = torch.rand(count, generator=generator, dtype=torch.float64)
     size[: count // 2], size[0] = 1 - 1e-12, 0
     return image.double() + eps * size.reshape(-1, *[1] * (image.ndim - 1)) * noise
@@ -167,10 +167,10 @@ def _flushing(compute: Callable[[], Tensor]) -> Tensor:
 def _summed(op: LinearOp, x: Tensor, order: Order, *, flush: bool) -> Tensor:
     shape = tuple(x.shape[1:])
     unit = torch.eye(x[0].numel(), dtype=torch.float32).reshape(-1, *shape)
-    matrix = op.linear(unit).flatten(1).T.numpy()
+    matrix = flat(op.linear(unit)).T.numpy()
     like = op.linear(x[:1])
     offset = torch.zeros_like(like) if op.offset is None else op.offset.expand_as(like)
-    parts = [matrix, x.flatten(1).numpy(), offset.flatten().numpy()]
+    parts = [matrix, flat(x).numpy(), offset.flatten().numpy()]
     if flush:
         parts = [_without_subnormals(torch.from_numpy(p.copy())).numpy() for p in parts]
     weights, inputs, shift = parts
@@ -209,7 +209,7 @@ def stays_inside(program: Program, trace: Trace, before: dict[Node, Tensor], aft
 
 def _longest(x: Tensor) -> NDArray[np.longdouble]:
     """Lengths in extended precision, a few units below."""
-    wide = x.flatten(1).numpy().astype(np.longdouble)
+    wide = flat(x).numpy().astype(np.longdouble)
     return np.sqrt((wide * wide).sum(1)) * (1 - np.longdouble(1e-15))
 
 

@@ -74,7 +74,7 @@ def backward_boxes(backward: Backward, trace: Trace, asked: Mapping[int, Probe])
         block = backward.program.blocks[index]
         images = torch.arange(len(trace.before[block.node].centre), device=backward.program.device)
         parts = [_sides(backward, trace.select(some), index, rows) for some in images.split(_at_once(rows))]
-        lower, upper = (torch.cat(side).unflatten(1, block.pre.shape) for side in zip(*parts, strict=True))
+        lower, upper = (torch.cat(side).reshape(len(images), *block.pre.shape) for side in zip(*parts, strict=True))
         boxes[block.node] = lower, upper
     return boxes
 

@@ -112,7 +112,7 @@ class SideBySide:
 
     def _sum(self, x: Tensor, action: Callable[[Term, Tensor], Tensor]) -> Tensor:
         pairs = zip(self.terms, x.split(self.sizes, 1), strict=True)
-        return torch.stack([action(t, part.unflatten(1, t.columns)) for t, part in pairs]).sum(0)
+        return torch.stack([action(t, part.reshape(len(part), *t.columns)) for t, part in pairs]).sum(0)
 
     def adjoint(self, y: Tensor) -> Tensor:
         """`[batch, all entries]`."""

@@ -38,7 +38,7 @@ class Asking:
 class Probe:
     """Which entries of a block's value may share a row: those of different positions of one group, in any channels.
 
-    shape: of the value; all axes but the first are positions. groups: of each position, `[positions]`. layouts: of
+    shape: of the value, `(1,)` for one number; all axes but the first are positions. groups: of each position, `[positions]`. layouts: of
     every cut below, of rows that ask for all positions of a group each, in all channels at once; owners are positions.
     A row that asks for fewer channels may be zero at some of what its positions own.
     """
@@ -69,7 +69,7 @@ class Probe:
         layouts = {n: _owned(s.owners[group], own, wanted.numel()) for n, s in self.layouts.items()}
         asked = torch.where(self.groups == group[:, None], own, wanted.numel())
         owners = asked.new_full((len(asked), wanted.numel() + 1), wanted.numel()).scatter(1, asked, asked)
-        owners = owners[:, :-1].reshape(len(asked), *self.shape)
+        owners = owners[:, :-1].reshape(len(asked), *wanted.shape)
         return Asking(owners < wanted.numel(), Shared(owners, wanted.numel()), layouts)
 
 
@@ -85,14 +85,15 @@ def probe(program: Program, index: int, largest: int) -> Probe | None:
     None where they would be more, and where an activation below mixes entries. Entries that lie `p` apart along the
     spatial axes share a row, for the least p at which nothing they touch meets.
     """
-    shape = program.blocks[index].pre.shape
+    own = program.blocks[index].pre.shape
+    shape = own or (1,)
     below = sum(torch.Size(n.shape).numel() for n in _cuts_below(program, index))
     for period in range(1, max((1, *shape[1:])) + 1):
         rows = shape[0] * math.prod(min(period, n) for n in shape[1:])
         if rows * below > largest:
             break
         owners = torch.stack(list(_groups(shape, period))).to(program.device)
-        layouts = _below(program, index, owners, math.prod(shape[1:]))
+        layouts = _below(program, index, owners.reshape(-1, *own), math.prod(shape[1:]))
         if layouts is None:
             return None
         if layouts:

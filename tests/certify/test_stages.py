@@ -95,6 +95,21 @@ def test_local_measures_every_image() -> None:
         assert ((layer.varying >= 0) & (layer.varying <= 1)).all()
 
 
+def test_a_kept_pass_is_of_the_very_images() -> None:
+    """Later stages share a forward pass by the index of an image; another image under that index has its own."""
+    program = _net()
+    images, _ = _batch(program)
+    kept, fresh = (Local(program, 0.05, global_bound(program)) for _ in range(2))
+    kept.masked(images, INDICES)
+    some, moved = INDICES[10:20], (images + 0.25)[10:20]
+    for wanted in (images[10:20], moved, images[10:20].flip(0)):
+        found, own = kept.masked(wanted, some), fresh.masked(wanted.clone(), some)
+        fresh.forget()
+        for block in program.blocks:
+            assert torch.equal(found.before[block.node].lower, own.before[block.node].lower)
+            assert torch.equal(found.hidden[block.node].region.radius, own.hidden[block.node].region.radius)
+
+
 def test_attack_keeps_its_witnesses() -> None:
     program = _net()
     images, labels = _batch(program)

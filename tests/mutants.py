@@ -1,0 +1,464 @@
+"""One-line faults of the kind that make certificates false, each with the test that must fail where it stands.
+
+A fault names what it changes (a function or a method, by its qualified name, wherever its file may move) and the
+change: a piece of its source that occurs once, and what takes its place. `apply` makes the change in this process;
+`pytest --mutant NAME` does so before the tests.
+"""
+
+from __future__ import annotations
+import __future__
+
+import ast
+import importlib
+import inspect
+import pkgutil
+import textwrap
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from types import FunctionType, ModuleType
+from typing import Any
+
+import llcert
+
+
+@dataclass(frozen=True)
+class Mutant:
+    """A fault and who notices it.
+
+    name: what goes wrong. target: the qualified name of a function or method of llcert. old, new: a piece of its
+    source, and what stands there instead. caught_by: the test that fails, as pytest names it.
+    """
+
+    name: str
+    target: str
+    old: str
+    new: str
+    caught_by: str
+
+
+MUTANTS = (
+    # who owns a norm
+    Mutant(
+        "two activations of one value share a norm",
+        "_block",
+        "Term(s, _reached(s, body), pre, node)",
+        "Term(s, _reached(s, body), pre, pre)",
+        "tests/certify/test_shared_values.py::test_each_activation_of_a_value_has_the_norm_of_its_own_slope",
+    ),
+    Mutant(
+        "a global norm without its slope",
+        "proved_bound",
+        "unmasked_bound(t, solver) * slope",
+        "unmasked_bound(t, solver)",
+        "tests/certify/test_shared_values.py::test_each_activation_of_a_value_has_the_norm_of_its_own_slope",
+    ),
+    Mutant(
+        "an estimated global norm without its slope",
+        "_everything",
+        "rows = rows * block.activation.global_slope(block.pre.shape).to(rows)",
+        "rows = rows * 1",
+        "tests/certify/test_shared_values.py::test_each_activation_of_a_value_has_the_norm_of_its_own_slope",
+    ),
+    Mutant(
+        "a norm of the images that asked before",
+        "Remembered.__call__",
+        "~(_same(masked.rows, before.rows) & _same(masked.columns, before.columns))",
+        "~_same(masked.rows, before.rows)",
+        "tests/spectral/test_remembered.py::test_only_changed_maps_are_asked_again",
+    ),
+    Mutant(
+        "the forward pass of another image",
+        "LastTrace.__call__",
+        "or not torch.equal(self._images[where], images)",
+        "",
+        "tests/certify/test_stages.py::test_a_kept_pass_is_of_the_very_images",
+    ),
+    # boxes and regions
+    Mutant(
+        "max for min where a ball cuts a box",
+        "_through",
+        "minimum(upper, centre + reach)",
+        "minimum(upper, centre)",
+        "tests/bounds/test_forward.py",
+    ),
+    Mutant(
+        "a box without the half-width's absolute matrix",
+        "_through",
+        "magnitude.linear(half)",
+        "node.op.linear(half)",
+        "tests/bounds/test_forward.py",
+    ),
+    Mutant(
+        "a ball without the factors of a moved value",
+        "_through",
+        "magnitude.linear(ball.factors)",
+        "magnitude.linear(ball.factors).clamp(max=1)",
+        "tests/bounds/test_forward.py",
+    ),
+    Mutant(
+        "an enclosure that is not widened by float64's errors",
+        "_widened",
+        "downwards(z.lower - error)",
+        "z.lower",
+        "tests/bounds/test_enclose.py",
+    ),
+    Mutant(
+        "the centre's error left out of a radius",
+        "enclose",
+        "radius + distance(error, weights)",
+        "radius",
+        "tests/bounds/test_enclose.py",
+    ),
+    Mutant(
+        "an activation's error left out of a radius",
+        "_activate",
+        "DOUBLE.above(radius + distance(error), 2)",
+        "radius",
+        "tests/bounds/test_enclose.py",
+    ),
+    Mutant(
+        "the deployed rounding left out",
+        "_box",
+        "upwards(error + more)",
+        "error",
+        "tests/bounds/test_enclose.py",
+    ),
+    Mutant(
+        "overflow of the deployed format ignored",
+        "_unless_lost",
+        "if deployed is None",
+        "if True",
+        "tests/certify/test_hostile.py",
+    ),
+    Mutant(
+        "an input's box cut to the pixel range though nobody asked",
+        "enclosing_ball",
+        "if clip:",
+        "if True:",
+        "tests/bounds/test_enclose.py",
+    ),
+    Mutant(
+        "roundings counted for half of a sum",
+        "_roundings",
+        "math.ceil(float(entries.max())) + 4",
+        "math.ceil(float(entries.max()) / 4)",
+        "tests/test_program.py",
+    ),
+    # masks
+    Mutant(
+        "a mask too many: constant at the threshold from below",
+        "Clamp.gaps",
+        "z.upper - self.low",
+        "z.centre - self.low",
+        "tests/bounds/test_forward.py",
+    ),
+    Mutant(
+        "MaxMin's rows dropped where one of two outputs is constant",
+        "MaxMin.slope",
+        "either = largest | smallest",
+        "either = largest & smallest",
+        "tests/ops/test_contract.py",
+    ),
+    Mutant(
+        "MaxMin's maximum constant once both lower bounds pass",
+        "MaxMin.gaps",
+        "torch.maximum(lower_a, lower_b), torch.minimum(upper_a, upper_b)",
+        "torch.maximum(upper_a, upper_b), torch.minimum(upper_a, upper_b)",
+        "tests/ops/test_contract.py",
+    ),
+    Mutant(
+        "a mask that NaN closes",
+        "Activation.varying",
+        "constant = gaps[0] <= 0",
+        "constant = ~(gaps[0] > 0)",
+        "tests/certify/test_hostile.py",
+    ),
+    Mutant(
+        "an overlapping pool with slope one",
+        "MaxPool.global_slope",
+        "torch.ones_like(e, dtype=torch.bool)",
+        "e < 0",
+        "tests/ops/test_contract.py",
+    ),
+    Mutant(
+        "a pool's windows lost where a maximum ties",
+        "MaxPool.slope",
+        "~(entries < window)",
+        "entries > window",
+        "tests/ops/test_contract.py",
+    ),
+    Mutant(
+        "a leaky slope above one forgotten",
+        "Leaky.global_slope",
+        "self.slope_below.abs().clamp(min=1)",
+        "self.slope_below.abs().clamp(max=1)",
+        "tests/ops/test_contract.py",
+    ),
+    Mutant(
+        "a leaky ReLU's box by its ends",
+        "Leaky.box",
+        "torch.where(knot_inside, least.clamp(max=0), least)",
+        "least",
+        "tests/ops/test_contract.py",
+    ),
+    Mutant(
+        "a sigmoid's slope at the centre",
+        "_Bell.slope",
+        "self.derivative(nearest)",
+        "self.derivative(z.centre)",
+        "tests/ops/test_contract.py",
+    ),
+    Mutant(
+        "a secant not the steepest",
+        "Leaky.secant",
+        "steepest = torch.maximum(steepest, torch.where(end == z.centre, at_centre, chord))",
+        "steepest = torch.minimum(steepest, torch.where(end == z.centre, at_centre, chord))",
+        "tests/ops/test_contract.py",
+    ),
+    # branches
+    Mutant(
+        "branches that add up combined like a concatenation",
+        "proved_bound",
+        "math.hypot(*parts) if block.disjoint else sum(parts)",
+        "math.hypot(*parts)",
+        "tests/certify/test_shared_graphs.py",
+    ),
+    Mutant(
+        "a reach of branches that add up like a concatenation",
+        "Reach.__call__",
+        "total = parts.sum(0)",
+        "total = length(parts.T)",
+        "tests/bounds/test_join.py",
+    ),
+    Mutant(
+        "the joint norm of weighted branches without the weights",
+        "Reach.__call__",
+        "torch.stack(list(radii)) / self.weights",
+        "torch.stack(list(radii))",
+        "tests/bounds/test_join.py",
+    ),
+    Mutant(
+        "the same value twice counted once in an adjoint",
+        "Term._backward",
+        "pending[i] + part if i in pending else part",
+        "part",
+        "tests/test_program.py",
+    ),
+    # norms
+    Mutant(
+        "a Cholesky factorisation whose residual is not paid for",
+        "eigenvalue_bound",
+        "DOUBLE.above(tau + shift + matrix.error, 16)",
+        "DOUBLE.above(tau, 16)",
+        "tests/spectral/test_verified.py",
+    ),
+    Mutant(
+        "a local norm that may exceed what was proved",
+        "_norm",
+        "norm.converged & (norm.value <= ceiling)",
+        "norm.converged",
+        "tests/bounds/test_enclose.py",
+    ),
+    Mutant(
+        "an unconverged estimate trusted",
+        "_local_norm",
+        "norm.converged & (norm.value <= ceiling)",
+        "norm.value <= ceiling",
+        "tests/bounds/test_forward.py",
+    ),
+    Mutant(
+        "a convolution's adjoint with the wrong padding",
+        "Conv.adjoint",
+        "self.weight, None, self.stride, self.padding, unread",
+        "self.weight, None, self.stride, (0,) * len(unread), unread",
+        "tests/ops/test_contract.py",
+    ),
+    Mutant(
+        "the unpadded torus",
+        "_taps",
+        "reach = stride * (outputs - 1) + dilation * (kernel - 1) + 1",
+        "reach = stride * outputs",
+        "tests/spectral/test_circulant.py",
+    ),
+    # backward pass
+    Mutant(
+        "what is pending overwritten where rows meet",
+        "Backward._affine",
+        "pending[term.source] + part if term.source in pending else part",
+        "part",
+        "tests/certify/test_shared_graphs.py",
+    ),
+    Mutant(
+        "an offset forgotten",
+        "Backward._affine",
+        "total.add(layout.total(g * self.offsets[block.node]), lost)",
+        "total.add(layout.total(g * 0), lost)",
+        "tests/bounds/test_dual.py",
+    ),
+    Mutant(
+        "a multiplier's radius left out",
+        "_Minimum.least",
+        "lam * self.radius * self.radius / 2",
+        "lam * self.radius * self.radius / 4",
+        "tests/test_relaxation.py",
+    ),
+    Mutant(
+        "an entry's minimum over two of three pieces",
+        "_Minimum.entries",
+        "least = torch.minimum(value, least)",
+        "least = value",
+        "tests/test_relaxation.py",
+    ),
+    Mutant(
+        "MaxMin's rotated corners",
+        "MaxMin._sorting",
+        "lower_a - upper_b, -1), _outwards(upper_a - lower_b, 1)",
+        "lower_a - lower_b, -1), _outwards(upper_a - upper_b, 1)",
+        "tests/test_relaxation.py",
+    ),
+    Mutant(
+        "a backward pass that pays for no rounding",
+        "_Sum.lower",
+        "self.value - self.rounding.above(paid, 2 * self.count + 8)",
+        "self.value",
+        "tests/bounds/test_dual.py",
+    ),
+    Mutant(
+        "an activation's deployed error left out of a row",
+        "Backward._activation",
+        "if trace.roundoff is not None and block.activation is not None",
+        "if False",
+        "tests/certify/test_shared_graphs.py",
+    ),
+    Mutant(
+        "the margin's ball without the half that the box leaves",
+        "largest_increase",
+        "torch.where(value < best, value, best)",
+        "torch.where(value < best, value, best) * 0.99",
+        "tests/bounds/test_margin.py",
+    ),
+    Mutant(
+        "entries share a row though something meets",
+        "_carry",
+        "(before != arriving)[both].any()",
+        "False",
+        "tests/bounds/test_boxes.py",
+    ),
+    Mutant(
+        "a part of the ball lost between two cuts",
+        "bounds_of",
+        "cut(backward, trace, leaves.cuts)",
+        "cut(backward, trace, {k: (low, high.clamp(max=0.3)) for k, (low, high) in leaves.cuts.items()})",
+        "tests/bounds/test_branching.py",
+    ),
+    Mutant(
+        "the best part of the ball in place of the worst",
+        "_branched",
+        "bounds.amin()",
+        "bounds.amax()",
+        "tests/certify/test_prover.py",
+    ),
+    # verdicts
+    Mutant(
+        "a tie certified",
+        "positive",
+        "(margin > 0)",
+        "(margin >= 0)",
+        "tests/certify/test_claim.py",
+    ),
+    Mutant(
+        "an attack that contradicts a certificate overlooked",
+        "_Ledger.enter",
+        "raise Contradiction",
+        "0 and Contradiction",
+        "tests/certify/test_cascade.py",
+    ),
+    Mutant(
+        "a proof of another radius",
+        "_margins",
+        "plan, radii_of(prover.eps, indices[chosen]))",
+        "plan, radii_of(prover.eps, indices[:len(chosen)]))",
+        "tests/certify/test_claim.py",
+    ),
+    # the independent checker
+    Mutant(
+        "the checker's factorisation without Rump's shift",
+        "_shifted",
+        "shifted = start - shift",
+        "shifted = start",
+        "tests/check/test_rules.py",
+    ),
+    Mutant(
+        "the checker's tangent at its better end",
+        "_least",
+        "np.minimum(tangent * (p - z), tangent * (q - z))",
+        "np.maximum(tangent * (p - z), tangent * (q - z))",
+        "tests/check/test_rules.py",
+    ),
+    Mutant(
+        "a checker's sum that forgets one of two readers",
+        "margin",
+        "part = rows[s] + part",
+        "part = part * 1",
+        "tests/check",
+    ),
+)
+"""What a test must notice."""
+
+
+def named(name: str) -> Mutant:
+    """The mutant of that name. Raises KeyError."""
+    return {m.name: m for m in MUTANTS}[name]
+
+
+def place(mutant: Mutant) -> FunctionType:
+    """The function that a mutant changes. Raises LookupError where none, or more than one, holds the piece once."""
+    found = [f for f in _functions() if f.__qualname__ == mutant.target and _source(f).count(mutant.old) == 1]
+    if len(found) != 1:
+        raise LookupError(f"{mutant.name}: {len(found)} functions {mutant.target} hold {mutant.old!r} once, not one")
+    return found[0]
+
+
+def apply(mutant: Mutant) -> None:
+    """Makes the change in this process, for everybody who holds the function. Raises LookupError where it is gone."""
+    function = place(mutant)
+    tree = ast.parse(_source(function).replace(mutant.old, mutant.new))
+    (definition,) = tree.body
+    assert isinstance(definition, ast.FunctionDef)
+    definition.decorator_list = []
+    made: dict[str, Any] = {}
+    code = compile(tree, f"<{mutant.name}>", "exec", flags=__future__.annotations.compiler_flag, dont_inherit=True)
+    exec(code, function.__globals__, made)
+    function.__code__ = made[definition.name].__code__
+
+
+def _source(function: FunctionType) -> str:
+    return textwrap.dedent(inspect.getsource(function))
+
+
+def _functions() -> Iterator[FunctionType]:
+    """Every function and method that llcert defines, without the wrappers around it."""
+    for found in pkgutil.walk_packages(llcert.__path__, "llcert."):
+        if not found.name.endswith("__main__"):
+            yield from _of(importlib.import_module(found.name), found.name)
+
+
+def _of(owner: ModuleType | type, module: str) -> Iterator[FunctionType]:
+    for value in vars(owner).values():
+        inner = _inner(value)
+        if isinstance(inner, FunctionType) and inner.__module__ == module:
+            yield inner
+        elif isinstance(value, type) and value.__module__ == module and value is not owner:
+            yield from _of(value, module)
+
+
+def _inner(value: object) -> object:
+    match value:
+        case property(fget=function) | cached_property(func=function):
+            return function
+        case staticmethod() | classmethod():
+            return inspect.unwrap(value.__func__)
+        case FunctionType():
+            return inspect.unwrap(value)
+    return value
