@@ -13,7 +13,7 @@ from llcert.bounds import GlobalBound, Rows, Start, global_bound, propagate
 from llcert.bounds.forward import row_weights
 from llcert.bounds.lipschitz import _crude
 from llcert.ir import Activation, Input, Network, apply
-from llcert.ops import Add, Clamp, Concat, Leaky, Linear, MaxMin, relu
+from llcert.ops import Add, Affine, Clamp, Concat, Leaky, Linear, MaxMin, relu
 from llcert.program import Program, lower
 from llcert.region import Region, ball
 from llcert.spectral import Masked, PowerIteration
@@ -64,6 +64,19 @@ def test_the_first_box_is_the_exact_range() -> None:
     before = propagate(program, ball(image, EPS), bound, solver=TIGHT).before[program.blocks[0].node]
     weight = matrix(program.blocks[0].terms[0])
     reach = EPS * torch.linalg.vector_norm(weight, dim=1)
+    assert torch.allclose(before.upper, before.centre + reach)
+    assert torch.allclose(before.lower, before.centre - reach)
+
+
+@pytest.mark.parametrize("factors", [(3.0, 3.0, 3.0), (0.25, -2.0, 1.0)])
+def test_a_ball_is_stretched_by_factors_on_its_way_to_the_first_sum(factors: tuple[float, ...]) -> None:
+    scale, weight = torch.tensor(factors, dtype=torch.float64), _normal(4, 3, seed=3)
+    hidden = apply(Linear(weight), apply(Affine(scale), apply(Input((3,)))))
+    output = apply(Linear(_normal(2, 4, seed=4)), apply(relu(), hidden))
+    program, image = lower(Network(output), dtype=torch.float64), _image()
+    trace = propagate(program, ball(image, EPS), global_bound(program, TIGHT), solver=TIGHT)
+    before = trace.before[program.blocks[0].node]
+    reach = EPS * torch.linalg.vector_norm(weight * scale, dim=1)
     assert torch.allclose(before.upper, before.centre + reach)
     assert torch.allclose(before.lower, before.centre - reach)
 
