@@ -63,71 +63,71 @@ def _flat(node: Node) -> Node:
 
 
 def _linear(draw: _Draw) -> Node:
-    return draw.dense(apply(Input((5,))), CLASSES)
+    return draw.dense(apply(Input((5,), torch.float64)), CLASSES)
 
 
 def _relu(draw: _Draw) -> Node:
-    node = apply(relu(), draw.dense(apply(Input((5,))), 6))
+    node = apply(relu(), draw.dense(apply(Input((5,), torch.float64)), 6))
     return draw.dense(apply(relu(), draw.dense(node, 5)), CLASSES)
 
 
 def _theta(draw: _Draw) -> Node:
-    node = apply(draw.theta(6), draw.dense(apply(Input((5,))), 6))
+    node = apply(draw.theta(6), draw.dense(apply(Input((5,), torch.float64)), 6))
     return draw.dense(apply(draw.theta(5), draw.dense(node, 5)), CLASSES)
 
 
 def _one_hidden_theta(draw: _Draw) -> Node:
-    return draw.dense(apply(draw.theta(6), draw.dense(apply(Input((5,))), 6)), CLASSES)
+    return draw.dense(apply(draw.theta(6), draw.dense(apply(Input((5,), torch.float64)), 6)), CLASSES)
 
 
 def _one_hidden_clipped(draw: _Draw) -> Node:
-    return draw.dense(apply(draw.clipped(3), draw.dense(apply(Input((5,))), 6)), CLASSES)
+    return draw.dense(apply(draw.clipped(3), draw.dense(apply(Input((5,), torch.float64)), 6)), CLASSES)
 
 
 def _conv(draw: _Draw) -> Node:
-    node = apply(draw.theta(3, 1, 1), draw.conv(apply(Input((1, 4, 4))), 3))
+    node = apply(draw.theta(3, 1, 1), draw.conv(apply(Input((1, 4, 4), torch.float64)), 3))
     return draw.dense(_flat(apply(relu(), draw.conv(node, 2, kernel=4, stride=2))), CLASSES)
 
 
 def _conv_maxmin(draw: _Draw) -> Node:
-    node = apply(MaxMin(), draw.conv(apply(Input((1, 4, 4))), 4))
+    node = apply(MaxMin(), draw.conv(apply(Input((1, 4, 4), torch.float64)), 4))
     return draw.dense(_flat(apply(MaxMin(), draw.conv(node, 2, kernel=4, stride=2))), CLASSES)
 
 
 def _conv_clipped(draw: _Draw) -> Node:
-    node = apply(draw.clipped(2, 4, 4), draw.conv(apply(Input((1, 4, 4))), 4))
+    node = apply(draw.clipped(2, 4, 4), draw.conv(apply(Input((1, 4, 4), torch.float64)), 4))
     node = apply(draw.clipped(1, 2, 2), draw.conv(node, 2, kernel=4, stride=2))
     return draw.dense(_flat(node), CLASSES)
 
 
 def _residual(draw: _Draw) -> Node:
-    first = apply(relu(), draw.dense(apply(Input((5,))), 5))
+    first = apply(relu(), draw.dense(apply(Input((5,), torch.float64)), 5))
     inner = draw.dense(apply(draw.theta(6), draw.dense(first, 6)), 5)
     return draw.dense(apply(relu(), apply(Add(), inner, first)), CLASSES)
 
 
 def _late_residual(draw: _Draw) -> Node:
     """The last linear map has two sources."""
-    first = apply(relu(), draw.dense(apply(Input((5,))), 5))
+    first = apply(relu(), draw.dense(apply(Input((5,), torch.float64)), 5))
     second = apply(draw.theta(5), draw.dense(first, 5))
     return draw.dense(apply(Add(), first, second), CLASSES)
 
 
 def _concatenated(draw: _Draw) -> Node:
-    first = apply(relu(), draw.dense(apply(Input((5,))), 4))
+    first = apply(relu(), draw.dense(apply(Input((5,), torch.float64)), 4))
     both = apply(Concat(0), apply(draw.theta(3), draw.dense(first, 3)), first)
     return draw.dense(apply(MaxMin(), draw.dense(both, 4)), CLASSES)
 
 
 def _batch_norm(draw: _Draw) -> Node:
-    node = draw.conv(apply(Input((1, 4, 4))), 3)
+    node = draw.conv(apply(Input((1, 4, 4), torch.float64)), 3)
     norm = BatchNorm(draw.positive(3), draw.normal(3, scale=0.3), draw.normal(3, scale=0.3), draw.positive(3))
     node = apply(relu(), apply(norm, node))
     return draw.dense(_flat(apply(relu(), draw.conv(node, 2, kernel=4, stride=2))), CLASSES)
 
 
 def _smooth(draw: _Draw) -> Node:
-    node = apply(Tanh(), draw.dense(apply(Input((5,))), 6))
+    node = apply(Tanh(), draw.dense(apply(Input((5,), torch.float64)), 6))
     return draw.dense(apply(Leaky(torch.tensor(0.2, dtype=torch.float64)), draw.dense(node, 5)), CLASSES)
 
 

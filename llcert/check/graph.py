@@ -16,7 +16,10 @@ from llcert.check.files import Arrays, Integers, valid
 from llcert.check.numbers import FORMATS, TINY, Format, Vector, above, gamma, least_product
 
 Matrix = Any  # scipy.sparse.csr_array, which has no types
-MOST_NODES, LARGEST_SIZE, MOST_WORK = 10**4, 2**24, 2**29
+MOST_NODES, MOST_INPUTS, LARGEST_SIZE, MOST_WORK = 10**4, 2 * 10**4, 2**24, 2**29
+FREE, FACTOR = 2**22, 8
+"""All nodes and blocks may add up so many numbers, and so many times those in model.npz: what the checker takes grows
+with what it is given."""
 LEAST = 2.0**-100
 """What a size counts as at least: gamma, also of float32, times two of them pays for an underflow."""
 
@@ -197,12 +200,24 @@ def build(file: Mapping[str, Any], arrays: Arrays) -> Graph:
     for fields in listed or []:
         form = _form(len(nodes), fields, named=file["format"] > 1)
         nodes.append(_node(len(nodes), fields, form, nodes, arrays))
+    most = FREE + FACTOR * arrays.entries
+    valid(sum(len(n.inputs) for n in nodes) <= MOST_INPUTS, f"graph.json: nodes: more than {MOST_INPUTS} inputs")
+    valid(sum(map(_work, nodes)) <= most, f"graph.json: nodes: values of more than {most} numbers")
     cuts = _integers(file.get("cuts"), len(nodes), "cuts")
     needed = {0, len(nodes) - 1} | {k for k, n in enumerate(nodes) if isinstance(n.what, Activation)}
     valid(cuts == sorted(set(cuts)) and needed <= set(cuts), "graph.json: cuts: not in order, or one is missing")
     classes, last = file.get("classes"), nodes[-1].size
     valid(type(classes) is int and last in (classes, classes + 1) and last > 1, "graph.json: classes: not the logits")
-    return Graph(tuple(nodes), {k: _block(nodes, set(cuts), k) for k in cuts[1:]}, int(classes or 0))
+    blocks = dict[int, Block]()
+    for k in cuts[1:]:
+        blocks[k] = _block(nodes, set(cuts), k, most)
+        most -= sum(map(_work, blocks[k].nodes.values()))
+    return Graph(tuple(nodes), blocks, int(classes or 0))
+
+
+def _work(node: Node) -> int:
+    """How many numbers a node adds up, those of a matrix aside."""
+    return node.size * max(len(node.inputs), 1)
 
 
 def _integers(found: object, limit: int, what: str) -> list[int]:
@@ -298,8 +313,8 @@ def _linear(number: int, size: int, inputs: int, arrays: Arrays, *, exact: bool)
     return Linear(matrix, abs(matrix), offset, magnitude, int(np.diff(pointers).max()), int(columns.max()), exact)
 
 
-def _block(nodes: list[Node], cuts: set[int], cut: int) -> Block:
-    """The block of a cut."""
+def _block(nodes: list[Node], cuts: set[int], cut: int, most: int) -> Block:
+    """The block of a cut, whose nodes add up `most` numbers."""
     what = nodes[cut].what
     activation = what if isinstance(what, Activation) else None
     pre = nodes[cut].inputs[0] if activation else cut
@@ -315,6 +330,8 @@ def _block(nodes: list[Node], cuts: set[int], cut: int) -> Block:
         else:
             waiting.extend(nodes[number].inputs)
     body, sources = {k: nodes[k] for k in sorted(seen - reached)}, tuple(sorted(reached))
+    work = sum(map(_work, body.values()))
+    valid(work <= most, "graph.json: cuts: blocks share too many nodes")
     forwards = sum(_roundings(n, lambda a: a.rows) for n in body.values())
     backwards = sum(_roundings(n, lambda a: a.columns) + len(n.inputs) + 2 for n in body.values())
     backwards += sum(n.what.most for n in body.values() if isinstance(n.what, Take))

@@ -30,5 +30,6 @@ def check(folder: Folder) -> None:
                 rejected.append(result.reason)
     for reason in rejected:
         typer.echo(f"rejected: {reason}", err=True)
-    typer.echo(f"accepted {accepted} of {len(certificate.images)}")
-    raise typer.Exit(1 if rejected else 0)
+    nothing = "" if certificate.images else ": the certificate is of no image, nothing is proved"
+    typer.echo(f"accepted {accepted} of {len(certificate.images)}{nothing}")
+    raise typer.Exit(0 if accepted and not rejected else 1)

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from pathlib import Path, PurePosixPath
 from typing import IO
 
-from llcert.data.reading import open_decompressed, read_capped, reading
+from llcert.data.reading import open_decompressed, read_capped, readable, reading
 from llcert.errors import InvalidInput
 
 _CHUNK = 1 << 20
@@ -82,7 +82,7 @@ def read_zip(path: Path, wanted: Callable[[str], bool], *, member_limit: int, to
             name = member_name(member.filename, path)
             if member.is_dir() or not wanted(name):
                 continue
-            with archive.open(member) as stream:
+            with archive.open(readable(member, path)) as stream:
                 found[name] = read_capped(stream, min(member_limit, left), f"{path}/{name}")
             left -= len(found[name])
     return found

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.lib import format as npy
 
 from llcert.data.dataset import ArrayImages, Dataset, Labels, Pixels, narrowest
-from llcert.data.reading import read_capped, reading
+from llcert.data.reading import read_capped, readable, reading
 from llcert.errors import InvalidInput
 
 _LIMIT = 2 << 30
@@ -41,7 +41,7 @@ def _array(archive: zipfile.ZipFile, name: str, path: Path) -> Pixels:
     member = f"{name}.npy"
     if member not in archive.namelist():
         raise InvalidInput(f"{path}: holds no array {name!r}; images are expected as 'x', labels as 'y'")
-    with archive.open(member) as stream:
+    with archive.open(readable(archive.getinfo(member), path)) as stream:
         return read_array(stream, path, name)
 
 

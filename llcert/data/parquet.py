@@ -18,7 +18,8 @@ _IMAGE_COLUMNS = ("image", "img", "x", "pixels")
 _LABEL_COLUMNS = ("label", "labels", "y", "fine_label")
 _NUMBERS = {"uint8": "u1", "halffloat": "f2", "float": "f4", "double": "f8"}
 _ROWS = 256
-_LIMIT = 2 << 30
+_LIMIT, _BATCH_LIMIT = 2 << 30, 1 << 28
+_VALUES = 1 << 28
 
 
 def load_parquet(path: Path) -> Dataset:
@@ -59,14 +60,23 @@ def _images(file: Any, path: Path) -> ArrayImages | EncodedImages:
 def _rows(file: Any, names: tuple[str, ...], path: Path) -> list[Any]:
     """The rows of one column, pixels as numpy arrays."""
     rows: list[Any] = []
-    size = 0
-    for batch in file.iter_batches(batch_size=_ROWS, columns=[_column(file, names, path)], use_threads=False):
+    size, name = 0, _column(file, names, path)
+    if _values(file, name) > _VALUES:
+        raise InvalidInput(f"{path}: more than {_VALUES:,} values in {name}; split the file")
+    for batch in file.iter_batches(batch_size=_ROWS, columns=[name], use_threads=False):
         size += batch.nbytes
-        if size > _LIMIT:
+        if size > _LIMIT or batch.nbytes > _BATCH_LIMIT:
             raise InvalidInput(f"{path}: more than {_LIMIT:,} bytes of images; split the file")
         found = batch.column(0).to_pylist()
         rows += [np.array(row) if isinstance(row, list) else row for row in found]
     return rows
+
+
+def _values(file: Any, name: str) -> int:
+    """How many values a column holds; a few bytes can repeat one as often as they like."""
+    groups = (file.metadata.row_group(i) for i in range(file.metadata.num_row_groups))
+    chunks = (group.column(j) for group in groups for j in range(group.num_columns))
+    return sum(chunk.num_values for chunk in chunks if chunk.path_in_schema.split(".")[0] == name)
 
 
 def _column(file: Any, wanted: tuple[str, ...], path: Path) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import lzma
+import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -31,6 +32,16 @@ def reading(path: Path | str, what: str) -> Iterator[None]:
         lines = str(error).strip().splitlines()
         reason = f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__
         raise InvalidInput(f"{path}: not a readable {what} ({reason[:200]})") from error
+
+
+def readable(member: zipfile.ZipInfo, path: Path | str) -> zipfile.ZipInfo:
+    """The same member of an archive, stored or deflated; other decoders unpack any amount before it can be counted.
+
+    Raises InvalidInput for those.
+    """
+    if member.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+        raise InvalidInput(f"{path}: {member.filename[:80]} is neither stored nor deflated; pack it again")
+    return member
 
 
 def read_capped(stream: IO[bytes], limit: int, path: Path | str) -> bytes:

@@ -44,6 +44,13 @@ def test_a_changed_network_rejects_all(folder: Path, capsys: pytest.CaptureFixtu
     assert set(printed.err.splitlines()) == {"rejected: graph.json: its SHA-256 is not the one in certificate.json"}
 
 
+def test_a_certificate_of_nothing_is_no_success(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    change(folder, "certificate.json", lambda c: c.update(images=[]))
+    assert main(["check", str(folder)]) == 1
+    printed = capsys.readouterr()
+    assert printed.out == "accepted 0 of 0: the certificate is of no image, nothing is proved\n"
+
+
 @pytest.mark.parametrize("content", [None, "", "[]", json.dumps({"format": 1})])
 def test_what_cannot_be_read(content: str | None, folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = folder / "certificate.json"

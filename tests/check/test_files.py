@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import io
 import json
+import os
 import zipfile
 from collections.abc import Callable
 from fractions import Fraction
@@ -15,6 +16,7 @@ import numpy as np
 import pytest
 
 from llcert.check import check, files
+from llcert.check.graph import build
 from llcert.errors import InvalidInput
 
 from .generator import Toy, certify, rehash, write
@@ -290,9 +292,9 @@ def test_certificates_that_are_none(change_: dict[str, Any], folder: Path) -> No
 # arrays
 
 
-def archive(**members: bytes) -> bytes:
+def archive(method: int = zipfile.ZIP_STORED, **members: bytes) -> bytes:
     out = io.BytesIO()
-    with zipfile.ZipFile(out, "w") as file:
+    with zipfile.ZipFile(out, "w", method) as file:
         for name, content in members.items():
             file.writestr(f"{name}.npy", content)
     return out.getvalue()
@@ -335,10 +337,121 @@ def test_a_pickle_is_not_read(tmp_path: Path) -> None:
         files.parse_npz("a.npz", (tmp_path / "a.npz").read_bytes())
 
 
+@pytest.mark.parametrize("method", [zipfile.ZIP_LZMA, zipfile.ZIP_BZIP2])
+def test_other_compressions_are_none(method: int) -> None:
+    """Their decoders raise what they like, and make gigabytes of a few bytes before anyone can count."""
+    with pytest.raises(InvalidInput, match=r"a\.npz: an array is neither stored nor deflated"):
+        files.parse_npz("a.npz", archive(method, x=array(np.zeros(100))))
+
+
+def array(values: np.ndarray) -> bytes:
+    out = io.BytesIO()
+    np.lib.format.write_array(out, values)
+    return out.getvalue()
+
+
+@pytest.mark.parametrize("method", [zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED, zipfile.ZIP_LZMA, zipfile.ZIP_BZIP2])
+def test_damaged_archives_are_refused_in_one_line_or_read(method: int) -> None:
+    """Every single byte of an archive, and many at random, changed; checksums find what is not seen otherwise."""
+    rng, refused = np.random.default_rng(method), 0
+    whole = archive(method, x=array(rng.normal(size=6)), y=array(np.arange(3)))
+    places = [np.array([k]) for k in range(len(whole))] + [rng.integers(0, len(whole), 20) for _ in range(200)]
+    for where in places:
+        damaged = np.frombuffer(whole, np.uint8).copy()
+        damaged[where] ^= rng.integers(1, 256, where.size, dtype=np.uint8)
+        line = refusal(damaged.tobytes())
+        assert line is None or (line.startswith("a.npz: ") and len(line.splitlines()) == 1)
+        refused += line is not None
+    assert refused > len(places) / 2
+
+
+def refusal(content: bytes) -> str | None:
+    try:
+        files.parse_npz("a.npz", content)
+    except InvalidInput as error:
+        return str(error)
+    return None
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no pipes")
+@pytest.mark.parametrize("name", ["certificate.json", "graph.json", "model.npz", "images/0.npz"])
+@pytest.mark.parametrize("kind", ["pipe", "device", "folder", "link to a device", "link to itself"])
+def test_what_is_no_file_is_not_waited_for(kind: str, name: str, folder: Path) -> None:
+    path = folder / name
+    path.unlink()
+    match kind:
+        case "pipe":
+            os.mkfifo(path)
+        case "device" | "link to a device":
+            path.symlink_to("/dev/zero")
+        case "folder":
+            path.mkdir()
+        case _:
+            path.symlink_to(path)
+    line = complaint(folder)
+    assert "not a regular file" in line or (kind == "link to itself" and "cannot be read" in line)
+
+
+def test_a_link_to_a_file_is_read(folder: Path) -> None:
+    (folder / "graph.json").rename(folder / "elsewhere.json")
+    (folder / "graph.json").symlink_to(folder / "elsewhere.json")
+    (result,) = check(folder)
+    assert result.accepted
+
+
+def many(inputs: int, size: int, nodes: int) -> dict[str, Any]:
+    """A graph of sums, each of so many inputs, in a few bytes."""
+    sums = [{"kind": "add", "inputs": [k] * inputs, "size": size, "type": "float32"} for k in range(nodes)]
+    listed = [{"kind": "input", "size": size, "type": "float32"}, *sums]
+    return {"format": 2, "nodes": listed, "cuts": [0, nodes], "classes": size}
+
+
+@pytest.mark.parametrize(
+    ("inputs", "size", "nodes", "said"),
+    [
+        (10**6, 2, 1, "more than 20000 inputs"),
+        (10**4, 2, 1, ""),
+        (3, 2**24, 9, "values of more than 4194304 numbers"),
+        (1, 2**10, 9999, "values of more than 4194304 numbers"),
+        (10**4, 10**3, 1, "values of more than 4194304 numbers"),
+        (1, 3, 9999, ""),
+    ],
+)
+def test_what_is_added_up_grows_with_the_files(inputs: int, size: int, nodes: int, said: str) -> None:
+    nothing = files.Arrays("model.npz", {})
+    if said:
+        with pytest.raises(InvalidInput, match=f"graph.json: nodes: {said}"):
+            build(many(inputs, size, nodes), nothing)
+    else:
+        assert build(many(inputs, size, nodes), nothing).nodes[-1].size == size
+
+
+def test_blocks_that_share_a_body_count_it_each() -> None:
+    graph = many(2, 1000, 1000)
+    graph["cuts"] = [0, *range(501, 1001)]
+    assert build(graph, files.Arrays("model.npz", {}))
+    listed = graph["nodes"]
+    listed[501:] = [{**listed[1], "inputs": [500, 0]} for _ in range(500)]
+    with pytest.raises(InvalidInput, match="blocks share too many nodes"):
+        build(graph, files.Arrays("model.npz", {}))
+
+
 def test_an_archive_that_unpacks_to_too_much_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(files, "LARGEST", 1000)
     out = io.BytesIO()
     np.savez_compressed(out, x=np.zeros(10**4))
     assert len(out.getvalue()) < 1000
     with pytest.raises(InvalidInput, match="more than 1000 bytes"):
+        files.parse_npz("a.npz", out.getvalue())
+
+
+def test_an_archive_unpacks_to_no_more_than_deflation_saves() -> None:
+    """A thousand names for the same bytes, and a size that is only said."""
+    out = io.BytesIO()
+    np.savez_compressed(out, x=np.zeros(10**7))
+    assert files.parse_npz("a.npz", out.getvalue()).found["x"].size == 10**7
+    with zipfile.ZipFile(out, "a") as bomb:
+        bomb.infolist()[0].file_size = 2**33 - 1
+        bomb.comment = b"written anew"
+    with pytest.raises(InvalidInput, match="unpacks to more than"):
         files.parse_npz("a.npz", out.getvalue())

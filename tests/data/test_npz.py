@@ -49,6 +49,17 @@ def test_column_order(write):
     assert torch.equal(next(data.batches(range(3), 3)).images, torch.from_numpy(values.copy()).double() / 255)
 
 
+@pytest.mark.parametrize("method", [zipfile.ZIP_LZMA, zipfile.ZIP_BZIP2])
+def test_archives_that_numpy_does_not_write_are_refused(write, method):
+    """Their decoders make gigabytes of a few bytes before anyone can count; damaged ones raise what they like."""
+    stream = io.BytesIO()
+    with zipfile.ZipFile(stream, "w", method) as archive, zipfile.ZipFile(io.BytesIO(write.npz(x=X, y=Y))) as whole:
+        for name in whole.namelist():
+            archive.writestr(name, whole.read(name))
+    with pytest.raises(InvalidInput, match=r"x\.npy is neither stored nor deflated"):
+        load_dataset(str(write.put("data.npz", stream.getvalue())))
+
+
 def test_another_shape(write):
     path = write.put("data.npz", write.npz(x=write.bytes_of(2, 12), y=np.zeros(2, int)))
     assert load_dataset(str(path), image_shape=(3, 2, 2)).image_shape == (3, 2, 2)

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 
+import llcert.data.parquet
 from llcert.data import load_dataset
 from llcert.errors import InvalidInput
 
@@ -32,6 +33,16 @@ def test_encoded_pictures(write, image, wrapped):
     data = load(write, {image: column, "label": [2, 0, 1]}, {image: kind})
     assert torch.equal(first(data).images, torch.from_numpy(pixels.transpose(0, 3, 1, 2).copy()).double() / 255)
     assert first(data).labels.tolist() == [2, 0, 1]
+
+
+def test_a_few_bytes_that_stand_for_many_values_are_refused(write, monkeypatch):
+    """One value, repeated: the file holds how often."""
+    columns = {"x": [[0.5] * 10_000] * 4, "y": [0] * 4}
+    assert len(load(write, columns)) == 4
+    assert (write.root / "data.parquet").stat().st_size < 4_000
+    monkeypatch.setattr(llcert.data.parquet, "_VALUES", 39_999)
+    with pytest.raises(InvalidInput, match="more than 39,999 values in x"):
+        load(write, columns)
 
 
 @pytest.mark.parametrize(("kind", "scale"), [(pa.uint8(), 255), (pa.float32(), 1), (pa.float64(), 1)])

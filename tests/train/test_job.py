@@ -547,7 +547,7 @@ def test_networks_that_want_their_channels_last(layout: str | None, tmp_path: Pa
 
 def test_a_network_in_double_precision_stays_one(tmp_path: Path) -> None:
     weight = torch.randn(8, 16, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
-    flat = apply(Reshape((16,)), apply(Input((1, 4, 4))))
+    flat = apply(Reshape((16,)), apply(Input((1, 4, 4), torch.float64)))
     network = Network(apply(Linear(weight[:3, :8]), apply(relu(), apply(Linear(weight), flat))))
     model = saved(network, tmp_path / "m.onnx")
     data = data_file(tmp_path / "d.npz", [0, 1, 2] * 10)

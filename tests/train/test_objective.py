@@ -11,6 +11,7 @@ from unittest.mock import patch
 import pytest
 import torch
 import torch.nn.functional as F
+from random_graphs import in_format
 from torch import Tensor
 from toys import TOYS, toy, toy_batch
 
@@ -538,7 +539,7 @@ def test_random_starts_take_no_saved_vectors() -> None:
 def test_mixed_precision_finds_nearly_the_same_norms() -> None:
     network = toy("conv", 11)
     images, labels = (t.float() if t.is_floating_point() else t for t in toy_batch(network, 4, 11))
-    single = replace(network, output=lower(network, dtype=torch.float32).blocks[-1].node)
+    single = in_format(network, torch.float32)
     s = subject(single, images, labels)
     assert s.program.dtype == torch.float32
     exact = s.loss(loss=Loss.LOCAL_LIP_B)
@@ -577,7 +578,7 @@ def damaged(s: Subject) -> Iterator[str]:
 @pytest.mark.parametrize("name", TOYS)
 def test_dead_networks_have_finite_gradients(name: str) -> None:
     network = toy(name, 12)
-    single = replace(network, output=lower(network, dtype=torch.float32).blocks[-1].node)
+    single = in_format(network, torch.float32)
     shape = network.input.shape
     images = torch.cat((torch.zeros(2, *shape), torch.ones(2, *shape), torch.full((2, *shape), 0.5)))
     labels = torch.tensor([0, 1, 0, 1, 2, 2])

@@ -15,7 +15,7 @@ import llcert
 from llcert.frontend.adapt import adapt
 from llcert.frontend.exported import from_torch
 from llcert.ir import Input, Network, Node, Op, apply, evaluate
-from llcert.ops import Add, Affine, BatchNorm, Clamp, Conv, Linear, MaxMin, Reshape, Transpose, relu
+from llcert.ops import Add, Affine, BatchNorm, Cast, Clamp, Conv, Linear, MaxMin, Reshape, Transpose, relu
 from llcert.program import lower
 from llcert_train.clip import clipped
 from llcert_train.weights import Weights
@@ -34,7 +34,7 @@ def pictures(count: int = 6, dtype: torch.dtype = torch.float32) -> Tensor:
 
 def network(dtype: torch.dtype = torch.float32) -> Network:
     """Normalisation, then one of everything that is trained, then what is not: constants of activations."""
-    image = apply(Input(SHAPE), name="image")
+    image = apply(Input(SHAPE, dtype), name="image")
     node = apply(
         Affine(normal(2, 1, 1, dtype=dtype), normal(2, 1, 1, seed=1, dtype=dtype)), image, name="normalisation"
     )
@@ -293,7 +293,7 @@ class TestThresholds:
 
 def orthogonal(dtype: torch.dtype = torch.float64) -> tuple[Weights, Network]:
     """A convolution with padding, one with a stride, a wide dense layer and a last layer, which stays free."""
-    image = apply(Input((2, 4, 4)))
+    image = apply(Input((2, 4, 4), dtype))
     padded = Conv(normal(3, 2, 3, 3, dtype=dtype), normal(3, dtype=dtype), (1, 1), (1, 1))
     node = apply(relu(), apply(padded, image))
     node = apply(relu(), apply(Conv(normal(4, 3, 2, 2, dtype=dtype), None, (2, 2)), node))
@@ -450,7 +450,8 @@ class TestReaders:
 class TestTypes:
     def test_the_widest_type_rules(self) -> None:
         node = apply(Linear(normal(3, 4, dtype=torch.float32)), apply(Input((4,))))
-        narrow = Network(apply(Linear(normal(2, 3, dtype=torch.float64), None), apply(relu(), node)))
+        wide = apply(Cast(torch.float64), apply(relu(), node))
+        narrow = Network(apply(Linear(normal(2, 3, dtype=torch.float64), None), wide))
         weights = Weights.of(narrow, "cpu")
         assert {leaf.dtype for leaf in weights.leaves.values()} == {torch.float64}
         assert weights.network.dtype == torch.float64
