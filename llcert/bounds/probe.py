@@ -38,9 +38,9 @@ class Asking:
 class Probe:
     """Which entries of a block's value may share a row: those of different positions of one group, in any channels.
 
-    shape: of the value, `(1,)` for one number; all axes but the first are positions. groups: of each position, `[positions]`. layouts: of
-    every cut below, of rows that ask for all positions of a group each, in all channels at once; owners are positions.
-    A row that asks for fewer channels may be zero at some of what its positions own.
+    shape: of the value, `(1,)` for one number; all axes but the first are positions. groups: of each position,
+    `[positions]`. layouts: of every cut below, of rows that ask for all positions of a group each, in all channels at
+    once; owners are positions. A row that asks for fewer channels may be zero at some of what its positions own.
     """
 
     shape: tuple[int, ...]
