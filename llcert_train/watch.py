@@ -69,7 +69,10 @@ class Watch:
     def _broken(self, images: Tensor, labels: Tensor) -> Tensor:
         """Whether the paper's attack breaks each image, `[batch]`."""
         radii = torch.full((len(images),), self.eps, dtype=torch.float64, device=images.device)
-        target, around = Target(self.program, self.program.logits), Perturbations.natural(images, radii, self.program.dtype)
+        target, around = (
+            Target(self.program, self.program.logits),
+            Perturbations.natural(images, radii, self.program.dtype),
+        )
         return PGD(steps=self.attack_steps)(target, around, labels, self.seed + torch.arange(len(images))).refuted
 
 

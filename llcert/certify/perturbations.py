@@ -96,7 +96,10 @@ class Perturbations:
     @property
     def _aimed(self) -> Tensor:
         """The radii that points are projected to, `[batch]`: smaller by what rounding their coordinates may add."""
-        coarse = max(torch.finfo(d).eps for d in (self.centres.dtype, self.dtype)) * self.centres.flatten(1).abs().amax(1).double()
+        coarse = (
+            max(torch.finfo(d).eps for d in (self.centres.dtype, self.dtype))
+            * self.centres.flatten(1).abs().amax(1).double()
+        )
         return (self.radii * (1 - _HAIR) - coarse).clamp(min=0)
 
 
