@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -23,8 +23,8 @@ _HAIR = 1e-6
 class Perturbations:
     """L2 balls around images, each cut to a box or not.
 
-    centres: the images as given, `[batch, *shape]`, pixel units. radii: `[batch]`, float64, likewise. low, high: the box,
-    `[batch, *shape]`, infinite where there is none; it holds the centre. dtype: whose numbers points are made of.
+    centres: the images as given, `[batch, *shape]`, pixel units. radii: `[batch]`, float64, likewise. low, high: the
+    box, `[batch, *shape]`, infinite where there is none; it holds the centre. dtype: the format of points.
     """
 
     centres: Tensor
@@ -54,8 +54,13 @@ class Perturbations:
 
     def select(self, images: Tensor) -> Perturbations:
         """Those of some images; `images` is a mask or an index."""
-        chosen = (t[images] for t in (self.centres, self.radii, self.low, self.high))
-        return Perturbations(*chosen, self.dtype)
+        return replace(
+            self,
+            centres=self.centres[images],
+            radii=self.radii[images],
+            low=self.low[images],
+            high=self.high[images],
+        )
 
     @property
     def start(self) -> Tensor:
@@ -96,10 +101,8 @@ class Perturbations:
     @property
     def _aimed(self) -> Tensor:
         """The radii that points are projected to, `[batch]`: smaller by what rounding their coordinates may add."""
-        coarse = (
-            max(torch.finfo(d).eps for d in (self.centres.dtype, self.dtype))
-            * self.centres.flatten(1).abs().amax(1).double()
-        )
+        unit = max(torch.finfo(dtype).eps for dtype in (self.centres.dtype, self.dtype))
+        coarse = unit * self.centres.flatten(1).abs().amax(1).double()
         return (self.radii * (1 - _HAIR) - coarse).clamp(min=0)
 
 
