@@ -101,15 +101,15 @@ class Watched:
     def verdict(self) -> Verdict:
         return self.stage.verdict
 
-    def __call__(self, images: Tensor, labels: Tensor, indices: Tensor) -> Finding:
+    def __call__(self, images: Tensor, labels: Tensor, indices: Tensor, bounds: Tensor) -> Finding:
         with ExitStack() as stack:
             if self.limits is not None:
                 operations = stack.enter_context(FlopCounterMode(display=False))
                 stack.enter_context(Counter(operations, self.limits, self.work))
-                return self.stage(images, labels, indices)
+                return self.stage(images, labels, indices, bounds)
             synchronise(images.device)
             begun = time.perf_counter()
-            finding = self.stage(images, labels, indices)
+            finding = self.stage(images, labels, indices, bounds)
             synchronise(images.device)
             self.work.seconds += time.perf_counter() - begun
             self.work.seen += len(images)

@@ -22,6 +22,7 @@ from llcert.certify import (
     FIRST,
     PGD,
     Assurance,
+    AttackKind,
     BatchResult,
     Certifier,
     Claim,
@@ -160,7 +161,9 @@ def prepare(
         assurance=settings.assurance,
         semantics=settings.semantics,
         delta=settings.delta,
-        stages=settings.stages,
+        stages=settings.running,
+        attack=settings.attack,
+        clippable=not settings.clip_input and not dataset.outside_unit_range,
         layers=layers(certifier.program, certifier.bound),
         global_lipschitz=float(certifier.bound.lipschitz),
         normalisation=_normalisation(notes),
@@ -223,6 +226,7 @@ def settings_of(question: Question, model: str) -> Settings:
         radius=_tolerance(question),
         clip_input=bool(question.clip_input),
         seed=question.seed or 0,
+        attack=_choice(question.attack, AttackKind, "attack", base.attack),
         pgd=_pgd(question),
         solver=_solver(question),
         start=_choice(question.start, Start, "start", base.start),
@@ -231,7 +235,7 @@ def settings_of(question: Question, model: str) -> Settings:
 
 
 def _pgd(question: Question) -> PGD:
-    """The attack."""
+    """One path of an attack."""
     base = PGD()
     return replace(
         base,
@@ -395,6 +399,7 @@ def _settled(question: Question, settings: Settings, subject: Subject, dataset: 
         "layout": question.layout,
         "clip_input": settings.clip_input,
         "seed": settings.seed,
+        "attack": settings.attack.value,
         "attack_steps": settings.pgd.steps,
         "attack_restarts": settings.pgd.restarts,
         "attack_patience": settings.pgd.patience,

@@ -35,8 +35,8 @@ class Question:
     eps: as written, `36/255` or `0.141`, or so of each image; eps_file: a file of these. target: the class that is
     claimed never to be answered. top: among how many logits the label is claimed to stay. samples: `N` or `A:B`.
     batch_size: None chooses one. semantics, delta, proof_seconds: of proofs. branch_seconds: of the branch stage.
-    radius: whether to search for the largest. steps, restarts, patience: of the attack. solver, tolerance, iterations,
-    start: of the norms of an estimate.
+    radius: whether to search for the largest. attack: of which kind; steps, restarts, patience: of PGD. solver,
+    tolerance, iterations, start: of the norms of an estimate.
     """
 
     eps: str | tuple[str, ...] | None = None
@@ -63,6 +63,7 @@ class Question:
     std: tuple[float, ...] | None = None
     layout: str | None = None
     clip_input: bool | None = None
+    attack: str | None = None
     steps: int | None = None
     restarts: int | None = None
     patience: int | None = None

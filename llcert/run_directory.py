@@ -222,6 +222,7 @@ def sample_json(sample: Sample) -> dict[str, Any]:
         "assurance": None if sample.assurance is None else sample.assurance.value,
         "radius": sample.radius,
         "eps": sample.eps,
+        "in_range": sample.in_range,
     }
 
 

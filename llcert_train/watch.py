@@ -11,7 +11,7 @@ from torch import Tensor
 
 from llcert.bounds import GlobalBound, Rows, Trace, global_bound, worst_margins
 from llcert.bounds.forward import nudged
-from llcert.certify import FIRST, PGD, Local, positive
+from llcert.certify import FIRST, PGD, Local, Perturbations, Target, positive
 from llcert.certify.arithmetic import full_precision
 from llcert.program import Program, Term
 from llcert.report.layers import layers
@@ -61,11 +61,19 @@ class Watch:
             safe = right.clone()
             open_ = torch.nonzero(right & ~certified)[:, 0]
             if len(open_):
-                pgd = PGD(steps=self.attack_steps)
-                safe[open_] = ~pgd(self.program, images[open_], labels[open_], self.eps, self.seed)[0]
+                safe[open_] = ~self._broken(images[open_], labels[open_])
             yield _Look(
                 self.program, trace, logits, labels, worst_logits(logits, labels, margins), right, safe, certified
             )
+
+    def _broken(self, images: Tensor, labels: Tensor) -> Tensor:
+        """Whether the paper's attack breaks each image, `[batch]`."""
+        radii = torch.full((len(images),), self.eps, dtype=torch.float64, device=images.device)
+        target, around = (
+            Target(self.program, self.program.logits),
+            Perturbations.natural(images, radii, self.program.dtype),
+        )
+        return PGD(steps=self.attack_steps)(target, around, labels, self.seed + torch.arange(len(images))).refuted
 
 
 @dataclass(frozen=True)

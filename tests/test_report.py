@@ -12,6 +12,7 @@ from rich.console import Console
 
 from llcert.certify import (
     Assurance,
+    AttackKind,
     BatchResult,
     LayerMeasure,
     Never,
@@ -84,7 +85,8 @@ LAYER_KEYS = [
 
 
 def sample(index: int, verdict: Verdict, stage: str | None, lipschitz: float | None = None) -> Sample:
-    return Sample(index, 1, 1, verdict, stage, None, lipschitz, 12.5 if lipschitz else None, seconds=0.25)
+    growth, in_range = 12.5 if lipschitz else None, True if verdict is Verdict.ATTACKED else None
+    return Sample(index, 1, 1, verdict, stage, None, lipschitz, growth, seconds=0.25, in_range=in_range)
 
 
 def measures(images: int) -> tuple[LayerMeasure, ...]:
@@ -255,6 +257,39 @@ def test_text_without_block_characters() -> None:
 def test_diagnosis_names_the_largest_loss(verdict: Verdict, stage: str | None, words: str) -> None:
     result = BatchResult(tuple(sample(i, verdict, stage) for i in range(3)), FIRST.stages, ())
     assert words in held_down_by(report(result))
+
+
+def broken(*in_range: bool) -> BatchResult:
+    """Images that stages in turn broke, and whether by a point in the pixel range."""
+    stages = ("attack", "targeted")
+    samples = (replace(sample(i, Verdict.ATTACKED, stages[i % 2]), in_range=w) for i, w in enumerate(in_range))
+    return BatchResult(tuple(samples), (*FIRST.stages, StageCount("targeted", 1, 1, 0.1)), ())
+
+
+def test_points_outside_the_pixel_range_are_counted_apart() -> None:
+    found = report(FIRST, broken(True, False, False, False))
+    assert (found.attacked(in_range=True), found.attacked(in_range=False)) == (2, 3)
+    summary = found.to_json()
+    assert summary["attacked_accuracy"] == 2 / 8
+    assert summary["attacked_accuracy_in_range"] == 5 / 8
+    assert sum(o["count"] for o in summary["outcomes"] if o["in_range"] is False) == 3
+    printed = " ".join(text(found).split())
+    assert "attacked 2 25.0 % ░░ attacked, out of range 3 37.5 %" in printed
+    assert "clean PGD (targeted) in pixel range certified 87.5 % 25.0 % 62.5 % 12.5 %" in printed
+    assert "out of range" not in text(report(FIRST, SECOND))
+
+
+def test_the_pixel_range_is_advised_where_it_would_help() -> None:
+    assert "--clip-input" in held_down_by(report(broken(False, False, True)))
+    assert "--clip-input" not in held_down_by(report(broken(False, True, True)))
+    assert "--clip-input" not in held_down_by(report(broken(False), subject=replace(SUBJECT, clippable=False)))
+
+
+def test_tables_say_which_attack_it_was() -> None:
+    paper = replace(SUBJECT, attack=AttackKind.PAPER)
+    assert "PGD (paper)" in text(report(FIRST, subject=paper))
+    assert report(FIRST, subject=paper).to_json()["attack"] == "paper"
+    assert report(FIRST, subject=replace(SUBJECT, stages=("local",))).to_json()["attack"] is None
 
 
 def test_hopeless_bounds_are_called_so() -> None:

@@ -51,6 +51,7 @@ def test_samples_have_the_keys_programs_rely_on(tmp_path: Path) -> None:
         "assurance",
         "radius",
         "eps",
+        "in_range",
     ]
     assert json.loads(lines[1])["margin"] == -0.123456789
 

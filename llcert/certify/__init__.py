@@ -4,30 +4,37 @@ import sys
 from types import ModuleType
 from typing import Any
 
-from llcert.certify.attack import PGD
+from llcert.certify.attack import PGD, Attacked, Deployed, Objective, Target
+from llcert.certify.attack_stages import Adversary, Attack, TargetedAttack
 from llcert.certify.cascade import BatchResult, Contradiction, Sample, StageCount, cascade
 from llcert.certify.claim import FIRST, Claim, Never, Top, positive
 from llcert.certify.dual import Dual
 from llcert.certify.explained import Proof, Row, Witness
 from llcert.certify.footprint import Footprint
+from llcert.certify.perturbations import Perturbations
 from llcert.certify.prover import Prover, Semantics
 from llcert.certify.radii import Eps, Radii, radii_of
-from llcert.certify.run import STAGES, Certifier, Settings
+from llcert.certify.run import STAGES, AttackKind, Certifier, Settings
 from llcert.certify.self_check import SelfCheck
-from llcert.certify.stages import Attack, Clean, Global, Local
+from llcert.certify.stages import Clean, Global, Local
+from llcert.certify.targeted import Targeted
 from llcert.certify.verdict import Assurance, Finding, LayerMeasure, Stage, Verdict
 
 __all__ = [
     "FIRST",
     "PGD",
     "STAGES",
+    "Adversary",
     "Assurance",
     "Attack",
+    "AttackKind",
+    "Attacked",
     "BatchResult",
     "Certifier",
     "Claim",
     "Clean",
     "Contradiction",
+    "Deployed",
     "Dual",
     "Eps",
     "Finding",
@@ -36,6 +43,8 @@ __all__ = [
     "LayerMeasure",
     "Local",
     "Never",
+    "Objective",
+    "Perturbations",
     "Proof",
     "Prover",
     "Radii",
@@ -46,6 +55,9 @@ __all__ = [
     "Settings",
     "Stage",
     "StageCount",
+    "Target",
+    "Targeted",
+    "TargetedAttack",
     "Top",
     "Verdict",
     "Witness",

@@ -1,18 +1,159 @@
-"""Projected gradient descent in the L2 ball: an upper bound on what can be certified."""
+"""Projected gradient descent in L2 balls: an upper bound on what can be certified."""
 
 from __future__ import annotations
 
+import enum
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from llcert.certify.claim import FIRST, Claim
+from llcert.certify.perturbations import Perturbations
 from llcert.program import Program
 from llcert.region import length, spread
 
-_RESTART = 1_000_003
+RESTART = 1_000_003
 """How far apart the seeds of an image's restarts are: farther than those of any two images, and a prime."""
+
+Deployed = Callable[[Tensor], Tensor]
+"""The logits `[batch, classes]` that the deployed network has at points `[batch, *shape]`, in pixel units."""
+
+Loss = Callable[[Tensor, Tensor], Tensor]
+"""What paths ascend, `[paths]`: of their logits `[paths, logits]`, and of which paths these are, `[paths]`."""
+
+
+@dataclass(frozen=True)
+class Target:
+    """A claim about a network that an attack tries to refute.
+
+    deployed: whose word counts; a point that refutes the claim does so by the program's logits and by these.
+    """
+
+    program: Program
+    deployed: Deployed
+    claim: Claim = FIRST
+
+    def refuted(self, points: Tensor, logits: Tensor, labels: Tensor) -> Tensor:
+        """Whether the claim is false at each point, `[batch]`. logits: the program's there."""
+        classes = self.program.classes
+        found = ~self.claim.holds(logits, labels, classes)
+        where = torch.nonzero(found)[:, 0]
+        if len(where):
+            found[where] = ~self.claim.holds(self.deployed(points[where]), labels[where], classes)
+        return found
+
+
+@dataclass(frozen=True)
+class Attacked:
+    """What an attack has reached.
+
+    refuted: whether the claim is false at `points`, `[batch]`. points: of each image, in its set: where the claim is
+    false, else where the loss was largest, `[batch, *shape]`. loss: there, `[batch]`, float64.
+    """
+
+    refuted: Tensor
+    points: Tensor
+    loss: Tensor
+
+    @staticmethod
+    def nothing(around: Perturbations) -> Attacked:
+        """What is known before the first step: the images themselves."""
+        images = around.centres
+        refuted = torch.zeros(len(images), dtype=torch.bool, device=images.device)
+        points = images.to(torch.promote_types(images.dtype, around.dtype), copy=True)
+        return Attacked(refuted, points, torch.full_like(around.radii, -torch.inf))
+
+    def joined(self, found: Attacked, images: Tensor) -> Attacked:
+        """This, or what a path has reached where that is more. images: whose each path is, `[paths]`."""
+        known, reached = self._rank.tolist(), found._rank.tolist()
+        best: dict[int, int] = {}
+        for path, image in enumerate(images.tolist()):
+            if reached[path] > (reached[best[image]] if image in best else known[image]):
+                best[image] = path
+        there, here = (torch.tensor(list(p), dtype=torch.int64, device=images.device) for p in (best, best.values()))
+        return Attacked(
+            self.refuted.index_copy(0, there, found.refuted[here]),
+            self.points.index_copy(0, there, found.points[here]),
+            self.loss.index_copy(0, there, found.loss[here]),
+        )
+
+    @property
+    def _rank(self) -> Tensor:
+        """What is worth more is larger, `[batch]`."""
+        return torch.where(self.refuted, torch.inf, self.loss)
+
+
+def ascend(
+    target: Target,
+    around: Perturbations,
+    begin: Tensor,
+    labels: Tensor,
+    loss: Loss,
+    steps: Sequence[float],
+    *,
+    images: Tensor,
+    patience: int = 0,
+    progress: float = 0.0,
+) -> Attacked:
+    """Where paths of gradient steps get to, at most until the first of an image refutes its claim.
+
+    around: the set of each path. begin: where it starts, `[paths, *shape]`. labels: `[paths]`. steps: their lengths, in
+    units of eps. images: whose each path is, `[paths]`. patience: steps in a row without progress, a share of the best
+    loss so far, after which a path ends; 0 for never.
+    """
+    reached = Attacked.nothing(around)
+    done = torch.zeros(int(images.max()) + 1 if len(images) else 0, dtype=torch.bool, device=images.device)
+    paths, current = torch.arange(len(begin), device=begin.device), begin
+    best, since = torch.full_like(around.radii, -torch.inf), torch.zeros_like(paths)
+    for stride in (*steps, 0.0):
+        here = around.select(paths)
+        gradient, value, logits = _gradient(target.program, current, loss, paths)
+        within = here.contains(current)
+        refuted = within & target.refuted(current, logits, labels[paths])
+        kept = refuted | (within & (value > reached.loss[paths]))
+        reached.refuted[paths], reached.points[paths[kept]] = refuted, current[kept].to(reached.points.dtype)
+        reached.loss[paths[kept]] = value[kept]
+        done[images[paths[refuted]]] = True
+        better = value > best + progress * best.abs().nan_to_num(posinf=0.0)
+        best, since = torch.where(better, value, best), torch.where(better, 0, since + 1)
+        going = ~done[images[paths]] & ((since < patience) if patience else True)
+        paths, current, gradient, best, since = (t[going] for t in (paths, current, gradient, best, since))
+        if len(paths) == 0:
+            break
+        here = around.select(paths)
+        current = here.project(current + spread(stride * here.radii, current).to(current.dtype) * _unit(gradient))
+    return reached
+
+
+def _gradient(program: Program, points: Tensor, loss: Loss, paths: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """The direction of the loss's gradient at each point, the loss in float64, and the logits.
+
+    The gradient is that of the loss over a power of two near the largest logit, so that no scale of the logits lets it
+    vanish or overflow.
+    """
+    points = points.detach().requires_grad_()
+    with torch.enable_grad():
+        logits = program.logits(points)
+        value = loss(logits, paths)
+        largest = logits.detach().abs().amax(1).nan_to_num(posinf=torch.finfo(logits.dtype).max)
+        weight = torch.ldexp(torch.ones_like(largest), -torch.frexp(largest).exponent.clamp(-120, 120))
+        (gradient,) = torch.autograd.grad((value * weight).sum(), points)
+    return gradient, value.detach().double(), logits.detach()
+
+
+def _unit(gradient: Tensor) -> Tensor:
+    """Each gradient, of length 1; zero where it is zero or not finite."""
+    size = spread(length(gradient), gradient)
+    return torch.where((size > 0) & torch.isfinite(size), gradient / size, torch.zeros_like(gradient))
+
+
+class Objective(enum.Enum):
+    """What PGD ascends."""
+
+    CROSS_ENTROPY = "cross-entropy"  # by its direction; which one that is depends on the scale of the logits
+    MARGIN = "margin"  # the largest violation of the claim alone
 
 
 @dataclass(frozen=True)
@@ -20,7 +161,7 @@ class PGD:
     """L2 projected gradient descent (Madry et al. 2018): the paper's 100 steps of eps/4, unless they get nowhere.
 
     steps: gradient steps of a restart. step: length of one, in units of eps. restarts: from fresh random points of
-    the ball; the first restart begins at the image itself if `random_start` is off. patience: steps in a row without
+    the set; the first restart begins at the image itself if `random_start` is off. patience: steps in a row without
     progress, a share of the best loss so far, after which an image is given up; 0 for never, as in the paper.
     """
 
@@ -30,95 +171,33 @@ class PGD:
     patience: int = 15
     progress: float = 1e-3
     random_start: bool = True
+    objective: Objective = Objective.CROSS_ENTROPY
 
-    def __call__(
-        self,
-        program: Program,
-        images: Tensor,
-        labels: Tensor,
-        eps: float | Tensor,
-        seed: int | Tensor,
-        claim: Claim = FIRST,
-    ) -> tuple[Tensor, Tensor]:
-        """Whether each image was broken, `[batch]`, and the point where (the image itself where it was not).
-
-        A broken image has a point in the ball and in the pixel range at which the claim is false.
-        images: `[batch, *shape]`, pixel units, exactly: the points are numbers of the program's format in balls around
-        them. eps: radius in pixel units, a number or `[batch]`. seed: of the random
-        starts, one or `[batch]`.
-        """
-        radii = torch.as_tensor(eps, dtype=torch.float64, device=images.device).expand(len(images))
-        broken = torch.zeros(len(images), dtype=torch.bool, device=images.device)
-        points = program.entering(images).clone()
-        seeds = seed + torch.arange(len(images)) if isinstance(seed, int) else seed
+    def __call__(self, target: Target, around: Perturbations, labels: Tensor, seeds: Tensor) -> Attacked:
+        """What one path an image and restart reaches. around: of each image. labels, seeds: `[batch]`."""
+        reached = Attacked.nothing(around)
         for restart in range(self.restarts):
-            unbroken = torch.nonzero(~broken)[:, 0]
-            if len(unbroken) == 0:
+            open_ = torch.nonzero(~reached.refuted)[:, 0]
+            if len(open_) == 0:
                 break
-            anchors = images[unbroken]
-            reach = radii[unbroken]
-            begin = anchors
+            some, own = around.select(open_), labels[open_]
+            begin = some.start
             if self.random_start or restart:
-                begin = _random_point(anchors, reach, seeds[unbroken.to(seeds.device)] + restart * _RESTART)
-            hit, found = self._descend(program, anchors, begin, labels[unbroken], reach, claim)
-            broken[unbroken[hit]] = True
-            points[unbroken[hit]] = found[hit]
-        return broken, points
+                begin = some.random(seeds[open_.to(seeds.device)] + restart * RESTART)
+            found = ascend(
+                target,
+                some,
+                begin,
+                own,
+                self._loss(target, own),
+                (self.step,) * self.steps,
+                images=torch.arange(len(open_), device=own.device),
+                patience=self.patience,
+                progress=self.progress,
+            )
+            reached = reached.joined(found, open_)
+        return reached
 
-    def _descend(
-        self, program: Program, anchors: Tensor, begin: Tensor, labels: Tensor, eps: Tensor, claim: Claim
-    ) -> tuple[Tensor, Tensor]:
-        hit = torch.zeros(len(anchors), dtype=torch.bool, device=anchors.device)
-        current = program.entering(begin)
-        points, images = current.clone(), torch.arange(len(anchors), device=anchors.device)
-        best, since = torch.full_like(eps, -torch.inf), torch.zeros_like(images)
-        for _ in range(self.steps + 1):
-            gradient, loss, failing = _gradient(program, current, labels[images], claim)
-            failing = failing & (length((current - anchors[images]).double()) <= eps[images])
-            better = loss > best + self.progress * best.abs().nan_to_num(posinf=0.0)
-            best, since = torch.where(better, loss, best), torch.where(better, 0, since + 1)
-            ended = failing | (since >= self.patience) if self.patience else failing
-            points[images[ended]] = current[ended]
-            hit[images] = failing
-            images, gradient, current, best, since = (t[~ended] for t in (images, gradient, current, best, since))
-            if len(images) == 0:
-                break
-            size = spread(length(gradient), gradient)
-            direction = torch.where(size > 0, gradient / size, torch.zeros_like(gradient))
-            stride = spread(self.step * eps[images], direction).to(direction.dtype)
-            current = program.entering(_project(current + stride * direction, anchors[images], eps[images]))
-        return hit, points
-
-
-def _gradient(program: Program, points: Tensor, labels: Tensor, claim: Claim) -> tuple[Tensor, Tensor, Tensor]:
-    """The ascent direction of the claim's loss at each point, the loss, and whether the claim already is false."""
-    points = points.detach().requires_grad_()
-    with torch.enable_grad():
-        logits = program.logits(points)
-        loss = claim.loss(logits, labels, program.classes)
-        (gradient,) = torch.autograd.grad(loss.sum(), points)
-    return gradient, loss.detach().double(), ~claim.holds(logits.detach(), labels, program.classes)
-
-
-def _random_point(anchors: Tensor, eps: Tensor, seeds: Tensor) -> Tensor:
-    """A point of each ball, which depends on its own seed alone. seeds: `[batch]`."""
-    generator, size = torch.Generator(), torch.empty(len(anchors))
-    noise = torch.empty(anchors.shape, dtype=torch.float32)
-    for i, seed in enumerate(seeds.tolist()):
-        noise[i].normal_(generator=generator.manual_seed(seed))
-        size[i].uniform_(generator=generator)
-    noise, size = (t.to(anchors.device, anchors.dtype) for t in (noise, size))
-    size = size * eps.to(anchors.dtype)
-    return _project(anchors + noise * spread(size / length(noise), noise), anchors, eps)
-
-
-def _project(points: Tensor, anchors: Tensor, eps: Tensor) -> Tensor:
-    """The nearest point of the ball, then of the pixel range; an anchor outside [0, 1] widens the range.
-
-    A hair inside the ball, so that rounding rarely carries a point out of it.
-    """
-    offset = points - anchors
-    size = spread(length(offset), offset)
-    inside = spread(eps * (1 - 1e-6), offset).to(offset.dtype)
-    offset = torch.where(size > inside, offset * (inside / size), offset)
-    return torch.minimum(torch.maximum(anchors + offset, anchors.clamp(max=0)), anchors.clamp(min=1))
+    def _loss(self, target: Target, labels: Tensor) -> Loss:
+        of = target.claim.loss if self.objective is Objective.CROSS_ENTROPY else target.claim.violation
+        return lambda logits, paths: of(logits, labels[paths], target.program.classes)

@@ -30,7 +30,7 @@ class Branch:
     name: str = "branch"
     verdict: Verdict = Verdict.CERTIFIED
 
-    def __call__(self, images: Tensor, labels: Tensor, indices: Tensor) -> Finding:
+    def __call__(self, images: Tensor, labels: Tensor, indices: Tensor, bounds: Tensor) -> Finding:
         trace = self.local.refined(images, indices) if self.boxes else self.local.masked(images, indices)
         program = self.local.program
         backward = Backward(program, self.local.clip_input)

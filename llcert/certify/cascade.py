@@ -33,6 +33,7 @@ class Sample:
     """What is known of one image; None for what was not computed.
 
     stage: the name of the stage that decided; None if none did. margin: best lower bound on the worst-case margin.
+    in_range: whether the point that refuted the claim lies in the pixel range; None where no attack decided.
     local_lipschitz: eq. 6. radius_growth: radius of the last hidden values over eps. seconds: its share of the batch.
     assurance: the strongest under which it would be certified; the asked one where it is, None where none is known.
     radius: the largest radius at which it is certified, as far as a search found, in pixel units; None if not searched.
@@ -51,6 +52,7 @@ class Sample:
     assurance: Assurance | None = None
     radius: float | None = None
     eps: float | None = None
+    in_range: bool | None = None
 
 
 @dataclass(frozen=True)
@@ -95,7 +97,7 @@ def cascade(
     room = room or Room(images.device)
     logits = torch.cat(room.parts("logits", indices, lambda part: program.logits(images[part])))
     prediction, references = logits[:, : program.classes].argmax(1), claim.reference(logits, labels, program.classes)
-    ledger, seen = _Ledger.empty(len(images)), [_Seen(stage.name) for stage in stages]
+    ledger, seen = _Ledger.empty(*logits.shape), [_Seen(stage.name) for stage in stages]
     everything = torch.arange(len(images), device=images.device)
     waiting = [(0, everything)] if stages and len(images) else []
     while waiting:  # the last first, so that each part goes through all later stages before the next one does
@@ -104,7 +106,9 @@ def cascade(
         here, *rest = room.split(stage.name, visible)
         waiting += [(number, part) for part in reversed(rest)]
         started = time.perf_counter()
-        found = room.tried(stage.name, indices[here], partial(stage, images[here], references[here], indices[here]))
+        known = ledger.bounds[here.cpu()].to(images.device)
+        compute = partial(stage, images[here], references[here], indices[here], known)
+        found = room.tried(stage.name, indices[here], compute)
         for finding in found:
             ledger.enter(stage, here, finding, images, labels, indices)
             seen[number].enter(finding)
@@ -150,19 +154,22 @@ class _Seen:
 
 @dataclass(frozen=True)
 class _Ledger:
-    """The columns of a batch while its cascade runs."""
+    """The columns of a batch while its cascade runs. bounds: `[batch, logits]`."""
 
     verdicts: list[Verdict]
     deciders: list[str | None]
+    in_range: list[bool | None]
     backing: list[Assurance | None]
+    bounds: Tensor
     margin: Tensor
     lipschitz: Tensor
     growth: Tensor
 
     @staticmethod
-    def empty(batch: int) -> _Ledger:
+    def empty(batch: int, logits: int) -> _Ledger:
         unknown = torch.full((3, batch), torch.nan, dtype=torch.float64)
-        return _Ledger([Verdict.UNDECIDED] * batch, [None] * batch, [None] * batch, *unknown)
+        nothing = torch.full((batch, logits), -torch.inf, dtype=torch.float64)
+        return _Ledger([Verdict.UNDECIDED] * batch, [None] * batch, [None] * batch, [None] * batch, nothing, *unknown)
 
     def enter(
         self, stage: Stage, visible: Tensor, finding: Finding, images: Tensor, labels: Tensor, indices: Tensor
@@ -173,12 +180,15 @@ class _Ledger:
             before = self.verdicts[image]
             if before is Verdict.UNDECIDED:
                 self.verdicts[image], self.deciders[image] = stage.verdict, stage.name
+                self.in_range[image] = None if finding.in_range is None else bool(finding.in_range[position])
             elif (before is Verdict.CERTIFIED) != (stage.verdict is Verdict.CERTIFIED):
-                witness = images[image] if finding.witness is None else finding.witness[position]
+                witness = images[image] if finding.counterexample is None else finding.counterexample[position]
                 raise Contradiction(int(indices[image]), int(labels[image]), images[image], witness)
         if stage.verdict is Verdict.CERTIFIED:
             self._back(visible, finding)
         where = visible.cpu()
+        if finding.bounds is not None:
+            self.bounds[where] = torch.fmax(self.bounds[where], finding.bounds.double().cpu())
         if finding.margin is not None:
             self.margin[where] = torch.fmax(self.margin[where], finding.margin.double().cpu())
         if finding.lipschitz is not None:
@@ -208,6 +218,7 @@ class _Ledger:
                 radius_growth=_number(float(self.growth[i])),
                 seconds=seconds,
                 assurance=None if self.verdicts[i] in _WRONG else self.backing[i],
+                in_range=self.in_range[i],
             )
             for i in range(len(indices))
         )

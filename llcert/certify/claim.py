@@ -63,7 +63,22 @@ class Claim(ABC):
 
     @abstractmethod
     def loss(self, logits: Tensor, labels: Tensor, classes: int) -> Tensor:
-        """What an attack ascends to break the claim, `[batch]`."""
+        """A smooth `violation`, `[batch]`, with the direction of the cross-entropy's gradient."""
+
+    def violation(self, logits: Tensor, labels: Tensor, classes: int) -> Tensor:
+        """How far points with these logits violate the claim, `[batch]`: negative where it is true."""
+        reference = self.reference(logits, labels, classes)
+        return -self.margin(logits.gather(1, reference[:, None]) - logits, reference, classes)
+
+    def violation_by(self, logits: Tensor, labels: Tensor, rivals: Tensor, classes: int) -> Tensor:
+        """The same, counting only violations that one rival has a part in, `[batch]`. rivals: which one, `[batch]`."""
+        reference = self.reference(logits, labels, classes)
+        differences = logits - logits.gather(1, reference[:, None])
+        own = differences.gather(1, rivals[:, None])
+        helpers = self.rivals(reference, logits.shape[1], classes).scatter(1, rivals[:, None], False)[:, :classes]
+        helping = differences[:, :classes].masked_fill(~helpers, -torch.inf).topk(self.spare).values
+        helping = helping.masked_fill(rivals[:, None] >= classes, torch.inf)
+        return torch.cat((own, helping), 1).amin(1)
 
     def rivals(self, reference: Tensor, logits: int, classes: int) -> Tensor:
         """Which logits the reference is compared with, boolean `[batch, logits]`."""

@@ -30,7 +30,7 @@ class Dual:
     name: str = "dual"
     verdict: Verdict = Verdict.CERTIFIED
 
-    def __call__(self, images: Tensor, labels: Tensor, indices: Tensor) -> Finding:
+    def __call__(self, images: Tensor, labels: Tensor, indices: Tensor, bounds: Tensor) -> Finding:
         if self.boxes and not self.local.asked.probes:
             return Finding(
                 torch.zeros_like(labels, dtype=torch.bool),
@@ -50,7 +50,7 @@ class Dual:
         rest = self._ascended(backward, trace, directions, open_ & ~worst & hopeful, margins)
         margin = claim.margin(margins, labels, program.classes)
         plan = Plan(local=True, boxes=self.boxes, backward=True, carried=Carried.joined([*first, *rest]))
-        return Finding(positive(margin), margin, plans=(plan,))
+        return Finding(positive(margin), margin, bounds=margins, plans=(plan,))
 
     def _ascended(
         self, backward: Backward, trace: Trace, directions: Tensor, some: Tensor, margins: Tensor

@@ -39,8 +39,8 @@ class Proved:
     def verdict(self) -> Verdict:
         return self.stage.verdict
 
-    def __call__(self, images: Tensor, labels: Tensor, indices: Tensor) -> Finding:
-        finding = self.stage(images, labels, indices)
+    def __call__(self, images: Tensor, labels: Tensor, indices: Tensor, bounds: Tensor) -> Finding:
+        finding = self.stage(images, labels, indices, bounds)
         assert finding.margin is not None
         margin = finding.margin.double()
         candidates = torch.nonzero(finding.decided)[:, 0]

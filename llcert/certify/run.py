@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import enum
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
@@ -12,26 +13,36 @@ from torch import Tensor
 from llcert.bounds import GlobalBound, Start, global_bound
 from llcert.bounds.branching import Branching
 from llcert.certify.arithmetic import full_precision
-from llcert.certify.attack import PGD
+from llcert.certify.attack import PGD, Deployed, Objective, Target
+from llcert.certify.attack_stages import Adversary, Attack, TargetedAttack
 from llcert.certify.branch import Branch
 from llcert.certify.cascade import BatchResult, Contradiction, cascade
 from llcert.certify.claim import FIRST, Claim
 from llcert.certify.dual import Dual
 from llcert.certify.explained import Witness
 from llcert.certify.footprint import Footprint
+from llcert.certify.perturbations import UNIT
 from llcert.certify.proved import Proved
 from llcert.certify.prover import Prover, Semantics, provers_of
 from llcert.certify.radii import Eps, Radii, radii_of
 from llcert.certify.radius import RadiusSearch
 from llcert.certify.room import Room
 from llcert.certify.self_check import SelfCheck
-from llcert.certify.stages import Attack, Clean, Global, Local
+from llcert.certify.stages import Clean, Global, Local
+from llcert.certify.targeted import Targeted
 from llcert.certify.verdict import Assurance, Stage, Verdict
 from llcert.errors import InvalidInput
 from llcert.ir import Network
 from llcert.program import Program, lower
 from llcert.region import channels_last
 from llcert.spectral import Lanczos, PowerIteration
+
+
+class AttackKind(enum.Enum):
+    """Which attack the stage `attack` stands for."""
+
+    TARGETED = "targeted"  # PGD on the margin, and after the bounds every open rival by itself
+    PAPER = "paper"  # PGD on the cross-entropy in the pixel range, for comparison with published figures
 
 
 @dataclass(frozen=True)
@@ -43,8 +54,8 @@ class Settings:
     speaks of. delta: of a probabilistic proof, the probability that the certificate of one image is wrong.
     proof_seconds: nominal budget of an image's deterministic norms. branch_seconds: of the branch stage, wall clock an
     image. radius: relative tolerance of a search for each image's largest certified radius, None for no search.
-    clip_input: intersect the ball's box with the pixel range [0, 1]. solver, start: of estimated norms. seed: of
-    attacks and starting vectors. claim: of every point of a ball.
+    clip_input: intersect the ball's box with the pixel range [0, 1]. attack: of which kind; pgd, targeted: its parts.
+    solver, start: of estimated norms. seed: of attacks and starting vectors. claim: of every point of a ball.
     """
 
     eps: Eps
@@ -57,7 +68,9 @@ class Settings:
     radius: float | None = None
     clip_input: bool = False
     seed: int = 0
+    attack: AttackKind = AttackKind.TARGETED
     pgd: PGD = field(default_factory=PGD)
+    targeted: Targeted = field(default_factory=Targeted)
     solver: Lanczos | PowerIteration = field(default_factory=Lanczos)
     start: Start = Start.UNMASKED
     claim: Claim = FIRST
@@ -80,6 +93,12 @@ class Settings:
             raise InvalidInput(f"stages {asked[:40]!r}: give a list of {', '.join(STAGES)} without repeats")
         object.__setattr__(self, "stages", tuple(s for s in STAGES if s in self.stages))
 
+    @property
+    def running(self) -> tuple[str, ...]:
+        """The stages that run after the clean prediction, in order: the attack may be two."""
+        both = "attack" in self.stages and self.attack is AttackKind.TARGETED
+        return tuple(s for s in _ORDER if s in self.stages or (both and s == "targeted"))
+
 
 @dataclass(frozen=True)
 class Certifier:
@@ -101,11 +120,13 @@ class Certifier:
         device: torch.device | str = "cpu",
         dtype: torch.dtype = torch.float32,
         witness: Witness | None = None,
+        deployed: Deployed | None = None,
     ) -> Certifier:
         """Lowers the network and computes its global bound. Raises InvalidInput for fewer than two classes, and for a
         claim that means nothing for them.
 
-        witness: of deterministic proofs.
+        witness: of deterministic proofs. deployed: the logits that the network has where it is used, in pixel units, if
+        they are computed otherwise than here: an image counts as broken where they say so too.
         """
         if network.classes < 2:
             raise InvalidInput(f"{network.source or 'the network'} has {network.classes} output; a class needs a rival")
@@ -127,7 +148,7 @@ class Certifier:
             claim=settings.claim,
             other=provers[settings.assurance].asked if provers else None,
         )
-        stages = _stages(program, settings, bound, local, provers, witness)
+        stages = _stages(program, settings, bound, local, provers, witness, deployed or program.logits)
         search = None
         if settings.radius is not None:
             search = RadiusSearch(local, provers.get(settings.assurance), settings.radius)
@@ -215,8 +236,12 @@ def _stages(
     local: Local,
     provers: Mapping[Assurance, Prover],
     witness: Witness | None,
+    deployed: Deployed,
 ) -> tuple[Stage, ...]:
-    stages = [STAGES[name](program, settings, bound, local) for name in settings.stages]
+    adversary = Adversary(
+        Target(program, deployed, settings.claim), settings.eps, UNIT if settings.clip_input else None, settings.seed
+    )
+    stages = [_ORDER[name](settings, bound, local, adversary) for name in settings.running]
     weaker = {a: p for a, p in provers.items() if a is not settings.assurance}
     proved = [
         Proved(s, provers[settings.assurance], settings.assurance, weaker, witness)
@@ -227,13 +252,22 @@ def _stages(
     return (Clean(program, settings.claim), *proved)
 
 
-STAGES: dict[str, Callable[[Program, Settings, GlobalBound, Local], Stage]] = {
-    "global": lambda program, settings, bound, local: Global(program, settings.eps, bound, settings.claim),
-    "local": lambda program, settings, bound, local: local,
-    "attack": lambda program, settings, bound, local: Attack(
-        program, settings.eps, settings.pgd, settings.seed, settings.claim
-    ),
-    "dual": lambda program, settings, bound, local: Dual(local),
-    "boxes": lambda program, settings, bound, local: Dual(local, boxes=True, name="boxes"),
-    "branch": lambda program, settings, bound, local: Branch(local, Branching(seconds=settings.branch_seconds)),
+def _pgd(settings: Settings) -> PGD:
+    """The attack before the costly bounds."""
+    margin = settings.attack is AttackKind.TARGETED
+    return replace(settings.pgd, objective=Objective.MARGIN if margin else Objective.CROSS_ENTROPY)
+
+
+_ORDER: dict[str, Callable[[Settings, GlobalBound, Local, Adversary], Stage]] = {
+    "global": lambda settings, bound, local, _: Global(local.program, settings.eps, bound, settings.claim),
+    "local": lambda settings, bound, local, _: local,
+    "attack": lambda settings, bound, local, adversary: Attack(adversary, _pgd(settings)),
+    "dual": lambda settings, bound, local, _: Dual(local),
+    "boxes": lambda settings, bound, local, _: Dual(local, boxes=True, name="boxes"),
+    "targeted": lambda settings, bound, local, adversary: TargetedAttack(adversary, settings.targeted),
+    "branch": lambda settings, bound, local, _: Branch(local, Branching(seconds=settings.branch_seconds)),
 }
+"""The stages by what a decision costs. One that branches may do so as long as it pleases, so it sees the fewest."""
+
+STAGES = tuple(name for name in _ORDER if name != "targeted")
+"""The names of stages that may be asked for."""

@@ -10,8 +10,10 @@ from torch import Tensor
 
 from llcert.bounds import Rows, Trace
 from llcert.bounds.roundoff import Passage
-from llcert.certify.attack import PGD
+from llcert.certify.attack import PGD, Objective, Target
+from llcert.certify.attack_stages import Adversary
 from llcert.certify.cascade import BatchResult, Contradiction
+from llcert.certify.perturbations import UNIT
 from llcert.certify.radii import radii_of
 from llcert.certify.stages import Local
 from llcert.certify.verdict import Verdict
@@ -40,7 +42,7 @@ class SelfCheck:
     points: int = 8
     slack: float = 1e-3
     noise: float = 16.0
-    pgd: PGD = field(default_factory=lambda: PGD(steps=20))
+    pgd: PGD = field(default_factory=lambda: PGD(steps=20, objective=Objective.MARGIN))
 
     def __call__(
         self,
@@ -63,7 +65,7 @@ class SelfCheck:
         certified = [s.verdict is Verdict.CERTIFIED for s in result.samples[chosen]]
         traces = [local.trace(images, indices, rows, seed=local.seed) for rows in Rows]
         radii, centre = radii_of(local.eps, indices), _values(exact, images)
-        points = self._points(local, images, labels, radii)
+        points = self._points(local, images, labels, indices)
         values = [_values(exact, p) for p in points]
         rounded = [_values(local.program, p) for p in points]
         noise = _noise(values, rounded)
@@ -78,9 +80,9 @@ class SelfCheck:
                     if certified[i]:
                         raise Contradiction(int(indices[i]), int(labels[i]), images[i], at[i])
 
-    def _points(self, local: Local, images: Tensor, labels: Tensor, radii: Tensor) -> list[Tensor]:
-        """Random points on the sphere and where an attack ends, float64 `[images, *shape]` each."""
-        generator = torch.Generator().manual_seed(local.seed)
+    def _points(self, local: Local, images: Tensor, labels: Tensor, indices: Tensor) -> list[Tensor]:
+        """Random points on the sphere and the worst that an attack meets, float64 `[images, *shape]` each."""
+        generator, radii = torch.Generator().manual_seed(local.seed), radii_of(local.eps, indices)
         found, anchors = [], images.double()
         for _ in range(self.points):
             noise = torch.randn(images.shape, generator=generator).to(anchors)
@@ -88,9 +90,10 @@ class SelfCheck:
             if local.clip_input:  # as `ball` does: an image outside [0, 1] widens the range for itself
                 points = torch.minimum(torch.maximum(points, anchors.clamp(max=0)), anchors.clamp(min=1))
             found.append(points)
-        attacked = self.pgd(local.program, images, labels, radii, local.seed, local.claim)[1].double()
-        inside = length(attacked - anchors) <= radii  # rounding may have carried it out of a tiny ball
-        return [*found, torch.where(spread(inside, anchors), attacked, anchors)]
+        target = Target(local.program, local.program.logits, local.claim)
+        adversary = Adversary(target, local.eps, UNIT if local.clip_input else None, local.seed)
+        reached = self.pgd(target, adversary.allowed(images, indices), labels, local.seed + indices)
+        return [*found, reached.points.double()]
 
     def _inside(self, exact: Program, program: Program, trace: Trace, values: Values, noise: list[Tensor]) -> None:
         for own, block, moved in zip(exact.blocks, program.blocks, noise, strict=True):

@@ -1,4 +1,4 @@
-"""The stages of a certification: clean prediction, global bound, attack, local bound."""
+"""The stages of a certification: clean prediction, global bound, local bound."""
 
 from __future__ import annotations
 
@@ -13,7 +13,6 @@ from llcert.bounds import GlobalBound, LastLayer, Rows, Start, Trace, propagate,
 from llcert.bounds.boxes import Asked, backward_boxes
 from llcert.bounds.dual import Backward
 from llcert.bounds.forward import nudged
-from llcert.certify.attack import PGD
 from llcert.certify.claim import FIRST, Claim, positive
 from llcert.certify.plan import Plan
 from llcert.certify.radii import Eps, radii_of
@@ -33,7 +32,7 @@ class Clean:
     name: str = "clean"
     verdict: Verdict = Verdict.MISCLASSIFIED
 
-    def __call__(self, images: Tensor, labels: Tensor, indices: Tensor) -> Finding:
+    def __call__(self, images: Tensor, labels: Tensor, indices: Tensor, bounds: Tensor) -> Finding:
         return Finding(~self.claim.holds(self.program.logits(images), labels, self.program.classes))
 
 
@@ -65,29 +64,11 @@ class Global:
             total = total + distances[labels] * spread(moved, distances)
         return total
 
-    def __call__(self, images: Tensor, labels: Tensor, indices: Tensor) -> Finding:
+    def __call__(self, images: Tensor, labels: Tensor, indices: Tensor, bounds: Tensor) -> Finding:
         logits = self.program.logits(images)
         margins = logits.gather(1, labels[:, None]) - logits - self.increases(labels, radii_of(self.eps, indices))
         margin = self.claim.margin(margins, labels, self.program.classes)
-        return Finding(positive(margin), margin, plans=(Plan(local=False),))
-
-
-@dataclass(frozen=True)
-class Attack:
-    """Decides the images that projected gradient descent breaks."""
-
-    program: Program
-    eps: Eps
-    pgd: PGD = field(default_factory=PGD)
-    seed: int = 0
-    claim: Claim = FIRST
-    name: str = "attack"
-    verdict: Verdict = Verdict.ATTACKED
-
-    def __call__(self, images: Tensor, labels: Tensor, indices: Tensor) -> Finding:
-        radii, seeds = radii_of(self.eps, indices), self.seed + indices
-        broken, points = self.pgd(self.program, images, labels, radii, seeds, self.claim)
-        return Finding(broken, witness=points)
+        return Finding(positive(margin), margin, bounds=margins, plans=(Plan(local=False),))
 
 
 class LastTrace:
@@ -195,22 +176,23 @@ class Local:
         """What asks for the boxes of the program's blocks."""
         return Asked(self.program, self.other)
 
-    def __call__(self, images: Tensor, labels: Tensor, indices: Tensor) -> Finding:
+    def __call__(self, images: Tensor, labels: Tensor, indices: Tensor, bounds: Tensor) -> Finding:
         logits = self.program.logits(images)
         masked = self.masked(images, indices)
-        margin, growth = self._margin(logits, labels, masked), self._growth(masked, indices)
+        bounds = worst_margins(logits, labels, self.last, masked.hidden)
+        margin, growth = self._margin(bounds, labels), self._growth(masked, indices)
         still = torch.nonzero(~positive(margin))[:, 0]
         if len(still):
             seeds, before = self.seed + indices[still], masked.select(still)
             sharper = self.trace(images[still], indices[still], Rows.SECANT, seed=seeds, before=before)
-            better = self._margin(logits[still], labels[still], sharper)
-            margin[still] = torch.fmax(margin[still], better)
+            better = worst_margins(logits[still], labels[still], self.last, sharper.hidden)
+            margin[still] = torch.fmax(margin[still], self._margin(better, labels[still]))
+            bounds[still] = torch.fmax(bounds[still], better)
             growth[still] = torch.fmin(growth[still], self._growth(sharper, indices[still]))
         layers = _layers(self.program, masked)
-        return Finding(positive(margin), margin, masked.lipschitz, growth, layers, plans=_PLANS)
+        return Finding(positive(margin), margin, masked.lipschitz, growth, bounds, layers, plans=_PLANS)
 
-    def _margin(self, logits: Tensor, labels: Tensor, trace: Trace) -> Tensor:
-        bounds = worst_margins(logits, labels, self.last, trace.hidden)
+    def _margin(self, bounds: Tensor, labels: Tensor) -> Tensor:
         return self.claim.margin(bounds, labels, self.program.classes)
 
     def _growth(self, trace: Trace, indices: Tensor) -> Tensor:

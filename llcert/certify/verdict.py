@@ -51,8 +51,10 @@ class Finding:
     """What a stage found out about its images. decided: boolean `[images]`, NaN never decides.
 
     margin: lower bounds on the worst-case margin, `[images]`. lipschitz: local Lipschitz constants (eq. 6).
-    growth: radius of the last hidden values over eps. layers: one measure a term. witness: for an attack, the points
-    found, `[images, *shape]`. What a stage does not compute is None.
+    bounds: on the differences of the reference's logit and every other, from below, `[images, logits]`.
+    growth: radius of the last hidden values over eps. layers: one measure a term. counterexample: for an attack, the
+    points that it found, the worst where none refutes, `[images, *shape]`; in_range: whether their pixels are in the
+    pixel range, boolean `[images]`. What a stage does not compute is None.
     plans: for certificates, how a proof may repeat them, cheapest first. assurance: of what was decided, if certified.
     weaker: what would be certified under weaker assurances, boolean `[images]` each.
     """
@@ -61,8 +63,10 @@ class Finding:
     margin: Tensor | None = None
     lipschitz: Tensor | None = None
     growth: Tensor | None = None
+    bounds: Tensor | None = None
     layers: tuple[LayerMeasure, ...] = ()
-    witness: Tensor | None = None
+    counterexample: Tensor | None = None
+    in_range: Tensor | None = None
     plans: tuple[Plan, ...] = ()
     assurance: Assurance = Assurance.ESTIMATE
     weaker: Mapping[Assurance, Tensor] = field(default_factory=dict)
@@ -79,6 +83,7 @@ class Stage(Protocol):
         """What it says about the images it decides."""
         ...
 
-    def __call__(self, images: Tensor, labels: Tensor, indices: Tensor) -> Finding:
-        """labels: the reference class of each image, which its claim compares with others."""
+    def __call__(self, images: Tensor, labels: Tensor, indices: Tensor, bounds: Tensor) -> Finding:
+        """labels: the reference class of each image, which its claim compares with others. bounds: the best so far on
+        the differences of its logit and every other, from below, `[images, logits]`; -inf where there is none."""
         ...

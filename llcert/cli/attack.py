@@ -10,17 +10,17 @@ from llcert.cli import options as o
 from llcert.question import Question, parse_batch_size, parse_numbers
 
 Steps = Annotated[
-    int | None, typer.Option(metavar="N", help="Gradient steps of eps/4. Default: 100.", rich_help_panel=o.QUESTION)
+    int | None, typer.Option(metavar="N", help="PGD steps of eps/4. Default: 100.", rich_help_panel=o.QUESTION)
 ]
 Restarts = Annotated[
     int | None,
-    typer.Option(metavar="N", help="Random starting points of each image. Default: 1.", rich_help_panel=o.QUESTION),
+    typer.Option(metavar="N", help="Random starting points of PGD. Default: 1.", rich_help_panel=o.QUESTION),
 ]
 Patience = Annotated[
     int | None,
     typer.Option(
         metavar="N",
-        help="Steps without progress after which an image is given up; 0: never. Default: 15.",
+        help="Steps without progress after which PGD gives an image up; 0: never. Default: 15.",
         rich_help_panel=o.QUESTION,
     ),
 ]
@@ -39,6 +39,7 @@ def attack(
     mean: o.Mean = None,
     std: o.Std = None,
     layout: o.Layout = None,
+    attack: o.Attack = None,
     steps: Steps = None,
     restarts: Restarts = None,
     patience: Patience = None,
@@ -69,6 +70,7 @@ def attack(
         mean=None if mean is None else parse_numbers(mean, "--mean"),
         std=None if std is None else parse_numbers(std, "--std"),
         layout=layout,
+        attack=attack,
         steps=steps,
         restarts=restarts,
         patience=patience,

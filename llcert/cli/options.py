@@ -188,15 +188,22 @@ BatchSize = Annotated[
     str | None,
     typer.Option(metavar="auto|N", help="Images a batch. Default: auto, by network and memory.", rich_help_panel=RUN),
 ]
+Attack = Annotated[
+    str | None,
+    typer.Option(
+        metavar="KIND",
+        help="targeted (PGD, and after the bounds a path to every class that is still open) or paper (PGD alone, as "
+        "published figures have it). Default: targeted.",
+        rich_help_panel=QUESTION,
+    ),
+]
 Steps = Annotated[
     int | None,
-    typer.Option("--attack-steps", metavar="N", help="Steps of eps/4. Default: 100.", rich_help_panel=EXPERT),
+    typer.Option("--attack-steps", metavar="N", help="PGD steps of eps/4. Default: 100.", rich_help_panel=EXPERT),
 ]
 Restarts = Annotated[
     int | None,
-    typer.Option(
-        "--attack-restarts", metavar="N", help="Random starts of the attack. Default: 1.", rich_help_panel=EXPERT
-    ),
+    typer.Option("--attack-restarts", metavar="N", help="Random starts of PGD. Default: 1.", rich_help_panel=EXPERT),
 ]
 SolverName = Annotated[
     str | None,
@@ -212,7 +219,7 @@ Patience = Annotated[
     typer.Option(
         "--attack-patience",
         metavar="N",
-        help="Steps without progress after which the attack gives an image up; 0: never. Default: 15.",
+        help="Steps without progress after which PGD gives an image up; 0: never. Default: 15.",
         rich_help_panel=EXPERT,
     ),
 ]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from rich.console import Console, ConsoleOptions, Group, RenderableType, RenderResult
 from rich.segment import Segment
@@ -28,6 +28,7 @@ _SHADES: dict[tuple[Verdict, str | None], tuple[str, str, str]] = {
     (Verdict.ATTACKED, "attack"): ("░", "x", "red"),
     (Verdict.MISCLASSIFIED, "clean"): ("·", ".", "bright_black"),
 }
+_OUT_OF_RANGE = ("░", "o", "bright_red")
 _OTHER = ("▟", "=", "cyan")
 
 
@@ -107,11 +108,14 @@ def _eps(subject: Subject) -> str:
 
 def _accuracies(report: Report) -> RenderableType:
     table = Table(box=None, padding=(0, 2, 0, 0), header_style="bold")
+    columns = {"clean": report.clean_accuracy, f"PGD ({report.subject.attack.value})": report.attacked_accuracy}
+    if report.attacked(in_range=False):
+        columns["in pixel range"] = report.attacked_accuracy_in_range
+    columns["certified"] = report.certified_accuracy
     table.add_column(f"{report.subject.claim.name}:", no_wrap=True)
-    for name in ("clean", "PGD", "certified"):
+    for name in columns:
         table.add_column(name, justify="right", no_wrap=True)
-    accuracies = (report.clean_accuracy, report.attacked_accuracy, report.certified_accuracy)
-    table.add_row("", *(percent(a) for a in accuracies))
+    table.add_row("", *(percent(a) for a in columns.values()))
     return table
 
 
@@ -125,6 +129,8 @@ def _cost(report: Report) -> str:
                 parts.append(f"{percent(stage.decided / total)} certified by the global bound")
             case "attack":
                 parts.append(f"{percent(stage.decided / total)} broken by PGD")
+            case "targeted":
+                parts.append(f"{percent(stage.decided / total)} by PGD towards every open class")
             case "local":
                 iterations = [r.iterations_mean for r in report.layers if r.iterations_mean]
                 each = f" ({sum(iterations) / len(iterations):.0f} iterations a layer on average)" if iterations else ""
@@ -193,21 +199,33 @@ class _Bar:
     broken: str
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
-        total = sum(o.count for o in self.outcomes)
+        parts = _parts(self.outcomes)
+        total = sum(o.count for o in parts)
         if not total:
             return
         width = min(_BAR, options.max_width)
-        for outcome, cells in zip(self.outcomes, _cells([o.count for o in self.outcomes], width), strict=True):
+        for outcome, cells in zip(parts, _cells([o.count for o in parts], width), strict=True):
             glyph, style = _shade(outcome, ascii_only=options.ascii_only)
             yield Segment(glyph * cells, style)
         yield Segment.line()
-        for outcome in self.outcomes:
+        for outcome in parts:
             glyph, style = _shade(outcome, ascii_only=options.ascii_only)
             by = f" ({outcome.stage})" if outcome.verdict is Verdict.CERTIFIED else ""
             name = self.broken if outcome.verdict is Verdict.MISCLASSIFIED else outcome.verdict.value
+            where = ", out of range" if outcome.in_range is False else ""
             yield Segment(glyph * 2, style)
-            yield Segment(f"  {name + by:<22}{outcome.count:>8}{percent(outcome.count / total):>9}")
+            yield Segment(f"  {name + by + where:<22}{outcome.count:>8}{percent(outcome.count / total):>9}")
             yield Segment.line()
+
+
+def _parts(outcomes: tuple[Outcome, ...]) -> list[Outcome]:
+    """The outcomes, images that attacks broke together whichever stage did."""
+    found: dict[tuple[Verdict, str | None, bool | None], Outcome] = {}
+    for o in outcomes:
+        stage = "attack" if o.verdict is Verdict.ATTACKED else o.stage
+        key = (o.verdict, stage, o.in_range)
+        found[key] = replace(o, stage=stage, count=o.count + (found[key].count if key in found else 0))
+    return list(found.values())
 
 
 def _cells(counts: list[int], width: int) -> list[int]:
@@ -219,7 +237,8 @@ def _cells(counts: list[int], width: int) -> list[int]:
 
 
 def _shade(outcome: Outcome, *, ascii_only: bool) -> tuple[str, Style]:
-    fancy, plain, colour = _SHADES.get((outcome.verdict, outcome.stage), _OTHER)
+    known = _SHADES.get((outcome.verdict, outcome.stage), _OTHER)
+    fancy, plain, colour = _OUT_OF_RANGE if outcome.in_range is False else known
     return plain if ascii_only else fancy, Style(color=colour)
 
 

@@ -49,6 +49,12 @@ def held_down_by(report: Report) -> str:
     if largest is Verdict.MISCLASSIFIED:
         broken = report.subject.claim.broken
         return f"The network's own errors: {share} of the images are {broken} before any perturbation."
+    outside = report.attacked(in_range=False)
+    if largest is Verdict.ATTACKED and report.subject.clippable and 2 * outside > losses[largest]:
+        return (
+            f"The claim: {percent(outside / len(report.samples))} of the images have an adversarial example inside the "
+            "ball, but none was found in the pixel range; with --clip-input only changes that stay in it count."
+        )
     if largest is Verdict.ATTACKED:
         return (
             f"The network itself: {share} of the images have an adversarial example inside the ball, which no bound "

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from llcert.certify import FIRST, Assurance, Claim, Eps, Radii, Sample, Semantics, Verdict
+from llcert.certify import FIRST, Assurance, AttackKind, Claim, Eps, Radii, Sample, Semantics, Verdict
 from llcert.report.diagnosis import held_down_by, near_chance
 
 if TYPE_CHECKING:
@@ -49,7 +49,8 @@ class Subject:
 
     eps: radius in pixel units, of all images or of each; eps_text: as the user wrote it, or where the radii come from.
     asked: how many images are asked about; selection: from which, as `A:B`; left_out: how many of these are not.
-    normalisation: one sentence. notes: what the importer did. warnings: what a user should not overlook.
+    attack: of which kind. clippable: whether `--clip-input` would make a weaker claim. normalisation: one sentence.
+    notes: what the importer did. warnings: what a user should not overlook.
     """
 
     model: str
@@ -74,6 +75,8 @@ class Subject:
     batch_size: int
     seed: int
     versions: Mapping[str, str]
+    attack: AttackKind = AttackKind.TARGETED
+    clippable: bool = True
     parity: float | None = None
     notes: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()
@@ -115,11 +118,15 @@ class LayerReport:
 
 @dataclass(frozen=True)
 class Outcome:
-    """How many images got a verdict from a stage; stage is None for those that no stage decided."""
+    """How many images got a verdict from a stage; stage is None for those that no stage decided.
+
+    in_range: of attacked ones, whether the point that refutes the claim lies in the pixel range; else None.
+    """
 
     verdict: Verdict
     stage: str | None
     count: int
+    in_range: bool | None = None
 
 
 @dataclass(frozen=True)
@@ -143,6 +150,10 @@ class Report:
         """How many images got this verdict."""
         return sum(o.count for o in self.outcomes if o.verdict is verdict)
 
+    def attacked(self, *, in_range: bool) -> int:
+        """How many images are broken by a point in the pixel range, or only by one outside it."""
+        return sum(o.count for o in self.outcomes if o.verdict is Verdict.ATTACKED and o.in_range is in_range)
+
     @property
     def complete(self) -> bool:
         """Whether every image that was asked for has its verdict."""
@@ -161,9 +172,17 @@ class Report:
         return self._share(len(self.samples) - self.count(Verdict.MISCLASSIFIED) - self.count(Verdict.ATTACKED))
 
     @property
+    def attacked_accuracy_in_range(self) -> float | None:
+        """Share that is correct and that the attack did not break by a point in the pixel range; None if not run."""
+        if self.attacked_accuracy is None:
+            return None
+        broken = self.count(Verdict.ATTACKED) - self.attacked(in_range=False)
+        return self._share(len(self.samples) - self.count(Verdict.MISCLASSIFIED) - broken)
+
+    @property
     def certified_accuracy(self) -> float | None:
         """Share that is certified; None if no stage that certifies was run."""
-        if set(self.subject.stages) <= {"attack"}:
+        if set(self.subject.stages) <= {"attack", "targeted"}:
             return None
         return self._share(self.count(Verdict.CERTIFIED))
 
@@ -240,7 +259,10 @@ class Report:
             "selection": subject.selection,
             "asked": subject.asked,
             "complete": self.complete,
-            "outcomes": [{"verdict": o.verdict.value, "stage": o.stage, "count": o.count} for o in self.outcomes],
+            "outcomes": [
+                {"verdict": o.verdict.value, "stage": o.stage, "in_range": o.in_range, "count": o.count}
+                for o in self.outcomes
+            ],
             "radius_growth_median": self.growth_median,
             "dtype": subject.dtype,
             "batch_size": subject.batch_size,
@@ -256,6 +278,8 @@ class Report:
             "claim": subject.claim.to_json(),
             "claim_words": subject.claim.words,
             "left_out": subject.left_out,
+            "attack": subject.attack.value if "attack" in subject.stages else None,
+            "attacked_accuracy_in_range": self.attacked_accuracy_in_range,
         }
 
     @property

@@ -57,10 +57,10 @@ class Tally:
         )
 
     def _outcomes(self) -> tuple[Outcome, ...]:
-        counts = Counter((s.verdict, s.stage) for s in self._samples)
+        counts = Counter((s.verdict, s.stage, s.in_range) for s in self._samples)
         stages = [None, *self._stages]
-        ordered = sorted(counts, key=lambda key: (_ORDER.index(key[0]), stages.index(key[1])))
-        return tuple(Outcome(verdict, stage, counts[verdict, stage]) for verdict, stage in ordered)
+        ordered = sorted(counts, key=lambda key: (_ORDER.index(key[0]), not key[2], stages.index(key[1])))
+        return tuple(Outcome(v, stage, counts[v, stage, within], within) for v, stage, within in ordered)
 
 
 class _LayerColumns:

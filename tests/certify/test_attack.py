@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from attacks import attacked
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
@@ -47,8 +48,8 @@ def test_finds_what_a_linear_network_of_two_classes_has(seed: int, scale: float)
     label = program.logits(image).argmax(1)
     needed = _needed(program, image, label)
     if needed < 0.4:  # the ball stays inside the pixel range
-        assert PGD(steps=40)(program, image, label, needed / 0.99, seed)[0].all()
-    assert not PGD(steps=40)(program, image, label, needed * 0.999, seed)[0].any()
+        assert attacked(PGD(steps=40), program, image, label, needed / 0.99, seed).refuted.all()
+    assert not attacked(PGD(steps=40), program, image, label, needed * 0.999, seed).refuted.any()
 
 
 @pytest.mark.parametrize("seed", range(10))
@@ -58,7 +59,7 @@ def test_finds_the_nearest_of_many_borders(seed: int) -> None:
     label = program.logits(image).argmax(1)
     needed = _needed(program, image, label)
     if needed < 0.4:
-        assert PGD(steps=100, restarts=3)(program, image, label, needed / 0.95, seed)[0].all()
+        assert attacked(PGD(steps=100, restarts=3), program, image, label, needed / 0.95, seed).refuted.all()
 
 
 @pytest.mark.parametrize("scale", [1e-30, 1e25])
@@ -66,7 +67,7 @@ def test_gradients_of_every_scale_lead_somewhere(scale: float) -> None:
     program = _linear(2, 5, 3, scale, torch.float32)
     image = torch.full((1, 5), 0.5)
     label = program.logits(image).argmax(1)
-    assert PGD(steps=40)(program, image, label, _needed(program, image, label) * 1.1, 0)[0].all()
+    assert attacked(PGD(steps=40), program, image, label, _needed(program, image, label) * 1.1, 0).refuted.all()
 
 
 @pytest.mark.parametrize("eps", [0.01, 0.5, 3.0])
@@ -76,13 +77,15 @@ def test_points_are_witnesses(eps: float, random_start: bool) -> None:
     images = torch.rand(64, 2, 4, generator=torch.Generator().manual_seed(1))
     images[:8] = images[:8].round()  # corners of the pixel range
     labels = program.logits(images).argmax(1)
-    broken, points = PGD(20, restarts=2, random_start=random_start)(program, images, labels, eps, 5)
+    found = attacked(PGD(20, restarts=2, random_start=random_start), program, images, labels, eps, 5)
+    broken, points = found.refuted, found.points
     distance = torch.linalg.vector_norm((points - images).double().flatten(1), dim=1)
     assert (distance <= eps).all()
     assert (points >= 0).all()
     assert (points <= 1).all()
-    assert torch.equal(points[~broken], images[~broken])
     assert not FIRST.holds(program.logits(points[broken]), labels[broken], 3).any()
+    assert FIRST.holds(program.logits(points[~broken]), labels[~broken], 3).all()
+    assert torch.allclose(FIRST.loss(program.logits(points), labels, 3).double(), found.loss)
     if eps > 1:
         assert broken.any()
 
@@ -91,36 +94,39 @@ def test_no_room_breaks_nothing_that_leads() -> None:
     program = _deep()
     images = torch.rand(16, 2, 4, generator=torch.Generator().manual_seed(1))
     labels = program.logits(images).argmax(1)
-    assert not PGD(5)(program, images, labels, 0.0, 0)[0].any()
-    assert PGD(5)(program, images, (labels + 1) % 3, 0.0, 0)[0].all()
+    assert not attacked(PGD(5), program, images, labels, 0.0, 0).refuted.any()
+    assert attacked(PGD(5), program, images, (labels + 1) % 3, 0.0, 0).refuted.all()
 
 
 def test_points_outside_a_ball_smaller_than_rounding_do_not_count() -> None:
     """The pixels nearest to 0.5 are 6e-8 apart: many projected points lie outside a ball of radius 1e-8."""
     program = _linear(2, 400, 0, dtype=torch.float32)
     images = torch.rand(32, 400, generator=torch.Generator().manual_seed(0))
-    broken, points = PGD(10, restarts=3)(program, images, program.logits(images).argmax(1), 1e-8, 0)
+    found = attacked(PGD(10, restarts=3), program, images, program.logits(images).argmax(1), 1e-8, 0)
+    broken, points = found.refuted, found.points
     assert (torch.linalg.vector_norm((points - images).double(), dim=1)[broken] <= 1e-8).all()
 
 
-def test_an_image_outside_the_pixel_range_may_stay_there() -> None:
-    program = _linear(2, 3, 1)
-    image = torch.tensor([[-0.5, 0.5, 1.5]], dtype=torch.float64)
-    label = program.logits(image).argmax(1)
-    broken, points = PGD(30)(program, image, label, 2.0, 0)
-    assert broken.all()
-    assert (points[:, 0] >= -0.5).all()
-    assert (points[:, 2] <= 1.5).all()
+def test_an_image_outside_the_pixel_range_moves_to_all_sides() -> None:
+    """Only darker or only brighter pixels help: either way the attack finds what a formula says is there."""
+    for weight in ([[1.0, 0.0, 0.0], [0.0, 0.0, 0.0]], [[0.0, 0.0, 0.0], [1.0, 0.0, 0.0]]):
+        bias = torch.tensor([1.0, -1.0] if weight[0][0] else [-1.0, 1.0], dtype=torch.float64)
+        network = Network(apply(Linear(torch.tensor(weight, dtype=torch.float64), bias), apply(Input((3,)))))
+        program, image = lower(network, dtype=torch.float64), torch.tensor([[-0.5, 0.5, 1.5]], dtype=torch.float64)
+        label = program.logits(image).argmax(1)
+        needed = _needed(program, image, label)
+        assert attacked(PGD(30), program, image, label, 1.01 * needed).refuted.all()
+        assert not attacked(PGD(30), program, image, label, 0.99 * needed).refuted.any()
 
 
 def test_the_seed_decides() -> None:
     program = _deep()
     images = torch.rand(32, 2, 4, generator=torch.Generator().manual_seed(1))
     labels = program.logits(images).argmax(1)
-    first, again, other = (PGD(10)(program, images, labels, 0.5, seed) for seed in (3, 3, 4))
-    assert torch.equal(first[0], again[0])
-    assert torch.equal(first[1], again[1])
-    assert not torch.equal(first[1], other[1])
+    first, again, other = (attacked(PGD(10), program, images, labels, 0.5, seed) for seed in (3, 3, 4))
+    assert torch.equal(first.refuted, again.refuted)
+    assert torch.equal(first.points, again.points)
+    assert not torch.equal(first.points, other.points)
 
 
 def test_the_first_restart_can_begin_at_the_image() -> None:
@@ -128,12 +134,14 @@ def test_the_first_restart_can_begin_at_the_image() -> None:
     images = torch.rand(8, 2, 4, generator=torch.Generator().manual_seed(1))
     labels = program.logits(images).argmax(1)
     here = PGD(10, random_start=False)
-    assert torch.equal(here(program, images, labels, 0.5, 1)[1], here(program, images, labels, 0.5, 2)[1])
+    first, again = (attacked(here, program, images, labels, 0.5, seed) for seed in (1, 2))
+    assert torch.equal(first.points, again.points)
 
 
 def test_nan_logits_are_broken() -> None:
     program = lower(Network(apply(Linear(torch.full((2, 3), torch.nan)), apply(Input((3,))))))
-    broken, points = PGD(3)(program, torch.full((2, 3), 0.5), torch.tensor([0, 1]), 0.1, 0)
+    found = attacked(PGD(3), program, torch.full((2, 3), 0.5), torch.tensor([0, 1]), 0.1, 0)
+    broken, points = found.refuted, found.points
     assert broken.all()
     assert points.isfinite().all()
 
@@ -142,9 +150,10 @@ def test_it_works_inside_no_grad_and_leaves_no_gradient() -> None:
     program = _deep()
     images = torch.rand(4, 2, 4, generator=torch.Generator().manual_seed(1))
     with torch.no_grad():
-        broken, points = PGD(10)(program, images, program.logits(images).argmax(1), 3.0, 0)
-    assert broken.any()
-    assert not points.requires_grad
+        found = attacked(PGD(10), program, images, program.logits(images).argmax(1), 3.0, 0)
+    assert found.refuted.any()
+    assert not found.points.requires_grad
+    assert not found.loss.requires_grad
 
 
 @pytest.mark.parametrize(("patience", "looks"), [(0, 61), (15, 16), (100, 61)])
@@ -160,5 +169,6 @@ def test_patience_ends_what_gets_nowhere(patience: int, looks: int, monkeypatch:
 
     monkeypatch.setattr(Top, "loss", counted)
     attack = PGD(steps=60, patience=patience)
-    assert not attack(lower(network), torch.rand(2, 3), torch.zeros(2, dtype=torch.int64), 0.5, 0)[0].any()
+    labels = torch.zeros(2, dtype=torch.int64)
+    assert not attacked(attack, lower(network), torch.rand(2, 3), labels, 0.5).refuted.any()
     assert seen == [2] * looks

@@ -31,7 +31,7 @@ class Scripted:
     measures: bool = False
     witness: Tensor | None = None
 
-    def __call__(self, images: Tensor, labels: Tensor, indices: Tensor) -> Finding:
+    def __call__(self, images: Tensor, labels: Tensor, indices: Tensor, bounds: Tensor) -> Finding:
         decided = torch.tensor([int(i) in self.decides for i in indices])
         size = (len(images),)
         layer = LayerMeasure(torch.ones(size), torch.ones(size), torch.ones(size))
@@ -41,7 +41,7 @@ class Scripted:
             lipschitz=torch.full(size, 2.0) if self.measures else None,
             growth=torch.full(size, torch.inf) if self.measures else None,
             layers=(layer,) if self.measures else (),
-            witness=None if self.witness is None else self.witness.expand(len(images), -1),
+            counterexample=None if self.witness is None else self.witness.expand(len(images), -1),
         )
 
 

@@ -7,6 +7,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from attacks import adversary, unbounded
 from proofs import points_of
 from torch import Tensor
 
@@ -15,7 +16,6 @@ from llcert.certify import (
     FIRST,
     PGD,
     Assurance,
-    Attack,
     Certifier,
     Claim,
     Clean,
@@ -24,6 +24,7 @@ from llcert.certify import (
     Never,
     Radii,
     Settings,
+    TargetedAttack,
     Top,
     Verdict,
     positive,
@@ -84,6 +85,26 @@ def test_bounds_that_prove_a_claim_make_it_true(claim: Claim, clipped: bool) -> 
     assert not bool((positive(margin) & ~holds & known).any())
     still = claim.open(bounds, reference, CLASSES)
     assert torch.equal(~still.any(1), positive(margin) | (margin == torch.inf))
+
+
+@pytest.mark.parametrize("clipped", [False, True])
+@pytest.mark.parametrize("claim", CLAIMS, ids=str)
+def test_a_claim_is_violated_as_far_as_its_worst_rival_violates_it(claim: Claim, clipped: bool) -> None:
+    logits = torch.tensor([*itertools.product((-1.5, -1.0, 0.0, 0.5, 2.0), repeat=CLASSES)])
+    logits = torch.cat((logits, torch.zeros(len(logits), 1)), 1) if clipped else logits
+    labels = torch.full((len(logits),), 1)
+    violation = claim.violation(logits, labels, CLASSES)
+    assert torch.equal(violation >= 0, ~claim.holds(logits, labels, CLASSES))
+    rivals = claim.rivals(claim.reference(logits, labels, CLASSES), logits.shape[1], CLASSES)
+    image, rival = torch.nonzero(rivals, as_tuple=True)
+    each = torch.full_like(logits, -torch.inf)
+    each[image, rival] = claim.violation_by(logits[image], labels[image], rival, CLASSES)
+    assert torch.equal(each.amax(1), violation)
+    for row, values in zip(logits[::7].tolist(), each[::7].tolist(), strict=True):
+        for j, value in enumerate(values):
+            if isinstance(claim, Top) and j < CLASSES and j != 1:
+                others = sorted((z for k, z in enumerate(row[:CLASSES]) if k not in (1, j)), reverse=True)
+                assert value == min([row[j], *others[: claim.spare]]) - row[1]
 
 
 @pytest.mark.parametrize("claim", CLAIMS, ids=str)
@@ -172,16 +193,18 @@ def test_an_attack_leaves_a_point_where_the_claim_is_false(claim: Claim) -> None
         program = lower(net, dtype=torch.float64)
         images, labels, radii = asked(net, 40, seed)
         indices = torch.arange(100, 140)
-        open_ = ~Clean(program, claim)(images, labels, indices).decided
+        bounds = unbounded(program, images)
+        open_ = ~Clean(program, claim)(images, labels, indices, bounds).decided
         if not open_.any():
             continue
-        finding = Attack(program, radii, PGD(steps=60), claim=claim)(images[open_], labels[open_], indices[open_])
-        assert finding.witness is not None
+        attack = TargetedAttack(adversary(program, radii, claim))
+        finding = attack(images[open_], labels[open_], indices[open_], bounds[open_])
+        assert finding.counterexample is not None
         sizes = torch.tensor(radii.values, dtype=torch.float64)[open_]
-        moved = torch.linalg.vector_norm(finding.witness - images[open_], dim=1)
+        moved = torch.linalg.vector_norm(finding.counterexample - images[open_], dim=1)
         assert (moved <= sizes).all()
         for row, label in zip(
-            net(finding.witness)[finding.decided].tolist(), labels[open_][finding.decided].tolist(), strict=True
+            net(finding.counterexample)[finding.decided].tolist(), labels[open_][finding.decided].tolist(), strict=True
         ):
             assert not truth(claim, row, label)
         broken = torch.tensor(
@@ -233,7 +256,7 @@ def test_weaker_claims_are_never_harder() -> None:
     for kind in (Global, Local):
         before = torch.zeros(40, dtype=torch.bool)
         for claim in (FIRST, Top(2), Top(3)):
-            now = kind(program, radii, bound, claim=claim)(images, labels, indices).decided
+            now = kind(program, radii, bound, claim=claim)(images, labels, indices, unbounded(program, images)).decided
             assert not (before & ~now).any()
             before = now
 

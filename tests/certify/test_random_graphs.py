@@ -10,13 +10,14 @@ from pathlib import Path
 
 import pytest
 import torch
+from attacks import attacked
 from dense import exact_norm
 from random_graphs import in_format, random_image, random_network
 from torch import Tensor
 
 from llcert.bounds import GlobalBound, Rows, Trace, global_bound, propagate
 from llcert.bounds.forward import row_weights
-from llcert.certify import PGD, Certifier, Settings, Verdict
+from llcert.certify import PGD, Certifier, Objective, Settings, Verdict
 from llcert.frontend.onnx_file import load, save
 from llcert.ir import Network, Node, topological
 from llcert.program import Program, lower
@@ -115,5 +116,5 @@ def _certified_balls_hold_no_attack(network: Network, points: Tensor, image: Ten
     if result.samples[0].verdict is Verdict.CERTIFIED:
         assert (network(points).argmax(1) == label).all()
         with torch.enable_grad():
-            broken, _ = PGD(steps=20, restarts=2)(certifier.program, image, label, eps, 0)
-        assert not broken.any()
+            pgd = PGD(steps=20, restarts=2, objective=Objective.MARGIN)
+            assert not attacked(pgd, certifier.program, image, label, eps, whole=True).refuted.any()

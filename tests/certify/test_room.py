@@ -40,11 +40,11 @@ class Cramped:
     def verdict(self) -> Verdict:
         return self.stage.verdict
 
-    def __call__(self, images: Tensor, labels: Tensor, indices: Tensor) -> Finding:
+    def __call__(self, images: Tensor, labels: Tensor, indices: Tensor, bounds: Tensor) -> Finding:
         self.seen.append(len(images))
         if len(images) > self.room:
             raise RuntimeError(FULL)
-        return self.stage(images, labels, indices)
+        return self.stage(images, labels, indices, bounds)
 
 
 def _network() -> Network:

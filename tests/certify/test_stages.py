@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from attacks import adversary, unbounded
 from torch import Tensor
 
 from llcert.bounds import GlobalBound, Rows, global_bound
@@ -47,9 +48,9 @@ def test_clean_decides_ties_and_nan() -> None:
     program = lower(Network(apply(Linear(torch.zeros(3, 2), torch.tensor([1.0, 1.0, 0.0])), apply(Input((2,))))))
     stage, images = Clean(program), torch.full((3, 2), 0.5)
     assert stage.verdict is Verdict.MISCLASSIFIED
-    assert stage(images, torch.arange(3), INDICES[:3]).decided.all()
+    assert stage(images, torch.arange(3), INDICES[:3], unbounded(program, images)).decided.all()
     images[0, 0] = torch.nan
-    assert stage(images, torch.arange(3), INDICES[:3]).decided.all()
+    assert stage(images, torch.arange(3), INDICES[:3], unbounded(program, images)).decided.all()
 
 
 @pytest.mark.parametrize("seed", range(4))
@@ -57,8 +58,8 @@ def test_bounds_hold_on_the_sphere_and_local_is_never_worse(seed: int) -> None:
     program = _net(seed)
     images, labels = _batch(program)
     bound, eps = global_bound(program), 0.05
-    coarse = Global(program, eps, bound)(images, labels, INDICES)
-    fine = Local(program, eps, bound)(images, labels, INDICES)
+    coarse = Global(program, eps, bound)(images, labels, INDICES, unbounded(program, images))
+    fine = Local(program, eps, bound)(images, labels, INDICES, unbounded(program, images))
     assert coarse.margin is not None
     assert fine.margin is not None
     assert (fine.margin >= coarse.margin * (1 - 1e-9) - 1e-9).all()
@@ -75,16 +76,17 @@ def test_bounds_hold_on_the_sphere_and_local_is_never_worse(seed: int) -> None:
 def test_no_room_certifies_all_that_leads() -> None:
     program = _net()
     images, labels = _batch(program)
-    bound = global_bound(program)
+    bound, known = global_bound(program), unbounded(program, images)
+    leading = FIRST.holds(program.logits(images), labels, 3)
     for stage in (Global(program, 0.0, bound), Local(program, 0.0, bound)):
-        assert torch.equal(stage(images, labels, INDICES).decided, FIRST.holds(program.logits(images), labels, 3))
+        assert torch.equal(stage(images, labels, INDICES, known).decided, leading)
 
 
 def test_local_measures_every_image() -> None:
     program = _net()
     images, labels = _batch(program)
     bound = global_bound(program)
-    finding = Local(program, 0.05, bound)(images, labels, INDICES)
+    finding = Local(program, 0.05, bound)(images, labels, INDICES, unbounded(program, images))
     assert finding.lipschitz is not None
     assert finding.growth is not None
     assert (finding.lipschitz <= bound.lipschitz).all()
@@ -113,10 +115,10 @@ def test_a_kept_pass_is_of_the_very_images() -> None:
 def test_attack_keeps_its_witnesses() -> None:
     program = _net()
     images, labels = _batch(program)
-    finding = Attack(program, 0.4)(images, labels, INDICES)
-    assert finding.witness is not None
+    finding = Attack(adversary(program, 0.4))(images, labels, INDICES, unbounded(program, images))
+    assert finding.counterexample is not None
     assert finding.decided.any()
-    assert not FIRST.holds(program.logits(finding.witness[finding.decided]), labels[finding.decided], 3).any()
+    assert not FIRST.holds(program.logits(finding.counterexample[finding.decided]), labels[finding.decided], 3).any()
 
 
 @pytest.mark.parametrize("scale", [1e-11, 1e-9, 1e11])
@@ -126,8 +128,8 @@ def test_verdicts_do_not_depend_on_the_scale_of_the_weights(scale: float) -> Non
     images, labels = _batch(plain)
     for eps in (0.02, 0.1, 0.3):
         for kind in (Global, Local):
-            known = kind(plain, eps, global_bound(plain))(images, labels, INDICES)
-            found = kind(scaled, eps, global_bound(scaled))(images, labels, INDICES)
+            known = kind(plain, eps, global_bound(plain))(images, labels, INDICES, unbounded(plain, images))
+            found = kind(scaled, eps, global_bound(scaled))(images, labels, INDICES, unbounded(plain, images))
             assert known.margin is not None
             clear = known.margin.abs() > 1e-3
             assert not (found.decided & ~known.decided)[clear].any(), (kind, eps)
@@ -141,7 +143,7 @@ def test_overflow_certifies_nothing(scale: float) -> None:
     images, _ = _batch(_net(dtype=torch.float32))
     labels, bound = torch.zeros(40, dtype=torch.int64), global_bound(program)
     for stage in (Global(program, 0.1, bound), Local(program, 0.1, bound)):
-        assert not stage(images, labels, INDICES).decided.any()
+        assert not stage(images, labels, INDICES, unbounded(program, images)).decided.any()
 
 
 def test_the_second_pass_starts_near_the_first_but_not_on_it() -> None:

@@ -56,7 +56,10 @@ def test_json_to_stdout_is_json_alone(run: Run, model: Path) -> None:
     assert summary["eps"] == 0.25
     assert summary["norm"] == "L2"
     assert summary["certified_accuracy"] <= summary["attacked_accuracy"] <= summary["clean_accuracy"]
-    assert [stage["name"] for stage in summary["stages"]] == ["clean", "global", "local", "attack", "dual", "boxes"]
+    stages = ["clean", "global", "local", "attack", "dual", "boxes", "targeted"]
+    assert [stage["name"] for stage in summary["stages"]] == stages
+    assert summary["attack"] == "targeted"
+    assert summary["attacked_accuracy"] <= summary["attacked_accuracy_in_range"]
     assert summary["stages"][0]["seen"] == 24
 
 
@@ -144,6 +147,7 @@ def test_fail_under(run: Run, model: Path, bar: int, code: int) -> None:
         (["--tsv", "/"], "--tsv"),
         (["--out", "/dev/null"], "--out"),
         (["--out", "/proc/none/such"], "--out"),
+        (["--attack", "strong"], "targeted, paper"),
         (["--attack-steps", "0"], "steps"),
         (["--attack-restarts", "-1"], "restarts"),
         (["--tolerance", "0"], "tolerance"),

@@ -70,7 +70,7 @@ def test_attack_breaks_and_certifies_nothing(run: Run, model: Path) -> None:
     result = run("attack", model, "--samples", 30, "--eps", 0.5, "--steps", 20, "--json", "-")
     assert result.code == 0
     summary = json.loads(result.out)
-    assert [stage["name"] for stage in summary["stages"]] == ["clean", "attack"]
+    assert [stage["name"] for stage in summary["stages"]] == ["clean", "attack", "targeted"]
     assert summary["certified_accuracy"] is None
     assert 0 < summary["attacked_accuracy"] < summary["clean_accuracy"]
 

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 import torch.nn.functional as F
+from attacks import attacked
 from torch import Tensor
 from toys import TOYS, toy, toy_batch
 
@@ -125,7 +126,7 @@ def test_an_attack_breaks_nothing_that_is_certified(name: str) -> None:
     held = watch({})
     margins, logits, _ = by_hand(watch)
     right = logits.argmax(1) == labels
-    broken, _ = PGD(steps=80, restarts=3)(watch.program, images, labels, eps, 1)
+    broken = attacked(PGD(steps=80, restarts=3), watch.program, images, labels, eps, 1).refuted
     left = float((right & ~broken).double().mean())
     assert not (broken & (margins > SLACK)).any()
     assert held.attacked_accuracy is not None

@@ -1,0 +1,36 @@
+"""Attacks with the words of a test."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from llcert.certify import FIRST, PGD, Adversary, Attacked, Claim, Eps, Perturbations, Target
+from llcert.program import Program
+
+
+def attacked(
+    pgd: PGD,
+    program: Program,
+    images: Tensor,
+    labels: Tensor,
+    eps: float | Tensor,
+    seed: int = 0,
+    *,
+    claim: Claim = FIRST,
+    whole: bool = False,
+) -> Attacked:
+    """What PGD reaches in balls of radius eps, a number or `[batch]`; whole: also outside the pixel range."""
+    radii = torch.as_tensor(eps, dtype=torch.float64).expand(len(images))
+    around = (Perturbations.whole if whole else Perturbations.natural)(images, radii, program.dtype)
+    return pgd(Target(program, program.logits, claim), around, labels, seed + torch.arange(len(images)))
+
+
+def adversary(program: Program, eps: Eps, claim: Claim = FIRST) -> Adversary:
+    """Who may use every point of the balls, and whose findings count by the program's own arithmetic."""
+    return Adversary(Target(program, program.logits, claim), eps)
+
+
+def unbounded(program: Program, images: Tensor) -> Tensor:
+    """What a stage is told where no earlier one bounded anything, `[batch, logits]`."""
+    return torch.full_like(program.logits(images), -torch.inf)
