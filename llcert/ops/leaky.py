@@ -23,6 +23,7 @@ class Leaky(Activation):
     """
 
     slope_below: Tensor
+    entrywise = True
     roundings = 1
     relative = True
     slope_roundings = 4
