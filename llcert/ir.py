@@ -56,6 +56,19 @@ class Op(ABC):
         return None
 
     @property
+    def entrywise(self) -> bool:
+        """Whether each output depends on the input in its place alone, and all tensors broadcast against the value."""
+        return False
+
+    def commuted(self, order: Shape) -> Op | None:
+        """The operator in front of a transposition that does what this one does behind it; None: there is none.
+
+        `self(x_1^T, ...) = commuted(order)(x_1, ...)^T`, where axis i of `x^T` is axis `order[i]` of x. Tensors that
+        are trained stay as they are.
+        """
+        return permuted(self, order) if self.entrywise else None
+
+    @property
     def unstated(self) -> tuple[str, ...]:
         """The names of what a proof needs to know of the operator and its author has not stated."""
         return ("roundings",) if self.roundings is None else ()
@@ -69,6 +82,17 @@ class Op(ABC):
         """The same operator, its floating-point parameters on `device` in `dtype`; shared where they already are."""
         moved = {k: t.to(device, dtype if t.is_floating_point() else t.dtype) for k, t in self.tensors().items()}
         return dataclasses.replace(self, **moved) if moved else self  # type: ignore[type-var]
+
+
+def permuted(op: Op, order: Shape, **fields: object) -> Op | None:
+    """The operator with tensors for a value before it was transposed, and other fields; None where they are trained."""
+    inverse = sorted(range(len(order)), key=order.__getitem__)
+    tensors = {name: tensor for name, tensor in op.tensors().items() if tensor.numel() != 1}
+    if any(tensor.requires_grad for tensor in tensors.values()):
+        return None
+    tall = {n: t.reshape(*[1] * (len(order) - t.ndim), *t.shape).permute(inverse) for n, t in tensors.items()}
+    fields = fields | tall
+    return dataclasses.replace(op, **fields) if fields else op  # type: ignore[type-var]
 
 
 @dataclass(frozen=True)
@@ -272,6 +296,11 @@ class Activation(Op):
         shape: of its input. None: a certificate has no words for it.
         """
         return None
+
+    @property
+    def relaxable(self) -> bool:
+        """Whether a backward pass goes through it."""
+        return type(self).relaxations is not Activation.relaxations
 
     def relaxations(self, zone: Zone) -> tuple[Relaxation, ...] | None:
         """The steps a backward pass takes through it over `zone`, the first applied first; None: it cannot."""

@@ -25,7 +25,7 @@ from llcert.ir import (
     stated,
     topological,
 )
-from llcert.ops import Clamp, Concat, Pad
+from llcert.ops import Clamp, Pad
 from llcert.rounding import DOUBLE
 
 __all__ = ["Block", "Program", "Term", "lower"]
@@ -294,7 +294,7 @@ def _cuts(output: Node) -> frozenset[Node]:
         merged = frozenset().union(*(sources[i] for i in node.inputs))
         if isinstance(node.op, Input | Activation):
             cuts.add(node)
-        elif isinstance(node.op, Concat) and len(merged) > 1:
+        elif isinstance(node.op, Join) and node.op.copies and len(merged) > 1:
             for part in (i for i in node.inputs if len(sources[i]) > 1):
                 cuts.add(part)
                 sources[part] = frozenset((part,))
@@ -312,7 +312,8 @@ def _block(node: Node, cuts: frozenset[Node], order: Mapping[Node, int]) -> Bloc
     members = frozenset(body)
     sources = tuple(dict.fromkeys(i for n in body for i in n.inputs if i not in members)) or (pre,)
     terms = tuple(Term(s, _reached(s, body), pre, node) for s in sources)
-    return Block(node, pre, body, terms, activation, disjoint=isinstance(pre.op, Concat) and pre in members)
+    disjoint = pre in members and isinstance(pre.op, Join) and pre.op.copies
+    return Block(node, pre, body, terms, activation, disjoint)
 
 
 def _between(pre: Node, cuts: frozenset[Node], order: Mapping[Node, int]) -> tuple[Node, ...]:

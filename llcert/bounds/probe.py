@@ -12,7 +12,6 @@ from torch import Tensor
 
 from llcert.ir import Node
 from llcert.layout import Shared, flat
-from llcert.ops import Clamp, Leaky
 from llcert.program import Block, Program, Term
 
 
@@ -82,8 +81,8 @@ def _owned(positions: Tensor, own: Tensor, count: int) -> Shared:
 def probe(program: Program, index: int, largest: int) -> Probe | None:
     """How to ask for block number `index`, with `largest` entries at most over all cuts below.
 
-    None where they would be more, and where an activation below mixes entries. Entries that lie `p` apart along the
-    spatial axes share a row, for the least p at which nothing they touch meets.
+    None, so that the box of the forward pass stands, where they would be more, and where an activation below is
+    not said to keep entries apart and let rows pass. Entries that lie `p` apart along the spatial axes share a row, for the least p at which nothing they touch meets.
     """
     own = program.blocks[index].pre.shape
     shape = own or (1,)
@@ -123,7 +122,8 @@ def _groups(shape: tuple[int, ...], period: int) -> Iterator[Tensor]:
 
 
 def _below(program: Program, index: int, owners: Tensor, count: int) -> dict[Node, Shared] | None:
-    """Owners at every cut below a block; empty where two meet, None where an activation mixes entries."""
+    """Owners at every cut below a block; empty where two meet, None where an activation is not said to keep entries
+    apart and let rows pass."""
     pending: dict[Node, Tensor] = {}
     found: dict[Node, Shared] = {}
     if not _carry(program.blocks[index], owners, count, pending):
@@ -131,7 +131,8 @@ def _below(program: Program, index: int, owners: Tensor, count: int) -> dict[Nod
     for block in reversed(program.blocks[:index]):
         if block.node not in pending:
             continue
-        if not isinstance(block.activation, Clamp | Leaky | None):
+        phi = block.activation
+        if phi is not None and not (phi.entrywise and phi.relaxable):
             return None
         found[block.node] = Shared(pending[block.node], count)
         if not _carry(block, pending[block.node], count, pending):

@@ -82,7 +82,8 @@ class Passage:
     def deployed(self, values: Tensor, least: int = 0) -> Tensor:
         """Bounds of what an evaluation errs in each entry, every value in its own format, sums in any order (lemma 3).
 
-        Infinite where anything on the way may overflow: zero times that is NaN. values: largest absolute values of the
+        An activation may read what is subnormal as zero, and pass it on as it is. Infinite where anything on the way
+        may overflow: zero times that is NaN. values: largest absolute values of the
         block before its activation, without these errors. least: roundings of a product that are paid for at any rate,
         where products are rounded at all.
         """
@@ -102,6 +103,9 @@ class Passage:
                 own = self._own(node, replace(met, carried=carried), once, pre)
                 errors[node] = torch.where(met.count == 0, 0.0, DOUBLE.above(own + carried, 8))
         error = errors.get(self.block.pre, torch.zeros_like(self.size))
+        if self.block.activation is not None:
+            read = DOUBLE.above(error + self.block.node.rounding.tiny)
+            error = torch.where(present[self.block.pre], read, error)
         reached = [(size + errors.get(node, 0.0), node.rounding) for node, size in self.sizes.items()]
         fits = torch.stack([flat(4 * size < form.largest).all(1) for size, form in reached]).all(0)
         return torch.where(spread(fits, error), error, torch.inf)

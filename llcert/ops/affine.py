@@ -20,6 +20,7 @@ class Affine(LinearOp):
     scale: Tensor | None = None
     shift: Tensor | None = None
     moves = True
+    entrywise = True
     trainable = ("scale", "shift")
 
     @property

@@ -21,6 +21,7 @@ class Cast(Movement):
 
     dtype: torch.dtype
     moves = True
+    entrywise = True
 
     def result_type(self, *dtypes: torch.dtype) -> torch.dtype:
         return self.dtype

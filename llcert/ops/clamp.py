@@ -37,6 +37,7 @@ class Clamp(Activation):
     low: Tensor | None = None
     high: Tensor | None = None
     spelling: Spelling = Spelling.MINIMUM
+    entrywise = True
     roundings = 0
     increasing = True
     slope_roundings = 4

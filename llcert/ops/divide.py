@@ -19,6 +19,7 @@ class Divide(LinearOp):
 
     divisor: Tensor
     moves = True
+    entrywise = True
     roundings = 6  # the quotient; or the reciprocal and the product, and four for a factor that a runtime folds into it
 
     def linear(self, x: Tensor) -> Tensor:

@@ -30,6 +30,9 @@ class Add(Join):
     def adjoints(self, y: Tensor, shapes: Sequence[Shape]) -> tuple[Tensor, ...]:
         return (y,) * len(shapes)
 
+    def commuted(self, order: Shape) -> Add:
+        return self
+
 
 @dataclass(frozen=True)
 class Concat(Join):
@@ -44,6 +47,9 @@ class Concat(Join):
 
     def adjoints(self, y: Tensor, shapes: Sequence[Shape]) -> tuple[Tensor, ...]:
         return y.split([s[self.axis] for s in shapes], self.axis + 1)
+
+    def commuted(self, order: Shape) -> Concat:
+        return Concat(order[self.axis])
 
 
 @from_onnx("Concat")

@@ -23,6 +23,7 @@ class Leaky(Activation):
     """
 
     slope_below: Tensor
+    entrywise = True
     roundings = 1
     relative = True
     slope_roundings = 4
@@ -53,13 +54,16 @@ class Leaky(Activation):
         return torch.maximum(left, right)
 
     def secant(self, z: Region) -> Tensor:
-        """The slope at the centre, and the chords to the two ends of the box; on each piece chords are monotone."""
+        """The slope at the centre, and the chords to the two ends of the box; on each piece chords are monotone.
+
+        Chords are raised, so that none is rounded to 1 that is above.
+        """
         value, widest = self(z.centre), self.slope(z)
         at_centre = torch.where(z.centre < 0, self.slope_below.abs(), torch.ones_like(value))
         at_centre = torch.where(z.centre == 0, widest, at_centre)
         steepest = at_centre
         for end in (z.lower, z.upper):
-            chord = (self(end) - value).abs() / (end - z.centre).abs()
+            chord = (self(end) - value).abs() / (end - z.centre).abs() * (1 + 8 * torch.finfo(value.dtype).eps)
             steepest = torch.maximum(steepest, torch.where(end == z.centre, at_centre, chord))
         return torch.where(steepest <= widest, steepest, widest)
 

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from llcert.gradients import maximum, minimum
-from llcert.ir import Activation, Node, Op, Shape, apply
+from llcert.ir import Activation, Node, Op, Shape, apply, permuted
 from llcert.ops.affine import Affine
 from llcert.ops.clamp import bounds
 from llcert.ops.maxpool import MaxPool
@@ -130,6 +130,9 @@ class MaxMin(Activation):
         clip = Piecewise(lambda z: torch.minimum(torch.maximum(z, low), high), (low, high), (zero, one, zero))
         return Relaxation(clip, Zone(centre, lower, upper, self.merge(largest, smallest), zone.radius))
 
+    def commuted(self, order: Shape) -> Op | None:
+        return permuted(self, order, axis=order[self.axis])
+
     def described(self, shape: Shape) -> tuple[str, dict[str, Tensor]]:
         first, second = self.split(torch.arange(math.prod(shape)).reshape(1, *shape))
         low, high = bounds(self.low, self.high, tuple(first.shape[1:]))
@@ -163,6 +166,9 @@ class GroupSort(Activation):
     @property
     def label(self) -> str:
         return f"GroupSort({self.size})"
+
+    def commuted(self, order: Shape) -> Op | None:
+        return permuted(self, order, axis=order[self.axis])
 
     def slope(self, z: Region) -> Tensor:
         return torch.ones_like(z.centre)

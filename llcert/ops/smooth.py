@@ -17,6 +17,7 @@ class _Bell(Activation):
     """An increasing function whose derivative falls with the distance from zero."""
 
     steepest = 1.0
+    entrywise = True
     roundings = 16
     relative = False
     increasing = True

@@ -22,7 +22,7 @@ MEANING: tuple[Rule, ...] = (
 )
 """Rewrites that find one operator where a file spells several. Each takes operators away, so they come to an end."""
 
-LAYOUT: tuple[Rule, ...] = (*MEANING, sink.below_elementwise, sink.below_join)
+LAYOUT: tuple[Rule, ...] = (*MEANING, sink.below_transposition, sink.below_reshape)
 """The same, and transpositions pushed towards the output, where they meet their inverse."""
 
 LEGAL: tuple[Rule, ...] = (*LAYOUT, maxmin.lone_extreme)

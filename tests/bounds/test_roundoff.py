@@ -262,13 +262,30 @@ def test_a_source_that_may_overflow_has_no_bound_either() -> None:
     assert not bool((passage.deployed(passage.size) < torch.inf).any())
 
 
-def test_maps_without_a_body_lose_nothing() -> None:
+def test_maps_without_a_body_lose_what_an_activation_takes_for_zero() -> None:
+    """Of a value that is zero in any case, nothing."""
     network = Network(apply(relu(), apply(Leaky(torch.tensor(0.5)), apply(Input((2,))))))
     program = lower(replace(network, output=apply(Linear(torch.eye(2)), network.output)), dtype=torch.float64)
-    point = Region(*[torch.ones(1, 2, dtype=torch.float64)] * 3, torch.zeros(1, dtype=torch.float64))
+    point = Region(*[torch.tensor([[1.0, 0.0]], dtype=torch.float64)] * 3, torch.zeros(1, dtype=torch.float64))
     block = program.blocks[1]
     passage = Passage.of(block, {block.sources[0]: point})
-    assert bool((passage.deployed(passage.size) == 0).all())
+    (lost,) = passage.deployed(passage.size).tolist()
+    assert SINGLE.tiny <= lost[0] <= 1.01 * SINGLE.tiny
+    assert lost[1] == 0
+
+
+def test_a_leak_of_nothing_may_pass_subnormals_on_where_they_are_read_as_zero() -> None:
+    phi, z = Leaky(torch.tensor(0.0)), torch.full((8,), -8e-39)
+    torch.set_flush_denormal(True)
+    try:
+        value = phi(z)
+    finally:
+        torch.set_flush_denormal(False)
+    assert bool((value.abs() <= SINGLE.tiny).all())
+    region = Region(*[z.double()[None]] * 3, torch.zeros(1, dtype=torch.float64))
+    program = lower(Network(apply(Linear(torch.eye(8)), apply(phi, apply(Input((8,)))))), dtype=torch.float64)
+    read = Passage.of(program.blocks[0], {program.input: region}).deployed(z.double().abs()[None])
+    assert bool((region.upper + read > 0).all()), "so that it does not count as constant"
 
 
 @pytest.mark.parametrize("phi", [Sigmoid(), Tanh(), Leaky(torch.tensor(0.3))])

@@ -47,7 +47,7 @@ def test_a_reshape_passes_what_treats_all_entries_alike() -> None:
 def test_one_number_with_more_axes_than_the_value_behind_the_reshape(op: Op) -> None:
     x = torch.rand(2, 12)
     before = apply(op, apply(Reshape((1, 4, 3)), image(12)))
-    after = sink.below_elementwise(before)
+    after = sink.below_reshape(before)
     assert after is not None
     assert after.shape == before.shape
     assert torch.equal(evaluate(after, x), evaluate(before, x))
@@ -59,7 +59,7 @@ def test_one_trained_number_with_more_axes_stays_where_it_is() -> None:
 
 
 def fires(node: Node) -> bool:
-    return sink.below_elementwise(node) is not None or sink.below_join(node) is not None
+    return sink.below_transposition(node) is not None or sink.below_reshape(node) is not None
 
 
 def test_declines() -> None:
