@@ -4,14 +4,22 @@ from __future__ import annotations
 
 import re
 from collections import Counter
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import onnx
 import onnxruntime
 import pytest
+import torch
+from torch import Tensor
 
+import llcert
+from llcert.certify import Finding, Stage, Verdict
 from llcert.data import load_dataset
+from llcert.job import prepare
+from llcert.question import Question
+from llcert.report import Tally
 
 MODELS = Path(__file__).parents[1] / "models"
 DIGITS = ("digits", "0.5", (1, 8, 8))
@@ -84,3 +92,52 @@ def test_clean_accuracy_is_the_cards(path: Path, request: pytest.FixtureRequest)
 def test_cards_are_consistent(path: Path) -> None:
     figures = [quoted(path, name) for name in ("certified, global", "certified, global and local", "PGD", "clean")]
     assert figures == sorted(figures)
+
+
+@pytest.mark.parametrize(
+    ("name", "samples", "most"),
+    [("digits_relu_theta", 360, 8), ("digits_maxmin_clipped", 200, 18), ("mnist_mlp_maxmin", 100, 3)],
+)
+def test_little_stays_undecided(name: str, samples: int, most: int, request: pytest.FixtureRequest) -> None:
+    """And what is called broken is broken for onnxruntime, on the file, in the ball."""
+    data, eps, _ = ABOUT[name]
+    root = None if data == "digits" else request.getfixturevalue("shared_data")
+    path, dataset = MODELS / f"{name}.onnx", load_dataset(data, root=root)
+    job = prepare(llcert.load(path), Question(samples=str(samples)), dataset=dataset)
+    tally, found = Tally(job.subject), list[tuple[Tensor, Tensor, Tensor]]()
+    stages = tuple(_Overheard(s, found) if s.verdict is Verdict.ATTACKED else s for s in job.certifier.stages)
+    for result in replace(job, certifier=replace(job.certifier, stages=stages)).results():
+        tally.add(result)
+    report = tally.report()
+    assert report.count(Verdict.UNDECIDED) <= most
+    images, labels, points = (torch.cat(parts) for parts in zip(*found, strict=True))
+    assert len(images) == report.count(Verdict.ATTACKED) > 0
+    assert (torch.linalg.vector_norm((points.double() - images.double()).flatten(1), dim=1) <= float(eps)).all()
+    session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+    (logits,) = session.run(["logits"], {"image": points.float().numpy()})
+    assert (np.asarray(logits).argmax(axis=1) != labels.numpy()).all()
+    pictures = ((points >= 0) & (points <= 1)).flatten(1).all(1)
+    assert int(pictures.sum()) == report.attacked(in_range=True)
+
+
+@dataclass(frozen=True)
+class _Overheard:
+    """A stage, and a list of the images that it broke, their labels, and where."""
+
+    stage: Stage
+    found: list[tuple[Tensor, Tensor, Tensor]]
+
+    @property
+    def name(self) -> str:
+        return self.stage.name
+
+    @property
+    def verdict(self) -> Verdict:
+        return self.stage.verdict
+
+    def __call__(self, images: Tensor, labels: Tensor, indices: Tensor, bounds: Tensor) -> Finding:
+        finding = self.stage(images, labels, indices, bounds)
+        assert finding.counterexample is not None
+        broken = finding.decided
+        self.found.append((images[broken], labels[broken], finding.counterexample[broken]))
+        return finding

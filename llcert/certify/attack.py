@@ -41,7 +41,8 @@ class Target:
         found = ~self.claim.holds(logits, labels, classes)
         where = torch.nonzero(found)[:, 0]
         if len(where):
-            found[where] = ~self.claim.holds(self.deployed(points[where]), labels[where], classes)
+            told = self.deployed(points[where].detach()).to(labels.device)
+            found[where] = ~self.claim.holds(told, labels[where], classes)
         return found
 
 

@@ -6,6 +6,7 @@ import enum
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -32,7 +33,7 @@ from llcert.certify.stages import Clean, Global, Local
 from llcert.certify.targeted import Targeted
 from llcert.certify.verdict import Assurance, Stage, Verdict
 from llcert.errors import InvalidInput
-from llcert.ir import Network
+from llcert.ir import Network, evaluate_as_run
 from llcert.program import Program, lower
 from llcert.region import channels_last
 from llcert.spectral import Lanczos, PowerIteration
@@ -120,13 +121,11 @@ class Certifier:
         device: torch.device | str = "cpu",
         dtype: torch.dtype = torch.float32,
         witness: Witness | None = None,
-        deployed: Deployed | None = None,
     ) -> Certifier:
         """Lowers the network and computes its global bound. Raises InvalidInput for fewer than two classes, and for a
         claim that means nothing for them.
 
-        witness: of deterministic proofs. deployed: the logits that the network has where it is used, in pixel units, if
-        they are computed otherwise than here: an image counts as broken where they say so too.
+        witness: of deterministic proofs.
         """
         if network.classes < 2:
             raise InvalidInput(f"{network.source or 'the network'} has {network.classes} output; a class needs a rival")
@@ -148,7 +147,7 @@ class Certifier:
             claim=settings.claim,
             other=provers[settings.assurance].asked if provers else None,
         )
-        stages = _stages(program, settings, bound, local, provers, witness, deployed or program.logits)
+        stages = _stages(program, settings, bound, local, provers, witness, partial(evaluate_as_run, network.output))
         search = None
         if settings.radius is not None:
             search = RadiusSearch(local, provers.get(settings.assurance), settings.radius)
