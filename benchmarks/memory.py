@@ -21,10 +21,9 @@ import torch
 from machine import facts
 from peak import Peak, convolutions, dense, images_of, in_new_process
 
-from llcert.api import images_and_labels
+from llcert.api import images_and_labels, load
 from llcert.certify import Footprint
 from llcert.data import Dataset, load_dataset
-from llcert.frontend.onnx_file import load
 from llcert.ir import Network
 from llcert.job import prepare
 from llcert.question import Question

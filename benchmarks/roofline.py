@@ -28,11 +28,11 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 
+from llcert.api import load
 from llcert.certify import Assurance, Certifier, Finding, Settings, Verdict
 from llcert.certify.proved import Proved
 from llcert.certify.verdict import Stage
 from llcert.data import Dataset, load_dataset
-from llcert.frontend.onnx_file import load
 from llcert.ir import Network
 
 RESULTS = Path(__file__).parent / "results" / "roofline.json"

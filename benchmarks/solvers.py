@@ -21,9 +21,9 @@ import torch
 from machine import ceilings, facts, fastest
 from torch import Tensor
 
+from llcert.api import load
 from llcert.bounds import global_bound, propagate
 from llcert.data import load_dataset
-from llcert.frontend.onnx_file import load
 from llcert.program import Program, lower
 from llcert.region import ball, channels_last, length
 from llcert.spectral import Lanczos, Masked, Norm, random_start

@@ -16,12 +16,11 @@ from typing import Any
 
 import torch
 
+from llcert.api import load
+from llcert.comparison import compared
 from llcert.data import Dataset, load_dataset
 from llcert.errors import LlcertError
-from llcert.frontend import parity
 from llcert.frontend.adapt import behind, preprocessing
-from llcert.frontend.onnx_file import load
-from llcert.ir import evaluate
 
 COMPARED = 5
 RESULTS = Path(__file__).parent / "results" / "third_party.json"
@@ -57,8 +56,8 @@ def measured(path: Path, entry: dict[str, Any], dataset: Dataset | None, samples
         return {"operators": operators}
     front, _ = preprocessing(network, dataset.image_shape, layout=entry["layout"], mean=entry["mean"], std=entry["std"])
     (first,) = dataset.batches(range(COMPARED), COMPARED)
-    agreement = parity.check(network, path, evaluate(front, first.images))
     adapted = behind(front, network)
+    agreement = compared(adapted, first.images)
     with torch.no_grad():
         batches = dataset.batches(range(samples), 250)
         right = sum(int((adapted(b.images).argmax(1) == b.labels).sum()) for b in batches)

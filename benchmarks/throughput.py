@@ -20,11 +20,11 @@ import baseline
 import torch
 from machine import ceilings, facts, synchronise
 
+from llcert.api import load
 from llcert.bounds import global_bound
 from llcert.certify import Assurance, Certifier, Settings, Verdict
 from llcert.certify.arithmetic import full_precision
 from llcert.data import Dataset, load_dataset
-from llcert.frontend.onnx_file import load
 from llcert.ir import Network
 from llcert.program import lower
 from llcert.spectral import Lanczos

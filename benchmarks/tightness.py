@@ -22,12 +22,12 @@ from unittest import mock
 
 import torch
 
+from llcert.api import load
 from llcert.bounds import Rows, worst_margins
 from llcert.bounds.dual import Backward, Choice, Key, differences
 from llcert.certify import PGD, Perturbations, Target, Verdict, radii_of
 from llcert.certify.claim import positive
 from llcert.data import load_dataset
-from llcert.frontend.onnx_file import load
 from llcert.job import Job, prepare
 from llcert.layout import Layout
 from llcert.question import Question

@@ -35,11 +35,11 @@ from paper_step import PaperStep
 from torch import nn
 
 from llcert import gradients
+from llcert.api import from_torch
 from llcert.certify.arithmetic import full_precision
 from llcert.data import load_dataset
 from llcert.data.dataset import subset
 from llcert.errors import LlcertError
-from llcert.frontend.exported import from_torch
 from llcert.job import device_of
 from llcert.program import lower
 from llcert_train import objective

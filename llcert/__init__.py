@@ -8,9 +8,8 @@ from typing import TYPE_CHECKING, Any
 from llcert.errors import InvalidInput, LlcertError, NumericalError, UnsupportedModel
 
 if TYPE_CHECKING:
-    from llcert.api import certify, load
+    from llcert.api import certify, from_torch, load
     from llcert.data import Dataset, load_dataset
-    from llcert.frontend.exported import from_torch
     from llcert.frontend.onnx_file import save
     from llcert.ir import Network
     from llcert.region import Region
@@ -41,7 +40,7 @@ _HOMES = {
     "Region": "llcert.region",
     "Report": "llcert.report",
     "certify": "llcert.api",
-    "from_torch": "llcert.frontend.exported",
+    "from_torch": "llcert.api",
     "load": "llcert.api",
     "load_dataset": "llcert.data",
     "save": "llcert.frontend.onnx_file",

@@ -12,12 +12,13 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
 
+from llcert.comparison import checked
 from llcert.data import Dataset
 from llcert.data.npz import as_images
 from llcert.errors import InvalidInput
-from llcert.frontend import onnx_file, pt2
+from llcert.frontend import exported, onnx_file, pt2
 from llcert.ir import Network
 from llcert.job import prepare
 from llcert.question import Question, parse_list, parse_numbers
@@ -27,9 +28,10 @@ ENDINGS = (".onnx", ".onnx.gz", ".pt2")
 
 
 def load(path: Path | str) -> Network:
-    """The network in a `.onnx`, `.onnx.gz` or `.pt2` file.
+    """The network in a `.onnx`, `.onnx.gz` or `.pt2` file, after it agreed with the file's own runtime.
 
-    Raises InvalidInput where the file cannot be read, UnsupportedModel where llcert cannot represent it exactly.
+    Raises InvalidInput where the file cannot be read, UnsupportedModel where llcert cannot represent it exactly, or
+    finds that it does not compute what the file does.
     """
     path = Path(path)
     if not is_file(path):
@@ -37,10 +39,21 @@ def load(path: Path | str) -> Network:
         raise InvalidInput(f"model {str(path)[:200]!r}: {what}")
     name = path.name.lower()
     if name.endswith(".pt2"):
-        return pt2.load_pt2(path)
+        return checked(pt2.load_pt2(path))
     if name.endswith((".onnx", ".onnx.gz")):
-        return onnx_file.load(path)
+        return checked(onnx_file.load(path))
     raise InvalidInput(f"{path}: not a model file that llcert reads; it reads {', '.join(ENDINGS)}")
+
+
+def from_torch(module: nn.Module, example: Tensor) -> Network:
+    """The classifier a module computes in eval mode, with the module's own parameters, after it agreed with the module.
+
+    Training one trains both. example: one image or a batch of them, `[batch, *shape]`, floating point; only its shape
+    and type matter. Weights that the module computes from parameters (weight norm, spectral norm, orthogonal layers)
+    are computed once, and a note says so. The module's modes are left as they were.
+    Raises UnsupportedModel where torch cannot export the module or llcert cannot represent it.
+    """
+    return checked(exported.from_torch(module, example))
 
 
 def is_file(path: Path) -> bool:

@@ -416,12 +416,45 @@ def rewrite(output: Node, rules: Sequence[Rule]) -> Node:
     return new[output]
 
 
+class Original(ABC):
+    """What a network was read from, a file or a module, as its own runtime computes it."""
+
+    @property
+    @abstractmethod
+    def name(self) -> str:
+        """What reports call the runtime."""
+
+    @property
+    @abstractmethod
+    def dtype(self) -> torch.dtype:
+        """The number format of the images it takes."""
+
+    @property
+    def single(self) -> bool:
+        """Whether it computes in float32 what it says to compute in float64."""
+        return False
+
+    @abstractmethod
+    def logits(self, images: Tensor) -> Tensor:
+        """`[images, classes]` on the CPU; images: `[images, *input shape]`, of any format.
+
+        NaN where the answer that the original gives is none that these logits have. Raises UnsupportedModel where the
+        runtime fails.
+        """
+
+    @property
+    def as_written(self) -> Original:
+        """The same, operator by operator, where the runtime has rewrites of its own."""
+        return self
+
+
 @dataclass(frozen=True)
 class Network:
     """A classifier: its logits node, and what the file or module it came from said about it.
 
     output: node of shape `(classes,)`. notes: one line each, what the importer did that a user should know.
-    metadata: the `llcert.*` keys (data, eps, mean, std, layout) without their prefix.
+    metadata: the `llcert.*` keys (data, eps, mean, std, layout) without their prefix. original: what it was read from,
+    None for a network that was made here, or has been changed since.
     """
 
     output: Node
@@ -430,6 +463,7 @@ class Network:
     metadata: Mapping[str, str] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
     source: str = ""
+    original: Original | None = field(default=None, compare=False, repr=False)
 
     @property
     def input(self) -> Node:

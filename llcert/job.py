@@ -6,9 +6,9 @@ import enum
 import hashlib
 import importlib.metadata
 import platform
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields, replace
-from functools import cached_property, partial
+from functools import cached_property
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -34,11 +34,11 @@ from llcert.certify import (
     Top,
     Witness,
 )
+from llcert.comparison import Agreement, compared
 from llcert.data import NAMED, Dataset, Progress, load_dataset, select
 from llcert.eps_file import read_radii
 from llcert.errors import InvalidInput
 from llcert.frontend.adapt import adapt
-from llcert.frontend.parity import Agreement
 from llcert.ir import Network, topological
 from llcert.memory import free_memory, out_of_memory
 from llcert.question import Question, parse_eps, parse_numbers
@@ -48,9 +48,6 @@ from llcert.sizing import batch_size_for
 from llcert.spectral import Lanczos, PowerIteration
 
 E = TypeVar("E", bound=enum.Enum)
-
-Parity = Callable[[Tensor], Agreement]
-"""Compares a network with its runtime on images in the form the model's file wants them."""
 
 CHECKED_IMAGES = 8
 _NORMALISED = "normalisation: "
@@ -117,15 +114,14 @@ def prepare(
     sha256: str | None = None,
     dataset: Dataset | None = None,
     progress: Progress | None = None,
-    parity: Parity | None = None,
     self_check: bool = True,
     witness: Witness | None = None,
 ) -> Job:
     """The job that answers a question about a network; what the question leaves open comes from its metadata.
 
-    model: how the report names it; sha256: of its file. dataset: in place of the one the question names. parity: is
-    called with some of the images, to compare the network with its runtime. witness: of deterministic proofs.
-    Raises InvalidInput in one line for whatever cannot be answered, UnsupportedModel where the parity check fails.
+    model: how the report names it; sha256: of its file. dataset: in place of the one the question names. witness: of
+    deterministic proofs. Raises InvalidInput in one line for whatever cannot be answered, UnsupportedModel where the
+    network differs from what it was read from by more than rounding.
     """
     question = with_metadata(question, network)
     model = model or network.source or "network"
@@ -135,11 +131,8 @@ def prepare(
     chosen = select(question.samples, len(dataset))
     settings = replace(settings, eps=_of_chosen(settings.eps, question, dataset, chosen))
     indices = _asked_about(settings.claim, dataset, chosen)
-    fit = partial(adapt, image_shape=dataset.image_shape, layout=question.layout, mean=question.mean, std=question.std)
-    adapted, notes = fit(network)
-    agreement = (
-        parity(fit(replace(network, output=network.input))[0](_first_images(dataset, indices))) if parity else None
-    )
+    adapted, notes = adapt(network, dataset.image_shape, layout=question.layout, mean=question.mean, std=question.std)
+    agreement = compared(adapted, _first_images(dataset, indices)) if adapted.original else None
     if dataset.class_count > network.classes:
         raise InvalidInput(
             f"{model} has {network.classes} outputs, but {dataset.name} has {dataset.class_count} classes"
@@ -359,9 +352,9 @@ def _normalisation(notes: tuple[str, ...]) -> str:
 
 
 def _agreed(agreement: Agreement | None, dataset: Dataset) -> tuple[str, ...]:
-    if agreement is None or agreement.difference is None:
+    if agreement is None:
         return ()
-    return (f"on {agreement.images} images of {dataset.name} it agrees to {agreement.difference:.1e}",)
+    return (f"on {agreement.inputs} images of {dataset.name} it agrees to {agreement.difference:.1e}",)
 
 
 def _warnings(dataset: Dataset, network: Network) -> tuple[str, ...]:

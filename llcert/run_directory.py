@@ -223,6 +223,7 @@ def sample_json(sample: Sample) -> dict[str, Any]:
         "radius": sample.radius,
         "eps": sample.eps,
         "in_range": sample.in_range,
+        "disputed": sample.disputed,
     }
 
 

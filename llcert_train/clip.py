@@ -76,7 +76,7 @@ def folded(network: Network) -> Network:
             new[node] = dataclasses.replace(layer, op=op, name=layer.name or node.name)
         else:
             new[node] = dataclasses.replace(node, inputs=inputs)
-    return dataclasses.replace(network, output=new[network.output])
+    return dataclasses.replace(network, output=new[network.output], original=None)
 
 
 def _absorbed(layer: Node, norm: BatchNorm) -> Conv | Linear | None:
@@ -98,7 +98,7 @@ def _rebuilt(network: Network, op: Callable[[Node], Op]) -> Network:
     new: dict[Node, Node] = {}
     for node in topological(network.output):
         new[node] = dataclasses.replace(node, op=op(node), inputs=tuple(new[i] for i in node.inputs))
-    return dataclasses.replace(network, output=new[network.output])
+    return dataclasses.replace(network, output=new[network.output], original=None)
 
 
 def _with_thresholds(op: Op, thresholds: list[Tensor]) -> Op:

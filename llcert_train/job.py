@@ -11,14 +11,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from llcert.api import file_sha256, load
+from llcert.api import file_sha256, from_torch, load
 from llcert.certify import Settings
 from llcert.data import NAMED, Dataset, load_dataset
 from llcert.data.dataset import subset
 from llcert.data.store import Progress
 from llcert.errors import InvalidInput
 from llcert.frontend.adapt import adapt
-from llcert.frontend.exported import from_torch
 from llcert.ir import Network
 from llcert.job import device_of, settings_of, with_metadata
 from llcert.program import lower

@@ -49,7 +49,7 @@ class Weights:
         collector = _Collector(torch.device(device), network.dtype)
         output = place(collector.rebuilt(network.output), device, network.dtype)
         floors = {name: floor.to(device, network.dtype) for name, floor in collector.floors.items()}
-        return Weights(dataclasses.replace(network, output=output), collector.leaves, {}, floors)
+        return Weights(dataclasses.replace(network, output=output, original=None), collector.leaves, {}, floors)
 
     def orthogonal(self, seed: int) -> Weights:
         """The same with the weights of all layers but the last computed from raw parameters, orthogonal throughout."""

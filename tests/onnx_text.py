@@ -10,7 +10,7 @@ import torch
 from onnx import helper, numpy_helper, parser
 from torch import Tensor
 
-from llcert.frontend.onnx_file import load
+from llcert.api import load
 from llcert.ir import Network
 
 
@@ -23,8 +23,12 @@ def onnx_model(
     opset: int = 17,
     domains: Mapping[str, int] | None = None,
 ) -> onnx.ModelProto:
-    """The model whose nodes are `body` in ONNX's text form, from `image` to `outputs`; constants by name."""
-    results = ", ".join(f"float[] {name}" for name in outputs)
+    """The model whose nodes are `body` in ONNX's text form, from `image` to `outputs`; constants by name.
+
+    outputs: names, or types and names such as `int64[] y`; without a type they have the image's.
+    """
+    own = "double" if image.startswith("double") else "float"
+    results = ", ".join(name if " " in name else f"{own}[] {name}" for name in outputs)
     graph = parser.parse_graph(f"g ({image}) => ({results}) {{ {body} }}")
     graph.initializer.extend(
         numpy_helper.from_array(t.contiguous().numpy(), name) for name, t in (constants or {}).items()
@@ -47,10 +51,11 @@ def imported(
     constants: Mapping[str, Tensor] | None = None,
     *,
     image: str = "float[N,3,8,8] x",
+    output: str = "y",
     opset: int = 17,
 ) -> Network:
     """The network such a model is read as, compared with onnxruntime on the way."""
-    return load(written(folder, onnx_model(body, constants, image=image, opset=opset)))
+    return load(written(folder, onnx_model(body, constants, image=image, outputs=(output,), opset=opset)))
 
 
 def operators(network: Network) -> str:

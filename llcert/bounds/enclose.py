@@ -121,6 +121,21 @@ def enclose(
     return replace(trace, side=weakest)
 
 
+def at_points(program: Program, points: Tensor) -> Region:
+    """Outer bounds of the logits at some points, rounding included, in real numbers and as the network is run.
+
+    Boxes alone, for which no norm is needed. program, points: float64.
+    """
+    known, unknown = Roundoff(), torch.full((len(points),), torch.inf, dtype=torch.float64, device=points.device)
+    region = Region(points, points, points, torch.zeros_like(unknown))
+    hidden = {program.input: Hidden(region, torch.ones_like(points, dtype=torch.bool))}
+    for block in program.blocks:
+        z, error = _box(block, {s: hidden[s] for s in block.sources}, True, known, None)
+        after = _activate(block, z, unknown, True, known, None)
+        hidden[block.node] = _unless_lost(after, error, block.node.rounding)
+    return hidden[program.output].region
+
+
 def _require(side: Side) -> None:
     if side is Side.ESTIMATE:
         raise ValueError("an estimate of a norm cannot support a proof")

@@ -38,6 +38,7 @@ class Sample:
     assurance: the strongest under which it would be certified; the asked one where it is, None where none is known.
     radius: the largest radius at which it is certified, as far as a search found, in pixel units; None if not searched.
     eps: the radius that was asked, in pixel units; None where that was not noted.
+    disputed: whether nothing may be certified of it because the file or module itself answers otherwise there.
     """
 
     index: int
@@ -53,6 +54,7 @@ class Sample:
     radius: float | None = None
     eps: float | None = None
     in_range: bool | None = None
+    disputed: bool = False
 
 
 @dataclass(frozen=True)
@@ -85,12 +87,14 @@ def cascade(
     claim: Claim = FIRST,
     measure_all: bool = False,
     room: Room | None = None,
+    disputed: Tensor | None = None,
 ) -> BatchResult:
     """What the stages decide about one batch. The first stage is the clean prediction.
 
     images: `[batch, *input shape]`; labels, indices: `[batch]`. claim: whose references the stages are told.
     measure_all: decided images stay visible to the later stages, for their measures alone; their verdict stands.
     room: where memory runs out, the images that are still open go on in parts, from the stage where it did.
+    disputed: images that the first stage alone is shown, boolean `[batch]`: they stay undecided unless it decides.
     Raises Contradiction where two stages disagree, InvalidInput where a single image does not fit into memory.
     """
     begun = time.perf_counter()
@@ -99,6 +103,7 @@ def cascade(
     prediction, references = logits[:, : program.classes].argmax(1), claim.reference(logits, labels, program.classes)
     ledger, seen = _Ledger.empty(*logits.shape), [_Seen(stage.name) for stage in stages]
     everything = torch.arange(len(images), device=images.device)
+    denied = torch.zeros_like(everything, dtype=torch.bool) if disputed is None else disputed.clone()
     waiting = [(0, everything)] if stages and len(images) else []
     while waiting:  # the last first, so that each part goes through all later stages before the next one does
         number, visible = waiting.pop()
@@ -114,11 +119,14 @@ def cascade(
             seen[number].enter(finding)
         seen[number].seconds += time.perf_counter() - started
         left = here[~found[0].decided] if found and not measure_all else here
+        if found and number == 0:
+            denied[here[found[0].decided]] = False
+            left = left[~denied[left]]
         after = number + 1 if found else number
         if len(left) and after < len(stages):
             waiting.append((after, left))
     share = (time.perf_counter() - begun) / max(len(images), 1)
-    samples = ledger.samples(indices, labels, prediction, share)
+    samples = ledger.samples(indices, labels, prediction, share, denied)
     return BatchResult(samples, tuple(s.count for s in seen), next((s.layers for s in seen if s.measured), ()))
 
 
@@ -204,7 +212,9 @@ class _Ledger:
                 known = self.backing[image]
                 self.backing[image] = assurance if known is None or assurance.stronger(known) else known
 
-    def samples(self, indices: Tensor, labels: Tensor, prediction: Tensor, seconds: float) -> tuple[Sample, ...]:
+    def samples(
+        self, indices: Tensor, labels: Tensor, prediction: Tensor, seconds: float, disputed: Tensor
+    ) -> tuple[Sample, ...]:
         """One record an image, in order."""
         return tuple(
             Sample(
@@ -219,6 +229,7 @@ class _Ledger:
                 seconds=seconds,
                 assurance=None if self.verdicts[i] in _WRONG else self.backing[i],
                 in_range=self.in_range[i],
+                disputed=bool(disputed[i]),
             )
             for i in range(len(indices))
         )

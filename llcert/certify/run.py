@@ -22,6 +22,7 @@ from llcert.certify.claim import FIRST, Claim
 from llcert.certify.dual import Dual
 from llcert.certify.explained import Witness
 from llcert.certify.footprint import Footprint
+from llcert.certify.originals import Originals
 from llcert.certify.perturbations import UNIT
 from llcert.certify.proved import Proved
 from llcert.certify.prover import Prover, Semantics, provers_of
@@ -111,6 +112,7 @@ class Certifier:
     bound: GlobalBound
     stages: tuple[Stage, ...]
     local: Local
+    originals: Originals | None = None
     search: RadiusSearch | None = None
     room: Room = field(default_factory=lambda: Room(torch.device("cpu")))
 
@@ -152,7 +154,10 @@ class Certifier:
         if settings.radius is not None:
             search = RadiusSearch(local, provers.get(settings.assurance), settings.radius)
         room = Room(program.device, Footprint.of(program, proved=bool(provers)).bytes, local.forget)
-        return Certifier(network, program, settings, bound, stages, local, search, room)
+        originals = None
+        if network.original is not None and any(s.verdict is Verdict.CERTIFIED for s in stages):
+            originals = Originals(network, network.original, settings.claim, device)
+        return Certifier(network, program, settings, bound, stages, local, originals, search, room)
 
     def __call__(self, images: Tensor, labels: Tensor, indices: Tensor, *, self_check: bool = False) -> BatchResult:
         """The verdicts on one batch, if asked with the self-check; in parts where the whole does not fit into memory.
@@ -179,6 +184,7 @@ class Certifier:
                 claim=self.settings.claim,
                 measure_all=self.settings.stages == ("local",),
                 room=self.room,
+                disputed=self._disputed(images, labels, indices),
             )
             result = self._with_eps(result, indices)
             if self.search is not None:
@@ -186,6 +192,14 @@ class Certifier:
             if self_check:
                 self._check(images, labels, indices, result)
         return result
+
+    def _disputed(self, images: Tensor, labels: Tensor, indices: Tensor) -> Tensor:
+        """The images at which the network's original answers otherwise; none where it has no original."""
+        originals = self.originals
+        if originals is None:
+            return torch.zeros(len(images), dtype=torch.bool, device=images.device)
+        parts = self.room.parts("comparison", indices, lambda part: originals.disputed(images[part], labels[part]))
+        return torch.cat(parts)
 
     def _check(self, images: Tensor, labels: Tensor, indices: Tensor, result: BatchResult) -> None:
         check = SelfCheck()
@@ -207,13 +221,13 @@ class Certifier:
     def _with_radii(
         self, search: RadiusSearch, result: BatchResult, images: Tensor, labels: Tensor, indices: Tensor
     ) -> BatchResult:
-        """The result with every image's radius: 0 where misclassified, at least eps where it is certified there."""
+        """The result with every image's radius: 0 where misclassified or disputed, at least eps where certified."""
         begun = time.perf_counter()
-        right = torch.tensor([s.verdict is not Verdict.MISCLASSIFIED for s in result.samples], device=images.device)
+        right = [s.verdict is not Verdict.MISCLASSIFIED and not s.disputed for s in result.samples]
         radii = torch.zeros(len(images), dtype=torch.float64, device=images.device)
         given = images, labels, indices
-        if bool(right.any()):
-            chosen = torch.nonzero(right)[:, 0]
+        if any(right):
+            chosen = torch.nonzero(torch.tensor(right, device=images.device))[:, 0]
             found = self.room.parts("radius", indices[chosen], lambda part: search(*(t[chosen[part]] for t in given)))
             radii[chosen] = torch.cat(found)
         samples = []

@@ -9,14 +9,16 @@ import torch
 from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
+from torch import Tensor
 
 from llcert.api import file_sha256, load
 from llcert.bounds import GlobalBound, global_bound
 from llcert.certify.arithmetic import full_precision
 from llcert.cli.terminal import stdout
+from llcert.comparison import measured
 from llcert.errors import InvalidInput, UnsupportedModel
-from llcert.frontend import parity
 from llcert.frontend.refusals import unsupported
+from llcert.frontend.second_opinion import second_opinion
 from llcert.ir import Network, Node, format_name
 from llcert.ops import Cast
 from llcert.program import Program, lower
@@ -36,9 +38,14 @@ def show(model: str, *, cross_check: bool) -> int:
     console = stdout()
     console.print(Group(_head(path, network), Text(), _table(program, bound), Text(), *_folded(program)))
     if cross_check:
-        console.print(Text("cross-check  ", style="bold") + plain(parity.second_opinion(network, path).sentence))
+        agreement, _ = measured(network, _pixels(network), second_opinion(path))
+        console.print(Text("cross-check  ", style="bold") + plain(agreement.sentence))
     console.print("Nothing in this model is refused: llcert certify accepts it.")
     return 0
+
+
+def _pixels(network: Network) -> Tensor:
+    return torch.rand(8, *network.input.shape, generator=torch.Generator().manual_seed(0))
 
 
 def _loaded(path: Path) -> Network:

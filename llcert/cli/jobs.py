@@ -15,7 +15,6 @@ from llcert.certify import Contradiction, Witness, radii_of
 from llcert.cli.terminal import DownloadProgress
 from llcert.data import Dataset
 from llcert.errors import NumericalError
-from llcert.frontend import parity
 from llcert.job import Job, device_of, prepare
 from llcert.processes import own_device
 from llcert.question import Question
@@ -45,7 +44,6 @@ def job_of(
         sha256=file_sha256(path),
         dataset=dataset,
         progress=DownloadProgress(console),
-        parity=None if path.name.endswith(".pt2") else lambda images: parity.check(network, path, images),
         self_check=self_check,
         witness=witness,
     )

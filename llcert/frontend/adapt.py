@@ -6,12 +6,13 @@ import dataclasses
 import enum
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from llcert.errors import InvalidInput
-from llcert.ir import Input, Network, Node, Shape, apply, format_name, topological
+from llcert.ir import Input, Network, Node, Original, Shape, apply, evaluate_as_run, format_name, topological
 from llcert.ops import Affine, Transpose
 from llcert.ops.movement import reshaped
 
@@ -54,7 +55,36 @@ def behind(front: Node, network: Network) -> Network:
     for node in topological(network.output):
         if node not in new:
             new[node] = dataclasses.replace(node, inputs=tuple(new[i] for i in node.inputs))
-    return dataclasses.replace(network, output=new[network.output])
+    original = None if network.original is None else _Behind(front, network.original)
+    return dataclasses.replace(network, output=new[network.output], original=original)
+
+
+@dataclass(frozen=True, eq=False)
+class _Behind(Original):
+    """What a network was read from, behind what was put in front of it."""
+
+    front: Node
+    inner: Original
+
+    @property
+    def name(self) -> str:
+        return self.inner.name
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return self.inner.dtype
+
+    @property
+    def single(self) -> bool:
+        return self.inner.single
+
+    @property
+    def as_written(self) -> Original:
+        return self if self.inner.as_written is self.inner else _Behind(self.front, self.inner.as_written)
+
+    def logits(self, images: Tensor) -> Tensor:
+        with torch.no_grad():
+            return self.inner.logits(evaluate_as_run(self.front, images.to("cpu", self.front.dtype)))
 
 
 def preprocessing(

@@ -27,7 +27,7 @@ def from_torch(module: nn.Module, example: Tensor) -> Network:
 
     example: one image or a batch of them, `[batch, *shape]`, floating point; only its shape and type matter.
     Weights that the module computes from parameters (weight norm, spectral norm, orthogonal layers) are computed once,
-    and a note says so. The module's modes are left as they were.
+    and a note says so. The module's modes are left as they were. It has not been compared with the module yet.
     Raises UnsupportedModel where torch cannot export the module or llcert cannot represent it.
     """
     if not isinstance(module, nn.Module):
@@ -37,9 +37,14 @@ def from_torch(module: nn.Module, example: Tensor) -> Network:
             "from_torch needs an example batch: a floating-point tensor [batch, *shape], batch 1 or more"
         )
     source = type(module).__name__
+
+    def answer(images: Tensor) -> Any:
+        with _evaluating(module):
+            return module(images.to(example.device))
+
     with _evaluating(module):
         traced = _traced(_exported(module, example, source), source)
-        return network(traced, lambda images: module(images.to(example.device)), "the module")
+    return network(traced, answer, "the module")
 
 
 @contextmanager

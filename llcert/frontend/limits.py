@@ -21,7 +21,7 @@ _ELEMENTWISE: Final = _kinds(
     "Add Sub Mul Div Mod Pow Min Max Sum Mean Equal Greater GreaterOrEqual Less LessOrEqual And Or Xor Where "
     "BitShift PRelu Clip QuantizeLinear DequantizeLinear"
 )
-_NO_LARGER: Final = _kinds(
+NO_LARGER: Final = _kinds(
     "Abs Cast CastLike Ceil Concat Constant Cos CumSum DepthToSpace Dropout Elu Erf Exp Flatten Floor "
     "HardSigmoid Identity IsInf IsNaN LeakyRelu Log LogSoftmax LpNormalization Neg Not Reciprocal "
     "ReduceL1 ReduceL2 ReduceLogSum ReduceLogSumExp ReduceMax ReduceMean ReduceMin ReduceProd ReduceSum "
@@ -36,7 +36,7 @@ def entries_of_results(node: onnx.NodeProto, arrays: Sequence[Array | None]) -> 
     known = [a for a in arrays if a is not None]
     if node.op_type in _ELEMENTWISE:
         return math.prod(np.broadcast_shapes(*(a.shape for a in known)))
-    if node.op_type in _NO_LARGER:
+    if node.op_type in NO_LARGER:
         return sum(a.size for a in known)
     rule = _SIZES.get(node.op_type)
     return None if rule is None else rule(node, known)

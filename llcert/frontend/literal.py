@@ -20,7 +20,8 @@ from llcert.frontend.attributes import attributes
 from llcert.frontend.constants import Constant, given, initialiser, sizes_of, tensor
 from llcert.frontend.folding import Folder
 from llcert.frontend.functions import STANDARD_DOMAINS
-from llcert.frontend.nested import subgraphs
+from llcert.frontend.limits import NO_LARGER
+from llcert.frontend.nested import nodes_within, subgraphs
 from llcert.frontend.normalise import Graph, reads, where
 from llcert.frontend.signature import check_types, defaults, element_type, schema
 from llcert.ir import Input, Node, apply
@@ -196,6 +197,10 @@ class _Scope:
             raise UnsupportedModel(f"{place}: its condition is not one truth value that every batch has")
         chosen = "then_branch" if bool(condition.item()) else "else_branch"
         branch = next(a.g for a in proto.attribute if a.name == chosen)
+        for node in nodes_within(n for a in proto.attribute if a.name != chosen for n in a.g.node):
+            # runtimes compute what is known in it all the same, and nothing here has looked at that
+            if node.op_type not in NO_LARGER:
+                raise UnsupportedModel(f"{place}: its other branch has {node.op_type}; export without that branch")
         outputs = [o.name for o in branch.output]
         own: dict[str, Known] = {t.name: initialiser(t, self.graph.source) for t in branch.initializer}
         inner = replace(self, values=self.values.new_child(own), used=_read(branch.node, outputs))

@@ -38,9 +38,12 @@ class Graph:
 
     source: the file's name, for messages. model: functions inlined, weights inside, one opset an operator set.
     nodes: inputs before users. constants: initialisers by name. image: the one input that is not an initialiser.
+    content: the file's own bytes, unpacked; folder: where it lies.
     """
 
     source: str
+    content: bytes
+    folder: Path
     model: onnx.ModelProto
     opset: int
     nodes: tuple[onnx.NodeProto, ...]
@@ -60,7 +63,8 @@ def read(path: Path) -> Graph:
     Raises InvalidInput where the file cannot be read as ONNX, UnsupportedModel where llcert cannot use what it says.
     """
     source = path.name
-    model = _parse(_content(path), source)
+    content = _content(path)
+    model = _parse(content, source)
     opset = _one_opset(model, source)
     _check_tables(model, source)
     load_external(model, path.parent, source)
@@ -76,6 +80,8 @@ def read(path: Path) -> Graph:
         raise UnsupportedModel(f"{source}: llcert certifies networks with one image as input; this one has {names}")
     return Graph(
         source=source,
+        content=content,
+        folder=path.parent.resolve(),
         model=model,
         opset=opset,
         nodes=tuple(model.graph.node),
@@ -194,7 +200,7 @@ def _in_order(graph: onnx.GraphProto, source: str) -> list[onnx.NodeProto]:
     """The nodes, inputs before users; refuses cycles, names defined twice and names nobody defines."""
     if len(graph.node) > _MOST_NODES:
         raise UnsupportedModel(f"{source}: {len(graph.node)} nodes are more than llcert allows")
-    nodes = _needed(graph)
+    nodes = needed(graph)
     known = {t.name for t in graph.initializer} | {i.name for i in graph.input}
     producer: dict[str, int] = {}
     for i, node in enumerate(nodes):
@@ -230,7 +236,7 @@ def _in_order(graph: onnx.GraphProto, source: str) -> list[onnx.NodeProto]:
     return order
 
 
-def _needed(graph: onnx.GraphProto) -> list[onnx.NodeProto]:
+def needed(graph: onnx.GraphProto) -> list[onnx.NodeProto]:
     """The nodes that the outputs depend on; whatever else a file holds, no runtime computes."""
     makers: dict[str, list[int]] = {}
     for i, node in enumerate(graph.node):

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from dataclasses import dataclass
 from pathlib import Path
 
 from llcert.errors import UnsupportedModel
-from llcert.frontend import parity
-from llcert.frontend.literal import Literal, Walk, readings
+from llcert.frontend.literal import Literal, Reading, Walk, readings
 from llcert.frontend.normalise import Graph, read
+from llcert.frontend.original import original_of
 from llcert.frontend.writer import save
 from llcert.ir import Network, Node, topological
 from llcert.passes import canonicalise, check_legal, strip_head
@@ -20,38 +21,53 @@ PREFIX = "llcert."
 """In front of the metadata keys that are ours."""
 
 
-def load(path: str | Path, *, check: bool = True) -> Network:
+@dataclass(frozen=True, eq=False)
+class Read:
+    """What a file says. reading: how its input is meant. output: the logits; name: theirs in the file."""
+
+    graph: Graph
+    reading: Reading
+    output: Node
+    name: str
+    notes: tuple[str, ...]
+
+
+def load(path: str | Path) -> Network:
     """The classifier an `.onnx` or `.onnx.gz` file holds, its image without batch axis, its output the logits.
 
-    check: compare it with onnxruntime on random inputs; a note says how far they agree. Raises InvalidInput where
-    the file cannot be read, UnsupportedModel where llcert cannot represent it or disagrees with onnxruntime.
+    It has not been compared with the file yet. Raises InvalidInput where the file cannot be read, UnsupportedModel
+    where llcert cannot represent it, or onnxruntime cannot run it.
     """
-    path = Path(path)
-    graph = read(path)
-    output, name, notes = _read(graph)
-    canonical = _packed(canonicalise(output))
+    found = opened(Path(path))
+    graph = found.graph
+    canonical = _packed(canonicalise(found.output))
     check_legal(canonical, f"{graph.source} (opset {graph.opset})")
-    network = Network(
+    original = original_of(graph, found.reading, found.name, canonical)
+    return Network(
         output=canonical,
         input_name=graph.image.name,
-        output_name=name,
+        output_name=found.name,
         metadata={k.removeprefix(PREFIX): v for k, v in graph.metadata.items() if k.startswith(PREFIX)},
-        notes=notes,
+        notes=found.notes if original else (*found.notes, _NOT_COMPARED),
         source=str(path),
+        original=original,
     )
-    return parity.noted(network, graph) if check else network
 
 
-def _read(graph: Graph) -> tuple[Node, str, tuple[str, ...]]:
-    """What `_logits` says of the first reading that works; raises what stopped the one that came farthest.
+_NOT_COMPARED = "not compared with onnxruntime, which is not installed"
+
+
+def opened(path: Path) -> Read:
+    """The first reading of a file that works; raises what stopped the one that came farthest.
 
     A reading that came to the end, but not to logits, counts least: the file is meant in another way.
     """
+    graph = read(path)
     refusals: list[tuple[int, UnsupportedModel]] = []
     for reading in readings(graph):
         walk = Walk(graph, reading)
         try:
-            return _logits(graph, walk())
+            return Read(graph, reading, *_logits(graph, walk()))
         except UnsupportedModel as refusal:
             ended = walk.done == len(graph.nodes)
             refusals.append((-1 if ended else walk.done, refusal))

@@ -25,6 +25,8 @@ _MAJOR = 8
 def load_pt2(path: str | Path) -> Network:
     """The classifier in a `.pt2` file that `torch.export.save` wrote; batch fixed or free, every other size fixed.
 
+    It has not been compared with torch's own operators yet.
+
     Nothing in the file is unpickled, imported or evaluated. Raises InvalidInput where it cannot be read and
     UnsupportedModel where llcert cannot represent what it holds.
     """

@@ -15,6 +15,8 @@ Array = npt.NDArray[Any]
 _FILE_FORMAT = 8
 """A version of the file format that every onnxruntime reads."""
 
+_WEIGHTS_OUTSIDE = "session.model_external_initializers_file_folder_path"
+
 
 def onnxruntime() -> Any:
     """The module; None where it is not installed."""
@@ -25,12 +27,17 @@ def onnxruntime() -> Any:
     return onnxruntime
 
 
-def session(model: bytes, *, optimised: bool) -> Any:
-    """A session of one thread on the CPU; raises what onnxruntime raises. optimised: with rewrites of its own."""
+def session(model: bytes, *, optimised: bool, folder: str = "") -> Any:
+    """A session of one thread on the CPU; raises what onnxruntime raises.
+
+    optimised: with rewrites of its own. folder: where weights lie that the model leaves outside.
+    """
     ort = onnxruntime()
     options = ort.SessionOptions()
     options.intra_op_num_threads = options.inter_op_num_threads = 1
     options.log_severity_level = 4
+    if folder:
+        options.add_session_config_entry(_WEIGHTS_OUTSIDE, folder)
     levels = ort.GraphOptimizationLevel
     options.graph_optimization_level = levels.ORT_ENABLE_ALL if optimised else levels.ORT_DISABLE_ALL
     return ort.InferenceSession(model, options, providers=["CPUExecutionProvider"])

@@ -6,7 +6,8 @@ import dataclasses
 import math
 import operator
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -16,7 +17,8 @@ from llcert.batch_size import BATCH, BatchSize, DependsOnBatch, Size
 from llcert.errors import UnsupportedModel
 from llcert.frontend.advice import advice
 from llcert.frontend.promotion import known, promoted
-from llcert.ir import LARGEST, Input, Network, Node, apply, evaluate_as_run, format_name, topological
+from llcert.frontend.torch_original import TorchOriginal
+from llcert.ir import LARGEST, Input, Network, Node, apply, format_name, topological
 from llcert.ops.cast import cast
 from llcert.passes import canonicalise, check_legal, strip_head
 from llcert.registry import Call, ForEveryImage, Importer, Sizes, torch_importers
@@ -70,60 +72,32 @@ class Traced:
     source: str
 
 
-def network(traced: Traced, run: Callable[[Tensor], Tensor], runtime: str) -> Network:
-    """The classifier a torch graph computes, canonical and legal, after it agreed with `run` on random images.
+def network(traced: Traced, answer: Callable[[Tensor], Any], runtime: str) -> Network:
+    """The classifier a torch graph computes, canonical and legal; it has not been compared with torch yet.
 
-    run: what torch itself makes of a batch of images. runtime: what messages call it. Raises UnsupportedModel naming
-    the operator, the node and what would help, or the difference.
+    answer: what torch itself makes of a batch of images. runtime: what messages call it. Raises UnsupportedModel naming
+    the operator, the node and what would help.
     """
     if any(size < 1 for size in traced.shape):
         raise UnsupportedModel(f"{traced.source}: the input shape {traced.shape} holds no values")
     if traced.dtype not in (torch.float32, torch.float64):
         raise UnsupportedModel(f"{traced.source}: its input is {traced.dtype}; llcert certifies float32 and float64")
-    literal, notes = _detached(_Walk(traced).output(), tuple(traced.known.values()))
-    canonical = canonicalise(literal)
-    logits, removed = strip_head(canonical)
+    walk = _Walk(traced)
+    output = walk.output()
+    literal, notes = _detached(output, tuple(traced.known.values()))
+    logits, removed = strip_head(canonicalise(literal))
     logits = canonicalise(logits)
     check_legal(logits, traced.source)
-    agreement = _agreement(canonical, traced, run, runtime)
-    return Network(logits, input_name=traced.image, notes=(*notes, *removed, agreement), source=traced.source)
-
-
-TOLERANCE = 1e-4
-"""The largest relative difference between the network and torch that is rounding."""
-
-
-def _agreement(output: Node, traced: Traced, run: Callable[[Tensor], Tensor], runtime: str) -> str:
-    """How far nodes and torch agree, in one sentence; raises UnsupportedModel where they do not."""
-    count = traced.batch or 2
-    generator = torch.Generator().manual_seed(0)
-    images = torch.randn(count, *traced.shape, dtype=torch.float64, generator=generator)
-    images[::2] = torch.rand(images[::2].shape, dtype=torch.float64, generator=generator)
-    images = images.to(traced.dtype)
-    with torch.no_grad():
-        ours, theirs = evaluate_as_run(output, images), _answer(traced, run, images)
-    if theirs.numel() != ours.numel() or len(theirs) != count:
-        raise UnsupportedModel(
-            f"{traced.source}: returns {tuple(theirs.shape)} for {count} images; one row an image please"
-        )
-    theirs = theirs.reshape(ours.shape).to(ours.dtype)
-    difference = float((ours - theirs).norm() / theirs.norm().clamp(min=torch.finfo(traced.dtype).tiny))
-    if not difference <= TOLERANCE:
-        raise UnsupportedModel(
-            f"{traced.source}: llcert and {runtime} disagree by {difference:.1e} (relative, allowed {TOLERANCE:.0e}); "
-            "the import is wrong for this model, please report it"
-        )
-    return f"agrees with {runtime} to {difference:.1e} (relative) on {count} inputs"
-
-
-def _answer(traced: Traced, run: Callable[[Tensor], Tensor], images: Tensor) -> Tensor:
-    try:
-        answer: Any = run(images)
-    except Exception as error:  # the user's forward may raise anything
-        raise UnsupportedModel(f"{traced.source}: fails on {len(images)} random images: {first_line(error)}") from error
-    while not isinstance(answer, Tensor):
-        answer = next(iter(answer.values() if isinstance(answer, Mapping) else answer))
-    return answer.cpu()
+    original = TorchOriginal(
+        runtime=runtime,
+        computes=traced.dtype,
+        batch=traced.batch,
+        classes=logits.shape[0],
+        source=traced.source,
+        answer=answer,
+        inner=partial(interpreted, replace(traced, output=walk.name_of_logits(output))) if removed else None,
+    )
+    return Network(logits, input_name=traced.image, notes=(*notes, *removed), source=traced.source, original=original)
 
 
 def interpreted(traced: Traced, images: Tensor) -> Tensor:
@@ -172,6 +146,18 @@ class _Walk:
         if not isinstance(value, Node):
             raise UnsupportedModel(f"{self.traced.source}: the output does not depend on the input")
         return value
+
+    def name_of_logits(self, output: Node) -> str:
+        """The name in the graph of what is left of the output without its head, or of what that is a Reshape of."""
+        node, _ = strip_head(output)
+        names = {cell.value: name for name, cell in self.cells.items() if isinstance(cell.value, Node)}
+        while node not in names and len(node.inputs) == 1:
+            (node,) = node.inputs
+        if node not in names:
+            raise UnsupportedModel(
+                f"{self.traced.source}: its logits are no value of its own; leave out the last operator"
+            )
+        return names[node]
 
     def _take(self, index: int, step: Step) -> None:
         where = f"{self.traced.source}: {step.kind} ({', '.join(filter(None, (_name(step), step.hint)))})"

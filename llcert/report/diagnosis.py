@@ -30,6 +30,16 @@ def near_chance(report: Report) -> tuple[str, ...]:
     )
 
 
+def contradicted(report: Report) -> tuple[str, ...]:
+    """A warning where what the network was read from answers otherwise, by its own runtime."""
+    if not report.disputed:
+        return ()
+    return (
+        f"{report.disputed} images are undecided because the model itself, run by its own runtime, does not answer as "
+        "the imported network does there: another class, or by a margin that differs by more than rounding",
+    )
+
+
 def _accuracy(report: Report) -> float:
     """Share of right predictions, whatever is claimed."""
     if report.subject.claim == FIRST or not report.samples:

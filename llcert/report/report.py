@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from llcert.certify import FIRST, Assurance, AttackKind, Claim, Eps, Radii, Sample, Semantics, Verdict
-from llcert.report.diagnosis import held_down_by, near_chance
+from llcert.report.diagnosis import contradicted, held_down_by, near_chance
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -155,6 +155,11 @@ class Report:
         return sum(o.count for o in self.outcomes if o.verdict is Verdict.ATTACKED and o.in_range is in_range)
 
     @property
+    def disputed(self) -> int:
+        """How many images nothing was certified of because the file or module itself answers otherwise there."""
+        return sum(s.disputed for s in self.samples)
+
+    @property
     def complete(self) -> bool:
         """Whether every image that was asked for has its verdict."""
         return len(self.samples) == self.subject.asked
@@ -280,12 +285,13 @@ class Report:
             "left_out": subject.left_out,
             "attack": subject.attack.value if "attack" in subject.stages else None,
             "attacked_accuracy_in_range": self.attacked_accuracy_in_range,
+            "disputed": self.disputed,
         }
 
     @property
     def warnings(self) -> tuple[str, ...]:
         """What a user should not overlook, one sentence each."""
-        return (*self.subject.warnings, *near_chance(self))
+        return (*self.subject.warnings, *near_chance(self), *contradicted(self))
 
     def __rich__(self) -> RenderableType:
         from llcert.report.console import render

@@ -15,10 +15,11 @@ from dense import exact_norm
 from random_graphs import in_format, random_image, random_network
 from torch import Tensor
 
+from llcert.api import load
 from llcert.bounds import GlobalBound, Rows, Trace, global_bound, propagate
 from llcert.bounds.forward import row_weights
 from llcert.certify import PGD, Certifier, Objective, Settings, Verdict
-from llcert.frontend.onnx_file import load, save
+from llcert.frontend.onnx_file import save
 from llcert.ir import Network, Node, topological
 from llcert.program import Program, lower
 from llcert.region import ball

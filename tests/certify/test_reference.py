@@ -15,9 +15,9 @@ import pytest
 import torch
 from torch import Tensor
 
+from llcert.api import load
 from llcert.bounds import Rows, worst_margins
 from llcert.certify import Assurance, Certifier, Settings, Verdict
-from llcert.frontend.onnx_file import load
 from llcert.ops import MaxMin
 from llcert.spectral import PowerIteration
 

@@ -11,8 +11,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils import parametrizations
 
+from llcert.api import from_torch
 from llcert.errors import InvalidInput, UnsupportedModel
-from llcert.frontend.exported import from_torch
 from llcert.ir import Network
 
 Function = Callable[[Tensor], Tensor]

@@ -11,8 +11,8 @@ import torch
 from onnx import AttributeProto, NodeProto, TensorProto, helper
 from onnx_text import noise, onnx_model, operators, written
 
+from llcert.api import load
 from llcert.errors import UnsupportedModel
-from llcert.frontend.onnx_file import load
 
 DENSE = {"w": noise(12, 5)}
 STANDARD = helper.make_opsetid("", 17)

@@ -10,8 +10,9 @@ from mutations import mutated, seeds
 from onnx import TensorProto, helper
 from onnx_text import noise, onnx_model, written
 
+from llcert.api import load
 from llcert.errors import InvalidInput, LlcertError, UnsupportedModel
-from llcert.frontend.onnx_file import load
+from llcert.frontend.onnx_file import load as read_file
 
 FILES = 200
 TOGETHER = 20
@@ -50,9 +51,9 @@ def test_files_that_are_no_models(content: bytes, tmp_path: Path) -> None:
 
 def test_files_that_are_not_there(tmp_path: Path) -> None:
     with pytest.raises(InvalidInput, match=r"model\.onnx: cannot be read \(No such file"):
-        load(tmp_path / "model.onnx")
+        read_file(tmp_path / "model.onnx")
     with pytest.raises(InvalidInput, match="cannot be read"):
-        load(tmp_path)
+        read_file(tmp_path)
 
 
 def chain(length: int) -> onnx.ModelProto:
@@ -64,7 +65,7 @@ def chain(length: int) -> onnx.ModelProto:
 
 
 def test_deep_graphs_are_read(tmp_path: Path) -> None:
-    network = load(written(tmp_path, chain(3000)), check=False)
+    network = read_file(written(tmp_path, chain(3000)))
     assert sum(1 for _ in network.operators()) > 2000
 
 

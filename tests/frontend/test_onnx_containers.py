@@ -12,8 +12,9 @@ from onnx import TensorProto, helper, numpy_helper
 from onnx_text import imported, noise, onnx_model, operators, written
 from torch import Tensor
 
+from llcert.api import load
 from llcert.errors import InvalidInput, UnsupportedModel
-from llcert.frontend.onnx_file import load, save
+from llcert.frontend.onnx_file import save
 from llcert.ir import Network
 
 ROW = "float[N,12] x"
@@ -167,9 +168,13 @@ def test_convolutions_without_a_batch_axis(tmp_path: Path) -> None:
             {"w": noise(8, 3, 3, 3), "s": torch.tensor([10, -1])},
         ),
         ("float[10,12] x", "h = Gemm(x, w) y = Add(h, b)", {"w": noise(12, 5), "b": noise(1, 5).repeat(10, 1)}),
-        ("float[10,12] x", "s = Shape(x) y = Reshape(x, s)", {}),
-        ("float[10,12] x", "y = Expand(x, s)", {"s": torch.tensor([10, 12])}),
-        ("float[10,12] x", "y = Slice(x, a, b, c)", {k: torch.tensor([n]) for k, n in (("a", 0), ("b", 10), ("c", 0))}),
+        ("float[10,12] x", "s = Shape(x) h = Reshape(x, s) y = Relu(h)", {}),
+        ("float[10,12] x", "h = Expand(x, s) y = Relu(h)", {"s": torch.tensor([10, 12])}),
+        (
+            "float[10,12] x",
+            "h = Slice(x, a, b, c) y = Relu(h)",
+            {k: torch.tensor([n]) for k, n in (("a", 0), ("b", 10), ("c", 0))},
+        ),
     ],
 )
 def test_a_larger_batch_baked_in_is_the_batch(
@@ -245,7 +250,7 @@ def test_input_shapes_that_are_no_image_are_refused(image: str, message: str, tm
 
 def test_two_outputs_of_one_classifier_are_one(tmp_path: Path) -> None:
     body = "h = Gemm(x, w) p = Softmax(h) a = ArgMax<axis=1>(h) l = Cast<to=6>(a)"
-    model = onnx_model(body, DENSE, image=ROW, outputs=("p", "l"))
+    model = onnx_model(body, DENSE, image=ROW, outputs=("p", "int32[] l"))
     network = load(written(tmp_path, model))
     assert is_dense(network)
     assert len(network.notes) == 3
@@ -264,6 +269,8 @@ def test_a_zip_map_is_left_out(tmp_path: Path) -> None:
     body = "h = Gemm(x, w) p = Softmax(h)"
     model = onnx_model(body, DENSE, image=ROW, outputs=("y",), domains={"ai.onnx.ml": 3})
     labels = list(range(5))
+    named = helper.make_map_type_proto(TensorProto.INT64, helper.make_tensor_type_proto(TensorProto.FLOAT, []))
+    model.graph.output[0].type.CopyFrom(helper.make_sequence_type_proto(named))
     model.graph.node.append(helper.make_node("ZipMap", ["p"], ["y"], domain="ai.onnx.ml", classlabels_int64s=labels))
     assert is_dense(load(written(tmp_path, model)))
 

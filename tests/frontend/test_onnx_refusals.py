@@ -11,8 +11,8 @@ import torch
 from onnx import helper
 from onnx_text import imported, noise, onnx_model, written
 
+from llcert.api import load
 from llcert.errors import UnsupportedModel
-from llcert.frontend.onnx_file import load
 
 ROW = "float[N,12] x"
 

@@ -13,9 +13,10 @@ from onnx import TensorProto
 from onnx_text import noise
 from torch import Tensor
 
+from llcert.api import load
 from llcert.errors import InvalidInput, UnsupportedModel
 from llcert.frontend import writer
-from llcert.frontend.onnx_file import load, save
+from llcert.frontend.onnx_file import save
 from llcert.ir import Input, Network, Op, apply, place
 from llcert.ops import (
     Add,

@@ -10,7 +10,8 @@ import torch
 from onnx_text import imported, noise, operators
 from torch import Tensor
 
-from llcert.frontend.onnx_file import load, save
+from llcert.api import load
+from llcert.frontend.onnx_file import save
 
 IMAGE = "float[N,3,8,8] x"
 ROW = "float[N,12] x"
@@ -26,6 +27,7 @@ class Spelling:
     constants: dict[str, Tensor] = field(default_factory=dict)
     image: str = IMAGE
     opset: int = 17
+    output: str = "y"
 
 
 def ints(*values: int) -> Tensor:
@@ -387,7 +389,13 @@ HEADS = {
     "softmax, old": Spelling("h = Gemm(x, w) y = Softmax(h)", "Linear", {"w": DENSE}, ROW, 11),
     "log softmax": Spelling("h = Gemm(x, w) y = LogSoftmax(h)", "Linear", {"w": DENSE}, ROW),
     "sigmoid": Spelling("h = Gemm(x, w) y = Sigmoid(h)", "Linear", {"w": DENSE}, ROW),
-    "argmax": Spelling("h = Gemm(x, w) s = Softmax(h) y = ArgMax<axis=1, keepdims=0>(s)", "Linear", {"w": DENSE}, ROW),
+    "argmax": Spelling(
+        "h = Gemm(x, w) s = Softmax(h) y = ArgMax<axis=1, keepdims=0>(s)",
+        "Linear",
+        {"w": DENSE},
+        ROW,
+        output="int64[] y",
+    ),
     "softmax over maps": Spelling(
         "h = GlobalAveragePool(x) s = Softmax<axis=1>(h) y = Flatten(s)", "Reduce", image=IMAGE
     ),
@@ -414,7 +422,8 @@ SPELLINGS = {
 @pytest.mark.parametrize("name", SPELLINGS)
 def test_a_spelling_is_recognised_and_survives_a_round_trip(name: str, tmp_path: Path) -> None:
     spelling = SPELLINGS[name]
-    network = imported(tmp_path, spelling.body, spelling.constants, image=spelling.image, opset=spelling.opset)
+    given = {"image": spelling.image, "opset": spelling.opset, "output": spelling.output}
+    network = imported(tmp_path, spelling.body, spelling.constants, **given)
     assert operators(network) == spelling.labels
 
     save(network, tmp_path / "again.onnx")

@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from onnx_text import noise, operators
 from torch import Tensor, nn
 
-from llcert.frontend.onnx_file import load
+from llcert.api import load
 
 IMAGE = (3, 8, 8)
 OLD_OPSETS = (13, 17, 18, 20)

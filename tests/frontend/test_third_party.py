@@ -11,12 +11,11 @@ import pytest
 import torch
 from onnx_text import operators
 
+from llcert.api import load
+from llcert.comparison import compared
 from llcert.data import Dataset, load_dataset
 from llcert.errors import UnsupportedModel
-from llcert.frontend import parity
-from llcert.frontend.adapt import adapt, preprocessing
-from llcert.frontend.onnx_file import load
-from llcert.ir import evaluate
+from llcert.frontend.adapt import adapt
 
 SHARED = Path(__file__).parents[3] / "shared" / "data"
 REFUSED = {"collins_rul_cnn/NN_rul_small_window_20.onnx": "one output alone"}
@@ -46,9 +45,10 @@ def test_a_file_is_imported_or_refused_for_a_stated_reason(entry: dict[str, Any]
     network = load(path)
     dataset = images_of(entry["data"])
     (batch,) = dataset.batches(range(IMAGES), IMAGES)
-    front, _ = preprocessing(network, dataset.image_shape, layout=entry["layout"], mean=entry["mean"], std=entry["std"])
-    agreement = parity.check(network, path, evaluate(front, batch.images))
-    assert agreement.images == IMAGES
+    adapted, _ = adapt(network, dataset.image_shape, layout=entry["layout"], mean=entry["mean"], std=entry["std"])
+    agreement = compared(adapted, batch.images)
+    assert agreement.inputs == IMAGES
+    assert agreement.difference < 1e-5
 
 
 def test_few_files_are_refused() -> None:

@@ -12,8 +12,8 @@ import torch
 from torch import Tensor, nn
 
 import llcert
+from llcert.api import from_torch
 from llcert.frontend.adapt import adapt
-from llcert.frontend.exported import from_torch
 from llcert.ir import Input, Network, Node, Op, apply, evaluate
 from llcert.ops import Add, Affine, BatchNorm, Cast, Clamp, Conv, Linear, MaxMin, Reshape, Transpose, relu
 from llcert.program import lower

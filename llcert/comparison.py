@@ -1,0 +1,214 @@
+"""Does a network compute what its own file or module says? Asked of that file's or module's own runtime.
+
+What may differ is rounding, and differences of logits are what counts. How much they may differ is bounded, operation
+by operation, as a proof bounds it. That is the worst case: they must not differ either by far more than the network
+differs from itself in two formats.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from functools import cached_property
+
+import torch
+from torch import Tensor
+
+from llcert.bounds.evaluation import Evaluation, evaluation, least_evaluation
+from llcert.errors import InvalidInput, UnsupportedModel
+from llcert.ir import Input, Network, Node, Original, evaluate_as_run, topological
+from llcert.ops import Cast
+from llcert.probing import inputs_of
+from llcert.program import Program, lower
+
+FAR_MORE = 1000.0
+"""How many times the rounding that is seen no rounding is."""
+
+_NOISY = 1e-4
+"""Rounding, relative to the differences of logits, that users are told of."""
+
+_LEAST_ROUNDINGS = 8
+"""Roundings of the largest logit that are there even where none is seen."""
+
+
+@dataclass(frozen=True)
+class Agreement:
+    """How far the differences of logits of a network and of its original agree.
+
+    difference: the largest difference of two such, relative to the largest of them, dimensionless. rounding: what the
+    network differs by from itself in two formats, likewise. inputs: how many were compared. runtime: of the original.
+    """
+
+    difference: float
+    rounding: float
+    inputs: int
+    runtime: str
+
+    @property
+    def sentence(self) -> str:
+        """What a report says about it."""
+        agrees = f"agrees with {self.runtime} to {self.difference:.1e} (relative) on {self.inputs} inputs"
+        if max(self.difference, self.rounding) <= _NOISY:
+            return agrees
+        return (
+            f"{agrees}: rounding alone moves its logits that far (numbers in it cancel), so that a proof that pays for "
+            "rounding may prove nothing"
+        )
+
+
+def checked(network: Network) -> Network:
+    """The network with a note on how far it agrees with its original on inputs of many kinds.
+
+    Raises UnsupportedModel where they differ by more than rounding.
+    """
+    if network.original is None or isinstance(network.output.op, Input):  # nothing of the latter is ever certified
+        return network
+    program = lower(network, "cpu", torch.float64)
+    pixels, *others = inputs_of(lower(network, "cpu", torch.float32))
+    kinds = [pixels, *(images[_finite(network, images)] for images in others)]
+    found = [
+        compared(network, images, original, program)
+        for images in kinds
+        for original in _ways(network.original)
+        if len(images)
+    ]
+    worst = max(found, key=lambda a: a.difference)
+    ways = 1 + (network.original.as_written is not network.original)
+    total = replace(worst, inputs=sum(a.inputs for a in found) // ways, rounding=max(a.rounding for a in found))
+    return replace(network, notes=(*network.notes, total.sentence))
+
+
+def _finite(network: Network, images: Tensor) -> Tensor:
+    """At which images nothing overflows, boolean `[images]`."""
+    with torch.no_grad():
+        return evaluate_as_run(network.output, images.to(network.input.dtype)).isfinite().all(1)
+
+
+def _ways(original: Original) -> Iterator[Original]:
+    """As the runtime runs it by default, and operator by operator."""
+    yield original
+    if original.as_written is not original:
+        yield original.as_written
+
+
+def compared(
+    network: Network, images: Tensor, original: Original | None = None, program: Program | None = None
+) -> Agreement:
+    """How far a network agrees with its original on some images of one kind, `[images, *input shape]`.
+
+    original: in place of the network's own. program: of the network, in float64, if there is one. Raises
+    UnsupportedModel where they differ by more than rounding, or the runtime fails, InvalidInput for images that do not
+    fit.
+    """
+    agreement, differ = measured(network, images, original, program)
+    if differ:
+        raise UnsupportedModel(
+            f"{network.source}: llcert and {agreement.runtime} disagree by {agreement.difference:.1e} (relative, of "
+            f"differences of logits, where rounding was seen to make {agreement.rounding:.1e}): the import is wrong; "
+            "please report it"
+        )
+    return agreement
+
+
+def measured(
+    network: Network, images: Tensor, original: Original | None = None, program: Program | None = None
+) -> tuple[Agreement, bool]:
+    """The same, and whether they differ by more than rounding, which is not raised."""
+    original = original or network.original
+    assert original is not None, "a network that was made here has nothing to be compared with"
+    if tuple(images.shape[1:]) != network.input.shape:
+        raise InvalidInput(
+            f"{network.source}: images {tuple(images.shape[1:])} do not fit its input {network.input.shape}"
+        )
+    images = images.to("cpu", network.input.dtype)
+    theirs = original.logits(images).detach().double()
+    if not bool(theirs.isfinite().all()):
+        raise UnsupportedModel(
+            f"{network.source}: its logits are NaN or infinite, or not what it answers by (by {original.name}); "
+            "its weights are broken"
+        )
+    known = Rounded.of(network, original, images, program)
+    scale = max(_spread(theirs), torch.finfo(torch.float64).tiny)
+    agreement = Agreement(_spread(theirs - known.values) / scale, known.seen / scale, len(images), original.name)
+    return agreement, bool((known.far(theirs) | known.beyond(theirs)).any())
+
+
+@dataclass(frozen=True, eq=False)
+class Rounded:
+    """What a network computes at some images, and how far from it rounding may lead another evaluation.
+
+    network: every value in the format in which the other evaluation computes it. program: of that, in float64.
+    images: `[images, *input shape]`.
+    """
+
+    network: Network
+    program: Program
+    images: Tensor
+
+    @staticmethod
+    def of(network: Network, original: Original, images: Tensor, program: Program | None = None) -> Rounded:
+        """program: of the network, in float64, if there is one."""
+        if original.single and network.dtype == torch.float64:
+            network, program = in_single(network), None
+        images = images.to(network.input.dtype)
+        return Rounded(network, program or lower(network, images.device, torch.float64), images)
+
+    @property
+    def values(self) -> Tensor:
+        """Logits in float64, `[images, classes]`."""
+        return self.least.values
+
+    @cached_property
+    def least(self) -> Evaluation:
+        """The values, and a part of what rounding may be that costs nothing to know."""
+        return least_evaluation(self.program, self.images)
+
+    @cached_property
+    def seen(self) -> float:
+        """The largest difference of differences of logits between two formats, or of a few roundings."""
+        with torch.no_grad():
+            own = evaluate_as_run(self.network.output, self.images.to(self.program.device)).to(self.values)
+        unit = self.network.output.rounding.unit
+        floor = _LEAST_ROUNDINGS * unit * float(self.values.abs().amax()) if len(own) else 0.0
+        return max(_spread(own - self.values), floor)
+
+    def differs(self, theirs: Tensor) -> Tensor:
+        """Whether other logits differ from these by more than rounding, boolean `[images]`; NaN does.
+
+        theirs: `[images, classes]`.
+        """
+        if bool((self.least.excess(theirs) <= 0).all()):
+            return torch.zeros(len(theirs), dtype=torch.bool, device=theirs.device)
+        return self.beyond(theirs) | (self.far(theirs) & ~(self.least.excess(theirs) <= 0))
+
+    def beyond(self, theirs: Tensor) -> Tensor:
+        """Whether they differ by more than any rounding can, boolean `[images]`."""
+        found = ~(self.least.excess(theirs) <= 0)
+        open_ = torch.nonzero(found)[:, 0]
+        if len(open_):
+            whole = evaluation(self.program, self.images[open_])
+            found[open_] = ~(whole.excess(theirs[open_]) <= 0)
+        return found
+
+    def far(self, theirs: Tensor) -> Tensor:
+        """Whether they differ by far more than rounding does, boolean `[images]`."""
+        return ~(_spreads(theirs - self.values) <= FAR_MORE * self.seen)
+
+
+def in_single(network: Network) -> Network:
+    """The same network with every value in float32."""
+    new: dict[Node, Node] = {}
+    for node in topological(network.output):
+        op = Input(node.shape) if isinstance(node.op, Input) else node.op
+        op = Cast(torch.float32) if isinstance(op, Cast) else op
+        new[node] = replace(node, op=op, inputs=tuple(new[i] for i in node.inputs), dtype=torch.float32)
+    return replace(network, output=new[network.output])
+
+
+def _spreads(logits: Tensor) -> Tensor:
+    """The largest difference of two logits of each image, `[images]`."""
+    return logits.amax(1) - logits.amin(1)
+
+
+def _spread(logits: Tensor) -> float:
+    return float(_spreads(logits).max()) if logits.numel() else 0.0
