@@ -81,8 +81,9 @@ def _owned(positions: Tensor, own: Tensor, count: int) -> Shared:
 def probe(program: Program, index: int, largest: int) -> Probe | None:
     """How to ask for block number `index`, with `largest` entries at most over all cuts below.
 
-    None, so that the box of the forward pass stands, where they would be more, and where an activation below is
-    not said to keep entries apart and let rows pass. Entries that lie `p` apart along the spatial axes share a row, for the least p at which nothing they touch meets.
+    None, so that the box of the forward pass stands, where they would be more, and where an activation below is not
+    said to keep entries apart and let rows pass. Entries that lie `p` apart along the spatial axes share a row, for the
+    least p at which nothing they touch meets.
     """
     own = program.blocks[index].pre.shape
     shape = own or (1,)
