@@ -403,6 +403,77 @@ MUTANTS = (
         "part = part * 1",
         "tests/check/test_certificates.py::test_what_is_proved_is_accepted_and_what_is_accepted_is_true",
     ),
+    # number formats
+    Mutant(
+        "a cast that rounds nothing",
+        "converted",
+        "SINGLE.unit * reached if form is SINGLE else torch.zeros_like(reached)",
+        "torch.zeros_like(reached)",
+        "tests/bounds/test_formats.py::test_narrowing_costs_one_rounding_and_widening_none",
+    ),
+    Mutant(
+        "a cast that never overflows",
+        "converted",
+        "torch.where(4 * reached < form.largest, found, torch.inf)",
+        "found",
+        "tests/bounds/test_formats.py::test_a_cast_that_may_overflow_has_no_bound",
+    ),
+    Mutant(
+        "a cast taken for a copy",
+        "Passage.deployed",
+        "any(i.dtype != node.dtype for i in node.inputs)",
+        "False",
+        "tests/bounds/test_formats.py::test_the_last_cast_counts",
+    ),
+    Mutant(
+        "one format for the whole network",
+        "Op.result_type",
+        "return dtypes[0]",
+        "return torch.float64",
+        "tests/bounds/test_formats.py::test_layers_in_float32_cost_what_float32_rounds_also_below_a_float64_one",
+    ),
+    Mutant(
+        "a single number that decides the format",
+        "promoted",
+        "isinstance(v, Node) or v.ndim > 0",
+        "True",
+        "tests/frontend/test_formats.py::test_torch_promotes_as_torch_does",
+    ),
+    Mutant(
+        "a quotient as a product with what is stored of the reciprocal",
+        "quotient",
+        "Affine(scale=1 / divisor) if exact and not divisor.requires_grad else Divide(divisor)",
+        "Affine(scale=1 / divisor)",
+        "tests/frontend/test_real_numbers.py::test_a_file_keeps_its_function",
+    ),
+    Mutant(
+        "coefficients multiplied in the format of the weights",
+        "rounded_once",
+        "narrow if torch.equal(narrow.double(), wide) else wide",
+        "narrow",
+        "tests/frontend/test_real_numbers.py::test_a_module_keeps_its_function",
+    ),
+    Mutant(
+        "a variance below zero",
+        "normalised",
+        "if not (eps >= 0 and bool((variance >= 0).all())):",
+        "if False:",
+        "tests/frontend/test_formats.py::test_what_is_not_modelled_is_refused_by_name",
+    ),
+    Mutant(
+        "the checker's conversions round nothing",
+        "_converted",
+        "max(form.unit - value.form.unit, 0.0) * value.size + FLUSHED",
+        "0.0 * value.size + FLUSHED",
+        "tests/check/test_types.py::test_a_conversion_to_float32_costs_one_rounding",
+    ),
+    Mutant(
+        "the checker takes every sum for one in float64",
+        "_added",
+        "form.unit * (once * size + sums * partial)",
+        "2.0**-53 * (once * size + sums * partial)",
+        "tests/check/test_types.py::test_rounding_is_that_of_each_type",
+    ),
 )
 """What a test must notice."""
 

@@ -30,8 +30,9 @@ _FLOATS = {torch.float32: TensorProto.FLOAT, torch.float64: TensorProto.DOUBLE}
 def save(network: Network, path: str | Path) -> None:
     """Writes the network as one self-contained ONNX file, replacing the file only once it is complete.
 
-    The batch axis is free; input, output and metadata keep their names. Raises UnsupportedModel where an operator
-    has no ONNX spelling or the file would pass 2 GB, InvalidInput where it cannot be written.
+    The batch axis is free; input, output and metadata keep their names; every value is in its own format, and so are
+    its parameters, rounded where it does not hold them (1/std of a given normalisation). Raises UnsupportedModel where
+    an operator has no ONNX spelling or the file would pass 2 GB, InvalidInput where it cannot be written.
     """
     path = Path(path)
     model = to_model(network)

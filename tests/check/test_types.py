@@ -88,7 +88,7 @@ def test_only_a_take_converts(node: int) -> None:
 
 
 def test_rounding_is_that_of_each_type() -> None:
-    network = two_layers()
+    network = Network(two_layers().output.inputs[0])  # in float64: the last cast would pay for the first layers
     found = rounding(build(*written(network)), 0.9)
     points = torch.linspace(0.1, 0.9, 2001)[:, None]
     wrong = in_own_formats(network, points, 0)[network.output].double() - network(points.double())
@@ -99,6 +99,18 @@ def test_rounding_is_that_of_each_type() -> None:
     for node in graph["nodes"]:
         node["type"] = "float64"
     assert np.all(rounding(build(graph, arrays), 0.9) < 1e-10)
+
+
+def test_a_conversion_to_float32_costs_one_rounding() -> None:
+    image = apply(Input((1,), torch.float64))
+    weights = torch.tensor([[1.0], [0.3]]).double()
+    network = Network(cast(apply(Linear(weights), image), torch.float32))
+    found = rounding(build(*written(network)), 0.9)
+    points = torch.linspace(0.1, 0.9, 101, dtype=torch.float64)[:, None]
+    wrong = (in_own_formats(network, points, 0)[network.output].double() - network(points)).abs().amax(0).numpy()
+    assert np.all(wrong <= found)
+    assert np.all(found <= 0.9 * 2.0**-24 * (1 + 1e-6))
+    assert found[0] >= 0.5 * wrong[0] > 1e-9
 
 
 def test_a_value_too_large_for_its_type_is_refused() -> None:
