@@ -80,6 +80,7 @@ def certify(
     stages: Sequence[str] | None = None,
     mean: float | Sequence[float] | None = None,
     std: float | Sequence[float] | None = None,
+    pixel_range: str | Sequence[float | Fraction | str] | None = None,
     self_check: bool = True,
     **question: Any,
 ) -> Report:
@@ -88,6 +89,8 @@ def certify(
     data: a data set, the name or path of one, or images `[batch, *shape]` in [0, 1] with labels `[batch]`.
     eps: in pixel units, a number or text such as `36/255`; or so of each image. What is left out comes from the
     network's metadata.
+    pixel_range: the lowest and the highest value of a pixel, `(0, 1)` or text such as `0,1`; with `clip_input=True`
+    only points of the ball in that range count.
     question: the other fields of `llcert.question.Question`, such as `target`, `top`, `device`, `samples`, `seed`.
     Raises InvalidInput for arguments that cannot be used, NumericalError where a bound is seen to be wrong.
     """
@@ -97,6 +100,7 @@ def certify(
         stages=None if stages is None else parse_list(stages) if isinstance(stages, str) else tuple(stages),
         mean=_numbers(mean, "mean"),
         std=_numbers(std, "std"),
+        pixel_range=_range(pixel_range),
         **_known(question),
     )
     job = prepare(network, asked, dataset=_given(data), self_check=self_check)
@@ -113,6 +117,13 @@ def _written(eps: object) -> str | tuple[str, ...] | None:
     if isinstance(eps, Sequence) and not isinstance(eps, str):
         return tuple(str(_written(radius)) for radius in eps)
     return None if eps is None else str(eps)
+
+
+def _range(ends: object) -> str | None:
+    """The two ends as text."""
+    if isinstance(ends, Sequence) and not isinstance(ends, str):
+        return ",".join(map(str, ends))
+    return None if ends is None else str(ends)
 
 
 def _given(data: object) -> Dataset | None:

@@ -33,6 +33,7 @@ from llcert.certify import (
     Settings,
     Top,
     Witness,
+    stated,
 )
 from llcert.comparison import Agreement, compared
 from llcert.data import NAMED, Dataset, Progress, load_dataset, select
@@ -41,7 +42,8 @@ from llcert.errors import InvalidInput
 from llcert.frontend.adapt import adapt
 from llcert.ir import Network, topological
 from llcert.memory import free_memory, out_of_memory
-from llcert.question import Question, parse_eps, parse_numbers
+from llcert.question import Question, parse_eps, parse_numbers, parse_range
+from llcert.region import UNIT, PixelRange
 from llcert.report import Subject
 from llcert.report.layers import layers
 from llcert.sizing import batch_size_for
@@ -131,6 +133,7 @@ def prepare(
     chosen = select(question.samples, len(dataset))
     settings = replace(settings, eps=_of_chosen(settings.eps, question, dataset, chosen))
     indices = _asked_about(settings.claim, dataset, chosen)
+    _check_range(settings, dataset, indices)
     adapted, notes = adapt(network, dataset.image_shape, layout=question.layout, mean=question.mean, std=question.std)
     agreement = compared(adapted, _first_images(dataset, indices)) if adapted.original else None
     if dataset.class_count > network.classes:
@@ -156,7 +159,7 @@ def prepare(
         delta=settings.delta,
         stages=settings.running,
         attack=settings.attack,
-        clippable=not settings.clip_input and not dataset.outside_unit_range,
+        clippable=not settings.clip_input and settings.pixel_range.covers(*dataset.images.pixel_range_of(indices)),
         layers=layers(certifier.program, certifier.bound),
         global_lipschitz=float(certifier.bound.lipschitz),
         normalisation=_normalisation(notes),
@@ -167,9 +170,11 @@ def prepare(
         versions=versions(),
         parity=agreement.difference if agreement else None,
         notes=(*network.notes, *(n for n in notes if not n.startswith(_NORMALISED)), *_agreed(agreement, dataset)),
-        warnings=_warnings(dataset, network),
+        warnings=_warnings(dataset, network, settings),
         claim=settings.claim,
         left_out=len(chosen) - len(indices),
+        pixel_range=settings.pixel_range,
+        clip_input=settings.clip_input,
     )
     settled = _settled(question, settings, subject, dataset)
     return Job(certifier, dataset, indices, batch_size, subject, settled, self_check)
@@ -206,6 +211,7 @@ def settings_of(question: Question, model: str) -> Settings:
     ):
         if value is not None and not least <= value < 2**31:
             raise InvalidInput(f"{name} must be a whole number from {least} to {2**31 - 1}, not {value}")
+    pixels = UNIT if question.pixel_range is None else PixelRange.of(*parse_range(question.pixel_range))
     if question.tolerance is not None and not 0 < question.tolerance < 1:
         raise InvalidInput(f"the tolerance of estimated norms must lie between 0 and 1, not {question.tolerance}")
     return replace(
@@ -218,6 +224,7 @@ def settings_of(question: Question, model: str) -> Settings:
         branch_seconds=base.branch_seconds if question.branch_seconds is None else question.branch_seconds,
         radius=_tolerance(question),
         clip_input=bool(question.clip_input),
+        pixel_range=pixels,
         seed=question.seed or 0,
         attack=_choice(question.attack, AttackKind, "attack", base.attack),
         pgd=_pgd(question),
@@ -357,13 +364,27 @@ def _agreed(agreement: Agreement | None, dataset: Dataset) -> tuple[str, ...]:
     return (f"on {agreement.inputs} images of {dataset.name} it agrees to {agreement.difference:.1e}",)
 
 
-def _warnings(dataset: Dataset, network: Network) -> tuple[str, ...]:
+def _check_range(settings: Settings, dataset: Dataset, indices: Sequence[int]) -> None:
+    """Raises InvalidInput where claims are restricted to a range of pixels that an image leaves."""
+    within = settings.within
+    if within is None:
+        return
+    low, high = dataset.images.pixel_range_of(indices)
+    if not within.covers(low, high):
+        raise InvalidInput(
+            f"--clip-input: pixels of {dataset.name} run from {low:.6g} to {high:.6g}, outside {within.words}; "
+            "give --range LOW,HIGH, what a pixel of this data may be"
+        )
+
+
+def _warnings(dataset: Dataset, network: Network, settings: Settings) -> tuple[str, ...]:
     found = []
-    if dataset.outside_unit_range:
-        low, high = dataset.pixel_range
+    low, high = dataset.pixel_range
+    known = settings.pixel_range
+    if not known.covers(low, high):
         found.append(
-            f"pixels run from {low:.3g} to {high:.3g}, outside [0, 1]: if they are normalised already, eps is measured "
-            "in normalised units, not in pixels"
+            f"pixels run from {low:.3g} to {high:.3g}, outside {known.words}: if they are normalised already, eps is "
+            "measured in normalised units, not in pixels"
         )
     if dataset.class_count < network.classes and dataset.name in NAMED:
         found.append(f"the network has {network.classes} outputs, {dataset.name} has {dataset.class_count} classes")
@@ -376,7 +397,7 @@ def _settled(question: Question, settings: Settings, subject: Subject, dataset: 
     return {
         "eps": None if isinstance(settings.eps, Radii) else settings.eps,
         "radii_sha256": _radii_sha256(settings.eps),
-        "claim": None if settings.claim == FIRST else settings.claim.to_json(),
+        "claim": stated(settings.claim, settings.within),
         "data": dataset.name,
         "split": dataset.split,
         "samples": subject.selection,
@@ -390,7 +411,7 @@ def _settled(question: Question, settings: Settings, subject: Subject, dataset: 
         "mean": list(question.mean or ()),
         "std": list(question.std or ()),
         "layout": question.layout,
-        "clip_input": settings.clip_input,
+        "range": list(settings.pixel_range.texts),
         "seed": settings.seed,
         "attack": settings.attack.value,
         "attack_steps": settings.pgd.steps,

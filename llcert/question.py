@@ -15,6 +15,8 @@ from llcert.errors import InvalidInput
 _FRACTION = re.compile(r"([0-9]{1,18}(?:\.[0-9]{1,18})?)\s*/\s*([0-9]{1,18}(?:\.[0-9]{1,18})?)")
 
 
+_END = re.compile(r"-?([0-9]{1,18}(\.[0-9]{0,18})?([eE][+-]?[0-9]{1,2})?|[0-9]{1,18}/0*[1-9][0-9]{0,17})")
+
 _KINDS: Mapping[str, tuple[type, ...]] = {
     "str | None": (str,),
     "str | tuple[str, ...] | None": (str, tuple),
@@ -34,6 +36,7 @@ class Question:
 
     eps: as written, `36/255` or `0.141`, or so of each image; eps_file: a file of these. target: the class that is
     claimed never to be answered. top: among how many logits the label is claimed to stay. samples: `N` or `A:B`.
+    pixel_range: `LOW,HIGH`, what a pixel may be; clip_input: whether only such points of a ball count.
     batch_size: None chooses one. semantics, delta, proof_seconds: of proofs. branch_seconds: of the branch stage.
     radius: whether to search for the largest. attack: of which kind; steps, restarts, patience: of PGD. solver,
     tolerance, iterations, start: of the norms of an estimate.
@@ -64,6 +67,7 @@ class Question:
     layout: str | None = None
     clip_input: bool | None = None
     attack: str | None = None
+    pixel_range: str | None = None
     steps: int | None = None
     restarts: int | None = None
     patience: int | None = None
@@ -123,6 +127,15 @@ def parse_eps(text: str) -> float:
     if not 0 <= value < math.inf:
         raise InvalidInput(f"eps {text[:40]!r}: give a finite number >= 0 or a fraction such as 36/255, in pixel units")
     return value
+
+
+def parse_range(text: str) -> tuple[str, str]:
+    """The two ends of `0,1` or `-1/2,0.5` as texts of finite numbers, the lower one first; InvalidInput for others."""
+    ends = tuple(part.strip() for part in text.split(","))
+    known = len(ends) == 2 and all(_END.fullmatch(end) for end in ends)
+    if not known or not float(Fraction(ends[0])) < float(Fraction(ends[1])):
+        raise InvalidInput(f"range {text[:40]!r}: give the lowest and the highest value of a pixel, as in 0,1 or -1,1")
+    return ends[0], ends[1]
 
 
 def parse_numbers(text: str, name: str) -> tuple[float, ...]:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
+from fractions import Fraction
 
 import torch
 from torch import Tensor
 
 from llcert import gradients
+from llcert.errors import InvalidInput
 from llcert.gradients import maximum, minimum
 from llcert.layout import flat
 
@@ -113,15 +116,67 @@ def length(x: Tensor, start: int = 1) -> Tensor:
     return torch.linalg.vector_norm(entries * scale, dim=-1) / scale[..., 0]
 
 
-def ball(images: Tensor, eps: float | Tensor, *, clip: bool = False) -> Region:
+@dataclass(frozen=True)
+class PixelRange:
+    """The values a pixel may have, both ends included, in pixel units.
+
+    low, high: finite, low < high; not inside what was asked where a number cannot hold it. texts: as it was asked.
+    """
+
+    low: float = 0.0
+    high: float = 1.0
+    texts: tuple[str, str] = ("0", "1")
+
+    def __post_init__(self) -> None:
+        if not -math.inf < self.low < self.high < math.inf:
+            raise InvalidInput(
+                f"a pixel range from {self.low} to {self.high}: give finite numbers, the lower one first"
+            )
+
+    @staticmethod
+    def of(low: str, high: str) -> PixelRange:
+        """The range between two fractions or decimals, rounded outwards."""
+        ends = Fraction(low), Fraction(high)
+        nearest = float(ends[0]), float(ends[1])
+        below, above = math.nextafter(nearest[0], -math.inf), math.nextafter(nearest[1], math.inf)
+        outwards = (
+            nearest[0] if nearest[0] <= ends[0] else below,
+            nearest[1] if nearest[1] >= ends[1] else above,
+        )
+        return PixelRange(*outwards, (low, high))
+
+    @property
+    def words(self) -> str:
+        """For people: `[0, 1]`."""
+        return f"[{', '.join(self.texts)}]"
+
+    def covers(self, low: float, high: float) -> bool:
+        """Whether values from `low` to `high` lie within the range."""
+        return self.low <= low <= high <= self.high
+
+    def clip(self, points: Tensor) -> Tensor:
+        """The nearest points within the range."""
+        return points.clamp(self.low, self.high)
+
+    def holds(self, images: Tensor) -> Tensor:
+        """Whether all pixels of each image lie within the range, `[batch]`; NaN does not."""
+        exact = images.double()
+        return ((exact >= self.low) & (exact <= self.high)).flatten(1).all(1)
+
+
+UNIT = PixelRange()
+"""Where pixels lie unless something else is said."""
+
+
+def ball(images: Tensor, eps: float | Tensor, *, within: PixelRange | None = None) -> Region:
     """Outer bound of the L2 ball of radius `eps` around each image: the input of every certificate.
 
     images: `[batch, *shape]`, pixel units. eps: radius in pixel units, a number or `[batch]`.
-    clip: intersect the box with the valid pixel range [0, 1] (the ball keeps its centre).
+    within: intersect the box with a range of pixels, which holds the images (the ball keeps its centre).
     """
     radius = torch.as_tensor(eps, dtype=images.dtype, device=images.device).expand(images.shape[0])
     lower, upper = images - spread(radius, images), images + spread(radius, images)
-    if clip:
-        lower, upper = torch.maximum(lower, lower.new_zeros(())), torch.minimum(upper, upper.new_ones(()))
+    if within is not None:
+        lower, upper = lower.clamp(min=within.low), upper.clamp(max=within.high)
         lower, upper = torch.minimum(lower, images), torch.maximum(upper, images)
     return Region(images, lower, upper, radius)

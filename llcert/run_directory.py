@@ -224,6 +224,7 @@ def sample_json(sample: Sample) -> dict[str, Any]:
         "eps": sample.eps,
         "in_range": sample.in_range,
         "disputed": sample.disputed,
+        "within": sample.within,
     }
 
 
@@ -255,7 +256,12 @@ def batch_result(record: dict[str, Any], samples: list[dict[str, Any]]) -> Batch
 
 def _sample(line: dict[str, Any], seconds: float) -> Sample:
     assurance = line.get("assurance")
-    known = {"verdict": Verdict(line["verdict"]), "assurance": None if assurance is None else Assurance(assurance)}
+    within = line.get("within")
+    known = {
+        "verdict": Verdict(line["verdict"]),
+        "assurance": None if assurance is None else Assurance(assurance),
+        "within": None if within is None else tuple(within),
+    }
     return Sample(**{**line, **known}, seconds=seconds)
 
 

@@ -20,6 +20,7 @@ from llcert.ir import Activation, Input, LinearOp, Network, Node, topological
 from llcert.layout import PER_ROW, Layout, flat
 from llcert.ops import BatchNorm
 from llcert.program import Program, lower
+from llcert.region import UNIT
 from llcert.relaxation import Relaxation
 from llcert.rounding import SINGLE
 from llcert.spectral import Verified
@@ -41,7 +42,7 @@ def proved(
     program = lower(network, dtype=torch.float64)
     with torch.no_grad():
         bound = proved_bound(program, Verified())
-        region = enclosing_ball(image.double(), eps, clip=clip)
+        region = enclosing_ball(image.double(), eps, within=UNIT if clip else None)
         return program, enclose(program, region, bound, Verified(), rows=rows, deployed=deployed)
 
 

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from llcert.region import Region, ball, length, spread
+from llcert.region import UNIT, Region, ball, length, spread
 
 
 def _random_region(seed: int) -> tuple[Region, Tensor]:
@@ -118,7 +118,7 @@ def test_ball_takes_one_radius_an_image() -> None:
 
 def test_clipping_cuts_the_box_at_the_pixel_range_and_never_loses_the_image() -> None:
     images = torch.tensor([[0.0, 0.5, 1.0, -0.25, 1.5]])
-    region = ball(images, 0.75, clip=True)
+    region = ball(images, 0.75, within=UNIT)
     assert region.lower.tolist() == [[0, 0, 0.25, -0.25, 0.75]]
     assert region.upper.tolist() == [[0.75, 1, 1, 0.5, 1.5]]
     assert region.contains(images, slack=0.0).all()

@@ -52,6 +52,8 @@ def test_samples_have_the_keys_programs_rely_on(tmp_path: Path) -> None:
         "radius",
         "eps",
         "in_range",
+        "disputed",
+        "within",
     ]
     assert json.loads(lines[1])["margin"] == -0.123456789
 

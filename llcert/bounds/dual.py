@@ -120,7 +120,7 @@ class _Sum:
 class Backward:
     """Carries rows from the blocks of a program to its image.
 
-    clip: the image's box, cut to the pixel range, counts too; else its ball alone.
+    clip: the image's box, cut to a range of pixels, counts too; else its ball alone.
     """
 
     program: Program

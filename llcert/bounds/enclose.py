@@ -18,7 +18,7 @@ from llcert.bounds.unmasked import rounded_up, steepest
 from llcert.ir import Node
 from llcert.layout import flat
 from llcert.program import Block, Program, Term
-from llcert.region import Region, spread
+from llcert.region import PixelRange, Region, spread
 from llcert.rounding import DOUBLE, Rounding, downwards, upwards
 from llcert.spectral import Masked, Norm, Side, Solver
 
@@ -55,24 +55,24 @@ class Frame:
 
 
 def enclosing_ball(
-    images: Tensor, eps: float | Tensor, *, clip: bool = False, deployed: Rounding | None = None
+    images: Tensor, eps: float | Tensor, *, within: PixelRange | None = None, deployed: Rounding | None = None
 ) -> Region:
     """What reaches the network from the L2 ball around each image, rounded outwards: every point of the ball, and the
     number of the deployed format that it is rounded to.
 
     images: `[batch, *shape]`, the float64 numbers nearest to those of the file, which may be off by a rounding. eps:
-    not below the radius, a number or `[batch]`.
+    not below the radius, a number or `[batch]`. within: counts only points of the ball in a range of pixels, which
+    holds the images.
     """
     radius = torch.as_tensor(eps, dtype=torch.float64, device=images.device).expand(len(images))
     lower, upper = downwards(images - spread(radius, images)), upwards(images + spread(radius, images))
+    if within is not None:
+        lower, upper = lower.clamp(min=within.low), upper.clamp(max=within.high)
+        lower, upper = torch.minimum(lower, images), torch.maximum(upper, images)
     lost = DOUBLE.nearest(images.abs())
     if deployed is not None:
         lost = DOUBLE.above(lost + deployed.nearest(torch.maximum(lower.abs(), upper.abs()) + lost), 4)
-    region = _widened(Region(images, lower, upper, DOUBLE.above(radius + distance(lost), 2)), lost)
-    if clip:  # rounding does not leave a range of numbers of the format
-        lower, upper = region.lower.clamp(min=0), region.upper.clamp(max=1)
-        region = replace(region, lower=torch.minimum(lower, images), upper=torch.maximum(upper, images))
-    return region
+    return _widened(Region(images, lower, upper, DOUBLE.above(radius + distance(lost), 2)), lost)
 
 
 def enclose(

@@ -7,7 +7,7 @@ from typing import Any
 from llcert.certify.attack import PGD, Attacked, Deployed, Objective, Target
 from llcert.certify.attack_stages import Adversary, Attack, TargetedAttack
 from llcert.certify.cascade import BatchResult, Contradiction, Sample, StageCount, cascade
-from llcert.certify.claim import FIRST, Claim, Never, Top, positive
+from llcert.certify.claim import FIRST, Claim, Never, Top, positive, stated
 from llcert.certify.dual import Dual
 from llcert.certify.explained import Proof, Row, Witness
 from llcert.certify.footprint import Footprint
@@ -64,6 +64,7 @@ __all__ = [
     "cascade",
     "positive",
     "radii_of",
+    "stated",
 ]
 
 

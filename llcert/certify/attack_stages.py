@@ -8,40 +8,42 @@ import torch
 from torch import Tensor
 
 from llcert.certify.attack import PGD, Attacked, Target
-from llcert.certify.perturbations import UNIT, Perturbations, Pixels, inside
+from llcert.certify.perturbations import Perturbations
 from llcert.certify.radii import Eps, radii_of
 from llcert.certify.targeted import Targeted
 from llcert.certify.verdict import Finding, Verdict
+from llcert.region import UNIT, PixelRange
 
 
 @dataclass(frozen=True)
 class Adversary:
     """What is to be refuted, and by which points.
 
-    pixels: the range that the claim is about; None where it is about whole balls.
+    pixels: what a pixel may be. restricted: whether the claim is about points in that range alone, not whole balls.
     """
 
     target: Target
     eps: Eps
-    pixels: Pixels | None = None
+    pixels: PixelRange = UNIT
+    restricted: bool = False
     seed: int = 0
 
     def likely(self, images: Tensor, indices: Tensor) -> Perturbations:
         """The points of each ball that are pictures: in the pixel range, if the image is."""
-        if self.pixels is not None:
+        if self.restricted:
             return self.allowed(images, indices)
-        return Perturbations.natural(images, radii_of(self.eps, indices), self.target.program.dtype)
+        return Perturbations.natural(images, radii_of(self.eps, indices), self.target.program.dtype, self.pixels)
 
     def allowed(self, images: Tensor, indices: Tensor) -> Perturbations:
         """All points that the claim is about. indices: of the images in the data set."""
         radii, dtype = radii_of(self.eps, indices), self.target.program.dtype
-        if self.pixels is not None:
+        if self.restricted:
             return Perturbations.clipped(images, radii, dtype, self.pixels)
         return Perturbations.whole(images, radii, dtype)
 
     def finding(self, reached: Attacked) -> Finding:
         """What an attack has reached, as a stage says it."""
-        pictures = inside(reached.points, self.pixels or UNIT)
+        pictures = self.pixels.holds(reached.points) | self.restricted  # at an end, the format may round out of it
         return Finding(reached.refuted, counterexample=reached.points, in_range=pictures)
 
 

@@ -33,7 +33,7 @@ class Branch:
     def __call__(self, images: Tensor, labels: Tensor, indices: Tensor, bounds: Tensor) -> Finding:
         trace = self.local.refined(images, indices) if self.boxes else self.local.masked(images, indices)
         program = self.local.program
-        backward = Backward(program, self.local.clip_input)
+        backward = self.local.backward()
         margins = torch.full((len(images),), torch.nan, dtype=program.dtype, device=images.device)
         found: list[tuple[Tensor, Tensor, Leaves]] = []
         for position in range(len(images)):

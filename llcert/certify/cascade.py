@@ -37,7 +37,8 @@ class Sample:
     local_lipschitz: eq. 6. radius_growth: radius of the last hidden values over eps. seconds: its share of the batch.
     assurance: the strongest under which it would be certified; the asked one where it is, None where none is known.
     radius: the largest radius at which it is certified, as far as a search found, in pixel units; None if not searched.
-    eps: the radius that was asked, in pixel units; None where that was not noted.
+    eps: the radius that was asked, in pixel units; None where that was not noted. within: the range of pixels that the
+    claim is restricted to; None where it is about the whole ball.
     disputed: whether nothing may be certified of it because the file or module itself answers otherwise there.
     """
 
@@ -55,6 +56,7 @@ class Sample:
     eps: float | None = None
     in_range: bool | None = None
     disputed: bool = False
+    within: tuple[float, float] | None = None
 
 
 @dataclass(frozen=True)

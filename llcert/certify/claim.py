@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from llcert.errors import InvalidInput
+from llcert.region import PixelRange
 
 
 class Claim(ABC):
@@ -209,6 +211,11 @@ class Never(Claim):
     def _kept(self, logits: Tensor, classes: int) -> Tensor:
         """All classes but the target."""
         return torch.tensor([j for j in range(classes) if j != self.target], device=logits.device)
+
+
+def stated(claim: Claim, within: PixelRange | None) -> dict[str, Any]:
+    """The claim as files state it, with the range of pixels it is restricted to where it is."""
+    return claim.to_json() if within is None else {**claim.to_json(), "within": list(within.texts)}
 
 
 def positive(margin: Tensor) -> Tensor:

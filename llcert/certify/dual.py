@@ -38,7 +38,7 @@ class Dual:
             )
         trace = self.local.refined(images, indices) if self.boxes else self.local.masked(images, indices)
         program = self.local.program
-        backward = Backward(program, self.local.clip_input)
+        backward = self.local.backward()
         claim, directions = self.local.claim, differences(labels, program)
         others = claim.others(directions.shape[1], program.classes)
         margins = torch.full_like(directions[:, 0], -torch.inf)

@@ -29,7 +29,7 @@ class Row:
     """How the margin of one class was proved.
 
     stop: the value the row stopped at. choices: slopes `[*shape]` and multiplier `[]` of the steps above it. ends: the
-    multipliers of what was left there, the input aside.
+    multipliers of what was left there; of the input only where its box counts.
     """
 
     stop: Node
@@ -160,7 +160,7 @@ class _Search:
             ends = {
                 n: float(best_multiplier(-flat(a[row : row + 1], 2), trace.hidden[n]))
                 for n, a in stop.pending.items()
-                if n is not self.backward.program.input
+                if n is not self.backward.program.input or self.backward.clip
             }
             passed = {k: c for k, c in choices.items() if self._above(k[0], node)}
             return Row(node, {k: Choice(c.slopes[row, 0], c.lam[row, 0]) for k, c in passed.items()}, ends)

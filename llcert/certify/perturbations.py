@@ -7,13 +7,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from llcert.region import length, spread
-
-Pixels = tuple[float, float]
-"""A range of pixels: its lowest and its highest value."""
-
-UNIT: Pixels = (0.0, 1.0)
-"""The pixel range."""
+from llcert.region import UNIT, PixelRange, length, spread
 
 _HAIR = 1e-6
 """How far inside the ball points are aimed, as a share of its radius."""
@@ -40,15 +34,15 @@ class Perturbations:
         return Perturbations(images, radii, -infinite, infinite, dtype)
 
     @staticmethod
-    def clipped(images: Tensor, radii: Tensor, dtype: torch.dtype, pixels: Pixels = UNIT) -> Perturbations:
+    def clipped(images: Tensor, radii: Tensor, dtype: torch.dtype, pixels: PixelRange = UNIT) -> Perturbations:
         """The balls inside a pixel range; an image that leaves it widens it for itself, as in `llcert.region.ball`."""
-        return Perturbations(images, radii, images.clamp(max=pixels[0]), images.clamp(min=pixels[1]), dtype)
+        return Perturbations(images, radii, images.clamp(max=pixels.low), images.clamp(min=pixels.high), dtype)
 
     @staticmethod
-    def natural(images: Tensor, radii: Tensor, dtype: torch.dtype) -> Perturbations:
+    def natural(images: Tensor, radii: Tensor, dtype: torch.dtype, pixels: PixelRange = UNIT) -> Perturbations:
         """The balls inside the pixel range, but the whole ball of an image that leaves it: its range is not known."""
-        free, cut = Perturbations.whole(images, radii, dtype), Perturbations.clipped(images, radii, dtype)
-        known = spread(inside(images, UNIT), images)
+        free, cut = Perturbations.whole(images, radii, dtype), Perturbations.clipped(images, radii, dtype, pixels)
+        known = spread(pixels.holds(images), images)
         low, high = torch.where(known, cut.low, free.low), torch.where(known, cut.high, free.high)
         return Perturbations(images, radii, low, high, dtype)
 
@@ -104,8 +98,3 @@ class Perturbations:
         unit = max(torch.finfo(dtype).eps for dtype in (self.centres.dtype, self.dtype))
         coarse = unit * self.centres.flatten(1).abs().amax(1).double()
         return (self.radii * (1 - _HAIR) - coarse).clamp(min=0)
-
-
-def inside(points: Tensor, pixels: Pixels) -> Tensor:
-    """Whether all pixels of each point lie in a range, `[batch]`; NaN does not."""
-    return ((points >= pixels[0]) & (points <= pixels[1])).flatten(1).all(1)

@@ -28,6 +28,7 @@ from llcert.errors import UnsupportedModel
 from llcert.ir import Activation, Network, Node, format_name, topological
 from llcert.memory import free_memory
 from llcert.program import Program, lower
+from llcert.region import PixelRange
 from llcert.rounding import direct_sums
 from llcert.spectral import RandomLanczos, Remembered, Side, Solver, Verified
 
@@ -49,7 +50,7 @@ class Prover:
     program: in float64. bound: its proved norms. solver: of local norms. side: what they must be at least. eps: not
     below the radius that was asked. deployed: whether of the network as it is run too; else in real numbers alone.
     asked: what asks for boxes of the program's blocks. ascent: the last attempt on rows that the estimate certified.
-    frame: room for a checker. claim: whose margins count.
+    within: the range of pixels that a claim is restricted to. frame: room for a checker. claim: whose margins count.
     """
 
     program: Program
@@ -59,7 +60,7 @@ class Prover:
     side: Side
     deployed: bool
     asked: Asked
-    clip: bool = False
+    within: PixelRange | None = None
     ascent: Ascent = field(default_factory=lambda: Ascent(steps=60))
     frame: Frame | None = None
     claim: Claim = FIRST
@@ -77,7 +78,10 @@ class Prover:
         """The same, and how it was found."""
         with torch.no_grad(), direct_sums():
             trace = self._trace(images.to(torch.float64), plan, eps)
-            return explained(Backward(self.program, self.clip), trace, labels, plan, self.ascent, self.claim)
+            return explained(self._backward(), trace, labels, plan, self.ascent, self.claim)
+
+    def _backward(self) -> Backward:
+        return Backward(self.program, clip=self.within is not None)
 
     def _trace(self, images: Tensor, plan: Plan, eps: Tensor | None) -> Trace:
         if eps is None:
@@ -85,7 +89,7 @@ class Prover:
                 raise ValueError("each image has its own radius; say which")
             eps = torch.full((len(images),), self.eps, dtype=torch.float64, device=images.device)
         form = self.program.input.rounding if self.deployed else None
-        region = enclosing_ball(images, eps, clip=self.clip, deployed=form)
+        region = enclosing_ball(images, eps, within=self.within, deployed=form)
         solver = Remembered(self.solver) if plan.local else None
         enclosed = partial(
             enclose,
@@ -99,14 +103,14 @@ class Prover:
         )
         trace = enclosed()
         if plan.boxes:
-            trace = enclosed(boxes=backward_boxes(Backward(self.program, self.clip), trace, self.asked.probes))
+            trace = enclosed(boxes=backward_boxes(self._backward(), trace, self.asked.probes))
         if trace.side is not Side.UPPER and trace.side is not self.side:
             raise ValueError(f"norms of side {trace.side.value} do not support a claim that needs {self.side.value}")
         return trace
 
     def _margins(self, images: Tensor, labels: Tensor, plan: Plan, eps: Tensor | None) -> Tensor:
         trace = self._trace(images, plan, eps)
-        backward = Backward(self.program, self.clip)
+        backward = self._backward()
         directions = differences(labels, self.program)
         others = self.claim.others(directions.shape[1], self.program.classes)
         margins = torch.full_like(directions[:, 0], -torch.inf)
@@ -270,7 +274,7 @@ def provers_of(
             side=side,
             deployed=deployed,
             asked=asked,
-            clip=settings.clip_input,
+            within=settings.within,
             frame=frame if assurance is Assurance.DETERMINISTIC else None,
             claim=settings.claim,
         )

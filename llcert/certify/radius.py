@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from llcert.bounds import LastLayer, Start, propagate
-from llcert.bounds.dual import Backward, differences
+from llcert.bounds.dual import differences
 from llcert.certify.claim import positive
 from llcert.certify.plan import Plan
 from llcert.certify.prover import Prover
@@ -81,13 +81,13 @@ class RadiusSearch:
     def _certified(self, images: Tensor, labels: Tensor, indices: Tensor, radii: Tensor, some: Tensor) -> Tensor:
         """Whether some images are certified at these radii by the closed form, boolean `[some]`."""
         local, program = self.local, self.local.program
-        region = ball(program.entering(images[some]), radii[some].to(program.dtype), clip=local.clip_input)
+        region = ball(program.entering(images[some]), radii[some].to(program.dtype), within=local.within)
         seeds = local.seed + indices[some]
         trace = propagate(program, region, local.bound, solver=local.solver, start=Start.UNMASKED, seed=seeds)
         directions = differences(labels[some], program)
         others = local.claim.others(directions.shape[1], program.classes)
         bounds = torch.full_like(directions[:, 0], -torch.inf)
-        bounds[:, others] = Backward(program, local.clip_input).closed(trace, directions[:, others])
+        bounds[:, others] = local.backward().closed(trace, directions[:, others])
         return positive(local.claim.margin(bounds, labels[some], program.classes))
 
     def _proved(self, images: Tensor, labels: Tensor, low: Tensor, found: Tensor) -> Tensor:

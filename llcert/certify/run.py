@@ -23,7 +23,6 @@ from llcert.certify.dual import Dual
 from llcert.certify.explained import Witness
 from llcert.certify.footprint import Footprint
 from llcert.certify.originals import Originals
-from llcert.certify.perturbations import UNIT
 from llcert.certify.proved import Proved
 from llcert.certify.prover import Prover, Semantics, provers_of
 from llcert.certify.radii import Eps, Radii, radii_of
@@ -36,7 +35,7 @@ from llcert.certify.verdict import Assurance, Stage, Verdict
 from llcert.errors import InvalidInput
 from llcert.ir import Network, evaluate_as_run
 from llcert.program import Program, lower
-from llcert.region import channels_last
+from llcert.region import UNIT, PixelRange, channels_last
 from llcert.spectral import Lanczos, PowerIteration
 
 
@@ -56,7 +55,8 @@ class Settings:
     speaks of. delta: of a probabilistic proof, the probability that the certificate of one image is wrong.
     proof_seconds: nominal budget of an image's deterministic norms. branch_seconds: of the branch stage, wall clock an
     image. radius: relative tolerance of a search for each image's largest certified radius, None for no search.
-    clip_input: intersect the ball's box with the pixel range [0, 1]. attack: of which kind; pgd, targeted: its parts.
+    clip_input: claim only of the points of a ball that lie in the pixel range. pixel_range: what a pixel may be.
+    attack: of which kind; pgd, targeted: its parts.
     solver, start: of estimated norms. seed: of attacks and starting vectors. claim: of every point of a ball.
     """
 
@@ -69,6 +69,7 @@ class Settings:
     branch_seconds: float = 10.0
     radius: float | None = None
     clip_input: bool = False
+    pixel_range: PixelRange = UNIT
     seed: int = 0
     attack: AttackKind = AttackKind.TARGETED
     pgd: PGD = field(default_factory=PGD)
@@ -100,6 +101,11 @@ class Settings:
         """The stages that run after the clean prediction, in order: the attack may be two."""
         both = "attack" in self.stages and self.attack is AttackKind.TARGETED
         return tuple(s for s in _ORDER if s in self.stages or (both and s == "targeted"))
+
+    @property
+    def within(self) -> PixelRange | None:
+        """The range of pixels that claims are restricted to; None where they are about whole balls."""
+        return self.pixel_range if self.clip_input else None
 
 
 @dataclass(frozen=True)
@@ -144,7 +150,7 @@ class Certifier:
             bound,
             solver=settings.solver,
             start=settings.start,
-            clip_input=settings.clip_input,
+            within=settings.within,
             seed=settings.seed,
             claim=settings.claim,
             other=provers[settings.assurance].asked if provers else None,
@@ -164,8 +170,8 @@ class Certifier:
 
         images: `[batch, *input shape]`, pixel units, in a precision that holds them exactly: proofs take them as they
         are, estimates round them to the program's format. labels, indices: `[batch]`, int64.
-        Raises InvalidInput where a single image does not fit, or a label is none of the network's,
-         Contradiction or NumericalError where a bound is seen to be wrong.
+        Raises InvalidInput where a single image does not fit, one leaves the range of pixels that claims are restricted
+        to, or a label is none of the network's, Contradiction or NumericalError where a bound is seen to be wrong.
         """
         images = channels_last(images.to(self.program.device))
         labels, indices = labels.to(images.device), indices.to(images.device)
@@ -174,6 +180,10 @@ class Certifier:
                 f"labels run from {int(labels.min())} to {int(labels.max())}, "
                 f"but the network has {self.program.classes} classes (0 to {self.program.classes - 1})"
             )
+        within = self.settings.within
+        if within is not None and not bool(within.holds(images).all()):
+            outside = int(indices[~within.holds(images)][0])
+            raise InvalidInput(f"image {outside} leaves the pixel range {within.words} that --clip-input restricts to")
         with torch.no_grad(), full_precision():
             result = cascade(
                 self.program,
@@ -213,9 +223,10 @@ class Certifier:
         self.room.parts("self-check", indices[: check.images], compute)
 
     def _with_eps(self, result: BatchResult, indices: Tensor) -> BatchResult:
-        """The result with the radius that was asked of every image."""
+        """The result with the set of points that was asked about of every image."""
         asked = radii_of(self.settings.eps, indices).tolist()
-        samples = tuple(replace(s, eps=eps) for s, eps in zip(result.samples, asked, strict=True))
+        within = None if self.settings.within is None else (self.settings.within.low, self.settings.within.high)
+        samples = tuple(replace(s, eps=eps, within=within) for s, eps in zip(result.samples, asked, strict=True))
         return replace(result, samples=samples)
 
     def _with_radii(
@@ -251,9 +262,8 @@ def _stages(
     witness: Witness | None,
     deployed: Deployed,
 ) -> tuple[Stage, ...]:
-    adversary = Adversary(
-        Target(program, deployed, settings.claim), settings.eps, UNIT if settings.clip_input else None, settings.seed
-    )
+    target = Target(program, deployed, settings.claim)
+    adversary = Adversary(target, settings.eps, settings.pixel_range, settings.clip_input, settings.seed)
     stages = [_ORDER[name](settings, bound, local, adversary) for name in settings.running]
     weaker = {a: p for a, p in provers.items() if a is not settings.assurance}
     proved = [

@@ -13,14 +13,13 @@ from llcert.bounds.roundoff import Passage
 from llcert.certify.attack import PGD, Objective, Target
 from llcert.certify.attack_stages import Adversary
 from llcert.certify.cascade import BatchResult, Contradiction
-from llcert.certify.perturbations import UNIT
 from llcert.certify.radii import radii_of
 from llcert.certify.stages import Local
 from llcert.certify.verdict import Verdict
 from llcert.errors import NumericalError
 from llcert.ir import Network, Node, evaluate_as_run
 from llcert.program import Program, lower
-from llcert.region import Region, length, spread
+from llcert.region import UNIT, Region, length, spread
 
 _REPORT = "this is a bug in llcert, please report the model"
 
@@ -87,11 +86,9 @@ class SelfCheck:
         for _ in range(self.points):
             noise = torch.randn(images.shape, generator=generator).to(anchors)
             points = anchors + noise * spread(radii / length(noise), noise)
-            if local.clip_input:  # as `ball` does: an image outside [0, 1] widens the range for itself
-                points = torch.minimum(torch.maximum(points, anchors.clamp(max=0)), anchors.clamp(min=1))
-            found.append(points)
+            found.append(points if local.within is None else local.within.clip(points))
         target = Target(local.program, local.program.logits, local.claim)
-        adversary = Adversary(target, local.eps, UNIT if local.clip_input else None, local.seed)
+        adversary = Adversary(target, local.eps, local.within or UNIT, restricted=local.within is not None)
         reached = self.pgd(target, adversary.allowed(images, indices), labels, local.seed + indices)
         return [*found, reached.points.double()]
 

@@ -19,7 +19,7 @@ from llcert.certify.radii import Eps, radii_of
 from llcert.certify.verdict import Finding, LayerMeasure, Verdict
 from llcert.layout import flat
 from llcert.program import Program, Term
-from llcert.region import Region, ball, length, spread
+from llcert.region import PixelRange, Region, ball, length, spread
 from llcert.spectral import Lanczos, Solver
 
 
@@ -103,7 +103,8 @@ _PLANS = (Plan(local=True), Plan(local=True, backward=True), Plan(local=True, ro
 class Local:
     """Certifies by the local Lipschitz bound: 0/1 masks first (eq. 6), centre secants for what stays open.
 
-    other: what asks for boxes of the same network in float64, where that has been found anyway.
+    within: the range of pixels that a claim is restricted to. other: what asks for boxes of the same network in
+    float64, where that has been found anyway.
     """
 
     program: Program
@@ -111,7 +112,7 @@ class Local:
     bound: GlobalBound
     solver: Solver = field(default_factory=Lanczos)
     start: Start = Start.UNMASKED
-    clip_input: bool = False
+    within: PixelRange | None = None
     seed: int = 0
     claim: Claim = FIRST
     other: Asked | None = None
@@ -131,7 +132,11 @@ class Local:
 
     def ball(self, images: Tensor, indices: Tensor) -> Region:
         """The ball of each image. indices: in the data set."""
-        return ball(self.program.entering(images), radii_of(self.eps, indices), clip=self.clip_input)
+        return ball(self.program.entering(images), radii_of(self.eps, indices), within=self.within)
+
+    def backward(self) -> Backward:
+        """The backward pass that knows what the claim is restricted to."""
+        return Backward(self.program, clip=self.within is not None)
 
     def trace(
         self, images: Tensor, indices: Tensor, rows: Rows, *, seed: int | Tensor, before: Trace | None = None
@@ -159,7 +164,7 @@ class Local:
         first = self.masked(images, indices)
         seeds = self.seed + indices
         saved = _vectors(first, seeds)
-        boxes = backward_boxes(Backward(self.program, self.clip_input), first, self.asked.probes)
+        boxes = backward_boxes(self.backward(), first, self.asked.probes)
         return propagate(
             self.program,
             self.ball(images, indices),

@@ -9,7 +9,6 @@ import math
 import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
@@ -20,14 +19,10 @@ from llcert.check.claim import Claim, parse
 from llcert.check.files import Rejected, require, valid
 from llcert.check.forward import propagate
 from llcert.check.graph import Graph, build
+from llcert.check.numbers import number, rounded_up
 from llcert.check.row import margin
 from llcert.errors import InvalidInput
 
-_DECIMAL, _FRACTION = (
-    r"([0-9]{1,40}\.?[0-9]{0,40}|\.[0-9]{1,40})([eE][+-]?[0-9]{1,2})?",
-    r"[0-9]{1,40}/0*[1-9][0-9]{0,39}",
-)
-_EPS = re.compile(f"{_DECIMAL}|{_FRACTION}")
 _QUIET = np.errstate(all="ignore")  # NaN and infinity lose every comparison
 _IMAGE = re.compile(r"images/[0-9]{1,12}\.npz")
 
@@ -101,14 +96,10 @@ def open_certificate(folder: str | Path) -> Certificate:
 
 def _radius(text: object) -> float:
     """The number, rounded up."""
-    right = isinstance(text, str) and _EPS.fullmatch(text)
-    valid(right, "certificate.json: eps: no fraction or decimal")
-    return _rounded_up(Fraction(str(text)))
-
-
-def _rounded_up(exact: Fraction) -> float:
-    nearest = float(exact)
-    return nearest if Fraction(nearest) >= exact else math.nextafter(nearest, math.inf)
+    found = number(text)
+    if found is None:
+        raise InvalidInput("certificate.json: eps: no fraction or decimal")
+    return rounded_up(found)
 
 
 def _image(entry: Any, claim: Claim, common: float | None) -> Image:
@@ -160,7 +151,7 @@ def _margin(certificate: Certificate, graph: Graph, image: Image) -> float:
     logits = graph.nodes[-1].size
     others = [*certificate.claim.others(image.reference, graph.classes, logits)]
     arrays = files.parse_npz(image.file, files.read_checked(certificate.folder, image.file, certificate.hashes))
-    known = propagate(graph, arrays, image.eps, run=certificate.deployed)
+    known = propagate(graph, arrays, image.eps, within=certificate.claim.within, run=certificate.deployed)
     spared, found = certificate.claim.top - 1, list[float]()
     for other, sparable in others:
         if sparable and spared and f"{other}.stop" not in arrays:

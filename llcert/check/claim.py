@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from llcert.check.files import require
+from llcert.check.numbers import number, rounded_up
 from llcert.errors import InvalidInput
 
 
@@ -19,6 +20,13 @@ class Claim:
 
     top: int = 1
     never: int | None = None
+    within: tuple[float, float] | None = None
+    """Of points of the ball whose entries lie between these numbers alone: a range that was rounded outwards."""
+
+    @property
+    def limit(self) -> str:
+        """For people, what the claim is restricted to."""
+        return "" if self.within is None else f", for pixels from {self.within[0]:g} to {self.within[1]:g} only"
 
     @property
     def role(self) -> str:
@@ -42,11 +50,25 @@ class Claim:
 
 
 def parse(found: object) -> Claim:
-    """The claim of certificate.json, `{"top": K}` or `{"never": J}`. Raises InvalidInput for anything else."""
-    if isinstance(found, dict) and len(found) == 1:
-        ((name, number),) = found.items()
-        if name == "top" and type(number) is int and number >= 1:
-            return Claim(top=number)
-        if name == "never" and type(number) is int and number >= 0:
-            return Claim(never=number)
+    """The claim of certificate.json, `{"top": K}` or `{"never": J}`, with `"within": [low, high]` if it is restricted.
+
+    Raises InvalidInput for anything else.
+    """
+    said = dict(found) if isinstance(found, dict) else {}
+    within = _range(said.pop("within")) if "within" in said else None
+    if len(said) == 1:
+        ((name, count),) = said.items()
+        if name == "top" and type(count) is int and count >= 1:
+            return Claim(top=count, within=within)
+        if name == "never" and type(count) is int and count >= 0:
+            return Claim(never=count, within=within)
     raise InvalidInput("certificate.json: claim: neither {top: K} nor {never: class}")
+
+
+def _range(found: object) -> tuple[float, float]:
+    """The ends of a range, rounded outwards."""
+    ends = [number(end, signed=True) for end in found] if isinstance(found, list) else []
+    low, high = ends if len(ends) == 2 else (None, None)
+    if low is None or high is None or not low < high:
+        raise InvalidInput("certificate.json: claim: within: not the lower and the upper end of a range")
+    return 0.0 - rounded_up(-low), rounded_up(high)

@@ -50,29 +50,39 @@ class Before:
 
 @dataclass(frozen=True)
 class Known:
-    """Everything rules 1 to 6 prove of an image: of every cut, and of every block before its activation."""
+    """Everything rules 1 to 6 prove of an image: of every cut, and of every block before its activation.
+
+    restricted: whether the input's box is cut to a range.
+    """
 
     cuts: Mapping[int, Cut]
     before: Mapping[int, Before]
+    restricted: bool = False
 
 
-def propagate(graph: Graph, image: Arrays, eps: float, *, run: bool) -> Known:
-    """What holds for every x' of the ball. Raises Rejected at the first rule that does not hold.
+Range = tuple[float, float]
+
+
+def propagate(graph: Graph, image: Arrays, eps: float, *, within: Range | None = None, run: bool) -> Known:
+    """What holds for every x' of the ball, within a range. Raises Rejected at the first rule that does not hold.
 
     run: of every evaluation in the formats of the values too.
     """
     form = graph.nodes[0].form if run else None
-    cuts = {0: _input(image.vector("x", graph.nodes[0].size), eps, form)}
+    cuts = {0: _input(image.vector("x", graph.nodes[0].size), eps, within, form)}
     before = {}
     for k, block in graph.blocks.items():
         before[k] = _before(block, image, {s: cuts[s] for s in block.sources}, run)
         cuts[k] = _after(block, image, before[k])
-    return Known(cuts, before)
+    return Known(cuts, before, within is not None)
 
 
-def _input(x: Vector, eps: float, form: Format | None) -> Cut:
-    """The ball; rule 10: and every point of it rounded to a format."""
+def _input(x: Vector, eps: float, within: Range | None, form: Format | None) -> Cut:
+    """The ball, its box cut to a range; rule 10: and every point of it rounded to a format."""
     lower, upper, everything = down(x - eps), up(x + eps), np.ones(x.size, bool)
+    if within is not None:
+        require(np.all((within[0] <= x) & (x <= within[1])), "the image leaves the range that the claim is about")
+        lower, upper = np.maximum(lower, within[0]), np.minimum(upper, within[1])
     if form is None:
         return Cut(x, lower, upper, eps, everything)
     lost = deployed.rounded(np.maximum(np.abs(lower), np.abs(upper)), form)

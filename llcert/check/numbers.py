@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+import re
 from dataclasses import dataclass
+from fractions import Fraction
 from typing import Any
 
 import numpy as np
@@ -27,6 +29,25 @@ class Format:
 FORMATS = {"float32": Format(U32, 2.0**127), "float64": Format(U, 2.0**1023)}
 TINY = 2.0**-900
 """Added to sizes before gamma times them bounds an error: gamma(n) TINY > n 2^-1022 pays for n underflows."""
+
+
+_DECIMAL, _FRACTION = (
+    r"([0-9]{1,40}\.?[0-9]{0,40}|\.[0-9]{1,40})([eE][+-]?[0-9]{1,2})?",
+    r"[0-9]{1,40}/0*[1-9][0-9]{0,39}",
+)
+_NUMBER = re.compile(f"-?({_DECIMAL}|{_FRACTION})")
+
+
+def number(text: object, *, signed: bool = False) -> Fraction | None:
+    """The exact number that a fraction or decimal of a few digits stands for; None for everything else."""
+    right = isinstance(text, str) and _NUMBER.fullmatch(text) and (signed or text[0] != "-")
+    return Fraction(str(text)) if right else None
+
+
+def rounded_up(exact: Fraction) -> float:
+    """The least float64 that is not smaller."""
+    nearest = float(exact)
+    return nearest if Fraction(nearest) >= exact else math.nextafter(nearest, math.inf)
 
 
 def gamma(count: int, unit: float = U) -> float:

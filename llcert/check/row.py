@@ -9,7 +9,7 @@ import numpy as np
 
 from llcert.check.activations import LINE, Activation, Leaky, MaxMin, Piece
 from llcert.check.files import Arrays, require
-from llcert.check.forward import Before, Cut, Known
+from llcert.check.forward import Before, Known
 from llcert.check.graph import Graph
 from llcert.check.numbers import TINY, U, Vector, above, down, gamma, least_product, least_sum, length, up
 
@@ -39,7 +39,7 @@ def margin(graph: Graph, image: Arrays, known: Known, *, label: int, other: int)
                 part = rows[s] + part
                 terms.append(-_most(2 * U * most_product(part, known.cuts[s].size)))
             rows[s] = part
-    terms += [_end(s, row, known.cuts[s], image, f"{other}.end.{s}") for s, row in rows.items()]
+    terms += [_end(s, row, known, image, f"{other}.end.{s}") for s, row in rows.items()]
     return float(down(least_sum(np.array(terms))))
 
 
@@ -137,9 +137,10 @@ def _least(
     return best
 
 
-def _end(s: int, row: Vector, cut: Cut, image: Arrays, name: str) -> float:
-    """A lower bound of `row . h` over what is known of a cut."""
-    if s == 0:
+def _end(s: int, row: Vector, known: Known, image: Arrays, name: str) -> float:
+    """A lower bound of `row . h` over what is known of a cut; of the input, the ball alone unless its box is cut."""
+    cut = known.cuts[s]
+    if s == 0 and not known.restricted:
         return float(down(least_product(row, cut.centre) - _most(length(row) * cut.after)))
     none = np.zeros_like(row)
     zone = Before(cut.centre, cut.lower, cut.upper, np.ones(row.size), cut.after, none, (none, none))

@@ -31,5 +31,5 @@ def check(folder: Folder) -> None:
     for reason in rejected:
         typer.echo(f"rejected: {reason}", err=True)
     nothing = "" if certificate.images else ": the certificate is of no image, nothing is proved"
-    typer.echo(f"accepted {accepted} of {len(certificate.images)}{nothing}")
+    typer.echo(f"accepted {accepted} of {len(certificate.images)}{certificate.claim.limit}{nothing}")
     raise typer.Exit(0 if accepted and not rejected else 1)

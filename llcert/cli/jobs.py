@@ -70,7 +70,7 @@ def _reproducer(found: Contradiction, job: Job, folder: Path) -> Path:
         label=found.label,
         index=found.index,
         eps=float(radii_of(job.certifier.settings.eps, torch.tensor([found.index]))),
-        claim=job.subject.claim.words,
+        claim=job.subject.claim_words,
         model=job.subject.model,
         model_sha256=job.subject.model_sha256 or "",
         weights_sha256=job.subject.weights_sha256,

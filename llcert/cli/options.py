@@ -169,9 +169,13 @@ ClipInput = Annotated[
     bool | None,
     typer.Option(
         "--clip-input",
-        help="Let changed pixels stay in [0, 1]: only such changes count.",
+        help="Claim less: only of changes that leave every pixel in [0, 1], or in --range.",
         rich_help_panel=QUESTION,
     ),
+]
+PixelRange = Annotated[
+    str | None,
+    typer.Option("--range", metavar="LOW,HIGH", help="What a pixel may be. Default: 0,1.", rich_help_panel=QUESTION),
 ]
 Seed = Annotated[
     int | None,

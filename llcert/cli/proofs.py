@@ -32,8 +32,6 @@ class Proofs:
         beyond = [s for s in question.stages or () if s not in STAGES]
         if beyond:
             raise InvalidInput(f"--proof cannot hold what stage {beyond[0]} finds; give --stages {','.join(STAGES)}")
-        if question.clip_input:
-            raise InvalidInput("--proof cannot say --clip-input: a certificate speaks of the whole ball")
         return Proofs(open_folder(path, resume=resume, overwrite=overwrite))
 
     def begin(self, subject: Subject, data_sha256: str) -> None:
@@ -59,7 +57,9 @@ class Proofs:
         }
         semantics = Semantics.FLOAT32 if self.recorder.single else Semantics.REAL
         eps = subject.eps if isinstance(subject.eps, Radii) else subject.eps_text
-        self.folder.begin(canonical, eps=eps, semantics=semantics.value, about=about, claim=subject.claim)
+        self.folder.begin(
+            canonical, eps=eps, semantics=semantics.value, about=about, claim=subject.claim, within=subject.within
+        )
 
     def require(self, results: Iterable[BatchResult]) -> None:
         """Raises InvalidInput where what backs a certificate of an earlier run is not in the folder."""

@@ -12,7 +12,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from llcert.ahead import Ahead
-from llcert.certify import Sample, Verdict
+from llcert.certify import Verdict
 from llcert.cli.jobs import job_of, reproducible
 from llcert.cli.proofs import STAGES, Proofs
 from llcert.cli.sharing import shared_results
@@ -155,7 +155,7 @@ def _ahead(directory: RunDirectory | None, team: Team) -> Iterator[Ahead]:
 
 def _deliver(report: Report, outputs: Outputs) -> int:
     if outputs.tsv is not None:
-        write_atomically(outputs.tsv, "".join(tsv_lines(report.samples)))
+        write_atomically(outputs.tsv, "".join(tsv_lines(report)))
     if outputs.json == "-":
         stdout().file.write(dump(report.to_json(), indent=2))
     else:
@@ -181,13 +181,18 @@ def _interrupted(report: Report, model: str, outputs: Outputs) -> int:
     return _INTERRUPTED
 
 
-def tsv_lines(samples: Iterable[Sample]) -> Iterable[str]:
-    """The lines of a randomised-smoothing file: radius as searched for, else eps where certified, else 0."""
-    yield "idx\tlabel\tpredict\tradius\tcorrect\ttime\n"
-    for s in samples:
+def tsv_lines(report: Report) -> Iterable[str]:
+    """The lines of a randomised-smoothing file: radius as searched for, else eps where certified, else 0.
+
+    A column more says within which range of pixels alone, where claims are restricted to one.
+    """
+    within = report.subject.within
+    name, value = ("", "") if within is None else ("\twithin", f"\t{','.join(within.texts)}")
+    yield f"idx\tlabel\tpredict\tradius\tcorrect\ttime{name}\n"
+    for s in report.samples:
         asked = (s.eps if s.verdict is Verdict.CERTIFIED else 0.0) or 0.0
         radius = asked if s.radius is None else s.radius
         correct = int(s.verdict is not Verdict.MISCLASSIFIED)
         # microseconds always, so that the column has one form
         seconds = timedelta(microseconds=max(1, math.ceil(1e6 * s.seconds)))
-        yield f"{s.index}\t{s.label}\t{s.prediction}\t{radius}\t{correct}\t{seconds}\n"
+        yield f"{s.index}\t{s.label}\t{s.prediction}\t{radius}\t{correct}\t{seconds}{value}\n"

@@ -31,9 +31,8 @@ class ImageSource(Protocol):
     def shape(self) -> tuple[int, ...]:
         """The shape of one image."""
 
-    @property
-    def pixel_range(self) -> tuple[float, float]:
-        """Lowest and highest value the images hold, or may hold where not all are looked at, as those not decoded."""
+    def pixel_range_of(self, indices: Sequence[int]) -> tuple[float, float]:
+        """Lowest and highest value of these images, or of what they may hold where they are not decoded."""
 
     def __len__(self) -> int: ...
 
@@ -62,9 +61,9 @@ class ArrayImages:
     def shape(self) -> tuple[int, ...]:
         return tuple(self.values.shape[1:])
 
-    @property
-    def pixel_range(self) -> tuple[float, float]:
-        return float(self.values.min()) / self.scale, float(self.values.max()) / self.scale
+    def pixel_range_of(self, indices: Sequence[int]) -> tuple[float, float]:
+        ends = np.array([(part.min(), part.max()) for part in map(self._chosen, _parts(indices))], np.float64)
+        return float(ends[:, 0].min()) / self.scale, float(ends[:, 1].max()) / self.scale
 
     def __len__(self) -> int:
         return len(self.values)
@@ -72,11 +71,15 @@ class ArrayImages:
     def stored(self, indices: Sequence[int]) -> Iterator[bytes]:
         yield repr((self.values.dtype.str, self.scale)).encode()
         for part in _parts(indices):
-            yield self.values[np.asarray(part, dtype=np.int64)].tobytes()
+            yield self._chosen(part).tobytes()
 
     def read(self, indices: Sequence[int]) -> Pixels:
-        chosen = self.values[np.asarray(indices, dtype=np.int64)]
+        chosen = self._chosen(indices)
         return chosen if self.scale == 1 else levels(chosen, self.scale)
+
+    def _chosen(self, indices: Sequence[int]) -> Pixels:
+        found: Pixels = self.values[np.asarray(indices, dtype=np.int64)]
+        return found
 
 
 def _parts(indices: Sequence[int]) -> Iterator[Sequence[int]]:
@@ -111,9 +114,8 @@ class Subset:
     def shape(self) -> tuple[int, ...]:
         return self.source.shape
 
-    @property
-    def pixel_range(self) -> tuple[float, float]:
-        return self.source.pixel_range
+    def pixel_range_of(self, indices: Sequence[int]) -> tuple[float, float]:
+        return self.source.pixel_range_of(self._within(indices))
 
     def __len__(self) -> int:
         return len(self.positions)
@@ -177,13 +179,7 @@ class Dataset:
     @property
     def pixel_range(self) -> tuple[float, float]:
         """Lowest and highest pixel value, in the unit of the batches."""
-        return self.images.pixel_range
-
-    @property
-    def outside_unit_range(self) -> bool:
-        """Whether some pixel lies outside [0, 1], as in images that were normalised already."""
-        low, high = self.pixel_range
-        return not (low >= 0.0 and high <= 1.0)
+        return self.images.pixel_range_of(range(len(self)))
 
     def reshape(self, image_shape: tuple[int, ...]) -> Dataset:
         """The same data set with its images read in another shape of as many values; InvalidInput if it cannot be."""

@@ -98,8 +98,7 @@ class EncodedImages:
     fetch: Callable[[list[str]], list[bytes]]
     shape: tuple[int, int, int]
 
-    @property
-    def pixel_range(self) -> tuple[float, float]:
+    def pixel_range_of(self, indices: Sequence[int]) -> tuple[float, float]:
         return 0.0, 1.0
 
     def __len__(self) -> int:

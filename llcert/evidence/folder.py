@@ -15,10 +15,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from llcert.certify import FIRST, Claim, Never, Radii
+from llcert.certify import FIRST, Claim, Never, Radii, stated
 from llcert.errors import InvalidInput
 from llcert.evidence.canonical import Canonical
 from llcert.evidence.recorder import Evidence
+from llcert.region import PixelRange
 from llcert.run_directory import dump, part_of, write_atomically
 
 CERTIFICATE, GRAPH, MODEL, IMAGES = "certificate.json", "graph.json", "model.npz", "images"
@@ -49,17 +50,18 @@ class Folder:
         semantics: str,
         about: Mapping[str, Any],
         claim: Claim = FIRST,
+        within: PixelRange | None = None,
     ) -> None:
         """Writes the network, and a certificate of no image or of those an earlier run wrote.
 
-        eps: as the user wrote it, or of each image, with texts. about: `model` and `source`. Raises InvalidInput where
-        the earlier run asked something else.
+        eps: as the user wrote it, or of each image, with texts. about: `model` and `source`. within: the range of
+        pixels that the claim is restricted to. Raises InvalidInput where the earlier run asked something else.
         """
         self._claim = claim
         if isinstance(eps, Radii):
             self._radii = replace(eps, texts=tuple(exact(text) for text in eps.texts))
         common = None if isinstance(eps, Radii) else exact(eps)
-        self._head = {"format": 1, "claim": claim.to_json(), "eps": common, "semantics": semantics, **about}
+        self._head = {"format": 1, "claim": stated(claim, within), "eps": common, "semantics": semantics, **about}
         graph, model = dump(canonical.graph()).encode(), packed(canonical.arrays)
         network = {GRAPH: graph, MODEL: model}
         hashes = {name: _sha256(content) for name, content in network.items()}

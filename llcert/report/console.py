@@ -87,10 +87,10 @@ def _asked(report: Report) -> RenderableType:
     done = f"{len(report.samples)} of {subject.asked} images" if not report.complete else f"{subject.asked} images"
     grid.add_row("model", plain(subject.model))
     grid.add_row("data", plain(f"{subject.data}, {subject.split}, images {subject.selection} ({done})"))
-    grid.add_row("eps", plain(f"{_eps(subject)} in pixel units (pixels in [0, 1])"))
-    if subject.claim != FIRST:
+    grid.add_row("eps", plain(f"{_eps(subject)} in pixel units (pixels in {subject.pixel_range.words})"))
+    if subject.claim != FIRST or subject.clip_input:
         left = f"; images of that class left out: {subject.left_out}" if subject.left_out else ""
-        grid.add_row("claim", plain(f"{subject.claim.words}{left}"))
+        grid.add_row("claim", plain(f"{subject.claim_words}{left}"))
     grid.add_row("input", plain(subject.normalisation))
     grid.add_row("ran", plain(f"{', '.join(('clean', *subject.stages))}; {subject.device}, {subject.dtype}"))
     for note in (n for n in subject.notes if n not in subject.warnings):

@@ -8,7 +8,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from llcert.certify import FIRST, Assurance, AttackKind, Claim, Eps, Radii, Sample, Semantics, Verdict
+from llcert.certify import FIRST, Assurance, AttackKind, Claim, Eps, Radii, Sample, Semantics, Verdict, stated
+from llcert.region import UNIT, PixelRange
 from llcert.report.diagnosis import contradicted, held_down_by, near_chance
 
 if TYPE_CHECKING:
@@ -49,8 +50,9 @@ class Subject:
 
     eps: radius in pixel units, of all images or of each; eps_text: as the user wrote it, or where the radii come from.
     asked: how many images are asked about; selection: from which, as `A:B`; left_out: how many of these are not.
-    attack: of which kind. clippable: whether `--clip-input` would make a weaker claim. normalisation: one sentence.
-    notes: what the importer did. warnings: what a user should not overlook.
+    attack: of which kind. clip_input: whether the claim is about points in the pixel range alone; clippable: whether
+    that would be less. normalisation: one sentence. notes: what the importer did. warnings: what a user should not
+    overlook.
     """
 
     model: str
@@ -82,6 +84,19 @@ class Subject:
     warnings: tuple[str, ...] = ()
     claim: Claim = FIRST
     left_out: int = 0
+    pixel_range: PixelRange = UNIT
+    clip_input: bool = False
+
+    @property
+    def within(self) -> PixelRange | None:
+        """The range of pixels that the claim is restricted to; None where it is about whole balls."""
+        return self.pixel_range if self.clip_input else None
+
+    @property
+    def claim_words(self) -> str:
+        """What is claimed, as the end of a sentence about every point of the ball."""
+        limit = f", as long as all pixels stay in {self.pixel_range.words}" if self.clip_input else ""
+        return f"{self.claim.words}{limit}"
 
     @property
     def middle_eps(self) -> float:
@@ -280,8 +295,8 @@ class Report:
             "warnings": list(self.warnings),
             "held_down_by": held_down_by(self),
             "radii": [s.eps for s in self.samples] if isinstance(subject.eps, Radii) else None,
-            "claim": subject.claim.to_json(),
-            "claim_words": subject.claim.words,
+            "claim": stated(subject.claim, subject.within),
+            "claim_words": subject.claim_words,
             "left_out": subject.left_out,
             "attack": subject.attack.value if "attack" in subject.stages else None,
             "attacked_accuracy_in_range": self.attacked_accuracy_in_range,

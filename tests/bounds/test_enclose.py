@@ -17,6 +17,7 @@ from llcert.bounds.unmasked import proved_bound
 from llcert.ir import Input, Network, Node, apply
 from llcert.ops import Clamp, Linear, relu
 from llcert.program import lower
+from llcert.region import UNIT
 from llcert.rounding import SINGLE
 from llcert.spectral import Masked, Norm, PowerIteration, RandomLanczos, Side, Verified
 
@@ -136,13 +137,13 @@ def test_a_norm_that_was_not_proved_is_answered_by_the_unmasked_one() -> None:
 def test_the_enclosing_ball_holds_its_ball() -> None:
     images = torch.tensor([[0.0, 1.0, 0.3]], dtype=torch.float64)
     for eps in (0.0, 5e-324, 1e-300, 0.1, 1e9):
-        plain, clipped = enclosing_ball(images, eps), enclosing_ball(images, eps, clip=True)
+        plain, clipped = enclosing_ball(images, eps), enclosing_ball(images, eps, within=UNIT)
         assert bool((plain.lower < images).all())
         assert bool((plain.upper > images).all())
         assert bool(((clipped.lower <= images) & (clipped.upper >= images)).all())
-        assert float(clipped.lower.min()) >= 0.0
-        assert float(clipped.upper.max()) <= 1.0
-    outside = enclosing_ball(images + 5, 0.1, clip=True)
+        assert float(clipped.lower.min()) >= -1e-15
+        assert float(clipped.upper.max()) <= 1 + 1e-15
+    outside = enclosing_ball(images + 5, 0.1, within=UNIT)
     assert bool(((outside.lower <= images + 5) & (outside.upper >= images + 5)).all()), "the centre stays inside"
 
 

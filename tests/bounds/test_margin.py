@@ -13,7 +13,7 @@ from llcert.bounds.margin import largest_increase
 from llcert.ir import Input, Network, apply
 from llcert.ops import Add, Linear, Tanh, relu
 from llcert.program import lower
-from llcert.region import Region, ball
+from llcert.region import UNIT, Region, ball
 
 SIZE = 6
 
@@ -123,7 +123,7 @@ def _last(seed: int) -> tuple[LastLayer, dict, Tensor, Tensor]:
     weight = torch.randn(4, SIZE, generator=generator, dtype=torch.float64)
     program = lower(Network(apply(Linear(weight), apply(Input((SIZE,))))), dtype=torch.float64)
     images = torch.rand(5, SIZE, generator=generator, dtype=torch.float64)
-    region = ball(images, 0.4, clip=True).box_to_ball()
+    region = ball(images, 0.4, within=UNIT).box_to_ball()
     varying = torch.rand(5, SIZE, generator=generator) < 0.8
     labels = torch.randint(4, (5,), generator=generator)
     return LastLayer.of(program), {program.input: Hidden(region, varying)}, program.logits(images), labels

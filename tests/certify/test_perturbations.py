@@ -8,7 +8,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from llcert.certify.perturbations import Perturbations, inside
+from llcert.certify.perturbations import Perturbations
+from llcert.region import UNIT
 
 F32, F64 = torch.float32, torch.float64
 SEEDS = torch.arange(40)
@@ -58,14 +59,14 @@ def test_nan_lies_outside() -> None:
     images = _images(F32)
     around = Perturbations.whole(images, torch.full((40,), 1e9, dtype=F64), F32)
     assert not around.contains(images * torch.nan).any()
-    assert not inside(images * torch.nan, (0.0, 1.0)).any()
+    assert not UNIT.holds(images * torch.nan).any()
 
 
 def test_the_pixel_range_binds_the_images_that_lie_in_it() -> None:
     images = torch.cat((_images(F32), _images(F32, -2, 2)))
     around = Perturbations.natural(images, torch.full((80,), 2.0, dtype=F64), F32)
     points = around.project(images + 3 * torch.randn(images.shape, generator=torch.Generator().manual_seed(1)))
-    assert inside(points, (0.0, 1.0)).tolist() == [True] * 40 + [False] * 40
+    assert UNIT.holds(points).tolist() == [True] * 40 + [False] * 40
     distances = torch.linalg.vector_norm((points - images).flatten(1), dim=1)
     assert (distances[40:] > 1.99).all(), "nothing holds these back on any side"
 

@@ -54,7 +54,7 @@ def test_empty_batches():
 @pytest.mark.parametrize(("low", "high", "outside"), [(0.0, 1.0, False), (-0.1, 1.0, True), (0.0, 1.01, True)])
 def test_values_outside_the_unit_range_are_seen(low, high, outside):
     data = Dataset("x", "test", ArrayImages(np.array([[low, high]], np.float32)), np.zeros(1, np.int64), 1, (2,))
-    assert data.outside_unit_range is outside
+    assert (data.pixel_range[0] < 0 or data.pixel_range[1] > 1) is outside
 
 
 def test_reshape():
@@ -116,7 +116,7 @@ def test_a_subset_follows_neither_its_positions_nor_the_labels_of_the_whole():
 
 def test_a_subset_of_values_outside_the_unit_range():
     data = Dataset("x", "test", ArrayImages(np.array([[0.5], [2.0]], np.float32)), np.zeros(2, np.int64), 1, (1,))
-    assert subset(data, [1], "train").outside_unit_range
+    assert subset(data, [1], "train").pixel_range == (2.0, 2.0)
 
 
 def test_the_hash_is_of_every_chosen_image_and_label(write):

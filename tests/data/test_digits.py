@@ -25,4 +25,4 @@ def test_it_names_its_licence():
     data = load_dataset("digits")
     assert "CC BY 4.0" in data.note
     assert data.class_names == tuple("0123456789")
-    assert not data.outside_unit_range
+    assert data.pixel_range == (0.0, 1.0)

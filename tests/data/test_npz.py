@@ -32,7 +32,7 @@ def test_floats_are_taken_as_they_are(write, dtype):
     assert torch.equal(next(data.batches(range(2), 2)).images, torch.tensor([[0.25, 1.0], [-0.5, 2.0]]))
     assert data.image_shape == (2,)
     assert data.class_count == 2
-    assert data.outside_unit_range
+    assert data.pixel_range == (-0.5, 2.0)
     assert data.split == "all"
 
 
@@ -40,7 +40,7 @@ def test_bytes_are_divided(write):
     values = write.bytes_of(3, 1, 4, 5)
     data = load(write, x=values, y=np.array([0, 2, 1], np.uint8))
     assert torch.equal(next(data.batches(range(3), 3)).images, torch.from_numpy(values).double() / 255)
-    assert not data.outside_unit_range
+    assert data.pixel_range == (values.min() / 255, values.max() / 255)
 
 
 def test_column_order(write):

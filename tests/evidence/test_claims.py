@@ -115,6 +115,35 @@ def test_numbers_too_long_for_a_certificate_are_told_at_once(
     assert "'1e-300' is too long a number" in line
 
 
+def test_what_is_proved_of_a_range_of_pixels_is_taken_for_no_more(tmp_path: Path) -> None:
+    """Some images need the range: their evidence is none of the whole ball, nor of a wider range."""
+    proof, whole = tmp_path / "proof", tmp_path / "whole"
+    asked = ("--eps", "0.5", "--stages", "global,local,attack,dual")
+    assert certify(proof, *asked, "--clip-input") == 0
+    assert certify(whole, *asked) == 0
+    content = claims(proof)
+    assert content["claim"] == {"top": 1, "within": ["0", "1"]}
+    held = accepted(proof)
+    assert all(held)
+    assert len(held) >= len(accepted(whole)) > 5
+    for claim in ({"top": 1}, {"top": 1, "within": ["-1", "2"]}, {"top": 1, "within": ["0", "0.99"]}):
+        changed(proof, claim=claim)
+        assert not all(accepted(proof)), claim
+    for claim in ({"top": 1, "within": ["-0.0", "1.0"]}, {"top": 2, "within": ["0/1", "1e0"]}):
+        changed(proof, claim=claim)
+        assert all(accepted(proof)), claim
+
+
+@pytest.mark.parametrize(
+    "within", [None, [], ["0"], ["0", "1", "2"], ["1", "0"], ["0", "0"], [0, 1], ["0", "inf"], "01"]
+)
+def test_ranges_that_are_none_are_refused(within: object, tmp_path: Path) -> None:
+    content = {"format": 1, "eps": "0.1", "semantics": "real", "files": {}, "images": []}
+    (tmp_path / "certificate.json").write_text(json.dumps(content | {"claim": {"top": 1, "within": within}}))
+    with pytest.raises(InvalidInput, match=r"claim: within: not the lower and the upper end of a range"):
+        accepted(tmp_path)
+
+
 @pytest.mark.parametrize("clipped", [False, True])
 @pytest.mark.parametrize("claim", [Top(2), Never(0)], ids=str)
 def test_random_graphs(claim: Claim, clipped: bool, tmp_path: Path) -> None:

@@ -145,7 +145,6 @@ def claims_of(folder: Path) -> list[int]:
     [
         (("--assurance", "estimate"), "--proof needs --assurance deterministic, not estimate"),
         (("--assurance", "probabilistic"), "--proof needs --assurance deterministic, not probabilistic"),
-        (("--clip-input",), "--proof cannot say --clip-input"),
         (("--resume",), "--resume needs --out DIR"),
     ],
 )
