@@ -70,8 +70,8 @@ def test_an_image_that_the_file_answers_otherwise_is_not_certified(name: str, ga
     for x in torch.rand(12, generator=generator, dtype=torch.float64):
         value = x if wide else x.float().double()
         constants["t"] = torch.stack([1 - (value - gap), torch.ones((), dtype=torch.float64)])
-        model = model_of(body, constants, image=image)
-        network = imported(tmp_path, body, constants, image=image)
+        model = model_of(body, constants, image=image, outputs=("float[] y",))
+        network = imported(tmp_path, body, constants, image=image, output="float[] y")
         point = np.array([[float(value)]], kind)
         (logits,) = onnxruntime.InferenceSession(written(tmp_path, model), providers=["CPUExecutionProvider"]).run(
             None, {"x": point}
