@@ -9,6 +9,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
+from llcert.layout import flat
 from llcert.program import Block, Program
 
 _EACH = 4
@@ -69,7 +70,7 @@ def _units(program: Program, block: Block, seen: Tensor, generator: torch.Genera
     assert block.activation is not None
     with torch.no_grad():
         value = _before_activations(program, seen)[block]
-        output = block.activation(value).flatten(1)
+        output = flat(block.activation(value))
         order = torch.randperm(value[0].numel(), generator=generator)
         if output.shape[1] == len(order):
             still = (output == output[:1]).all(0)

@@ -80,6 +80,28 @@ _SEVERAL = 2
 """Images that stand for any number of them while a module is traced."""
 
 
+def _written(program: ExportedProgram) -> list[str]:
+    """Parameters and buffers that an operator in place writes to, directly or by what was computed from them alone."""
+    names = {
+        s.arg.name: str(s.target) for s in program.graph_signature.input_specs if s.kind is not InputKind.USER_INPUT
+    }
+    owners = {n: names[n.name] for n in program.graph.nodes if n.op == "placeholder" and n.name in names}
+    written = []
+    for node in program.graph.nodes:
+        inputs = node.all_input_nodes
+        if node.op != "call_function" or not inputs or not all(i in owners for i in inputs):
+            continue
+        owners[node] = owners[inputs[0]]
+        schema = getattr(node.target, "_schema", None)
+        if schema is not None and schema.is_mutable:
+            written.append(owners[node])
+    return written
+
+
+_CHANGES = (OutputKind.BUFFER_MUTATION, OutputKind.USER_INPUT_MUTATION)
+"""Outputs of a traced graph that are written back into the module or the image."""
+
+
 def _traced(program: ExportedProgram, source: str) -> Traced:
     signature = program.graph_signature
     known: dict[str, Tensor] = {}
@@ -89,6 +111,13 @@ def _traced(program: ExportedProgram, source: str) -> Traced:
             images.append(spec.arg.name)
         elif isinstance(tensor := _stored(program, spec.target), Tensor):
             known[spec.arg.name] = tensor
+    changed = [str(s.target) for s in signature.output_specs if s.kind in _CHANGES]
+    changed += _written(program)
+    if changed:
+        raise UnsupportedModel(
+            f"{source}: its forward changes {changed[0]}, so that the next call may answer otherwise; "
+            "call eval(), or take the change out of forward"
+        )
     outputs = [s.arg for s in signature.output_specs if s.kind is OutputKind.USER_OUTPUT]
     if len(images) != 1 or len(outputs) != 1:
         raise UnsupportedModel(

@@ -136,7 +136,7 @@ def _transpose(attributes: Attributes, inputs: Inputs) -> Sequence[Array]:
 
 def _squeeze(attributes: Attributes, inputs: Inputs) -> Sequence[Array]:
     axes = _list(attributes, inputs, "axes", 1)
-    return (_input(inputs, 0).squeeze(None if axes is None else tuple(axes)),)
+    return (_input(inputs, 0).squeeze(tuple(axes) if axes else None),)
 
 
 def _unsqueeze(attributes: Attributes, inputs: Inputs) -> Sequence[Array]:
@@ -160,10 +160,18 @@ def _slice(attributes: Attributes, inputs: Inputs) -> Sequence[Array]:
     if starts is None or ends is None:
         raise ValueError("no starts or no ends")
     axes = list(range(len(starts))) if axes is None else axes
-    chosen = [slice(None)] * x.ndim
     for start, end, axis, step in zip(starts, ends, axes, [1] * len(starts) if steps is None else steps, strict=True):
-        chosen[_axis(axis, x.ndim)] = slice(start, end, step)
-    return (x[tuple(chosen)],)
+        ours = _axis(axis, x.ndim)
+        x = x.take(_taken(start, end, step, x.shape[ours]), ours)
+    return (x,)
+
+
+def _taken(start: int, end: int, step: int, size: int) -> list[int]:
+    """The entries of an axis that a Slice takes. Unlike Python's, a start before the first entry is the first one, also
+    where the step is negative."""
+    first, last = (0, size) if step > 0 else (-1, size - 1)
+    start, end = (place + size if place < 0 else place for place in (start, end))
+    return list(range(min(max(start, 0), last), min(max(end, first), last), step)) if size else []
 
 
 def _split(attributes: Attributes, inputs: Inputs) -> Sequence[Array]:

@@ -19,8 +19,13 @@ Plain = Callable[[onnx.NodeProto, Sequence[Array]], Array]
 _ENTRY_BY_ENTRY: Final = frozenset(
     ("Add", "Sub", "Mul", "Div", "Equal", "Greater", "GreaterOrEqual", "Less", "LessOrEqual", "Neg", "Abs")
 )
-_TYPES: Final = (np.int32, np.int64, np.uint32, np.uint64, np.float32, np.float64)
-"""Types that hold a batch size as it is."""
+_MOVING: Final = ("Concat", "Gather", "Identity", "Reshape", "Slice", "Split", "Squeeze", "Unsqueeze")
+"""Operators that hand sizes on as they are."""
+_TYPES: Final = (np.int32, np.int64)
+"""Types that sizes may be cast to: they hold them as they are. What is computed with sizes stays in int64: a narrower
+type may wrap around, and a floating-point one rounds."""
+_LARGEST: Final = 2**31
+"""Numbers and multiples of the batch size from here on might leave the range of int64 on their way."""
 
 
 def of_every_image(node: onnx.NodeProto, inputs: Sequence[Constant | None], where: str, plain: Plain) -> Constant:
@@ -64,12 +69,22 @@ def moved(node: onnx.NodeProto, inputs: Sequence[Constant | None], where: str) -
     if node.op_type == "Cast":
         return (_cast(_entries(inputs[0], mixed=False), np.dtype(_type(node, where))),)
     rule = symbolic_rule_for(node.op_type)
-    if rule is None:
+    if rule is None or (dtype != np.int64 and node.op_type not in _MOVING):
         raise DependsOnBatch
     mixed = node.op_type in (*_ENTRY_BY_ENTRY, "Concat", "Where")
     arrays = [_entries(v, mixed=mixed) for v in inputs]
-    outputs = (np.asarray(o) for o in rule(own_attributes(node, where), arrays))
+    outputs = [np.asarray(o) for o in rule(own_attributes(node, where), arrays)]
+    if node.op_type not in _MOVING and any(_is_large(e) for o in (*arrays, *outputs) for e in _numbers(o)):
+        raise DependsOnBatch
     return tuple(settled(o, dtype) if o.dtype == object else o for o in outputs)
+
+
+def _numbers(array: Array | None) -> list[Any]:
+    return [] if array is None or array.dtype.kind not in "Oiu" else array.ravel().tolist()
+
+
+def _is_large(number: object) -> bool:
+    return abs(number.factor if isinstance(number, BatchSize) else int(number)) >= _LARGEST  # type: ignore[call-overload]
 
 
 def own_attributes(node: onnx.NodeProto, where: str) -> dict[str, Any]:

@@ -87,6 +87,8 @@ def read_max_pool(call: Call) -> Node:
     node = image(call)
     sizes = node.shape[1:]
     windows = read_windows(call, sizes, call.integers("kernel_shape") or ())
+    if str(call.attributes.get("auto_pad", "")).startswith("SAME") and any(d > 1 for d in windows.dilation):
+        call.refuse("pads by auto_pad with dilations, which runtimes do in different ways; write the pads out")
     padding = rounded_up(sizes, windows) if call.attributes.get("ceil_mode", 0) else windows.padding
     check_windows(call, node.shape, replace(windows, padding=padding))
     return foreign(call, apply(MaxPool(windows.kernel, windows.stride, padding, windows.dilation), node))

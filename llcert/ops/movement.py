@@ -151,7 +151,7 @@ def read_flatten(call: Call) -> Node:
 @from_onnx("Squeeze")
 def read_squeeze(call: Call) -> Node:
     node, axes = call.node(0), call.integers("axes", 1)
-    if axes is None:
+    if not axes:
         if call.batched:
             call.refuse("squeezes every axis of one, which the batch axis is for one image; name the axes")
         gone = {i for i, n in enumerate(node.shape) if n == 1}
