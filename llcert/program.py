@@ -231,6 +231,17 @@ class Program:
     def output(self) -> Node:
         return self.blocks[-1].node
 
+    @cached_property
+    @torch.no_grad()
+    def dependent(self) -> Tensor:
+        """Which logits may depend on the image at all, boolean `[logits]`: a superset, by paths of nonzero weights."""
+        depends = {self.input: torch.ones(1, *self.input.shape, dtype=torch.bool, device=self.device)}
+        for block in self.blocks:
+            reached = torch.stack([t.reached(depends[t.source]) for t in block.terms]).any(0)
+            # what an activation mixes is not looked into
+            depends[block.node] = reached if block.activation is None else reached.any().expand(1, *block.node.shape)
+        return depends[self.output][0]
+
     def entering(self, images: Tensor) -> Tensor:
         """The images as they reach the network: rounded to its format where they are wider."""
         return images.to(self.device, self.dtype)

@@ -220,7 +220,8 @@ def sample_json(sample: Sample) -> dict[str, Any]:
         "local_lipschitz": sample.local_lipschitz,
         "radius_growth": sample.radius_growth,
         "assurance": None if sample.assurance is None else sample.assurance.value,
-        "radius": sample.radius,
+        "radius": None if sample.radius == math.inf else sample.radius,
+        "unbounded": sample.radius == math.inf,
         "eps": sample.eps,
         "in_range": sample.in_range,
         "disputed": sample.disputed,
@@ -255,9 +256,11 @@ def batch_result(record: dict[str, Any], samples: list[dict[str, Any]]) -> Batch
 
 
 def _sample(line: dict[str, Any], seconds: float) -> Sample:
-    assurance = line.get("assurance")
+    assurance, unbounded = line.get("assurance"), line.get("unbounded")
     within = line.get("within")
+    line = {k: v for k, v in line.items() if k != "unbounded"}
     known = {
+        "radius": math.inf if unbounded else line["radius"],
         "verdict": Verdict(line["verdict"]),
         "assurance": None if assurance is None else Assurance(assurance),
         "within": None if within is None else tuple(within),

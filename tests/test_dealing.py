@@ -113,7 +113,12 @@ def test_rounding_twice_changes_nothing() -> None:
     moment = random.Random(0)
     for _ in range(10_000):
         radius = moment.choice(
-            [moment.random(), moment.random() * 10 ** moment.uniform(-6, 3), moment.randrange(99) / 7]
+            [
+                moment.random(),
+                moment.random() * 10 ** moment.uniform(-6, 3),
+                moment.random() * 10 ** moment.uniform(-307, 307),
+                moment.randrange(99) / 7,
+            ]
         )
         once = rounded(Sample(0, 0, 0, Verdict.CERTIFIED, None, None, None, None, 0.0, radius=radius))
         assert once.radius is not None

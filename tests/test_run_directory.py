@@ -50,6 +50,7 @@ def test_samples_have_the_keys_programs_rely_on(tmp_path: Path) -> None:
         "radius_growth",
         "assurance",
         "radius",
+        "unbounded",
         "eps",
         "in_range",
         "disputed",

@@ -36,7 +36,8 @@ class Sample:
     in_range: whether the point that refuted the claim lies in the pixel range; None where no attack decided.
     local_lipschitz: eq. 6. radius_growth: radius of the last hidden values over eps. seconds: its share of the batch.
     assurance: the strongest under which it would be certified; the asked one where it is, None where none is known.
-    radius: the largest radius at which it is certified, as far as a search found, in pixel units; None if not searched.
+    radius: the largest radius at which it is certified, as far as a search found, in pixel units; infinite where it is
+    at every one; None if not searched.
     eps: the radius that was asked, in pixel units; None where that was not noted. within: the range of pixels that the
     claim is restricted to; None where it is about the whole ball.
     disputed: whether nothing may be certified of it because the file or module itself answers otherwise there.

@@ -34,7 +34,8 @@ class RadiusSearch:
     tolerance: float = 0.01
 
     def __call__(self, images: Tensor, labels: Tensor, indices: Tensor) -> Tensor:
-        """Radii at which every image is certified, `[batch]`, float64, pixel units; 0 where none was found.
+        """Radii at which every image is certified, `[batch]`, float64, pixel units; 0 where none was found, infinite
+        where the claim holds whatever the image is.
 
         images: `[batch, *input shape]`, of which the claim is true. indices: in the data set.
         """
@@ -42,7 +43,23 @@ class RadiusSearch:
         labels = self.local.claim.reference(program.logits(images), labels, program.classes)
         low = self._by_global_norms(images, labels)
         found = self._searched(images, labels, indices, low)
-        return found if self.prover is None else self._proved(images, labels, low, found)
+        radii = found if self.prover is None else self._proved(images, labels, low, found)
+        return torch.where(self._unbounded(images, labels), torch.inf, radii)
+
+    def _unbounded(self, images: Tensor, labels: Tensor) -> Tensor:
+        """Whether logits that do not depend on the image suffice for the claim, `[batch]`."""
+        program = self.local.program
+        fixed = ~program.dependent
+        pairs = fixed[labels][:, None] & fixed
+        if not bool(pairs.any()):
+            return torch.zeros_like(labels, dtype=torch.bool)
+        if self.prover is None:
+            logits = program.logits(images)
+            bounds = logits.gather(1, labels[:, None]) - logits
+        else:
+            bounds = self.prover(images, labels, Plan(local=False), eps=torch.zeros(len(images), dtype=torch.float64))
+        bounds = torch.where(pairs, bounds, -torch.inf)
+        return positive(self.local.claim.margin(bounds, labels, program.classes))
 
     def _by_global_norms(self, images: Tensor, labels: Tensor) -> Tensor:
         """The radius of the global bound, `margin / (||w_j - w_y|| L)` for the nearest class that is not spared."""
@@ -60,7 +77,7 @@ class RadiusSearch:
     def _searched(self, images: Tensor, labels: Tensor, indices: Tensor, low: Tensor) -> Tensor:
         """The largest radius that a probe certified, to the tolerance."""
         low = low.clone()
-        high = low * _GROWTH + torch.finfo(torch.float32).tiny
+        high = low * _GROWTH
         rising = low > 0
         for _ in range(_DOUBLINGS):
             if not bool(rising.any()):

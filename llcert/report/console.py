@@ -50,6 +50,8 @@ def render(report: Report) -> RenderableType:
             parts += [Text(), _Histogram(busiest)]
     if report.radius_curve:
         parts += [Text(), _Curve(report.radius_curve)]
+    if report.unbounded:
+        parts.append(Text(f"Certified at every radius: {report.unbounded}, by logits that do not depend on the image."))
     slowest = max(report.stages, key=lambda stage: stage.seconds, default=None)
     if slowest is not None:
         parts.append(Text(f"\nSlowest stage: {slowest.name}, {slowest.seconds:.1f} s of {report.seconds:.1f} s."))

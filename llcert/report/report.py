@@ -208,12 +208,22 @@ class Report:
 
     @property
     def radius_curve(self) -> tuple[tuple[float, float], ...]:
-        """Certified accuracy at eleven radii from 0 to the largest, `(radius, share)`; empty where none was asked."""
+        """Certified accuracy at eleven radii from 0 to the largest, `(radius, share)`; empty where none was asked.
+
+        Of radii that are not infinite; where all are, at radius 0 alone.
+        """
         radii = [s.radius for s in self.samples if s.radius is not None]
         if not radii:
             return ()
-        steps = [max(radii) * i / 10 for i in range(11)]
+        largest = max((r for r in radii if r < math.inf), default=0.0)
+        steps = [largest * i / 10 for i in range(11)] if largest > 0 else [0.0]
         return tuple((step, self._share(sum(r >= step and r > 0 for r in radii))) for step in steps)
+
+    @property
+    def unbounded(self) -> int | None:
+        """How many images are certified at every radius; None where no radius was asked."""
+        radii = [s.radius for s in self.samples if s.radius is not None]
+        return sum(r == math.inf for r in radii) if radii else None
 
     def _share(self, count: int) -> float:
         return count / len(self.samples) if self.samples else 0.0
@@ -273,6 +283,7 @@ class Report:
             "semantics": None if subject.assurance is Assurance.ESTIMATE else subject.semantics.value,
             "failure_probability": self.failure_probability,
             "certified_as": {a.value: self.backed(a) for a in Assurance if not a.stronger(subject.assurance)},
+            "unbounded": self.unbounded,
             "radius_curve": [list(point) for point in self.radius_curve],
             "eps_text": subject.eps_text,
             "split": subject.split,

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import math
 from collections import Counter
 from dataclasses import replace
+from decimal import Context, Decimal
 
 from llcert.certify import BatchResult, Sample, Verdict
 from llcert.certify.verdict import LayerMeasure
@@ -110,14 +110,12 @@ def rounded(sample: Sample) -> Sample:
 
 
 def _rounded_down(value: float | None) -> float | None:
-    """A radius to the digits that are written, not above it; one that has no more digits stays."""
-    if value is None or value <= 0 or value == _round(value):
-        return value
-    scale = 10.0 ** (_DIGITS - 1 - math.floor(math.log10(value)))
-    units = math.floor(value * scale)
-    # the product may have been rounded up
-    below = (_round(u / scale) for u in (units, units - 1))
-    return next(b for b in below if b is not None and b <= value)
+    """A radius to the digits that are written, not above it."""
+    nearest = _round(value)
+    if value is None or nearest is None or nearest <= value:
+        return nearest
+    decimal = Decimal(f"{value:.{_DIGITS - 1}e}")
+    return float(decimal.next_minus(Context(prec=_DIGITS)))
 
 
 def _round(value: float | None) -> float | None:

@@ -2,14 +2,28 @@
 
 from __future__ import annotations
 
+import io
+import json
+
 import pytest
 import torch
 from proofs import points_of
+from rich.console import Console
 
-from llcert.certify import Assurance, Certifier, Settings, Verdict
+import llcert
+from llcert.certify import Assurance, Certifier, Claim, Never, Semantics, Settings, Top, Verdict
+from llcert.cli.running import tsv_lines
 from llcert.errors import InvalidInput
 from llcert.ir import Input, Network, apply
 from llcert.ops import Linear, relu
+from llcert.report import Report
+from llcert.run_directory import batch_result, sample_json
+
+
+def printed(report: Report) -> str:
+    console = Console(file=io.StringIO(), width=100)
+    console.print(report)
+    return console.file.getvalue()  # type: ignore[attr-defined, no-any-return]
 
 
 def affine() -> Network:
@@ -68,3 +82,90 @@ def test_a_certified_image_has_at_least_the_radius_it_was_asked_for() -> None:
 def test_tolerances_that_mean_nothing_are_refused(tolerance: float) -> None:
     with pytest.raises(InvalidInput, match="tolerance of a radius"):
         Settings(0.1, radius=tolerance)
+
+
+def constant(*, hidden: bool, image: bool = False) -> Network:
+    """Logits 1.5, 1, 0.5 whatever the image is. hidden: behind values that vary. image: the last one reads it."""
+    node, generator = apply(Input((4,))), torch.Generator().manual_seed(0)
+    if hidden:
+        node = apply(relu(), apply(Linear(torch.randn(4, 4, generator=generator)), node))
+    weight = torch.zeros(3, 4)
+    weight[2] = float(image)
+    return Network(apply(Linear(weight, torch.tensor([1.5, 1.0, 0.5])), node))
+
+
+@pytest.mark.parametrize("semantics", Semantics)
+@pytest.mark.parametrize("assurance", Assurance)
+@pytest.mark.parametrize("hidden", [False, True])
+def test_a_network_that_does_not_read_its_image_has_no_radius(
+    hidden: bool, assurance: Assurance, semantics: Semantics
+) -> None:
+    images, labels = torch.rand(3, 4), torch.tensor([0, 0, 1])
+    settings = Settings(0.1, assurance=assurance, semantics=semantics, radius=0.01)
+    samples = Certifier.of(constant(hidden=hidden), settings)(images, labels, torch.arange(3), self_check=True).samples
+    assert [s.radius for s in samples] == [torch.inf, torch.inf, 0]
+    report = llcert.certify(
+        constant(hidden=hidden),
+        (images, labels),
+        0.1,
+        radius=True,
+        assurance=assurance.value,
+        semantics=semantics.value,
+    )
+    summary = report.to_json()
+    assert (summary["unbounded"], summary["radius_curve"]) == (2, [[0.0, 2 / 3]])
+    json.dumps(summary, allow_nan=False)
+    assert list(tsv_lines(report))[1].split("\t")[3] == "inf"
+    assert "Certified at every radius: 2" in printed(report)
+    line = sample_json(report.samples[0])
+    assert (line["radius"], line["unbounded"]) == (None, True)
+    record = {"seconds": 1.0, "stages": [], "layers": []}
+    assert batch_result(record, [line]).samples[0].radius == torch.inf
+
+
+def test_what_depends_on_the_image_bounds_the_radius_of_claims_that_need_it() -> None:
+    network, images = constant(hidden=False, image=True), torch.full((1, 4), 0.01)
+
+    def radius(label: int, claim: Claim) -> float | None:
+        settings = Settings(0.001, radius=0.01, claim=claim)
+        (sample,) = Certifier.of(network, settings)(images, torch.tensor([label]), torch.arange(1)).samples
+        return sample.radius
+
+    assert radius(0, Top(1)) == pytest.approx((1 - 0.04) / 2, rel=0.02)
+    assert radius(0, Top(2)) == torch.inf
+    assert radius(1, Top(2)) == pytest.approx((0.5 - 0.04) / 2, rel=0.02)
+    assert radius(0, Never(1)) == torch.inf
+    assert radius(0, Never(2)) == pytest.approx((1 - 0.04) / 2, rel=0.02)
+
+
+def test_a_tie_of_constants_has_no_radius() -> None:
+    network = Network(apply(Linear(torch.zeros(2, 4), torch.ones(2)), apply(Input((4,)))))
+    certifier = Certifier.of(network, Settings(0.1, radius=0.01))
+    (sample,) = certifier(torch.rand(1, 4), torch.tensor([0]), torch.arange(1)).samples
+    assert (sample.verdict, sample.radius) == (Verdict.MISCLASSIFIED, 0)
+
+
+@pytest.mark.parametrize("size", [1e-303, 1e-40, 1e-12, 1e30])
+def test_radii_of_every_size(size: float) -> None:
+    """Of one pixel of 0 that is weighed by 1, in float64."""
+    weight, bias = (torch.tensor(v, dtype=torch.float64) for v in ([[1.0], [0.0]], [size, 0.0]))
+    network = Network(apply(Linear(weight, bias), apply(Input((1,), torch.float64))))
+    given = torch.zeros(1, 1, dtype=torch.float64), torch.tensor([0])
+    report = llcert.certify(network, given, size / 2, radius=True, semantics="real")
+    (sample,) = report.samples
+    assert sample.radius is not None
+    assert sample.radius == pytest.approx(size, rel=0.02)
+    assert sample.radius <= size
+    assert "e" in printed(report)
+
+
+def test_what_rounding_breaks_is_no_contradiction_of_real_numbers() -> None:
+    """Logits of a million beside which float32 loses the image."""
+    network = Network(apply(Linear(torch.eye(2), torch.tensor([1e6, 1e6])), apply(Input((2,)))))
+    images = torch.tensor([[0.25, 0.0]])
+    for assurance, semantics in ((Assurance.DETERMINISTIC, Semantics.REAL), (Assurance.ESTIMATE, Semantics.FLOAT32)):
+        settings = Settings(0.16, stages=("attack",), assurance=assurance, semantics=semantics, radius=0.01)
+        (sample,) = Certifier.of(network, settings)(images, torch.tensor([0]), torch.arange(1)).samples
+        assert sample.verdict is Verdict.ATTACKED
+        assert sample.radius is not None
+        assert sample.radius < 0.16
