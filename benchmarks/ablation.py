@@ -144,6 +144,7 @@ def measured(out: Path) -> dict[str, Any]:
     return {
         "clean": summary["clean_accuracy"],
         "pgd": summary["attacked_accuracy"],
+        "attack": summary["attack"],
         "certified": summary["certified_accuracy"],
         "global_lipschitz": last.held_out.global_lipschitz,
         "local_lipschitz": last.held_out.local_lipschitz,
@@ -170,7 +171,9 @@ def after_training(model: Path, test: Path) -> dict[str, float]:
 
 def table(rows: Mapping[str, list[dict[str, Any]]]) -> str:
     """Mean and spread over the seeds, in percent."""
-    lines = ["| | clean | PGD | certified | global bound | local bound | varying | images/s |", "|---|" + "---|" * 7]
+    attack = next(iter(rows.values()))[0].get("attack", "paper")  # which older results do not name
+    head = ("", "clean", f"PGD ({attack})", "certified", "global bound", "local bound", "varying", "images/s")
+    lines = [f"| {' | '.join(head)} |", "|---|" + "---|" * 7]
     for name, runs in rows.items():
         shares = [_spread(100 * r[key] for r in runs) for key in ("clean", "pgd", "certified")]
         bounds = [_mean(r[key] for r in runs) for key in ("global_lipschitz", "local_lipschitz")]

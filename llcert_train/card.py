@@ -48,13 +48,19 @@ def card(
 
 
 def _measured(summary: Mapping[str, Any]) -> Iterator[str]:
-    stages = ",".join(stage["name"] for stage in summary["stages"][1:])
+    stages = ",".join(stage["name"] for stage in summary["stages"][1:] if stage["name"] != "targeted")
     images = f"{summary['samples']:,} images of {summary['data']} ({summary['split']})"
     yield f"On {images}, by `llcert certify --stages {stages}`:"
     yield ""
     yield "| accuracy | % |"
     yield "|---|---|"
-    for words, key in (("clean", "clean_accuracy"), ("PGD", "attacked_accuracy"), ("certified", "certified_accuracy")):
+    rows = {
+        "clean": "clean_accuracy",
+        f"PGD ({summary['attack'] or 'not run'})": "attacked_accuracy",
+        "PGD in the pixel range": "attacked_accuracy_in_range",
+        "certified": "certified_accuracy",
+    }
+    for words, key in rows.items():
         yield f"| {words} | {_percent(summary[key])} |"
     yield ""
     bound = summary["global_lipschitz"]
@@ -68,7 +74,7 @@ def _before_and_after(epochs: tuple[Epoch, ...]) -> Iterator[str]:
         return
     yield f"On {looks[0].images} training images kept aside, at the same radius:"
     yield ""
-    yield "| | clean | PGD | certified | global bound | local bound (mean) |"
+    yield "| | clean | PGD (paper) | certified | global bound | local bound (mean) |"
     yield "|---|---|---|---|---|---|"
     for words, look in (("before training", looks[0]), ("after", looks[-1])):
         yield f"| {words} | {' | '.join(_numbers(look))} |"

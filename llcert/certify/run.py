@@ -156,7 +156,7 @@ class Certifier:
             claim=settings.claim,
             other=provers[settings.assurance].asked if provers else None,
         )
-        stages = _stages(program, settings, bound, local, provers, witness, partial(evaluate_as_run, network.output))
+        stages = _stages(program, settings, bound, local, provers, witness, _deployed(network))
         search = None
         if settings.radius is not None:
             search = RadiusSearch(local, provers.get(settings.assurance), settings.radius)
@@ -280,6 +280,11 @@ def _stages(
         for s in stages
     ]
     return (Clean(program, settings.claim), *proved)
+
+
+def _deployed(network: Network) -> Deployed:
+    """What the file or the module itself answers; the network in its own formats where it was made here."""
+    return partial(evaluate_as_run, network.output) if network.original is None else network.original.logits
 
 
 def _pgd(settings: Settings) -> PGD:

@@ -97,7 +97,7 @@ def test_a_fresh_certification_gives_the_numbers_of_the_run(run: Run, tuned: Pat
 def test_the_card_tells_the_numbers_and_the_recipe(tuned: Path) -> None:
     card = (tuned / "model.md").read_text()
     clean, attacked, certified = accuracies(summary(tuned))
-    for words, share in (("clean", clean), ("PGD", attacked), ("certified", certified)):
+    for words, share in (("clean", clean), ("PGD (targeted)", attacked), ("certified", certified)):
         assert f"| {words} | {100 * float(str(share)):.2f} |" in card
     assert 'loss = "local-lip-b"' in card
     assert "0.5" in card

@@ -17,9 +17,11 @@ SUMMARY: dict[str, Any] = {
     "samples": 1234,
     "data": "digits",
     "split": "test",
-    "stages": [{"name": "clean"}, {"name": "global"}, {"name": "attack"}],
+    "stages": [{"name": "clean"}, {"name": "global"}, {"name": "attack"}, {"name": "targeted"}],
+    "attack": "targeted",
     "clean_accuracy": 0.75,
     "attacked_accuracy": 0.5,
+    "attacked_accuracy_in_range": 0.625,
     "certified_accuracy": 0.125,
     "global_lipschitz": 1.23456,
     "assurance": "estimate",
@@ -63,10 +65,11 @@ def test_it_tells_what_was_measured() -> None:
         "cpu",
     ):
         assert words in text
-    assert [m.split("|")[2].strip() for m in re.findall(r"\| (?:clean|PGD|certified) \|.*", text)[:3]] == [
-        "75.00",
-        "50.00",
-        "12.50",
+    assert re.findall(r"^\| (.*) \| ([0-9.]+) \|$", text, re.M) == [
+        ("clean", "75.00"),
+        ("PGD (targeted)", "50.00"),
+        ("PGD in the pixel range", "62.50"),
+        ("certified", "12.50"),
     ]
     assert "Global Lipschitz bound 1.23. Assurance: `estimate`. An estimate, not a proof." in text
     assert "epochs: 1; steps: 10; 1.0 minutes, 1,500 images a second" in text
