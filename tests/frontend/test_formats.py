@@ -190,7 +190,7 @@ def test_a_bound_that_float32_cannot_pass_binds_in_float64(tmp_path: Path) -> No
     """Old opsets clip at the largest float32 number where a file names no bound."""
     for image, expected in (("float[N,4] x", "Clamp:32"), ("double[N,4] x", "Clamp:64 Cast:32")):
         body = "y = Clip<min=0.0>(x)" if image.startswith("float") else "c = Clip<min=0.0>(x) y = Cast<to=1>(c)"
-        network = imported(tmp_path, body, image=image, opset=7)
+        network = imported(tmp_path, body, image=image, output="float[] y", opset=7)
         assert formats(network) == expected
         clip = next(network.operators()).op
         highs = [float(t) for name, t in clip.tensors().items() if name == "high"]
