@@ -114,7 +114,7 @@ def test_inputs_have_several_scales_and_are_the_same_every_time() -> None:
 
 def test_cancelling_numbers_are_told_of_and_prove_nothing(tmp_path: Path) -> None:
     body = "h = Gemm(x, w, big) k = Sub(h, big) r = Relu(k) y = Gemm(r, v)"
-    network = imported(tmp_path, body, {**DENSE, "big": torch.full((5,), 1e6)}, image=ROW)
+    network = imported(tmp_path, body, {**DENSE, "big": torch.full((5,), 1e8)}, image=ROW)
     assert "rounding alone moves its logits that far (numbers in it cancel)" in network.notes[-1]
     images = torch.rand(20, 12)
     report = llcert.certify(network, (images, network(images).argmax(1)), 1e-6)
@@ -152,11 +152,11 @@ def test_rounding_is_bounded_at_every_image(seed: int) -> None:
 def test_far_more_than_rounding_is_refused_even_below_the_worst_case(tmp_path: Path) -> None:
     """Sizes multiply from layer to layer, so that the bound of a deep network allows anything."""
     layers = ["h1 = MatMul(x, u) g1 = Relu(h1)"]
-    layers += [f"h{i} = MatMul(g{i - 1}, u) g{i} = Relu(h{i})" for i in range(2, 13)]
+    layers += [f"h{i} = MatMul(g{i - 1}, u) g{i} = Relu(h{i})" for i in range(2, 25)]
     deep = " ".join(layers)
-    network = imported(tmp_path, f"{deep} y = MatMul(g12, w)", {"u": noise(12, 12) / 3, "w": noise(12, 5)}, image=ROW)
+    network = imported(tmp_path, f"{deep} y = MatMul(g24, w)", {"u": noise(12, 12) / 3, "w": noise(12, 5)}, image=ROW)
     wrong = changed(network, Affine(scale=torch.tensor(1.01)))
-    known = Rounded(wrong, lower(wrong, dtype=torch.float64), torch.rand(4, 12))
+    known = Rounded(wrong, lower(wrong, dtype=torch.float64), noise(4, 12))
     assert not known.beyond(network(known.images).double()).any()
     with pytest.raises(UnsupportedModel, match="disagree"):
         checked(wrong)

@@ -88,7 +88,7 @@ MODULES: dict[str, tuple[Callable[[], nn.Module], str]] = {
     ),
     "average pools": (
         lambda: nn.Sequential(nn.AvgPool2d(3, 2, 1, count_include_pad=False), nn.Flatten(), nn.LazyLinear(4)),
-        "Pad SumPool Affine Reshape Linear",
+        "Pad SumPool Divide Reshape Linear",
     ),
     "max pools": (lambda: after_conv(nn.MaxPool2d(3, 2, 1, ceil_mode=True)), "Conv MaxPool Reshape Linear"),
     "adaptive": (lambda: after_conv(nn.AdaptiveAvgPool2d(1)), "Conv Reduce Linear"),
