@@ -376,10 +376,10 @@ MUTANTS = (
     ),
     # the independent checker
     Mutant(
-        "the checker's factorisation without Rump's shift",
-        "_shifted",
-        "shifted = start - shift",
-        "shifted = start",
+        "a checker that takes a factorisation's word without making one",
+        "proves",
+        "schur(abs(matrix)) <= left or _gram_is_below(matrix, left)",
+        "schur(abs(matrix)) <= left or left > 0",
         "tests/check/test_rules.py::test_a_norm_is_proved_just_above_the_truth_and_never_below",
     ),
     Mutant(

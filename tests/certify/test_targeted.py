@@ -107,7 +107,7 @@ def test_a_picture_is_preferred_where_there_is_one() -> None:
 def test_a_claim_about_pictures_is_refuted_by_pictures_alone() -> None:
     program = _linear(torch.tensor([[0.0, 0.0], [1.0, 0.0]]), torch.tensor([0.0, -1.2]))
     images, labels = torch.tensor([[0.9, 0.5]]), torch.zeros(1, dtype=torch.int64)
-    stage = TargetedAttack(replace(adversary(program, 0.5), pixels=(0.0, 1.0)))
+    stage = TargetedAttack(replace(adversary(program, 0.5), restricted=True))
     assert not stage(images, labels, INDICES[:1], unbounded(program, images)).decided.any()
     assert _attack(program, images, labels, 0.5).decided.all()
 
