@@ -82,9 +82,8 @@ _SEVERAL = 2
 
 def _written(program: ExportedProgram) -> list[str]:
     """Parameters and buffers that an operator in place writes to, directly or by what was computed from them alone."""
-    names = {
-        s.arg.name: str(s.target) for s in program.graph_signature.input_specs if s.kind is not InputKind.USER_INPUT
-    }
+    kinds = (InputKind.PARAMETER, InputKind.BUFFER)
+    names = {s.arg.name: str(s.target) for s in program.graph_signature.input_specs if s.kind in kinds}
     owners = {n: names[n.name] for n in program.graph.nodes if n.op == "placeholder" and n.name in names}
     written = []
     for node in program.graph.nodes:

@@ -21,9 +21,11 @@ _ENTRY_BY_ENTRY: Final = frozenset(
 )
 _MOVING: Final = ("Concat", "Gather", "Identity", "Reshape", "Slice", "Split", "Squeeze", "Unsqueeze")
 """Operators that hand sizes on as they are."""
-_TYPES: Final = (np.int32, np.int64)
-"""Types that sizes may be cast to: they hold them as they are. What is computed with sizes stays in int64: a narrower
-type may wrap around, and a floating-point one rounds."""
+_TYPES: Final = (np.int32, np.int64, np.float32, np.float64)
+"""Types that sizes may be cast to. What is computed with them stays in int64: a narrower type may wrap around, and a
+floating-point one rounds."""
+_EXACT: Final = 2**8
+"""Multiples of the batch size up to which float32 holds them, for any batch that is run; other numbers likewise."""
 _LARGEST: Final = 2**31
 """Numbers and multiples of the batch size from here on might leave the range of int64 on their way."""
 
@@ -83,6 +85,17 @@ def _numbers(array: Array | None) -> list[Any]:
     return [] if array is None or array.dtype.kind not in "Oiu" else array.ravel().tolist()
 
 
+def _whole(number: Any) -> int:
+    """A number that a cast does not round. Raises DependsOnBatch for a fraction beside the batch size."""
+    if number != int(number):
+        raise DependsOnBatch
+    return int(number)
+
+
+def _factor(number: Any) -> float:
+    return abs(number.factor if isinstance(number, BatchSize) else number)
+
+
 def _is_large(number: object) -> bool:
     return abs(number.factor if isinstance(number, BatchSize) else int(number)) >= _LARGEST  # type: ignore[call-overload]
 
@@ -112,6 +125,9 @@ def _cast(entries: Array | None, dtype: np.dtype[np.generic]) -> Constant:
     """Multiples of the batch size stay what they are, in types that hold them."""
     if entries is None or dtype not in _TYPES:
         raise DependsOnBatch
+    numbers = entries.ravel().tolist()
+    if np.dtype(dtype).kind == "f" and any(_factor(e) > _EXACT for e in numbers):
+        raise DependsOnBatch
     changed = np.empty(entries.size, object)
-    changed[:] = [e if isinstance(e, BatchSize) else int(e) for e in entries.ravel().tolist()]
+    changed[:] = [e if isinstance(e, BatchSize) else _whole(e) for e in numbers]
     return settled(changed.reshape(entries.shape), dtype)
