@@ -180,7 +180,7 @@ def test_data_from_a_path_is_split_and_not_named_in_the_file(run: Run, tmp_path:
     result = run("finetune", MODELS / "digits_relu.onnx", "--data", data, "--out", out, *TRAINED)
     assert result.code == 0, result.err
     found = summary(out)
-    assert tuple(stages(found)) == Settings(eps=0.5).stages
+    assert tuple(stages(found)) == Settings(eps=0.5).running
     assert found["assurance"] == "deterministic"
     assert found["samples"] == 20
     assert found["split"] == "test"
@@ -312,7 +312,7 @@ def test_interrupted_and_resumed_gives_the_same_model(run: Run, tmp_path: Path) 
     assert run("finetune", MODELS / "digits_relu.onnx", "--out", cut, "--resume").code == 0
     assert (cut / "model.onnx").read_bytes() == (whole / "model.onnx").read_bytes()
     assert accuracies(summary(cut)) == accuracies(summary(whole))
-    assert stages(summary(cut)) == ["global", "attack"], "the stages belong to the run"
+    assert stages(summary(cut)) == ["global", "attack", "targeted"], "the stages belong to the run"
 
 
 def test_another_recipe_cannot_be_resumed(run: Run, tuned: Path) -> None:
