@@ -114,12 +114,12 @@ def test_inputs_have_several_scales_and_are_the_same_every_time() -> None:
 
 def test_cancelling_numbers_are_told_of_and_prove_nothing(tmp_path: Path) -> None:
     body = "h = Gemm(x, w, big) k = Sub(h, big) r = Relu(k) y = Gemm(r, v)"
-    network = imported(tmp_path, body, {**DENSE, "big": torch.full((5,), 1e8)}, image=ROW)
+    network = imported(tmp_path, body, {**DENSE, "big": torch.full((5,), 1e7)}, image=ROW)
     assert "rounding alone moves its logits that far (numbers in it cancel)" in network.notes[-1]
-    images = torch.rand(20, 12)
+    images = noise(20, 12)
     report = llcert.certify(network, (images, network(images).argmax(1)), 1e-6)
     assert report.certified_accuracy == 0
-    assert llcert.certify(network, (images, network(images).argmax(1)), 1e-6, semantics="real").certified_accuracy != 0
+    assert llcert.certify(network, (images, network(images).argmax(1)), 1e-6, semantics="real").certified_accuracy > 0
 
 
 def test_logits_that_overflow_are_refused(tmp_path: Path) -> None:
