@@ -7,7 +7,6 @@ differs from itself in two formats.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property
 
@@ -69,11 +68,11 @@ def checked(network: Network) -> Network:
     found = [
         compared(network, images, original, program)
         for images in kinds
-        for original in _ways(network.original)
+        for original in (network.original, *network.original.variants)
         if len(images)
     ]
     worst = max(found, key=lambda a: a.difference)
-    ways = 1 + (network.original.as_written is not network.original)
+    ways = 1 + len(network.original.variants)
     total = replace(worst, inputs=sum(a.inputs for a in found) // ways, rounding=max(a.rounding for a in found))
     return replace(network, notes=(*network.notes, total.sentence))
 
@@ -82,13 +81,6 @@ def _finite(network: Network, images: Tensor) -> Tensor:
     """At which images nothing overflows, boolean `[images]`."""
     with torch.no_grad():
         return evaluate_as_run(network.output, images.to(network.input.dtype)).isfinite().all(1)
-
-
-def _ways(original: Original) -> Iterator[Original]:
-    """As the runtime runs it by default, and operator by operator."""
-    yield original
-    if original.as_written is not original:
-        yield original.as_written
 
 
 def compared(

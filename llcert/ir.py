@@ -443,9 +443,9 @@ class Original(ABC):
         """
 
     @property
-    def as_written(self) -> Original:
-        """The same, operator by operator, where the runtime has rewrites of its own."""
-        return self
+    def variants(self) -> tuple[Original, ...]:
+        """The other ways its runtime may run it: without rewrites of its own, or one image at a time."""
+        return ()
 
 
 @dataclass(frozen=True)
@@ -453,6 +453,7 @@ class Network:
     """A classifier: its logits node, and what the file or module it came from said about it.
 
     output: node of shape `(classes,)`. notes: one line each, what the importer did that a user should know.
+    heads: of each output it came with, what stands behind the logits, in order of execution, and is no part of it.
     metadata: the `llcert.*` keys (data, eps, mean, std, layout) without their prefix. original: what it was read from,
     None for a network that was made here, or has been changed since.
     """
@@ -463,6 +464,7 @@ class Network:
     metadata: Mapping[str, str] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
     source: str = ""
+    heads: tuple[tuple[Op, ...], ...] = ()
     original: Original | None = field(default=None, compare=False, repr=False)
 
     @property

@@ -21,11 +21,12 @@ from llcert.bounds.lipschitz import GlobalBound
 from llcert.bounds.unmasked import proved_bound
 from llcert.certify.claim import FIRST, Claim
 from llcert.certify.explained import Proof, Witness, explained
+from llcert.certify.heads import rounding, told_apart
 from llcert.certify.plan import Branched, Carried, Plan
 from llcert.certify.radii import Eps, Radii, above
 from llcert.certify.verdict import Assurance
 from llcert.errors import UnsupportedModel
-from llcert.ir import Activation, Network, Node, format_name, topological
+from llcert.ir import Activation, Network, Node, Op, format_name, topological
 from llcert.memory import free_memory
 from llcert.program import Program, lower
 from llcert.region import PixelRange
@@ -51,6 +52,7 @@ class Prover:
     below the radius that was asked. deployed: whether of the network as it is run too; else in real numbers alone.
     asked: what asks for boxes of the program's blocks. ascent: the last attempt on rows that the estimate certified.
     within: the range of pixels that a claim is restricted to. frame: room for a checker. claim: whose margins count.
+    heads: of the network, behind its logits.
     """
 
     program: Program
@@ -64,6 +66,7 @@ class Prover:
     ascent: Ascent = field(default_factory=lambda: Ascent(steps=60))
     frame: Frame | None = None
     claim: Claim = FIRST
+    heads: tuple[tuple[Op, ...], ...] = ()
 
     def __call__(self, images: Tensor, labels: Tensor, plan: Plan, eps: Tensor | None = None) -> Tensor:
         """Lower bounds of `z_y - z_j` over each ball, `[batch, logits]`; infinite for j = y. NaN proves nothing.
@@ -72,13 +75,21 @@ class Prover:
         bound is -inf. eps: a radius for each image, `[batch]`, in place of the prover's one for all.
         """
         with torch.no_grad(), direct_sums():
-            return self._margins(images.to(torch.float64), labels, plan, eps)
+            trace = self._trace(images.to(torch.float64), plan, eps)
+            return self._told_apart(self._margins(trace, labels, plan), labels, trace)
 
     def explained(self, images: Tensor, labels: Tensor, plan: Plan, eps: Tensor | None = None) -> Proof:
         """The same, and how it was found."""
         with torch.no_grad(), direct_sums():
             trace = self._trace(images.to(torch.float64), plan, eps)
-            return explained(self._backward(), trace, labels, plan, self.ascent, self.claim)
+            proof = explained(self._backward(), trace, labels, plan, self.ascent, self.claim)
+            margins = self._told_apart(proof.margins, labels, trace)
+            return replace(proof, margins=margins, margin=self.claim.margin(margins, labels, self.program.classes))
+
+    def _told_apart(self, margins: Tensor, labels: Tensor, trace: Trace) -> Tensor:
+        """The margins that count behind the network's heads."""
+        logits, first = trace.hidden[self.program.output].region, self.claim.spare == 0
+        return told_apart(self.heads, margins, labels, logits, first=first) if self.deployed else margins
 
     def _backward(self) -> Backward:
         return Backward(self.program, clip=self.within is not None)
@@ -108,8 +119,7 @@ class Prover:
             raise ValueError(f"norms of side {trace.side.value} do not support a claim that needs {self.side.value}")
         return trace
 
-    def _margins(self, images: Tensor, labels: Tensor, plan: Plan, eps: Tensor | None) -> Tensor:
-        trace = self._trace(images, plan, eps)
+    def _margins(self, trace: Trace, labels: Tensor, plan: Plan) -> Tensor:
         backward = self._backward()
         directions = differences(labels, self.program)
         others = self.claim.others(directions.shape[1], self.program.classes)
@@ -236,6 +246,15 @@ def _check_parameters(program: Program) -> None:
                 )
 
 
+def _check_heads(network: Network) -> None:
+    """Nothing, where it is known what rounds behind the logits. Raises UnsupportedModel."""
+    try:
+        for head in network.heads:
+            rounding(head)
+    except UnsupportedModel as unknown:
+        raise UnsupportedModel(f"{network.source}: {unknown}") from None
+
+
 def provers_of(
     network: Network,
     settings: Settings,
@@ -250,6 +269,7 @@ def provers_of(
     deployed = settings.semantics is Semantics.FLOAT32
     if deployed:
         _check_parameters(program)
+        _check_heads(network)
     frame = None if witness is None else witness.frame(program, deployed)
     terms = [t for b in program.blocks for t in b.terms if not t.moves]
     budget = settings.proof_seconds * _RATE / max(len(terms), 1)
@@ -277,6 +297,7 @@ def provers_of(
             within=settings.within,
             frame=frame if assurance is Assurance.DETERMINISTIC else None,
             claim=settings.claim,
+            heads=network.heads,
         )
         for assurance, (solver, side) in solvers.items()
     }

@@ -79,8 +79,8 @@ class _Behind(Original):
         return self.inner.single
 
     @property
-    def as_written(self) -> Original:
-        return self if self.inner.as_written is self.inner else _Behind(self.front, self.inner.as_written)
+    def variants(self) -> tuple[Original, ...]:
+        return tuple(_Behind(self.front, other) for other in self.inner.variants)
 
     def logits(self, images: Tensor) -> Tensor:
         with torch.no_grad():

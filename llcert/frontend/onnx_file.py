@@ -12,8 +12,8 @@ from llcert.frontend.literal import Literal, Reading, Walk, readings
 from llcert.frontend.normalise import Graph, read
 from llcert.frontend.original import original_of
 from llcert.frontend.writer import save
-from llcert.ir import Network, Node, topological
-from llcert.passes import canonicalise, check_legal, strip_head
+from llcert.ir import Network, Node, Op, topological
+from llcert.passes import canonicalise, check_legal, notes_of, strip_head
 
 __all__ = ["load", "save"]
 
@@ -23,13 +23,16 @@ PREFIX = "llcert."
 
 @dataclass(frozen=True, eq=False)
 class Read:
-    """What a file says. reading: how its input is meant. output: the logits; name: theirs in the file."""
+    """What a file says. reading: how its input is meant. output: the logits; name: theirs in the file.
+
+    heads: of each output, what was removed.
+    """
 
     graph: Graph
     reading: Reading
     output: Node
     name: str
-    notes: tuple[str, ...]
+    heads: tuple[tuple[Op, ...], ...]
 
 
 def load(path: str | Path) -> Network:
@@ -43,13 +46,15 @@ def load(path: str | Path) -> Network:
     canonical = _packed(canonicalise(found.output))
     check_legal(canonical, f"{graph.source} (opset {graph.opset})")
     original = original_of(graph, found.reading, found.name, canonical)
+    notes = tuple(dict.fromkeys(note for heads in found.heads for note in notes_of(heads)))
     return Network(
         output=canonical,
         input_name=graph.image.name,
         output_name=found.name,
         metadata={k.removeprefix(PREFIX): v for k, v in graph.metadata.items() if k.startswith(PREFIX)},
-        notes=found.notes if original else (*found.notes, _NOT_COMPARED),
+        notes=notes if original else (*notes, _NOT_COMPARED),
         source=str(path),
+        heads=found.heads,
         original=original,
     )
 
@@ -84,8 +89,8 @@ def _packed(output: Node) -> Node:
     return new[output]
 
 
-def _logits(graph: Graph, found: Literal) -> tuple[Node, str, tuple[str, ...]]:
-    """The one value all outputs are a head of, `(classes,)`, its name in the file, and notes on what was removed."""
+def _logits(graph: Graph, found: Literal) -> tuple[Node, str, tuple[tuple[Op, ...], ...]]:
+    """The one value all outputs are a head of, `(classes,)`, its name in the file, and what was removed."""
     stripped = [strip_head(output) for output in found.outputs]
     names = [found.name_of(node) for node, _ in stripped]
     if len(set(names)) > 1:
@@ -97,5 +102,4 @@ def _logits(graph: Graph, found: Literal) -> tuple[Node, str, tuple[str, ...]]:
     shape = found.values[names[0]].shape
     if math.prod(shape) != max(shape, default=1):
         raise UnsupportedModel(f"{graph.source}: output {names[0]!r} has shape {shape}, not one number a class")
-    notes = tuple(dict.fromkeys(note for _, own in stripped for note in own))
-    return stripped[0][0], names[0], notes
+    return stripped[0][0], names[0], tuple(heads for _, heads in stripped)

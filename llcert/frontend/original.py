@@ -80,8 +80,8 @@ class OnnxOriginal(Original):
         return self.computes
 
     @property
-    def as_written(self) -> Original:
-        return replace(self, optimised=False) if self.optimised else self
+    def variants(self) -> tuple[Original, ...]:
+        return (replace(self, optimised=False),) if self.optimised else ()
 
     def logits(self, images: Tensor) -> Tensor:
         array = images.detach().to("cpu", self.computes).numpy()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -41,6 +41,11 @@ class TorchOriginal(Original):
         return self.runtime
 
     @property
+    def variants(self) -> tuple[Original, ...]:
+        alone = replace(self, batch=1, runtime=f"{self.runtime}, one image at a time")
+        return (alone,) if self.batch is None else ()
+
+    @property
     def dtype(self) -> torch.dtype:
         return self.computes
 
@@ -68,7 +73,8 @@ class TorchOriginal(Original):
             raise UnsupportedModel(f"{self.source}: fails on {len(images)} images: {_first_line(error)}") from error
         while not isinstance(answer, Tensor):
             answer = next(iter(answer.values() if isinstance(answer, Mapping) else answer))
-        if len(answer) != len(images) or answer.numel() not in (len(images), len(images) * self.classes):
+        rows = 1 if len(images) == 1 and answer.dim() < 2 else len(answer)  # the batch's axis may be squeezed out
+        if rows != len(images) or answer.numel() not in (len(images), len(images) * self.classes):
             raise UnsupportedModel(
                 f"{self.source}: returns {tuple(answer.shape)} for {len(images)} images; one row an image please"
             )

@@ -20,7 +20,7 @@ from llcert.frontend.promotion import known, promoted
 from llcert.frontend.torch_original import TorchOriginal
 from llcert.ir import LARGEST, Input, Network, Node, apply, format_name, topological
 from llcert.ops.cast import cast
-from llcert.passes import canonicalise, check_legal, strip_head
+from llcert.passes import canonicalise, check_legal, notes_of, strip_head
 from llcert.registry import Call, ForEveryImage, Importer, Sizes, torch_importers
 
 
@@ -85,7 +85,7 @@ def network(traced: Traced, answer: Callable[[Tensor], Any], runtime: str) -> Ne
     walk = _Walk(traced)
     output = walk.output()
     literal, notes = _detached(output, tuple(traced.known.values()))
-    logits, removed = strip_head(canonicalise(literal))
+    logits, heads = strip_head(canonicalise(literal))
     logits = canonicalise(logits)
     check_legal(logits, traced.source)
     original = TorchOriginal(
@@ -95,9 +95,16 @@ def network(traced: Traced, answer: Callable[[Tensor], Any], runtime: str) -> Ne
         classes=logits.shape[0],
         source=traced.source,
         answer=answer,
-        inner=partial(interpreted, replace(traced, output=walk.name_of_logits(output))) if removed else None,
+        inner=partial(interpreted, replace(traced, output=walk.name_of_logits(output))) if heads else None,
     )
-    return Network(logits, input_name=traced.image, notes=(*notes, *removed), source=traced.source, original=original)
+    return Network(
+        logits,
+        input_name=traced.image,
+        notes=(*notes, *notes_of(heads)),
+        source=traced.source,
+        heads=(heads,),
+        original=original,
+    )
 
 
 def interpreted(traced: Traced, images: Tensor) -> Tensor:

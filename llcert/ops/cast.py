@@ -47,7 +47,7 @@ def read_torch_cast(call: Call) -> Node:
     node, like = call.node("self"), call.attributes.get("other")
     dtype = like.dtype if isinstance(like, Node | Tensor) else call.attributes.get("dtype")
     named = {"float": torch.float32, "double": torch.float64}.get(call.kind, dtype)
-    return node if named is None or _is_label(node) else _into(call, node, named)
+    return node if named is None else _into(call, node, named)
 
 
 _ELEMENTS = {1: torch.float32, 2: torch.uint8, 3: torch.int8, 5: torch.int16, 6: torch.int32, 7: torch.int64}
@@ -56,8 +56,8 @@ _ELEMENTS |= {9: torch.bool, 10: torch.float16, 11: torch.float64, 16: torch.bfl
 
 @from_onnx("Cast")
 def read_cast(call: Call) -> Node:
-    node, to = call.node(0), call.attributes.get("to")
-    return node if _is_label(node) else _into(call, node, _ELEMENTS.get(int(to or 0), f"ONNX type {to}"))
+    to = call.attributes.get("to")
+    return _into(call, call.node(0), _ELEMENTS.get(int(to or 0), f"ONNX type {to}"))
 
 
 @from_onnx("CastLike")
@@ -66,10 +66,15 @@ def read_cast_like(call: Call) -> Node:
     like = like.image if isinstance(like, ForEveryImage) else like
     if not isinstance(like, Node | Tensor):
         call.refuse("names no value of the image, and no constant, whose type to take")
-    return node if _is_label(node) else _into(call, node, like.dtype)
+    return _into(call, node, like.dtype)
 
 
 def _into(call: Call, node: Node, dtype: torch.dtype | str) -> Node:
+    classes = _labelled(node)
+    if classes and isinstance(dtype, torch.dtype):
+        if classes - 1 > _LARGEST_WHOLE.get(dtype, 0):
+            call.refuse(f"casts a label of {classes} classes to {format_name(dtype)}, which does not tell them apart")
+        return node
     if not isinstance(dtype, torch.dtype) or dtype not in FORMATS:
         name = dtype if isinstance(dtype, str) else format_name(dtype)
         call.refuse(
@@ -79,11 +84,17 @@ def _into(call: Call, node: Node, dtype: torch.dtype | str) -> Node:
     return cast(node, dtype)
 
 
-def _is_label(node: Node) -> bool:
-    """Whether a value is the class an ArgMax picked, maybe reshaped: a whole number already."""
+_LARGEST_WHOLE = {torch.uint8: 2**8 - 1, torch.int8: 2**7 - 1, torch.int16: 2**15 - 1, torch.int32: 2**31 - 1}
+_LARGEST_WHOLE |= {torch.int64: 2**63 - 1, torch.float16: 2**11, torch.bfloat16: 2**8, torch.float32: 2**24}
+_LARGEST_WHOLE |= {torch.float64: 2**53}
+"""Up to which whole number a format holds all of them. A label keeps its meaning in such, other values do not."""
+
+
+def _labelled(node: Node) -> int:
+    """The number of classes of which a value is the one that an ArgMax picked, maybe reshaped; 0 for other values."""
     while isinstance(node.op, Reshape):
         (node,) = node.inputs
-    return isinstance(node.op, Head) and node.op.kind == "ArgMax"
+    return node.inputs[0].shape[0] if isinstance(node.op, Head) and node.op.kind == "ArgMax" else 0
 
 
 @to_onnx(Cast)

@@ -19,6 +19,10 @@ class Head(Op):
 
     kind: str
 
+    @property
+    def label(self) -> str:
+        return self.kind
+
     def __call__(self, *values: Tensor) -> Tensor:
         (z,) = values
         if self.kind == "ArgMax":

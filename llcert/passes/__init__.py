@@ -1,7 +1,7 @@
 """What the literal operators of a file mean: rewrites to a canonical graph, and what may remain in it."""
 
 from llcert.passes.canonical import canonicalise
-from llcert.passes.head import strip_head
+from llcert.passes.head import notes_of, strip_head
 from llcert.passes.legal import check_legal
 
-__all__ = ["canonicalise", "check_legal", "strip_head"]
+__all__ = ["canonicalise", "check_legal", "notes_of", "strip_head"]

@@ -3,22 +3,28 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
-from llcert.ir import Node
+from llcert.ir import Node, Op
 from llcert.ops import Cast, Head, Reshape, Sigmoid
 from llcert.passes.constants import on
 
 
-def strip_head(output: Node) -> tuple[Node, tuple[str, ...]]:
-    """The logits, of shape `(classes,)`, and a note for every final operator that was removed to reach them."""
-    notes: list[str] = []
+def strip_head(output: Node) -> tuple[Node, tuple[Op, ...]]:
+    """The logits, of shape `(classes,)`, and what was removed to reach them, as a run meets it."""
+    removed: list[Op] = []
     node = output
     while (found := _behind_reshapes(node)) is not None:
         node = found.inputs[0]
-        notes.append(_note(found))
+        removed.append(found.op)
     if len(node.shape) != 1:
         node = on(node, Reshape((math.prod(node.shape),)))
-    return node, tuple(notes)
+    return node, tuple(reversed(removed))
+
+
+def notes_of(heads: Sequence[Op]) -> tuple[str, ...]:
+    """What a report says of operators that were removed, the last one first."""
+    return tuple(dict.fromkeys(_note(op) for op in reversed(heads)))
 
 
 def _behind_reshapes(node: Node) -> Node | None:
@@ -30,8 +36,8 @@ def _behind_reshapes(node: Node) -> Node | None:
     return None
 
 
-def _note(node: Node) -> str:
-    kind = node.op.kind if isinstance(node.op, Head) else "Sigmoid"
+def _note(op: Op) -> str:
+    kind = op.kind if isinstance(op, Head) else "Sigmoid"
     if kind == "ArgMax":
         return "final ArgMax removed: certificates are about the logits whose largest it picks"
     return f"final {kind} removed: certificates are about the logits, whose order it keeps"

@@ -10,10 +10,12 @@ import onnxruntime
 import pytest
 import torch
 from onnx import TensorProto, helper, numpy_helper
+from onnx_text import imported, noise
 from torch import Tensor, nn
 
 import llcert
 from llcert.errors import UnsupportedModel
+from llcert.ir import Network
 
 FLOAT, DOUBLE, INT32, INT64 = TensorProto.FLOAT, TensorProto.DOUBLE, TensorProto.INT32, TensorProto.INT64
 
@@ -113,3 +115,43 @@ def test_a_module_whose_forward_changes_it_is_refused() -> None:
 def test_an_activation_of_one_number_an_image_is_loaded(tmp_path: Path) -> None:
     nodes = [helper.make_node("ReduceMean", ["x"], ["m"], axes=[1], keepdims=1), helper.make_node("Relu", ["m"], ["b"])]
     _answers_alike(_saved(tmp_path / "mean.onnx", nodes, {}))
+
+
+def _pooled(folder: Path, before: str) -> Network:
+    """Zeros around a value and a max pool over them, which onnxruntime's optimiser makes one pool."""
+    pool = "p = Pad(z, pads) m = MaxPool<kernel_shape=[2,2], strides=[2,2]>(p)"
+    weights = {"pads": torch.tensor([0, 0, 1, 1, 0, 0, 1, 1]), "w": noise(9, 3), "one": torch.tensor(1.0)}
+    return imported(folder, f"{before} {pool} f = Flatten(m) y = MatMul(f, w)", weights, image="float[N,1,4,4] x")
+
+
+def test_zeros_in_front_of_a_max_pool_that_the_runtime_drops_are_refused(tmp_path: Path) -> None:
+    """The file says 0 where the runtime says -1: the largest of a window of negative values and of padding."""
+    with pytest.raises(UnsupportedModel, match="stands behind a Pad with zeros"):
+        _pooled(tmp_path, "z = Sub(x, one)")
+    _pooled(tmp_path, "d = Sub(x, one) z = Relu(d)")
+
+
+class _Alone(nn.Module):
+    """Answers otherwise when it is given one image, which no graph traced with several shows."""
+
+    def __init__(self, squeeze: bool) -> None:
+        super().__init__()
+        self.dense, self.squeeze = nn.Linear(6, 3), squeeze
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.squeeze:
+            return self.dense(x).squeeze()
+        return self.dense(x) if x.shape[0] > 1 else -self.dense(x)
+
+
+def test_a_module_answers_one_image_as_it_answers_several() -> None:
+    with pytest.raises(UnsupportedModel, match="one image at a time disagree"):
+        llcert.from_torch(_Alone(squeeze=False).eval(), torch.zeros(2, 6))
+    assert "agrees" in llcert.from_torch(_Alone(squeeze=True).eval(), torch.zeros(2, 6)).notes[-1]
+
+
+@pytest.mark.parametrize(("to", "classes"), [("9", 3), ("3", 200), ("10", 3000)])
+def test_labels_in_types_that_do_not_tell_them_apart_are_refused(to: str, classes: int, tmp_path: Path) -> None:
+    body = f"h = MatMul(x, w) a = ArgMax<axis=1>(h) y = Cast<to={to}>(a)"
+    with pytest.raises(UnsupportedModel, match=f"casts a label of {classes} classes"):
+        imported(tmp_path, body, {"w": noise(6, classes)}, image="float[N,6] x")
