@@ -423,6 +423,7 @@ def _settled(question: Question, settings: Settings, subject: Subject, dataset: 
         "start": settings.start.value,
         "batch_size": subject.batch_size,
         "device": subject.device,
+        "versions": dict(subject.versions),
         "dtype": subject.dtype,
         "model_sha256": subject.model_sha256,
         "weights_sha256": subject.weights_sha256,

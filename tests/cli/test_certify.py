@@ -199,6 +199,9 @@ def test_out_is_resumed_or_overwritten_on_request_only(run: Run, model: Path, tm
     assert "samples is 0:9" in run("certify", model, "--samples", 9, "--out", out, "--resume").complaint
     assert (out / "samples.jsonl").read_bytes() == before
     assert run("certify", model, "--out", out, "--resume").code == 0
+    run_file = out / "run.json"
+    run_file.write_text(run_file.read_text().replace('"torch": "', '"torch": "0.'))
+    assert "versions is" in run("certify", model, "--out", out, "--resume").complaint
     assert (out / "samples.jsonl").read_bytes() == before
     assert run(*asked, "--overwrite", "--eps", 0.1).code == 0
     assert json.loads((out / "summary.json").read_text())["eps"] == 0.1
