@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
 import torch
@@ -63,15 +63,14 @@ class SelfCheck:
         images, labels, indices = images[chosen], labels[chosen], indices[chosen]
         certified = [s.verdict is Verdict.CERTIFIED for s in result.samples[chosen]]
         traces = [local.trace(images, indices, rows, seed=local.seed) for rows in Rows]
-        radii, centre = radii_of(local.eps, indices), _values(exact, images)
+        radii, before = radii_of(local.eps, indices), _values(exact, images)[exact.output][1]
         points = self._points(local, images, labels, indices)
-        values = [_values(exact, p) for p in points]
-        rounded = [_values(local.program, p) for p in points]
-        noise = _noise(values, rounded)
-        for at, there in zip(points, values, strict=True):
+        noise = [*torch.stack([_rounding(exact, local.program, p) for p in points]).amax(0)]
+        for at in points:
+            there = _values(exact, at)  # again: of all points at once they take more than all that bounds take
             for trace in traces:
                 self._inside(exact, local.program, trace, there, noise)
-            self._still(exact, traces[0], centre, there, radii)
+            self._still(exact, traces[0], before, there, radii)
             speaking = [there[exact.output][1], *([evaluate_as_run(network.output, at)] if deployed else [])]
             for logits in speaking:
                 holds = local.claim.holds(logits, labels, exact.classes)
@@ -101,10 +100,10 @@ class SelfCheck:
                     where = block.node.name or block.label
                     raise NumericalError(f"self-check: a value of {where} leaves its region; {_REPORT}")
 
-    def _still(self, exact: Program, trace: Trace, centre: Values, values: Values, radii: Tensor) -> None:
+    def _still(self, exact: Program, trace: Trace, before: Tensor, values: Values, radii: Tensor) -> None:
         """That logits move no more than the local Lipschitz constant allows, the rounding of float64 aside."""
         assert trace.lipschitz is not None
-        before, after = centre[exact.output][1], values[exact.output][1]
+        after = values[exact.output][1]
         least = self.slack * before.abs().flatten(1).amax(1).clamp(max=1)
         allowed = trace.lipschitz.double() * radii * (1 + self.slack) + least + 1e-9 * _size(exact, values)
         if bool((length(after - before) > allowed).any()):
@@ -122,14 +121,11 @@ def _values(program: Program, points: Tensor) -> dict[Node, tuple[Tensor, Tensor
     return both
 
 
-def _noise(exact: Sequence[Values], rounded: Sequence[Values]) -> list[Tensor]:
-    """The largest rounding that was seen in any entry of an image, before and after the activation of each block,
-    `[2, images]` each."""
-    found = [
-        torch.stack([_apart(a, b) for a, b in zip(there.values(), here.values(), strict=True)])
-        for there, here in zip(exact, rounded, strict=True)
-    ]
-    return [*torch.stack(found).amax(0)[1:]]
+def _rounding(exact: Program, rounded: Program, points: Tensor) -> Tensor:
+    """The largest rounding of any entry at a point of each image, before and after the activation of each block,
+    `[blocks, 2, images]`."""
+    pairs = zip(_values(exact, points).values(), _values(rounded, points).values(), strict=True)
+    return torch.stack([_apart(a, b) for a, b in pairs][1:])
 
 
 def _apart(exact: tuple[Tensor, Tensor], rounded: tuple[Tensor, Tensor]) -> Tensor:
