@@ -13,9 +13,10 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from llcert.bounds.evaluation import Evaluation, evaluation, least_evaluation
+from llcert.bounds.evaluation import Evaluation, bytes_an_image, evaluation, images_at_once, least_evaluation
 from llcert.errors import InvalidInput, UnsupportedModel
 from llcert.ir import Input, Network, Node, Original, evaluate_as_run, topological
+from llcert.memory import free_memory
 from llcert.ops import Cast
 from llcert.probing import inputs_of
 from llcert.program import Program, lower
@@ -63,8 +64,9 @@ def checked(network: Network) -> Network:
     if network.original is None or isinstance(network.output.op, Input):  # nothing of the latter is ever certified
         return network
     program = lower(network, "cpu", torch.float64)
+    _check_room(network, program, network.original)
     pixels, *others = inputs_of(lower(network, "cpu", torch.float32))
-    kinds = [pixels, *(images[_finite(network, images)] for images in others)]
+    kinds = [pixels, *(images[_finite(network, images, images_at_once(program))] for images in others)]
     found = [
         compared(network, images, original, program)
         for images in kinds
@@ -77,10 +79,14 @@ def checked(network: Network) -> Network:
     return replace(network, notes=(*network.notes, total.sentence))
 
 
-def _finite(network: Network, images: Tensor) -> Tensor:
-    """At which images nothing overflows, boolean `[images]`."""
-    with torch.no_grad():
-        return evaluate_as_run(network.output, images.to(network.input.dtype)).isfinite().all(1)
+def _finite(network: Network, images: Tensor, at_once: int) -> Tensor:
+    """At which images nothing overflows, boolean `[images]`; computed so many at a time."""
+    return _as_run(network, images.to(network.input.dtype), at_once).isfinite().all(1)
+
+
+@torch.no_grad()
+def _as_run(network: Network, images: Tensor, at_once: int) -> Tensor:
+    return torch.cat([evaluate_as_run(network.output, part) for part in images.split(at_once)])
 
 
 def compared(
@@ -102,6 +108,27 @@ def compared(
     return agreement
 
 
+def _check_room(network: Network, program: Program, original: Original) -> None:
+    """Raises UnsupportedModel where what both compute of as few images as they can takes more than there is."""
+    one, free = bytes_an_image(program), free_memory(program.device)
+    named = f"its value {program.largest.name!r} of shape {program.largest.shape}"
+    if one > free:
+        raise UnsupportedModel(
+            f"{network.source}: one image takes about {one / 2**30:.1f} GiB, and {free / 2**30:.1f} GiB are free; "
+            f"{named} is the largest: smaller images, fewer channels or more memory would help"
+        )
+    run = original.together * torch.finfo(original.dtype).bits // 8 * sum(program.most)
+    if original.together > 1 and run > min(free, _LARGEST_RUN):
+        raise UnsupportedModel(
+            f"{network.source}: computes {original.together} images at a time, which takes about {run / 2**30:.1f} GiB "
+            f"({named} of each); export it with a batch of one, or a free batch axis"
+        )
+
+
+_LARGEST_RUN = 2 << 30
+"""Bytes that a batch which is baked into a file may take."""
+
+
 def measured(
     network: Network, images: Tensor, original: Original | None = None, program: Program | None = None
 ) -> tuple[Agreement, bool]:
@@ -113,7 +140,10 @@ def measured(
             f"{network.source}: images {tuple(images.shape[1:])} do not fit its input {network.input.shape}"
         )
     images = images.to("cpu", network.input.dtype)
-    theirs = original.logits(images).detach().double()
+    program = program or lower(network, "cpu", torch.float64)
+    _check_room(network, program, original)
+    parts = images.split(max(images_at_once(program), original.together))
+    theirs = torch.cat([original.logits(part).detach().double() for part in parts])
     if not bool(theirs.isfinite().all()):
         raise UnsupportedModel(
             f"{network.source}: its logits are NaN or infinite, or not what it answers by (by {original.name}); "
@@ -158,8 +188,8 @@ class Rounded:
     @cached_property
     def seen(self) -> float:
         """The largest difference of differences of logits between two formats, or of a few roundings."""
-        with torch.no_grad():
-            own = evaluate_as_run(self.network.output, self.images.to(self.program.device)).to(self.values)
+        images = self.images.to(self.program.device)
+        own = _as_run(self.network, images, images_at_once(self.program)).to(self.values)
         unit = self.network.output.rounding.unit
         floor = _LEAST_ROUNDINGS * unit * float(self.values.abs().amax()) if len(own) else 0.0
         return max(_spread(own - self.values), floor)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Self
 
@@ -72,6 +72,10 @@ class Op(ABC):
     def unstated(self) -> tuple[str, ...]:
         """The names of what a proof needs to know of the operator and its author has not stated."""
         return ("roundings",) if self.roundings is None else ()
+
+    def scratch(self, inputs: Sequence[Shape], output: Shape) -> int:
+        """Entries that an evaluation of one image lays out or goes through besides inputs and value: of windows."""
+        return 0
 
     def tensors(self) -> dict[str, Tensor]:
         """The parameters by field name."""
@@ -338,6 +342,9 @@ LARGEST = 2**27
 LARGEST_VALUE = 2**24
 """Entries of the largest value of one image, likewise."""
 
+LARGEST_TOGETHER = 2**25
+"""Entries of all values of one image and of all parameters together, likewise; more where the file brings weights."""
+
 LONGEST_AXIS = 2**16
 """Entries of the longest axis that repeated or padded entries may make, likewise."""
 
@@ -355,7 +362,10 @@ def apply(op: Op, *inputs: Node, name: str = "") -> Node:
     with torch.no_grad():
         output = op(*(place.new_zeros(0, *i.shape) for i in inputs))
     if math.prod(output.shape[1:]) > LARGEST_VALUE:
-        raise UnsupportedModel(f"{op.label} {name}: {tuple(output.shape[1:])} is more than llcert can hold")
+        raise UnsupportedModel(
+            f"{op.label} {name}: {tuple(output.shape[1:])} is more than llcert can hold, {LARGEST_VALUE:,} numbers; "
+            "export the model for smaller images, or with fewer channels"
+        )
     return Node(op, inputs, name, shape=tuple(output.shape[1:]), dtype=dtype)
 
 
@@ -382,22 +392,32 @@ def topological(output: Node) -> list[Node]:
     return order
 
 
+def last_reads(readers: Iterable[Iterable[Node]]) -> Iterator[list[Node]]:
+    """Of every reader in turn, by the nodes it reads: those that none behind it reads, whose values may go."""
+    listed = [tuple(nodes) for nodes in readers]
+    last = {node: i for i, nodes in enumerate(listed) for node in nodes}
+    return ([n for n in dict.fromkeys(nodes) if last[n] == i] for i, nodes in enumerate(listed))
+
+
 def evaluate(output: Node, image: Tensor) -> Tensor:
     """The network's value, `[batch, *output.shape]`. image: `[batch, *input shape]`, on the parameters' device."""
-    values: dict[Node, Tensor] = {}
-    for node in topological(output):
-        values[node] = image if isinstance(node.op, Input) else node.op(*(values[i] for i in node.inputs))
-    return values[output]
+    return _evaluated(output, image, lambda node, value: value)
 
 
 def evaluate_as_run(output: Node, image: Tensor) -> Tensor:
     """The value as a runtime computes it, every operator in the format of its value; on the image's device."""
-    placed = place(output, image.device)
+    return _evaluated(place(output, image.device), image, lambda node, value: value.to(node.dtype))
+
+
+def _evaluated(output: Node, image: Tensor, kept: Callable[[Node, Tensor], Tensor]) -> Tensor:
+    """The value of a node, those in front of it as they are `kept`, and no longer than something reads them."""
+    order = topological(output)
     values: dict[Node, Tensor] = {}
-    for node in topological(placed):
-        value = image if isinstance(node.op, Input) else node.op(*(values[i] for i in node.inputs))
-        values[node] = value.to(node.dtype)
-    return values[placed]
+    for node, read in zip(order, last_reads(n.inputs for n in order), strict=True):
+        values[node] = kept(node, image if isinstance(node.op, Input) else node.op(*(values[i] for i in node.inputs)))
+        for other in read:
+            del values[other]
+    return values[output]
 
 
 Rule = Callable[[Node], Node | None]
@@ -433,6 +453,11 @@ class Original(ABC):
     def single(self) -> bool:
         """Whether it computes in float32 what it says to compute in float64."""
         return False
+
+    @property
+    def together(self) -> int:
+        """How many images it computes at a time at least: the batch that is baked into it."""
+        return 1
 
     @abstractmethod
     def logits(self, images: Tensor) -> Tensor:

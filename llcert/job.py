@@ -42,11 +42,12 @@ from llcert.errors import InvalidInput
 from llcert.frontend.adapt import adapt
 from llcert.ir import Network, topological
 from llcert.memory import free_memory, out_of_memory
+from llcert.program import lower
 from llcert.question import Question, parse_eps, parse_numbers, parse_range
 from llcert.region import UNIT, PixelRange
 from llcert.report import Subject
 from llcert.report.layers import layers
-from llcert.sizing import batch_size_for
+from llcert.sizing import batch_size_for, check_room
 from llcert.spectral import Lanczos, PowerIteration
 
 E = TypeVar("E", bound=enum.Enum)
@@ -97,6 +98,8 @@ class Job:
 def _certifier(
     network: Network, settings: Settings, device: torch.device, dtype: torch.dtype, witness: Witness | None
 ) -> Certifier:
+    proved = settings.assurance is not Assurance.ESTIMATE
+    check_room(lower(network, device, dtype), network.source or "the network", proved=proved)
     try:
         return Certifier.of(network, settings, device, dtype, witness)
     except (RuntimeError, MemoryError) as error:

@@ -12,6 +12,10 @@ import torch
 from llcert.processes import local_size
 
 _UNKNOWN = 2 << 30
+_SHARE = 0.25
+_PLENTY = 1 << 29
+"""Of the free memory, what images that are computed at a time take; and where more of them gain nothing."""
+
 _FULL = ("allocate memory", "not enough memory", "out of memory", "ALLOC_FAILED", "bad_alloc", "create a primitive")
 """What torch and the libraries below it say, on the host and on a GPU, where they raise a plain RuntimeError; the last
 is oneDNN's, which has no other words for it."""
@@ -28,6 +32,11 @@ def free_memory(device: torch.device) -> int:
         idle = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
         return int(torch.cuda.mem_get_info(device)[0]) + idle
     return max(int(min(_system(), _within_groups(), _address_space())), 0) // local_size()
+
+
+def at_once(each: int, device: torch.device) -> int:
+    """How many images that take so many bytes each to compute at a time, at least one."""
+    return max(1, int(min(_SHARE * free_memory(device), _PLENTY) // max(each, 1)))
 
 
 def out_of_memory(error: BaseException) -> bool:

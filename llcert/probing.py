@@ -4,12 +4,13 @@ what others leave off."""
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import torch
 from torch import Tensor
 
 from llcert.layout import flat
+from llcert.memory import at_once
 from llcert.program import Block, Program
 
 _EACH = 4
@@ -25,6 +26,12 @@ _WORK = 1e9
 """Products that driving may take, as far as `_LEAST` allows."""
 
 _STEPS = 3
+
+_WIDTH, _KEPT = 4, 3
+"""Bytes of a number, and tensors of every value, that a pass keeps."""
+
+Unit = tuple[Block, int]
+"""An entry of a block's value before its activation."""
 
 
 def inputs_of(program: Program) -> Iterator[Tensor]:
@@ -46,7 +53,7 @@ def inputs_of(program: Program) -> Iterator[Tensor]:
 
 def _driven(program: Program, seen: Tensor, generator: torch.Generator) -> Tensor:
     """Images in [0, 1] that drive units up and down, those first whose output never changes on the inputs seen."""
-    chosen = [(b, i) for b in program.blocks if b.activation is not None for i in _units(program, b, seen, generator)]
+    chosen = _units(program, seen, generator)
     if not chosen:
         return seen[:0]
     each = sum(b.roundings * math.prod(b.pre.shape) for b in program.blocks)
@@ -54,34 +61,51 @@ def _driven(program: Program, seen: Tensor, generator: torch.Generator) -> Tenso
     chosen = [chosen[i * len(chosen) // count] for i in range(count)]
     signs = torch.tensor([1.0, -1.0]).repeat(len(chosen))
     points = torch.full((2 * len(chosen), *seen.shape[1:]), 0.5)
+    places = torch.arange(len(points)).split(at_once(_WIDTH * _KEPT * program.entries, program.device))
     units = [unit for unit in chosen for _ in range(2)]
     for _ in range(_STEPS):
-        points.requires_grad_()
-        with torch.enable_grad():
-            values = _before_activations(program, points)
-            driven = [values[block][k].flatten()[i] for k, (block, i) in enumerate(units)]
-            (gradient,) = torch.autograd.grad((torch.stack(driven) * signs).sum(), points)
-        points = (points.detach() + gradient.sign() / 2).clamp(0, 1)
+        gradient = torch.cat([_gradient(program, points[p], [units[k] for k in p.tolist()], signs[p]) for p in places])
+        points = (points + gradient.sign() / 2).clamp(0, 1)
     return points
 
 
-def _units(program: Program, block: Block, seen: Tensor, generator: torch.Generator) -> list[int]:
-    """Entries of a block's value before its activation."""
-    assert block.activation is not None
-    with torch.no_grad():
-        value = _before_activations(program, seen)[block]
-        output = flat(block.activation(value))
-        order = torch.randperm(value[0].numel(), generator=generator)
+def _gradient(program: Program, points: Tensor, units: Sequence[Unit], signs: Tensor) -> Tensor:
+    """Of the unit of each point, with its sign."""
+    points = points.detach().requires_grad_()
+    wanted: dict[Block, list[int]] = {}
+    for k, (block, _) in enumerate(units):
+        wanted.setdefault(block, []).append(k)
+    with torch.enable_grad():
+        total = torch.zeros(())
+        for block, value, _ in _passing(program, points):
+            for k in wanted.get(block, ()):
+                total = total + signs[k] * value[k].flatten()[units[k][1]]
+        (gradient,) = torch.autograd.grad(total, points)
+    return gradient
+
+
+@torch.no_grad()
+def _units(program: Program, seen: Tensor, generator: torch.Generator) -> list[Unit]:
+    """Some of every block, those first whose output never changes on the inputs seen, or on as many as fit."""
+    seen = seen[: at_once(_WIDTH * _KEPT * sum(program.most), program.device)]
+    found: list[Unit] = []
+    for block, value, output in _passing(program, seen):
+        if block.activation is None:
+            continue
+        order, output = torch.randperm(value[0].numel(), generator=generator), flat(output)
         if output.shape[1] == len(order):
             still = (output == output[:1]).all(0)
             order = torch.cat((order[still[order]], order[~still[order]]))
-    return order[:_UNITS].tolist()
+        found += [(block, i) for i in order[:_UNITS].tolist()]
+    return found
 
 
-def _before_activations(program: Program, images: Tensor) -> dict[Block, Tensor]:
+def _passing(program: Program, images: Tensor) -> Iterator[tuple[Block, Tensor, Tensor]]:
+    """Every block with its value before the activation and behind it."""
     values = {program.input: images}
-    before = {}
-    for block in program.blocks:
-        before[block] = z = block.value(values)
-        values[block.node] = z if block.activation is None else block.activation(z)
-    return before
+    for block, read in program.in_turn():
+        value = block.value(values)
+        values[block.node] = output = value if block.activation is None else block.activation(value)
+        yield block, value, output
+        for node in read:
+            del values[node]

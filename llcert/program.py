@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -20,6 +20,7 @@ from llcert.ir import (
     Node,
     Shape,
     apply,
+    last_reads,
     nonzero,
     place,
     stated,
@@ -199,6 +200,16 @@ class Block:
         return DOUBLE.bound(sum(t.underflow for t in self.terms), len(self.terms))
 
     @property
+    def entries(self) -> int:
+        """Of all its values, for one image."""
+        return sum(_entries(n) for n in (self.node, *self.body))
+
+    @property
+    def scratch(self) -> int:
+        """Of the windows of one of its operators, at most, likewise."""
+        return max(n.op.scratch([i.shape for i in n.inputs], n.shape) for n in (self.node, *self.body))
+
+    @property
     def label(self) -> str:
         """The operators of the block, for reports: `Conv + ReLU`."""
         names = [n.op.label for n in self.body if isinstance(n.op, Join) or not n.op.moves]  # type: ignore[attr-defined]
@@ -249,10 +260,39 @@ class Program:
     def logits(self, images: Tensor) -> Tensor:
         """`[batch, logits]`; images: `[batch, *input shape]`, pixel units, of any precision."""
         values: dict[Node, Tensor] = {self.input: self.entering(images)}
-        for block in self.blocks:
+        for block, read in self.in_turn():
             z = block.value(values)
             values[block.node] = z if block.activation is None else block.activation(z)
+            for node in read:
+                del values[node]
         return values[self.output]
+
+    def in_turn(self) -> Iterator[tuple[Block, list[Node]]]:
+        """The blocks in order, each with the values that no block behind it reads."""
+        return zip(self.blocks, last_reads(b.sources for b in self.blocks), strict=True)
+
+    @cached_property
+    def entries(self) -> int:
+        """Of all values of one image together."""
+        return _entries(self.input) + sum(b.entries for b in self.blocks)
+
+    @property
+    def largest(self) -> Node:
+        """The largest of its values, the first such."""
+        return max((n for b in self.blocks for n in (*b.body, b.node)), key=_entries)
+
+    @cached_property
+    def most(self) -> tuple[int, int, int]:
+        """Entries of one image where an evaluation that forgets what nothing reads any more holds most: of the values
+        that blocks read, of a block's own, and of the windows of an operator."""
+        alive = {self.input: _entries(self.input)}
+        found = []
+        for block, read in self.in_turn():
+            found.append((sum(alive.values()), block.entries, block.scratch))
+            alive[block.node] = _entries(block.node)
+            for node in read:
+                del alive[node]
+        return max(found, key=sum)
 
 
 def lower(network: Network, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32) -> Program:
@@ -345,3 +385,7 @@ def _reached(source: Node, body: tuple[Node, ...]) -> tuple[Node, ...]:
         if any(i in reached for i in node.inputs):
             reached.add(node)
     return tuple(n for n in body if n in reached)
+
+
+def _entries(node: Node) -> int:
+    return math.prod(node.shape)

@@ -7,6 +7,7 @@ import os
 import torch
 
 from llcert.certify import Footprint
+from llcert.errors import InvalidInput
 from llcert.memory import free_memory
 from llcert.processes import local_size
 from llcert.program import Program
@@ -26,6 +27,20 @@ def batch_size_for(program: Program, *, proved: bool = False) -> int:
     while size > 1 and footprint.bytes(size) > room:
         size //= 2
     return size
+
+
+def check_room(program: Program, source: str, *, proved: bool) -> None:
+    """Raises InvalidInput where bounds of a single image take more memory than is free, by the same estimate."""
+    needed, free = Footprint.of(program, proved=proved).image, free_memory(program.device)
+    if needed <= free:
+        return
+    largest = program.largest
+    raise InvalidInput(
+        f"{source}: bounds of one image take about {needed / 2**30:.1f} GiB of the memory of {program.device.type}, "
+        f"and {free / 2**30:.1f} GiB are free; its values have {program.entries:,} numbers, {largest.name!r} of shape "
+        f"{largest.shape} most of them: smaller images, fewer channels{' or --assurance estimate' if proved else ''} "
+        "may help"
+    )
 
 
 def threads_for(program: Program, available: int) -> int:

@@ -126,13 +126,16 @@ def at_points(program: Program, points: Tensor) -> Region:
 
     Boxes alone, for which no norm is needed. program, points: float64.
     """
-    known, unknown = Roundoff(), torch.full((len(points),), torch.inf, dtype=torch.float64, device=points.device)
+    unknown = torch.full((len(points),), torch.inf, dtype=torch.float64, device=points.device)
     region = Region(points, points, points, torch.zeros_like(unknown))
     hidden = {program.input: Hidden(region, torch.ones_like(points, dtype=torch.bool))}
-    for block in program.blocks:
+    for block, read in program.in_turn():
+        known = Roundoff()  # of this block alone: nobody asks for it
         z, error = _box(block, {s: hidden[s] for s in block.sources}, True, known, None)
         after = _activate(block, z, unknown, True, known, None)
         hidden[block.node] = _unless_lost(after, error, block.node.rounding)
+        for node in read:
+            del hidden[node]
     return hidden[program.output].region
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import torch
@@ -11,6 +11,7 @@ from torch import Tensor
 from llcert.bounds.enclose import at_points
 from llcert.bounds.roundoff import Passage
 from llcert.ir import Node
+from llcert.memory import at_once
 from llcert.program import Program
 from llcert.region import Region
 from llcert.rounding import direct_sums
@@ -40,6 +41,10 @@ def evaluation(program: Program, images: Tensor) -> Evaluation:
 
     It is what a proof pays for at these points. program: in float64. images: `[images, *input shape]`.
     """
+    return _in_parts(_evaluation, program, images)
+
+
+def _evaluation(program: Program, images: Tensor) -> Evaluation:
     with torch.no_grad(), direct_sums():
         region = at_points(program, images.to(program.device, torch.float64))
         centre, lower, upper = (_of_classes(program, x) for x in (region.centre, region.lower, region.upper))
@@ -48,13 +53,19 @@ def evaluation(program: Program, images: Tensor) -> Evaluation:
 
 def least_evaluation(program: Program, images: Tensor) -> Evaluation:
     """The same with the rounding of the last block alone, which is a part of the whole and costs next to nothing."""
+    return _in_parts(_least_evaluation, program, images)
+
+
+def _least_evaluation(program: Program, images: Tensor) -> Evaluation:
     with torch.no_grad(), direct_sums():
         images = images.to(program.device, torch.float64)
         values: dict[Node, Tensor] = {program.input: images}
-        for block in program.blocks:
+        last = program.blocks[-1]
+        for block, read in program.in_turn():
             z = block.value(values)
             values[block.node] = z if block.activation is None else block.activation(z)
-        last = program.blocks[-1]
+            for node in read if block is not last else ():
+                del values[node]
         logits = values[last.node]
         if last.activation is not None:
             return Evaluation(_of_classes(program, logits), torch.zeros_like(logits))
@@ -62,6 +73,30 @@ def least_evaluation(program: Program, images: Tensor) -> Evaluation:
         rounding = Passage.of(last, sources).deployed(logits.abs())
         rounding = torch.where(logits < 0, 0.0, rounding) if _is_clipped(program) else rounding
         return Evaluation(_of_classes(program, logits), rounding[:, : program.classes])
+
+
+def images_at_once(program: Program) -> int:
+    """How many images an evaluation takes at a time: as many as fit, at least one."""
+    return at_once(bytes_an_image(program), program.device)
+
+
+def bytes_an_image(program: Program) -> int:
+    """What an evaluation with its rounding takes for one image, about, where it holds most."""
+    read, own, windows = program.most
+    return _WIDTH * (_KEPT * read + _MADE * own + 2 * windows)
+
+
+_WIDTH = 8
+_KEPT = 4
+"""Tensors of a value that are kept until nothing reads it any more: a centre, a box, masks."""
+
+_MADE = 12
+"""Tensors of every value of a block that are there while it is computed."""
+
+
+def _in_parts(compute: Callable[[Program, Tensor], Evaluation], program: Program, images: Tensor) -> Evaluation:
+    found = [compute(program, part) for part in images.split(images_at_once(program))]
+    return Evaluation(torch.cat([e.values for e in found]), torch.cat([e.rounding for e in found]))
 
 
 def _point(value: Tensor) -> Region:

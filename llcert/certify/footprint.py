@@ -27,11 +27,10 @@ class Footprint:
     def of(program: Program, *, proved: bool) -> Footprint:
         """proved: whether bounds are computed again in float64."""
         width = 8 if proved else torch.finfo(program.dtype).bits // 8
-        values = sum(_size(n.shape) for block in program.blocks for n in (block.node, *block.body))
         last = sum(_size(term.columns) for term in program.blocks[-1].terms)
         entries = sum(_size(block.pre.shape) for block in program.blocks)
         return Footprint(
-            width * (_REGIONS * (values + _size(program.input.shape)) + _MARGINS * program.classes * last),
+            width * (_REGIONS * program.entries + _MARGINS * program.classes * last + _scratch(program)),
             width * _CARRIED * program.classes * entries,
             width * _CARRIED * Backward(program).rows_at_once * entries,
         )
@@ -39,6 +38,10 @@ class Footprint:
     def bytes(self, images: int) -> int:
         """What so many images take at most, whatever the stage."""
         return images * self.image + min(images * self.carried, self.most)
+
+
+def _scratch(program: Program) -> int:
+    return max(block.scratch for block in program.blocks)
 
 
 def _size(shape: tuple[int, ...]) -> int:

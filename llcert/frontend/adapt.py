@@ -79,6 +79,10 @@ class _Behind(Original):
         return self.inner.single
 
     @property
+    def together(self) -> int:
+        return self.inner.together
+
+    @property
     def variants(self) -> tuple[Original, ...]:
         return tuple(_Behind(self.front, other) for other in self.inner.variants)
 

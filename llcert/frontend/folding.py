@@ -23,6 +23,8 @@ _GROWTH = 4
 """A computed constant holds at most this many times the entries of all initialisers (at least `_SMALL`, at most
 `LARGEST`); all of them together as many times that."""
 
+_STORED = "for weights of this size; store it in the file (constant folding at export)"
+
 T = TypeVar("T")
 
 
@@ -65,7 +67,10 @@ class Folder:
             outputs = _told(where, lambda: rule(own_attributes(node, where), arrays))
         self.spent += sum(o.size for o in outputs)
         if self.spent > _GROWTH * self.allowed:
-            raise UnsupportedModel(f"{where}: the constants of the model need more memory than llcert allows")
+            raise UnsupportedModel(
+                f"{where}: the constants that the model computes have {self.spent:,} entries together, more than the "
+                f"{_GROWTH * self.allowed:,} llcert allows {_STORED}"
+            )
         return tuple(np.asarray(o) for o in outputs)
 
     def _check_size(self, node: onnx.NodeProto, arrays: Sequence[Array | None], where: str) -> None:
@@ -76,7 +81,10 @@ class Folder:
         if size is None:
             raise UnsupportedModel(f"{where}: llcert does not compute constants with this operator")
         if not size <= self.allowed:
-            raise UnsupportedModel(f"{where}: computes a constant of {size} entries, more than llcert allows")
+            raise UnsupportedModel(
+                f"{where}: computes a constant of {size} entries, more than the {self.allowed:,} llcert allows "
+                f"{_STORED}"
+            )
 
 
 def _told(where: str, compute: Callable[[], T]) -> T:

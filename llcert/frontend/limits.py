@@ -1,16 +1,19 @@
-"""How many entries an operator's results have, before they are computed."""
+"""How many entries an operator's results have, before they are computed, and how many a network may hold."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Final
 
 import numpy as np
 import onnx
 
+from llcert.errors import UnsupportedModel
 from llcert.frontend.rules import Array
+from llcert.ir import LARGEST_TOGETHER, Node
 
 
 def _kinds(names: str) -> frozenset[str]:
@@ -82,3 +85,48 @@ _SIZES: Final[Mapping[str, Callable[[onnx.NodeProto, Sequence[Array]], float]]] 
         "Gemm": lambda _, k: _product_size(k),
     }
 )
+
+
+_GROWTH = 4
+_INTEGER = 5
+"""Entries of eight bytes that an integer of a list takes."""
+
+
+@dataclass
+class Budget:
+    """What the nodes of a network hold together, counted while they are made, before any of them is computed.
+
+    weights: entries of what the file or the module brings along.
+    """
+
+    weights: int
+    spent: int = 0
+    _counted: set[Node] = field(default_factory=set)
+
+    @property
+    def allowed(self) -> int:
+        return LARGEST_TOGETHER + _GROWTH * self.weights
+
+    def spend(self, results: Iterable[Node], where: str) -> None:
+        """Counts new values and all that is new in front of them; raises UnsupportedModel where it is too much."""
+        waiting = list(results)
+        while waiting:
+            node = waiting.pop()
+            if node in self._counted:
+                continue
+            self._counted.add(node)
+            waiting += node.inputs
+            scratch = node.op.scratch([i.shape for i in node.inputs], node.shape)
+            self.spent += _held(node)
+            if self.spent + scratch > self.allowed:
+                raise UnsupportedModel(
+                    f"{where}: with its value of shape {node.shape} one image takes {self.spent + scratch:,} numbers, "
+                    f"more than the {self.allowed:,} llcert takes for weights of this size; export the model for "
+                    "smaller images, or with fewer channels"
+                )
+
+
+def _held(node: Node) -> int:
+    """Entries of a value and of its operator's parameters."""
+    lists = sum(len(v) for v in vars(node.op).values() if isinstance(v, tuple))
+    return math.prod(node.shape) + sum(t.numel() for t in node.op.tensors().values()) + _INTEGER * lists

@@ -20,7 +20,7 @@ from llcert.frontend.attributes import attributes
 from llcert.frontend.constants import Constant, given, initialiser, sizes_of, tensor
 from llcert.frontend.folding import Folder
 from llcert.frontend.functions import STANDARD_DOMAINS
-from llcert.frontend.limits import NO_LARGER
+from llcert.frontend.limits import NO_LARGER, Budget
 from llcert.frontend.nested import nodes_within, subgraphs
 from llcert.frontend.normalise import Graph, reads, where
 from llcert.frontend.signature import check_types, defaults, element_type, schema
@@ -120,8 +120,9 @@ class Walk:
         dtype = _FORMATS[graph.image.type.tensor_type.elem_type]
         image = apply(Input(shape if reading.batched or shape[0] != 1 else shape[1:], dtype), name=name)
         values: dict[str, Known] = {name: reshaped(image, shape), **graph.constants}
-        folder = Folder(graph.opset, held=sum(a.size for a in graph.constants.values()))
-        self._scope = _Scope(graph, reading, folder, ChainMap(values), _read(graph.nodes, graph.outputs))
+        held = sum(a.size for a in graph.constants.values())
+        folder, budget, used = Folder(graph.opset, held), Budget(held), _read(graph.nodes, graph.outputs)
+        self._scope = _Scope(graph, reading, folder, budget, ChainMap(values), used)
         self.done = 0
 
     def __call__(self) -> Literal:
@@ -154,6 +155,7 @@ class _Scope:
     graph: Graph
     reading: Reading
     folder: Folder
+    budget: Budget
     values: ChainMap[str, Known]
     used: frozenset[str]
 
@@ -172,6 +174,7 @@ class _Scope:
             results = self._compute(proto, inputs, place)
         else:
             results = self._import(proto, inputs, place, wanted)
+        self.budget.spend((r for r in results if isinstance(r, Node)), place)
         if len(results) < wanted:
             raise UnsupportedModel(f"{place}: its output {proto.output[wanted - 1]!r} is not supported")
         self.values.update({n: r for n, r in zip(proto.output, results, strict=False) if n})

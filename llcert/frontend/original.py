@@ -80,6 +80,10 @@ class OnnxOriginal(Original):
         return self.computes
 
     @property
+    def together(self) -> int:
+        return self.layout.rows or 1
+
+    @property
     def variants(self) -> tuple[Original, ...]:
         return (replace(self, optimised=False),) if self.optimised else ()
 
@@ -122,6 +126,10 @@ class Reference(Original):
     @property
     def dtype(self) -> torch.dtype:
         return self.computes
+
+    @property
+    def together(self) -> int:
+        return self.layout.rows or 1
 
     def logits(self, images: Tensor) -> Tensor:
         array = images.detach().to("cpu", self.computes).numpy()

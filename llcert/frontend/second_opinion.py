@@ -35,6 +35,10 @@ class Converted(Original):
     def dtype(self) -> torch.dtype:
         return self.computes
 
+    @property
+    def together(self) -> int:
+        return self.layout.rows or 1
+
     def logits(self, images: Tensor) -> Tensor:
         rows = self.layout.rows or 1
         array = images.to("cpu", self.computes).numpy()

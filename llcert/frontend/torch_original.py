@@ -49,6 +49,10 @@ class TorchOriginal(Original):
     def dtype(self) -> torch.dtype:
         return self.computes
 
+    @property
+    def together(self) -> int:
+        return self.batch or 1
+
     def logits(self, images: Tensor) -> Tensor:
         images = images.detach().to("cpu", self.computes)
         rows = self.batch or max(len(images), _SEVERAL)

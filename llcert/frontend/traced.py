@@ -16,6 +16,7 @@ from torch import Tensor
 from llcert.batch_size import BATCH, BatchSize, DependsOnBatch, Size
 from llcert.errors import UnsupportedModel
 from llcert.frontend.advice import advice
+from llcert.frontend.limits import Budget
 from llcert.frontend.promotion import known, promoted
 from llcert.frontend.torch_original import TorchOriginal
 from llcert.ir import LARGEST, Input, Network, Node, apply, format_name, topological
@@ -142,6 +143,7 @@ class _Walk:
         self.traced = traced
         self.cells = {name: _Cell(value) for name, value in traced.known.items()}
         self.cells[traced.image] = _Cell(apply(Input(traced.shape, traced.dtype), name=traced.image))
+        self.budget = Budget(sum(value.numel() for value in traced.known.values()))
         self.last_use = {name: i for i, step in enumerate(traced.steps) for name in step.refs()}
         self.last_use[traced.output] = len(traced.steps)
 
@@ -174,6 +176,7 @@ class _Walk:
             value = self._computed(step, arguments, where)
         except (RuntimeError, ValueError, LookupError, TypeError, ArithmeticError, AttributeError) as error:
             raise UnsupportedModel(f"{where}: cannot be computed: {first_line(error)}") from error
+        self.budget.spend((leaf for leaf in _leaves(value) if isinstance(leaf, Node)), where)
         if written is not None:
             self._write(index, step, written, value, where)
         else:

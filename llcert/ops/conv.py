@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -44,6 +45,10 @@ class Conv(LinearOp):
     groups: int = 1
     trainable = ("weight", "bias")
     roundings = 6  # the product, and five for a factor that a runtime folds into the weights
+
+    def scratch(self, inputs: Sequence[Shape], output: Shape) -> int:
+        """Every window as a column, as torch lays them out in float64."""
+        return self.weight[0].numel() * self.groups * math.prod(output[1:])
 
     def linear(self, x: Tensor) -> Tensor:
         convolve = F.conv1d if len(self.stride) == 1 else F.conv2d
@@ -88,6 +93,10 @@ class ConvTranspose(LinearOp):
     groups: int = 1
     trainable = ("weight", "bias")
     roundings = 6  # the product, and five for a factor that a runtime folds into the weights
+
+    def scratch(self, inputs: Sequence[Shape], output: Shape) -> int:
+        """Every window as a column, as torch lays them out."""
+        return self.weight[0].numel() * self.groups * math.prod(inputs[0][1:])
 
     def linear(self, x: Tensor) -> Tensor:
         transposed = F.conv_transpose1d if len(self.stride) == 1 else F.conv_transpose2d

@@ -46,6 +46,10 @@ class MaxPool(Activation):
     increasing = True
     slope_roundings = 1
 
+    def scratch(self, inputs: Sequence[Shape], output: Shape) -> int:
+        """Every entry of every window."""
+        return math.prod(output) * math.prod(self.kernel)
+
     def __call__(self, *values: Tensor) -> Tensor:
         (z,) = values
         widths = [w for pair in reversed(self.padding) for w in pair]

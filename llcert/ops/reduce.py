@@ -60,6 +60,10 @@ class SumPool(LinearOp):
     weight: float = 1.0
     roundings = 6
 
+    def scratch(self, inputs: Sequence[Shape], output: Shape) -> int:
+        """Every entry of every window."""
+        return math.prod(output) * math.prod(self.kernel)
+
     def linear(self, x: Tensor) -> Tensor:
         size = 1
         for k in self.kernel:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import operator
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -55,10 +56,11 @@ class Take(Movement):
 def taken(node: Node, axis: int, indices: Sequence[int]) -> Node:
     """Some entries along one axis; the node itself where these are all, in order. Negative indices count back."""
     size = node.shape[axis]
-    if any(not -size <= i < size for i in indices):
+    if not all(-size <= i < size for i in indices):
         raise IndexError(f"index out of range for an axis of {size}")
-    chosen = tuple(i % size for i in indices)
-    return node if chosen == tuple(range(size)) else apply(Take(axis, chosen), node)
+    if len(indices) == size and all(i % size == k for k, i in enumerate(indices)):
+        return node
+    return apply(Take(axis, tuple(i % size for i in indices)), node)
 
 
 @from_onnx("Slice")
@@ -109,8 +111,18 @@ def read_split(call: Call) -> tuple[Node, ...]:
         length = -(-size // parts)
         lengths = (*(length,) * (parts - 1), size - length * (parts - 1))
     if min(lengths, default=0) < 1 or sum(lengths) != size or len(lengths) < call.outputs:
-        call.refuse(f"splits an axis of {size} into {lengths}")
-    ends = [sum(lengths[: i + 1]) for i in range(len(lengths))]
+        call.refuse(f"splits an axis of {size} into {len(lengths)} parts of {_few(lengths)}")
+    return _parts(node, axis, lengths[: call.outputs])
+
+
+def _few(lengths: Sequence[int]) -> str:
+    """A list for a message."""
+    return ", ".join(map(str, lengths[:8])) + (", ..." if len(lengths) > 8 else "")
+
+
+def _parts(node: Node, axis: int, lengths: Sequence[int]) -> tuple[Node, ...]:
+    """Parts of an axis one behind the other."""
+    ends = itertools.accumulate(lengths)
     return tuple(taken(node, axis, range(end - n, end)) for n, end in zip(lengths, ends, strict=True))
 
 
@@ -180,8 +192,7 @@ def read_torch_split(call: Call) -> tuple[Node, ...]:
         lengths = (-(-size // int(call.attributes["chunks"])),)
     if not isinstance(call.attributes.get("split_size", call.attributes.get("split_sizes", 0)), Sequence):
         lengths = tuple(min(lengths[0], size - start) for start in range(0, size, lengths[0]))
-    ends = [sum(lengths[: i + 1]) for i in range(len(lengths))]
-    return tuple(taken(node, axis, range(end - n, end)) for n, end in zip(lengths, ends, strict=True))
+    return _parts(node, axis, lengths)
 
 
 @from_torch_op("index_select")
