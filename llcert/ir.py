@@ -314,6 +314,13 @@ class Activation(Op):
     def global_slope(self, shape: Shape) -> Tensor:
         """Upper bound of `slope` over all inputs, broadcastable to the input shape."""
 
+    def least_slope(self, shape: Shape) -> Tensor | None:
+        """Lower bound, exact, of the slope of every chord of an entrywise function, broadcastable to the input shape.
+
+        None where outputs depend on several inputs, or nothing is known.
+        """
+        return torch.zeros(()) if self.entrywise and self.increasing else None
+
 
 @dataclass(frozen=True, eq=False)
 class Node:

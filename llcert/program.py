@@ -91,6 +91,26 @@ class Term:
         return sum(_roundings(n) for n in self.nodes)
 
     @cached_property
+    def roundings_back(self) -> int:
+        """The same for the adjoint and `magnitude_adjoint`."""
+        return sum(_roundings_back(n) + len(n.inputs) for n in self.nodes)
+
+    @cached_property
+    @torch.no_grad()
+    def underflow_back(self) -> float:
+        """Upper bound of the length of what underflow adds to the error of `adjoint(y)` for entries of at most 1.
+
+        Every operation of a node may lose as much as the smallest normal number, for itself and for a factor that is
+        computed; what is lost passes the nodes in front of it.
+        """
+        passed, largest = 1.0, 1.0
+        for node in self.nodes:
+            norm = node.op.norm_bound(node.inputs[0].shape) if isinstance(node.op, LinearOp) else len(node.inputs)
+            passed = DOUBLE.bound(passed * max(norm, 1.0))
+            largest = max(largest, math.prod(node.shape), *(math.prod(i.shape) for i in node.inputs))
+        return DOUBLE.bound(4 * self.roundings_back * DOUBLE.tiny * largest * passed * passed)
+
+    @cached_property
     @torch.no_grad()
     def underflow(self) -> float:
         """Upper bound of what underflow adds to the error of an entry of `apply(x)` or `magnitude(x)` for |x| <= 1.
@@ -362,7 +382,7 @@ def _block(node: Node, cuts: frozenset[Node], order: Mapping[Node, int]) -> Bloc
     body = () if activation and pre in cuts else _between(pre, cuts, order)
     members = frozenset(body)
     sources = tuple(dict.fromkeys(i for n in body for i in n.inputs if i not in members)) or (pre,)
-    terms = tuple(Term(s, _reached(s, body), pre, node) for s in sources)
+    terms = tuple(Term(s, reached(s, body), pre, node) for s in sources)
     disjoint = pre in members and isinstance(pre.op, Join) and pre.op.copies
     return Block(node, pre, body, terms, activation, disjoint)
 
@@ -379,12 +399,13 @@ def _between(pre: Node, cuts: frozenset[Node], order: Mapping[Node, int]) -> tup
     return tuple(sorted(inside, key=order.__getitem__))
 
 
-def _reached(source: Node, body: tuple[Node, ...]) -> tuple[Node, ...]:
-    reached = {source}
+def reached(source: Node, body: Sequence[Node]) -> tuple[Node, ...]:
+    """The nodes of a list, inputs before users, that depend on a node in front of it."""
+    found = {source: None}
     for node in body:
-        if any(i in reached for i in node.inputs):
-            reached.add(node)
-    return tuple(n for n in body if n in reached)
+        if any(i in found for i in node.inputs):
+            found[node] = None
+    return tuple(found)[1:]
 
 
 def _entries(node: Node) -> int:

@@ -42,8 +42,8 @@ MUTANTS = (
     Mutant(
         "two activations of one value share a norm",
         "_block",
-        "Term(s, _reached(s, body), pre, node)",
-        "Term(s, _reached(s, body), pre, pre)",
+        "Term(s, reached(s, body), pre, node)",
+        "Term(s, reached(s, body), pre, pre)",
         "tests/certify/test_shared_values.py::test_each_activation_of_a_value_has_the_norm_of_its_own_slope",
     ),
     Mutant(

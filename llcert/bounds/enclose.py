@@ -14,7 +14,7 @@ from llcert.bounds.forward import Rows, Trace, row_weights
 from llcert.bounds.join import reach
 from llcert.bounds.lipschitz import GlobalBound
 from llcert.bounds.roundoff import Passage, Roundoff, distance, flushed, inexact, largest
-from llcert.bounds.unmasked import rounded_up, steepest
+from llcert.bounds.slopes import rounded_up, steepest
 from llcert.ir import Node
 from llcert.layout import flat
 from llcert.program import Block, Program, Term
@@ -101,7 +101,8 @@ def enclose(
     known = Roundoff()
     everything = torch.ones_like(region.centre, dtype=torch.bool)
     trace = Trace(hidden={program.input: Hidden(region, everything)}, side=unmasked.side, roundoff=known)
-    weakest = unmasked.side
+    weakest, slips = unmasked.side, known.slips
+    slips[program.input] = torch.zeros_like(region.radius)
     for number, block in enumerate(program.blocks):
         sources = {s: trace.hidden[s] for s in block.sources}
         z, error = _box(block, sources, deployed, known, frame)
@@ -113,12 +114,48 @@ def enclose(
         weights = torch.minimum(weights, steepest(block))
         radius = _radius(block, sources, weights, unmasked, solver, trace, seed + number, frame)
         radius = DOUBLE.above(radius + distance(error, weights), 2)
+        if unmasked.looped:
+            slips[block.node] = _slip(block, slips, unmasked, distance(error, steepest(block)))
+            within = DOUBLE.above(unmasked.growth[block.node] * region.radius + 2 * slips[block.node], 4)
+            radius = torch.fmin(radius, within)
         radius = radius if frame is None else frame.radius(radius)
         weakest = Side.PROBABLE if any(trace.norms[t].side is Side.PROBABLE for t in block.terms) else weakest
         trace.before[block.node], trace.weighted[block.node] = z, (weights, radius)
         hidden = _activate(block, z, radius, deployed, known, frame)
+        if unmasked.looped and block.node in known.after:
+            slips[block.node] = DOUBLE.above(slips[block.node] + distance(known.after[block.node]), 2)
         trace.hidden[block.node] = _unless_lost(hidden, error, block.node.rounding) if deployed else hidden
     return replace(trace, side=weakest)
+
+
+def _slip(block: Block, slips: Mapping[Node, Tensor], unmasked: GlobalBound, own: Tensor) -> Tensor:
+    """How far an evaluation's value, times the activation's slopes, is from that in real numbers, `[batch]`.
+
+    At one point. slips: of the sources. own: what the block itself errs.
+    """
+    parts = [unmasked.norms[t] * slips[t.source] for t in block.terms]
+    return DOUBLE.above(torch.stack([*parts, own]).sum(0), len(parts) + 4)
+
+
+def by_pairs(program: Program, bound: GlobalBound, trace: Trace, labels: Tensor) -> Tensor:
+    """Lower bounds of `z_y - z_j` by the Lipschitz constants of pairs, rounding included, `[batch, logits]`.
+
+    Of any evaluation at any point of the image's ball. -inf where the bound knows no such constants. trace: an
+    enclosure that knows its roundoff. labels: y, `[batch]`.
+    """
+    centre = trace.hidden[program.output].region.centre
+    if bound.pairs is None or trace.roundoff is None:
+        return torch.full_like(centre, -torch.inf)
+    block, known = program.blocks[-1], trace.roundoff
+    # rows of differences are at most sqrt 2 times as long as the norm of the last map
+    before = 1.5 * torch.stack([bound.norms[t] * known.slips[t.source] for t in block.terms]).sum(0)
+    own = flat(known.errors[block.node])
+    slip = DOUBLE.above(before[:, None] + own + own.gather(1, labels[:, None]), len(block.terms) + 6)
+    moved = bound.pairs[labels] * trace.hidden[program.input].region.radius[:, None]
+    lost = DOUBLE.above(moved + 2 * slip, 4) + DOUBLE.nearest(2 * centre.abs().amax(1, keepdim=True))
+    margins = downwards(centre.gather(1, labels[:, None]) - centre - upwards(lost))
+    region = trace.hidden[program.output].region
+    return torch.where(region.radius.isnan()[:, None], torch.nan, margins)
 
 
 def at_points(program: Program, points: Tensor) -> Region:

@@ -9,9 +9,11 @@ import torch
 from torch import Tensor
 
 from llcert.bounds.join import reach
+from llcert.bounds.liplt import Composed
 from llcert.ir import Node
 from llcert.layout import flat
 from llcert.program import Block, Program, Term
+from llcert.region import length
 from llcert.spectral import Lanczos, Masked, Side, Solver, random_start
 
 
@@ -21,8 +23,10 @@ class GlobalBound:
 
     norms: scalars, the activation's largest slope included. vectors: right singular vectors `[1, *columns]`. Both are
     keyed by term, and a term names its block, so that two activations of one value have two norms. growth: Lipschitz
-    constant of every block's output with respect to the image, scalars, keyed by the block's own node. side: how the
-    norms err.
+    constant of every block's output with respect to the image, scalars, keyed by the block's own node: the least of the
+    product and, where it was asked for, LipLT. pairs: Lipschitz constants of the differences of logits by LipLT,
+    `[logits, logits]`; None where it was not asked for, or the network ends in an activation. looped: whether it was
+    asked for. side: how the norms err.
     """
 
     norms: dict[Term, Tensor]
@@ -30,6 +34,8 @@ class GlobalBound:
     growth: dict[Node, Tensor]
     output: Node
     side: Side
+    pairs: Tensor | None = None
+    looped: bool = False
 
     @property
     def lipschitz(self) -> Tensor:
@@ -45,17 +51,28 @@ def global_bound(
     starts: Mapping[Term, Tensor] | None = None,
     joint: bool = True,
     crude: bool = True,
+    composed: Composed | None = None,
 ) -> GlobalBound:
     """The global Lipschitz bound, an ESTIMATE; where an iteration does not converge, a crude upper bound answers.
 
     starts: vectors `[1, *columns]` to begin with, such as those of an earlier bound; random where there are none.
     joint: whether branches that add up get one more norm of them all, which may say less than their sum.
+    composed: the maps of LipLT, if it is asked for.
     crude: False lets what the solver found stand; to look whether it converged would be to wait for a GPU.
     """
     solver = solver or Lanczos(tolerance=1e-5, vectors=True)
     norms: dict[Term, Tensor] = {}
     vectors: dict[Term, Tensor] = {}
     growth: dict[Node, Tensor] = {program.input: torch.ones((), dtype=program.dtype, device=program.device)}
+    before: dict[Node, Tensor] = {}
+
+    def whole(term: Term, seed: int) -> Tensor:
+        rows, columns = (growth[program.input].expand(1, *s) for s in (term.output.shape, term.columns))
+        given = (starts or {}).get(term)
+        start = random_start((1, *term.columns), columns, seed) if given is None else given
+        norms[term], vectors[term] = _unmasked(term, rows, columns, solver, start, crude)
+        return norms[term]
+
     for number, block in enumerate(program.blocks):
         rows, columns = _everything(program, block)
         for term, every in zip(block.terms, columns, strict=True):
@@ -65,7 +82,31 @@ def global_bound(
         sizes, radii = [norms[t][None] for t in block.terms], [growth[t.source][None] for t in block.terms]
         branches = solver if joint else None
         growth[block.node] = reach(block, rows, columns, sizes, radii, branches, seed + number)(radii)[0]
-    return GlobalBound(norms, vectors, growth, program.output, Side.ESTIMATE)
+        if composed is not None:
+            parts = [
+                whole(t, seed + number) * leaf.gain(growth[program.input], before, growth)
+                for leaf, t in composed.maps[block.node].items()
+            ]
+            product = growth[block.node]
+            if not bool((rows == 1).all()):
+                product = _without_slopes(block, columns, radii, solver, seed + number, crude)
+            before[block.node] = torch.minimum(torch.stack(parts).sum(), product)
+            growth[block.node] = torch.minimum(growth[block.node], before[block.node] * rows.amax())
+    pairs = None if composed is None else composed.pairs(program, before, growth)
+    return GlobalBound(norms, vectors, growth, program.output, Side.ESTIMATE, pairs, composed is not None)
+
+
+def _without_slopes(
+    block: Block, columns: list[Tensor], radii: list[Tensor], solver: Solver, seed: int, crude: bool
+) -> Tensor:
+    """The product for the block's value before its activation, whose slopes are not one, a scalar."""
+    one = columns[0].new_ones(1, *block.pre.shape)
+    norms = [
+        _unmasked(t, one, c, solver, random_start((1, *t.columns), c, seed), crude)[0]
+        for t, c in zip(block.terms, columns, strict=True)
+    ]
+    moved = torch.cat([norm * radius for norm, radius in zip(norms, radii, strict=True)])
+    return length(moved, 0) if block.disjoint else moved.sum()
 
 
 def _everything(program: Program, block: Block) -> tuple[Tensor, list[Tensor]]:

@@ -22,7 +22,8 @@ class Roundoff:
     sizes: of each block, upper bounds of `N |h| + |b|` over the regions, N the product of the absolute matrices,
     `[batch, *pre shape]`. totals: their sum over all nodes on the way through the block, and its sources, `[batch]`.
     errors: of each block, bounds of what an evaluation may err in an entry of its value before the activation, float64
-    in this proof and the deployed format together. after: likewise of its output.
+    in this proof and the deployed format together. after: likewise of its output. slips: upper bounds of the distance
+    of a block's output from that of the network in real numbers at the same point, `[batch]`, of any such evaluation.
     All are keyed by the block's node: two activations of one value are two blocks, and each has errors of its own.
     """
 
@@ -30,10 +31,11 @@ class Roundoff:
     totals: dict[Node, Tensor] = field(default_factory=dict)
     errors: dict[Node, Tensor] = field(default_factory=dict)
     after: dict[Node, Tensor] = field(default_factory=dict)
+    slips: dict[Node, Tensor] = field(default_factory=dict)
 
     def select(self, images: Tensor) -> Roundoff:
         """Of some images; images: mask or index."""
-        parts = (self.sizes, self.totals, self.errors, self.after)
+        parts = (self.sizes, self.totals, self.errors, self.after, self.slips)
         return Roundoff(*({n: t[images] for n, t in part.items()} for part in parts))
 
 

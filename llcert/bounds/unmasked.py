@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor
 
+from llcert.bounds.liplt import Composed, Leaf, Step, distances
 from llcert.bounds.lipschitz import GlobalBound
+from llcert.bounds.roundoff import distance
+from llcert.bounds.slopes import steepest
 from llcert.errors import UnsupportedModel
 from llcert.ir import Input, LinearOp, Node, topological
 from llcert.program import Block, Program, Term
@@ -38,40 +42,87 @@ def check_stated(program: Program) -> None:
             )
 
 
-def proved_bound(program: Program, solver: Solver | None = None) -> GlobalBound:
+def proved_bound(program: Program, solver: Solver | None = None, composed: Composed | None = None) -> GlobalBound:
     """The global Lipschitz bound with an UPPER bound for every norm, rounding included. program: in float64.
 
-    Branches that add up count as their sum. Raises UnsupportedModel for operators that do not state what a proof needs.
+    Branches that add up count as their sum. composed: the maps of LipLT, if it is asked for; those that the solver does
+    not prove count as the product of their parts. Raises UnsupportedModel for operators that do not state what a proof
+    needs.
     """
     check_stated(program)
     norms: dict[Term, Tensor] = {}
-    growth = {program.input: 1.0}
+    growth, before = {program.input: 1.0}, {}
+    products: dict[Node, dict[Leaf, float]] = {program.input: {Leaf(program.input): 1.0}}
     for block in program.blocks:
         slope = float(steepest(block).max())
-        sizes = {t: DOUBLE.bound(unmasked_bound(t, solver) * slope) for t in block.terms}
+        plain = {t: unmasked_bound(t, solver) for t in block.terms}
+        sizes = {t: DOUBLE.bound(norm * slope) for t, norm in plain.items()}
         parts = [DOUBLE.bound(sizes[t] * growth[t.source]) for t in block.terms]
         together = math.hypot(*parts) if block.disjoint else sum(parts)
         growth[block.node] = DOUBLE.bound(together, len(parts) + 8)
+        if composed is not None:
+            known = _products(block, plain, products)
+            looped = 0.0
+            for leaf, term in composed.maps[block.node].items():
+                norm = known[leaf] if _direct(leaf, block, products) else min(known[leaf], _solved(term, solver))
+                looped = DOUBLE.bound(looped + DOUBLE.bound(norm * leaf.gain(1.0, before, growth)))
+            parts = [DOUBLE.bound(plain[t] * growth[t.source]) for t in block.terms]
+            together = math.hypot(*parts) if block.disjoint else sum(parts)
+            before[block.node] = min(looped, DOUBLE.bound(together, len(parts) + 8))
+            growth[block.node] = min(growth[block.node], DOUBLE.bound(before[block.node] * slope))
+            products[block.node] = _behind(composed.added[block.node], known)
         norms |= {t: torch.tensor(v, dtype=torch.float64, device=program.device) for t, v in sizes.items()}
     scalars = {n: torch.tensor(v, dtype=torch.float64, device=program.device) for n, v in growth.items()}
-    return GlobalBound(norms, {}, scalars, program.output, Side.UPPER)
+    pairs = None if composed is None else _proved_pairs(program, composed, before, growth)
+    return GlobalBound(norms, {}, scalars, program.output, Side.UPPER, pairs, composed is not None)
 
 
-def steepest(block: Block) -> Tensor:
-    """The largest slopes of a block's activation anywhere, rounded up; broadcastable to `[batch, *pre shape]`."""
-    if block.activation is None:
-        return torch.ones((), dtype=torch.float64)
-    return rounded_up(block, block.activation.global_slope(block.pre.shape).double())
+def _products(
+    block: Block, norms: Mapping[Term, float], products: Mapping[Node, Mapping[Leaf, float]]
+) -> dict[Leaf, float]:
+    """An UPPER bound of every composed map of a block: the norms of its parts, added up over its sources."""
+    found: dict[Leaf, float] = {}
+    for term in block.terms:
+        for leaf, norm in products[term.source].items():
+            found[leaf] = DOUBLE.bound(found.get(leaf, 0.0) + DOUBLE.bound(norms[term] * norm))
+    return found
 
 
-def rounded_up(block: Block, slopes: Tensor) -> Tensor:
-    """Computed slopes of a block's activation, not below the true ones, as its author states; 0 and 1 are exact."""
-    if block.activation is None:
-        return slopes
-    roundings = block.activation.slope_roundings
-    if roundings is None:
-        raise UnsupportedModel(f"{block.activation.label}: its slope_roundings are not stated")
-    return torch.where((slopes == 0) | (slopes == 1), slopes, DOUBLE.above(slopes, roundings))
+def _direct(leaf: Leaf, block: Block, products: Mapping[Node, Mapping[Leaf, float]]) -> bool:
+    """Whether nothing but the block's own map lies between: its norm is known already."""
+    sources = [s for s in block.sources if leaf in products[s]]
+    return leaf.even and len(sources) == 1 and (leaf.moved is sources[0] or leaf.node is sources[0])
+
+
+def _behind(added: Sequence[tuple[Step | None, Leaf]], products: Mapping[Leaf, float]) -> dict[Leaf, float]:
+    """The products behind the steps of an activation."""
+    found = dict(products)
+    for step, leaf in added:
+        if step is None:
+            return {leaf: 1.0}
+        linear, remainder = (op.norm_bound(leaf.node.shape) for op in (step.linear, step.remainder))
+        found = {other: DOUBLE.bound(norm * linear) for other, norm in found.items()}
+        found[leaf] = remainder
+    return found
+
+
+def _proved_pairs(
+    program: Program, composed: Composed, before: Mapping[Node, float], growth: Mapping[Node, float]
+) -> Tensor | None:
+    """`Composed.pairs`, rounding included."""
+    last = program.blocks[-1]
+    if last.activation is not None:
+        return None
+    unit = torch.eye(last.node.shape[0], dtype=torch.float64, device=program.device)
+    total = torch.zeros_like(unit)
+    with torch.no_grad():
+        for leaf, term in composed.maps[last.node].items():
+            count = term.roundings_back
+            size = DOUBLE.above(term.magnitude_adjoint(unit), count)
+            lost = DOUBLE.above(distance(size * DOUBLE.gamma(count)) + term.underflow_back, 2)
+            apart = DOUBLE.above(distances(term.adjoint(unit)), math.prod(term.columns) + 4) + lost + lost[:, None]
+            total = DOUBLE.above(total + apart * leaf.gain(1.0, before, growth), 6)
+    return total
 
 
 def operator_bound(term: Term) -> float:

@@ -15,8 +15,9 @@ from llcert.bounds.ascent import Ascent
 from llcert.bounds.boxes import Asked, backward_boxes
 from llcert.bounds.branching import bounds_of
 from llcert.bounds.dual import Backward, Choice, Chosen, Tightest, differences
-from llcert.bounds.enclose import Frame, enclose, enclosing_ball
+from llcert.bounds.enclose import Frame, by_pairs, enclose, enclosing_ball
 from llcert.bounds.forward import Trace
+from llcert.bounds.liplt import Composed
 from llcert.bounds.lipschitz import GlobalBound
 from llcert.bounds.unmasked import proved_bound
 from llcert.certify.claim import FIRST, Claim
@@ -125,6 +126,7 @@ class Prover:
         others = self.claim.others(directions.shape[1], self.program.classes)
         margins = torch.full_like(directions[:, 0], -torch.inf)
         margins[:, others] = backward.last(trace, {self.program.output: directions[:, others]})
+        margins[:, others] = torch.fmax(margins, by_pairs(self.program, self.bound, trace, labels))[:, others]
         if plan.backward:
             self._carry(backward, trace, directions, margins, labels, plan)
         return margins.scatter(1, labels[:, None], torch.inf)
@@ -283,7 +285,7 @@ def provers_of(
     if settings.assurance is Assurance.PROBABILISTIC:
         del solvers[Assurance.DETERMINISTIC]
     with torch.no_grad(), direct_sums():
-        bound = proved_bound(program, replace(verified, largest=_WHOLE))
+        bound = proved_bound(program, replace(verified, largest=_WHOLE), None if frame else Composed.of(program))
     asked = Asked(program)
     return {
         assurance: Prover(

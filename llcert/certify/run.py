@@ -14,6 +14,7 @@ from torch import Tensor
 
 from llcert.bounds import GlobalBound, Start, global_bound
 from llcert.bounds.branching import Branching
+from llcert.bounds.liplt import Composed
 from llcert.certify.arithmetic import full_precision
 from llcert.certify.attack import PGD, Deployed, Objective, Target
 from llcert.certify.attack_stages import Adversary, Attack, TargetedAttack
@@ -141,7 +142,7 @@ class Certifier:
         settings.claim.check(network.classes)
         program = lower(network, device, dtype)
         with torch.no_grad(), full_precision():
-            bound = global_bound(program, seed=settings.seed)
+            bound = global_bound(program, seed=settings.seed, composed=Composed.of(program))
         provers: dict[Assurance, Prover] = {}
         if settings.assurance is not Assurance.ESTIMATE:
             provers = provers_of(network, settings, device, witness)

@@ -38,7 +38,10 @@ class Clean:
 
 @dataclass(frozen=True)
 class Global:
-    """Certifies by the global Lipschitz bound: `z_y - z_j > ||w_j - w_y|| L eps` for every other class (GloRo)."""
+    """Certifies by the global Lipschitz bound: `z_y - z_j > ||w_j - w_y|| L eps` for every other class (GloRo).
+
+    Or `z_y - z_j > L_yj eps`, the constant of the pair by LipLT.
+    """
 
     program: Program
     eps: Eps
@@ -62,7 +65,9 @@ class Global:
         for term, distances in self.distances.items():
             moved = (self.bound.growth[term.source] * radii).to(distances.dtype)
             total = total + distances[labels] * spread(moved, distances)
-        return total
+        if self.bound.pairs is None:
+            return total
+        return torch.minimum(total, self.bound.pairs[labels] * radii[:, None].to(total.dtype))
 
     def __call__(self, images: Tensor, labels: Tensor, indices: Tensor, bounds: Tensor) -> Finding:
         logits = self.program.logits(images)

@@ -76,6 +76,9 @@ class Leaky(Activation):
     def global_slope(self, shape: Shape) -> Tensor:
         return self.slope_below.abs().clamp(min=1)
 
+    def least_slope(self, shape: Shape) -> Tensor:
+        return self.slope_below.clamp(max=1)
+
 
 @from_onnx("LeakyRelu")
 def read_leaky_relu(call: Call) -> Node:
