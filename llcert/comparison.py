@@ -28,7 +28,8 @@ _NOISY = 1e-4
 """Rounding, relative to the differences of logits, that users are told of."""
 
 _LEAST_ROUNDINGS = 8
-"""Roundings of the largest logit that are there even where none is seen."""
+"""Roundings of the largest logit that are there even where none is seen, as few sums are long: one whose terms a
+runtime adds up one after the other may err by as many roundings as it has terms."""
 
 
 @dataclass(frozen=True)
@@ -191,7 +192,9 @@ class Rounded:
         images = self.images.to(self.program.device)
         own = _as_run(self.network, images, images_at_once(self.program)).to(self.values)
         unit = self.network.output.rounding.unit
-        floor = _LEAST_ROUNDINGS * unit * float(self.values.abs().amax()) if len(own) else 0.0
+        longest = max(block.roundings for block in self.program.blocks)
+        roundings = max(_LEAST_ROUNDINGS, longest / FAR_MORE)
+        floor = roundings * unit * float(self.values.abs().amax()) if len(own) else 0.0
         return max(_spread(own - self.values), floor)
 
     def differs(self, theirs: Tensor) -> Tensor:

@@ -116,8 +116,8 @@ def enclose(
         radius = DOUBLE.above(radius + distance(error, weights), 2)
         if unmasked.looped:
             slips[block.node] = _slip(block, slips, unmasked, distance(error, steepest(block)))
-            within = DOUBLE.above(unmasked.growth[block.node] * region.radius + 2 * slips[block.node], 4)
-            radius = torch.fmin(radius, within)
+            ceiling = DOUBLE.above(unmasked.growth[block.node] * region.radius + 2 * slips[block.node], 4)
+            radius = torch.where(ceiling < radius, ceiling, radius)  # a radius that is NaN stays so
         radius = radius if frame is None else frame.radius(radius)
         weakest = Side.PROBABLE if any(trace.norms[t].side is Side.PROBABLE for t in block.terms) else weakest
         trace.before[block.node], trace.weighted[block.node] = z, (weights, radius)

@@ -24,8 +24,8 @@ class TorchOriginal(Original):
     """What torch itself answers.
 
     answer: of a batch of images, whatever the module returns. inner: the logits in front of what was removed, computed
-    by torch's operators one by one; None where the answer is the logits. batch: how many images a run takes, None for
-    any number.
+    by torch's operators one by one; None where the answer is the logits. shape: of an image. batch: how many images a
+    run takes, None for any number.
     """
 
     runtime: str
@@ -33,6 +33,7 @@ class TorchOriginal(Original):
     batch: int | None
     classes: int
     source: str
+    shape: tuple[int, ...]
     answer: Callable[[Tensor], Any]
     inner: Callable[[Tensor], Tensor] | None = None
 
@@ -43,7 +44,16 @@ class TorchOriginal(Original):
     @property
     def variants(self) -> tuple[Original, ...]:
         alone = replace(self, batch=1, runtime=f"{self.runtime}, one image at a time")
-        return (alone,) if self.batch is None else ()
+        return (alone,) if self.batch is None and alone._answers else ()
+
+    @property
+    def _answers(self) -> bool:
+        """Whether it has an answer at all; a module may insist on several images."""
+        try:
+            self.logits(torch.zeros(1, *self.shape))
+        except UnsupportedModel:
+            return False
+        return True
 
     @property
     def dtype(self) -> torch.dtype:

@@ -95,6 +95,7 @@ def network(traced: Traced, answer: Callable[[Tensor], Any], runtime: str) -> Ne
         batch=traced.batch,
         classes=logits.shape[0],
         source=traced.source,
+        shape=traced.shape,
         answer=answer,
         inner=partial(interpreted, replace(traced, output=walk.name_of_logits(output))) if heads else None,
     )
