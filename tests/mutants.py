@@ -261,6 +261,27 @@ MUTANTS = (
         "tests/certify/test_shared_graphs.py::test_bounds_of_networks_with_shared_values",
     ),
     Mutant(
+        "a remainder that LipLT forgets",
+        "Composed.of",
+        "leaves = (*leaves, leaf)",
+        "leaves = (*leaves, leaf)[:1]",
+        "tests/bounds/test_liplt.py::test_never_below_the_norm_of_a_jacobian",
+    ),
+    Mutant(
+        "a global radius without what evaluations slip",
+        "enclose",
+        "region.radius + 2 * slips[block.node]",
+        "region.radius",
+        "tests/certify/test_shared_graphs.py::test_bounds_of_networks_with_shared_values",
+    ),
+    Mutant(
+        "a pair's margin without what evaluations slip",
+        "by_pairs",
+        "moved + 2 * slip",
+        "moved",
+        "tests/certify/test_shared_graphs.py::test_bounds_of_networks_with_shared_values",
+    ),
+    Mutant(
         "an unconverged estimate trusted",
         "_local_norm",
         "norm.converged & (norm.value <= ceiling)",
