@@ -143,6 +143,8 @@ def images_and_labels(images: Tensor, labels: Tensor) -> Dataset:
 
     Raises InvalidInput for what is neither, for NaN and infinity.
     """
+    if images.layout is not torch.strided or labels.layout is not torch.strided:
+        raise InvalidInput("images and labels: give dense tensors (.to_dense())")
     if images.ndim < 2 or labels.ndim != 1:
         raise InvalidInput(
             f"images {list(images.shape)} and labels {list(labels.shape)}: give [batch, *shape], [batch]"

@@ -118,8 +118,9 @@ def _option(name: str) -> str:
 def parse_eps(text: str) -> float:
     """The radius that `36/255` (exactly) or `0.141` stands for, finite and >= 0; InvalidInput for anything else."""
     found = _FRACTION.fullmatch(text.strip())
+    plain = text.isascii() and not text.strip().startswith("-")
     try:
-        value = float(Fraction(found[1]) / Fraction(found[2])) if found else float(text)
+        value = math.nan if not plain else float(Fraction(found[1]) / Fraction(found[2])) if found else float(text)
     except (ValueError, ZeroDivisionError):
         value = math.nan
     if value == 0 and re.search("[1-9]", text.lower().split("e")[0].split("/")[0]):

@@ -78,3 +78,9 @@ def test_stages_as_text_are_a_list(network: Network) -> None:
 def test_a_folder_is_no_model(tmp_path: Path) -> None:
     with pytest.raises(InvalidInput, match="a folder; name a model file in it"):
         llcert.load(tmp_path)
+
+
+def test_sparse_tensors_are_refused_in_one_line(network: Network) -> None:
+    images, labels = torch.rand(2, 1, 8, 8), torch.zeros(2, dtype=torch.long)
+    with pytest.raises(InvalidInput, match="give dense tensors"):
+        llcert.certify(network, (images.to_sparse(), labels), 0.1)

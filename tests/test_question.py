@@ -41,6 +41,9 @@ def test_eps_is_read(text: str, value: float) -> None:
         "9" * 400,
         "1e-999999999/1",
         "½",
+        "\uff11e-400",
+        "\u0660.\u0661",
+        "-0",
     ],
 )
 def test_eps_is_refused(text: str) -> None:

@@ -24,7 +24,7 @@ from llcert.certify import (
     Verdict,
 )
 from llcert.report import Layer, Report, Subject, Tally
-from llcert.report.diagnosis import held_down_by
+from llcert.report.diagnosis import held_down_by, percent
 from llcert.report.tally import histogram
 
 SUBJECT = Subject(
@@ -339,3 +339,22 @@ def test_radii_of_images_are_stated() -> None:
     found = report(BatchResult(samples, FIRST.stages, ()), subject=subject)
     assert found.to_json()["radii"] == [0.1, 0.2, 0.4]
     assert "radii.txt: 0.1 to 0.4, median 0.2, each image's own L2 radius" in " ".join(text(found).split())
+
+
+def test_any_image_that_was_tried_may_be_the_wrong_one() -> None:
+    """Which of them are certified depends on what was drawn, so the union bound is over all of them."""
+    subject = replace(SUBJECT, assurance=Assurance.PROBABILISTIC, delta=0.01)
+    assert report(FIRST, SECOND, subject=subject).failure_probability == pytest.approx(0.07)
+
+
+def test_what_is_written_of_a_lower_bound_is_none_higher() -> None:
+    margin = 0.12345678951
+    result = replace(FIRST, samples=(replace(FIRST.samples[1], margin=margin),))
+    (found,) = report(result).samples
+    assert found.margin is not None
+    assert 0 < margin - found.margin < 1e-9
+
+
+def test_a_hundred_percent_are_all() -> None:
+    words = [percent(share) for share in (1.0, 0.99961, 0.584, None)]
+    assert words == ["100.0 %", "99.9 %", "58.4 %", "not run"]

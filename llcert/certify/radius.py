@@ -26,11 +26,13 @@ class RadiusSearch:
 
     A probe is the backward pass in closed form, with the best stop, on the regions of that radius; nothing is assumed
     of how the bound depends on the radius. tolerance: relative, of the radius. prover: proves what the search finds, or
-    a little less; None leaves it an estimate.
+    a little less; None leaves it an estimate. fixed: the logits to which no path of nonzero weights leads from the
+    image, boolean `[logits]`.
     """
 
     local: Local
     prover: Prover | None
+    fixed: Tensor
     tolerance: float = 0.01
 
     def __call__(self, images: Tensor, labels: Tensor, indices: Tensor) -> Tensor:
@@ -49,8 +51,7 @@ class RadiusSearch:
     def _unbounded(self, images: Tensor, labels: Tensor) -> Tensor:
         """Whether logits that do not depend on the image suffice for the claim, `[batch]`."""
         program = self.local.program
-        fixed = ~program.dependent
-        pairs = fixed[labels][:, None] & fixed
+        pairs = self.fixed[labels][:, None] & self.fixed
         if not bool(pairs.any()):
             return torch.zeros_like(labels, dtype=torch.bool)
         if self.prover is None:

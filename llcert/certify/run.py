@@ -160,7 +160,8 @@ class Certifier:
         stages = _stages(program, settings, bound, local, provers, witness, _deployed(network))
         search = None
         if settings.radius is not None:
-            search = RadiusSearch(local, provers.get(settings.assurance), settings.radius)
+            fixed = ~lower(network, device, torch.float64).dependent  # coarser formats lose small weights
+            search = RadiusSearch(local, provers.get(settings.assurance), fixed, settings.radius)
         room = Room(program.device, Footprint.of(program, proved=bool(provers)).bytes, local.forget)
         originals = None
         if network.original is not None and any(s.verdict is Verdict.CERTIFIED for s in stages):

@@ -12,7 +12,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from llcert.ahead import Ahead
-from llcert.certify import Verdict
+from llcert.certify import FIRST, Assurance, Verdict
 from llcert.cli.jobs import job_of, reproducible
 from llcert.cli.proofs import STAGES, Proofs
 from llcert.cli.sharing import shared_results
@@ -184,10 +184,17 @@ def _interrupted(report: Report, model: str, outputs: Outputs) -> int:
 def tsv_lines(report: Report) -> Iterable[str]:
     """The lines of a randomised-smoothing file: radius as searched for, else eps where certified, else 0.
 
-    A column more says within which range of pixels alone, where claims are restricted to one.
+    More columns say what is claimed where that is not that the label is first, within which range of pixels alone, and
+    by which assurance where that is a weaker one than `deterministic`.
     """
-    within = report.subject.within
-    name, value = ("", "") if within is None else ("\twithin", f"\t{','.join(within.texts)}")
+    subject, more = report.subject, {}
+    if subject.claim != FIRST:
+        more["claim"] = " ".join(f"{k} {v}" for k, v in subject.claim.to_json().items())
+    if subject.within is not None:
+        more["within"] = ",".join(subject.within.texts)
+    if subject.assurance is not Assurance.DETERMINISTIC:
+        more["assurance"] = subject.assurance.value
+    name, value = ("".join(f"\t{part}" for part in parts) for parts in (more, more.values()))
     yield f"idx\tlabel\tpredict\tradius\tcorrect\ttime{name}\n"
     for s in report.samples:
         asked = (s.eps if s.verdict is Verdict.CERTIFIED else 0.0) or 0.0

@@ -11,6 +11,7 @@ from torch import Tensor
 from llcert.ir import LinearOp, Node, apply
 from llcert.ops.windows import foreign, image
 from llcert.registry import Call, OnnxBuilder, from_onnx, from_torch_op, to_onnx
+from llcert.rounding import DOUBLE
 
 
 @dataclass(frozen=True)
@@ -133,6 +134,9 @@ def normalised(
         call.refuse(f"has a variance or an epsilon ({eps:g}) below zero; the statistics of the model are broken")
     if not bool((variance.double() + eps >= node.rounding.tiny).all()):
         call.refuse("has a variance of zero, and an epsilon of zero; the statistics of the model are broken")
+    factor = weight.double() / torch.sqrt(variance.double() + eps)
+    if bool(((factor.abs() < DOUBLE.tiny) & (weight != 0)).any()):
+        call.refuse("has a factor that is too small for float64, though its weight is not zero")
     return apply(BatchNorm(weight, bias, mean, variance, eps, len(node.shape) - 1), node)
 
 

@@ -77,8 +77,14 @@ def _scaled(node: Node, factor: Tensor) -> Node:
 
 
 def rounded_once(constant: Tensor, factor: Tensor) -> Tensor:
-    """`constant * factor` in the constant's own format where that is exact, else in float64 (lemma 1)."""
+    """`constant * factor` in the constant's own format where that is exact, else in float64 (lemma 1).
+
+    Raises ValueError where a product is no normal number, though none of its factors is zero.
+    """
     wide = constant.double() * factor.double()
+    lost = (wide.abs() < torch.finfo(torch.float64).tiny) & (constant != 0) & (factor != 0)
+    if bool(lost.any()):
+        raise ValueError("a weight times a factor is too small for float64")
     narrow = wide.to(constant.dtype)
     return narrow if torch.equal(narrow.double(), wide) else wide
 

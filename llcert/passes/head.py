@@ -40,4 +40,4 @@ def _note(op: Op) -> str:
     kind = op.kind if isinstance(op, Head) else "Sigmoid"
     if kind == "ArgMax":
         return "final ArgMax removed: certificates are about the logits whose largest it picks"
-    return f"final {kind} removed: certificates are about the logits, whose order it keeps"
+    return f"final {kind} removed: certificates are about the logits, whose order it keeps; its rounding counts"

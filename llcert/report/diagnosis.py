@@ -14,8 +14,10 @@ _HOPELESS = 100.0
 
 
 def percent(share: float | None) -> str:
-    """`58.4 %`, or `not run`."""
-    return "not run" if share is None else f"{100 * share:.1f} %"
+    """`58.4 %`, or `not run`; `100.0 %` is all of them."""
+    if share is None:
+        return "not run"
+    return f"{100 * share if share >= 1 else min(100 * share, 99.9):.1f} %"
 
 
 def near_chance(report: Report) -> tuple[str, ...]:

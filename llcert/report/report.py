@@ -235,10 +235,14 @@ class Report:
 
     @property
     def failure_probability(self) -> float | None:
-        """Upper bound of the probability that any certificate is wrong, by the union bound; None where it is none."""
+        """Upper bound of the probability that any certificate is wrong, None where it is none.
+
+        By the union bound over all images whose proof may have been tried: which of these are certified depends on what
+        was drawn.
+        """
         if self.subject.assurance is not Assurance.PROBABILISTIC:
             return None
-        return min(1.0, self.subject.delta * self.count(Verdict.CERTIFIED))
+        return min(1.0, self.subject.delta * (len(self.samples) - self.count(Verdict.MISCLASSIFIED)))
 
     @property
     def assurance_words(self) -> str:

@@ -102,7 +102,7 @@ def rounded(sample: Sample) -> Sample:
     """The sample with its measures rounded to the digits that are written to disk, so that both always agree."""
     return replace(
         sample,
-        margin=_round(sample.margin),
+        margin=_rounded_down(sample.margin),
         local_lipschitz=_round(sample.local_lipschitz),
         radius_growth=_round(sample.radius_growth),
         radius=_rounded_down(sample.radius),
@@ -110,7 +110,7 @@ def rounded(sample: Sample) -> Sample:
 
 
 def _rounded_down(value: float | None) -> float | None:
-    """A radius to the digits that are written, not above it."""
+    """A lower bound to the digits that are written, not above it."""
     nearest = _round(value)
     if value is None or nearest is None or nearest <= value:
         return nearest

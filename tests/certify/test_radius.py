@@ -169,3 +169,14 @@ def test_what_rounding_breaks_is_no_contradiction_of_real_numbers() -> None:
         assert sample.verdict is Verdict.ATTACKED
         assert sample.radius is not None
         assert sample.radius < 0.16
+
+
+@pytest.mark.parametrize("assurance", Assurance)
+def test_a_weight_that_a_coarser_format_loses_is_a_path_still(assurance: Assurance) -> None:
+    """In float32 the first logit is a constant, in the network's own float64 and in real numbers it is not."""
+    weight, bias = torch.tensor([[1e-50], [0.0]], dtype=torch.float64), torch.tensor([1.0, 0.0], dtype=torch.float64)
+    network = Network(apply(Linear(weight, bias), apply(Input((1,), torch.float64))))
+    certifier = Certifier.of(network, Settings(1.0, assurance=assurance, radius=0.01), dtype=torch.float32)
+    (sample,) = certifier(torch.zeros(1, 1), torch.tensor([0]), torch.arange(1)).samples
+    assert sample.radius is not None
+    assert sample.radius < 1e50

@@ -197,6 +197,18 @@ def test_top_one_is_what_is_claimed_anyway(run: Run, model: Path, tmp_path: Path
     assert samples(tmp_path / "a") == samples(tmp_path / "b")
 
 
+def test_randomised_smoothing_files_say_what_else_is_claimed(run: Run, model: Path, tmp_path: Path) -> None:
+    def columns(*asked: object) -> list[str]:
+        tsv = tmp_path / "a.tsv"
+        assert run("certify", model, "--samples", 4, "--stages", "global", *asked, "--tsv", tsv).code == 0
+        first, second, *_ = tsv.read_text().splitlines()
+        return [f"{n}={v}" for n, v in zip(first.split("\t"), second.split("\t"), strict=True)][6:]
+
+    assert columns() == []
+    assert columns("--top", 3) == ["claim=top 3"]
+    assert columns("--target", 8, "--assurance", "estimate") == ["claim=never 8", "assurance=estimate"]
+
+
 def test_an_attack_breaks_other_claims(run: Run, model: Path, radii: Path) -> None:
     asked = ("attack", model, "--samples", 24, "--eps-file", radii, "--json", "-")
     least = json.loads(run(*asked).out)["attacked_accuracy"]

@@ -90,6 +90,15 @@ REFUSED = {
         {"one": torch.ones(4), "v": torch.full((4,), -1e-6)},
         "BatchNormalization.*variance.*below zero",
     ),
+    "a factor below every normal number": (
+        "d = Cast<to=11>(x) y = BatchNormalization(d, least, zero, zero, most)",
+        {
+            "least": torch.full((4,), 1e-200, dtype=DOUBLE),
+            "zero": torch.zeros(4, dtype=DOUBLE),
+            "most": torch.full((4,), 1e300, dtype=DOUBLE),
+        },
+        "BatchNormalization.*too small for float64",
+    ),
     "a divisor below every normal number": ("y = Div(x, d)", {"d": torch.tensor([1e-40])}, "Div.*subnormal"),
     "a divisor without a normal reciprocal": ("y = Div(x, d)", {"d": torch.tensor([2e38])}, "Div.*subnormal"),
 }
