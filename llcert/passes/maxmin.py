@@ -9,6 +9,7 @@ from torch import Tensor
 
 from llcert.ir import Node, Shape, apply
 from llcert.ops import Clamp, Concat, Extreme, GroupSort, MaxMin, Reshape, Take
+from llcert.ops.clamp import Spelling
 from llcert.passes.constants import on
 
 
@@ -53,6 +54,8 @@ class _Part:
             return None
         largest = inner.op.largest
         if clip is not None and (clip.low if largest else clip.high) is not None:
+            return None
+        if clip is not None and clip.spelling is not Spelling.MINIMUM:  # sums round, and a MaxMin does not
             return None
         threshold = None if clip is None else (clip.high if largest else clip.low)
         return _Part(largest, inner.inputs, threshold, inner.shape, shape)

@@ -14,6 +14,8 @@ from torch.nn.utils import parametrizations
 from llcert.api import from_torch
 from llcert.errors import InvalidInput, UnsupportedModel
 from llcert.ir import Network
+from llcert.ops import Clamp
+from llcert.ops.clamp import Spelling
 
 Function = Callable[[Tensor], Tensor]
 
@@ -276,6 +278,14 @@ def test_clipped_maxmin_keeps_the_modules_thresholds(name: str) -> None:
     (node,) = (n for n in network.operators() if n.op.label == "clipped MaxMin")
     assert node.op.tensors()["high"] is module.high
     assert node.op.tensors()["low"] is module.low
+
+
+def test_a_maxmin_clipped_by_sums_keeps_what_they_round() -> None:
+    """`t - relu(t - max(x, y))`: a MaxMin is exact."""
+    t = torch.rand(2, 3, 3)
+    body = Body(lambda x: torch.cat((t - F.relu(t - halves(x)[0]), halves(x)[1]), 1))
+    clamps = [n.op for n in agree(body, 4, 3, 3).operators() if isinstance(n.op, Clamp)]
+    assert [c.spelling for c in clamps] == [Spelling.REFLECTED]
 
 
 GROUPSORT: dict[str, Function] = {
