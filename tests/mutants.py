@@ -417,6 +417,27 @@ MUTANTS = (
         "part = part * 1",
         "tests/check/test_certificates.py::test_what_is_proved_is_accepted_and_what_is_accepted_is_true",
     ),
+    Mutant(
+        "the checker's composed sizes underflow",
+        "_map",
+        "lambda n: n.floored, floored)",
+        "lambda n: n.floored)",
+        "tests/check/test_underflow.py::test_a_composed_map_that_underflows",
+    ),
+    Mutant(
+        "the checker's shares underflow",
+        "_cut",
+        "np.maximum(weights[rows] * part.share, TINY)",
+        "weights[rows] * part.share",
+        "tests/check/test_underflow.py::test_a_share_that_underflows",
+    ),
+    Mutant(
+        "the checker's rows vanish for nothing",
+        "margin",
+        "block.backwards * SMALLEST",
+        "0.0 * SMALLEST",
+        "tests/check/test_underflow.py::test_a_row_that_underflows",
+    ),
     # number formats
     Mutant(
         "a cast that rounds nothing",

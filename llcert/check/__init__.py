@@ -52,10 +52,11 @@ class Result:
 
 @dataclass(frozen=True)
 class Certificate:
-    """What certificate.json says. eps: the radius, rounded up; None where each image has its own. deployed: of
-    evaluations in the formats of the values."""
+    """What certificate.json says. stated: the claim in words, with the numbers as they are written. eps: the radius,
+    rounded up; None where each image has its own. deployed: of evaluations in the formats of the values."""
 
     folder: Path
+    stated: str
     claim: Claim
     eps: float | None
     deployed: bool
@@ -84,8 +85,10 @@ def open_certificate(folder: str | Path) -> Certificate:
     claim = parse(found["claim"]) if "claim" in found else Claim()
     valid(semantics in ("real", "float32"), f"{name}: semantics: neither real nor float32")
     valid(isinstance(hashes, dict) and isinstance(images, list), f"{name}: files or images: missing")
+    radius = "an eps for each image" if common is None else f"eps {eps}"
     return Certificate(
         Path(folder),
+        f"{claim.words}, {radius}, semantics {semantics}{claim.limit}",
         claim,
         common,
         semantics == "float32",

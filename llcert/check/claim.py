@@ -22,11 +22,15 @@ class Claim:
     never: int | None = None
     within: tuple[float, float] | None = None
     """Of points of the ball whose entries lie between these numbers alone: a range that was rounded outwards."""
+    limit: str = ""
+    """For people, what the claim is restricted to."""
 
     @property
-    def limit(self) -> str:
-        """For people, what the claim is restricted to."""
-        return "" if self.within is None else f", for pixels from {self.within[0]:g} to {self.within[1]:g} only"
+    def words(self) -> str:
+        """For people, what is claimed of a class."""
+        if self.never is not None:
+            return f"the network never answers class {self.never}"
+        return f"the label stays {'first' if self.top == 1 else f'among the {self.top} largest logits'}"
 
     @property
     def role(self) -> str:
@@ -55,13 +59,17 @@ def parse(found: object) -> Claim:
     Raises InvalidInput for anything else.
     """
     said = dict(found) if isinstance(found, dict) else {}
-    within = _range(said.pop("within")) if "within" in said else None
+    within, limit = None, ""
+    if "within" in said:
+        ends = said.pop("within")
+        within = _range(ends)
+        limit = f", for pixels from {ends[0]} to {ends[1]} only"
     if len(said) == 1:
         ((name, count),) = said.items()
         if name == "top" and type(count) is int and count >= 1:
-            return Claim(top=count, within=within)
+            return Claim(top=count, within=within, limit=limit)
         if name == "never" and type(count) is int and count >= 0:
-            return Claim(never=count, within=within)
+            return Claim(never=count, within=within, limit=limit)
     raise InvalidInput("certificate.json: claim: neither {top: K} nor {never: class}")
 
 

@@ -35,8 +35,9 @@ class Cut:
 class Before:
     """What is known of a block's value z before its activation: its box, and `||weights (z - centre)|| <= radius`.
 
-    size: `|A| |h| + magnitude` at most, h over the boxes of the sources. errors: by how much a deployed evaluation may
-    miss z, and the value of the activation, entrywise.
+    size: `|A| |h| + magnitude` at most, h over the boxes of the sources. total: the sum of such sizes over the sources
+    and all nodes of the block. errors: by how much a deployed evaluation may miss z, and the value of the activation,
+    entrywise.
     """
 
     centre: Vector
@@ -45,6 +46,7 @@ class Before:
     weights: Vector
     radius: float
     size: Vector
+    total: float
     errors: tuple[Vector, Vector]
 
 
@@ -93,7 +95,7 @@ def _before(block: Block, image: Arrays, sources: Mapping[int, Cut], run: bool) 
     k, size = block.cut, block.value({s: c.centre for s, c in sources.items()}).size
     centre, lower, upper = (image.vector(f"{k}.{n}", size) for n in ("centre", "lower", "upper"))
     require(np.all((lower <= centre) & (centre <= upper)), f"rule 1 (centre), block {k}: outside its box")
-    reached = block.size({s: c.size for s, c in sources.items()})
+    reached, total = block.size({s: c.size for s, c in sources.items()})
     error = _centre_error(block, sources, centre, reached)
     least, most = _reached_box(block, sources, _ball_box(block, sources, centre, error), reached)
     lost = np.zeros(size)
@@ -111,7 +113,7 @@ def _before(block: Block, image: Arrays, sources: Mapping[int, Cut], run: bool) 
     rest = length(np.where((weights > 0) & (error > 0), above(weights * error, 2), 0.0))
     _check_radius(block, image, sources, weights, radius, rest)
     own = deployed.activation_errors(block, lower, upper) if run else np.zeros(size)
-    return Before(centre, lower, upper, weights, radius, reached, (lost, own))
+    return Before(centre, lower, upper, weights, radius, reached, total, (lost, own))
 
 
 def _first(right: Mask) -> str:
@@ -134,7 +136,7 @@ def _ball_box(block: Block, sources: Mapping[int, Cut], centre: Vector, error: V
 
 def _row_norms(linear: Map, varies: Mask) -> Vector:
     """Upper bounds of the norms of the rows, on the columns that vary."""
-    counts = np.diff(linear.matrix.indptr)
+    counts = np.diff(linear.sizes.indptr)
 
     def norms(matrix: Map) -> Vector:
         squares = with_data(matrix.matrix, matrix.matrix.data**2) @ varies.astype(float)

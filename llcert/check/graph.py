@@ -93,7 +93,10 @@ class Node:
 
 @dataclass(frozen=True)
 class Map:
-    """The linear map of a block from one source: a matrix, off by at most `gamma(roundings) sizes` entrywise."""
+    """The linear map of a block from one source: a matrix, off by at most `gamma(roundings) sizes` entrywise.
+
+    sizes has a stored entry wherever the exact map may have one; the matrix may have lost some to underflow.
+    """
 
     matrix: Matrix
     sizes: Matrix
@@ -136,10 +139,13 @@ class Block:
         """`|A| w` in float64, off by at most `gamma(forwards) |A| w`."""
         return self.walk(sources, lambda n, x: n.absolute @ x)[self.pre]
 
-    def size(self, sources: Values) -> Vector:
-        """An upper bound of `|A| |x| + magnitude`, every node's a little too large to pay for underflow."""
+    def size(self, sources: Values) -> tuple[Vector, float]:
+        """Upper bounds of `|A| |x| + magnitude`, every node's a little too large to pay for underflow, and of the sum
+        of these numbers over the sources and all nodes of the body."""
         padded = {s: x + TINY for s, x in sources.items()}
-        return above(self.walk(padded, lambda n, x: n.absolute @ x + n.magnitude + TINY)[self.pre], self.forwards + 1)
+        sizes = self.walk(padded, lambda n, x: n.absolute @ x + n.magnitude + TINY)
+        total = sum(float(size.sum()) for size in sizes.values())
+        return above(sizes[self.pre], self.forwards + 1), above(total, self.forwards + sum(map(len, sizes.values())))
 
     def walk(self, sources: Values, linear: Callable[[Linear, Vector], Vector]) -> dict[int, Vector]:
         """The values of the sources and of every node of the body, with `linear` in place of `A x + b`."""
@@ -161,7 +167,8 @@ class Block:
     def transposed(self, row: Vector) -> tuple[dict[int, Vector], float]:
         """The rows `A_s* row` of the sources, in float64, and a lower bound of `row . b`, for these float64 rows.
 
-        Rows and bound together are off by at most `gamma(backwards) |row| . size` on the sources' boxes.
+        Rows and bound together are off by at most `gamma(backwards) |row| . size` on the sources' boxes, and where
+        entries of rows underflow by `backwards` times the smallest normal number, times the sum of sizes of all nodes.
         """
         rows, constant = {self.pre: row}, 0.0
         for number, node in reversed([*self.nodes.items()]):
@@ -354,12 +361,13 @@ def _map(body: Mapping[int, Node], source: int, pre: int, size: int, forwards: i
         return Map(what.matrix, what.floored, 0)
     if not body:
         return Map(identity, identity, 0)
-    exact = all(isinstance(n.what, Take | Concat) for n in body.values())
     matrix = _composed(body, {source: identity}, lambda n: n.matrix)[pre]
-    sizes = _composed(body, {source: identity}, lambda n: n.floored)[pre]
     matrix.sum_duplicates()
+    if all(isinstance(n.what, Take | Concat) for n in body.values()):
+        return Map(matrix, matrix, 0)
+    sizes = _composed(body, {source: identity}, lambda n: n.floored, floored)[pre]
     sizes.sum_duplicates()
-    return Map(matrix, matrix if exact else floored(sizes) * (1 + gamma(forwards)), 0 if exact else 2 * forwards)
+    return Map(matrix, sizes * (1 + gamma(forwards)), 2 * forwards)
 
 
 def floored(sizes: Matrix) -> Matrix:
@@ -373,8 +381,15 @@ def with_data(matrix: Matrix, data: Vector) -> Matrix:
 
 
 def _composed(
-    body: Mapping[int, Node], maps: dict[int, Matrix], choose: Callable[[Linear], Matrix]
+    body: Mapping[int, Node],
+    maps: dict[int, Matrix],
+    choose: Callable[[Linear], Matrix],
+    kept: Callable[[Matrix], Matrix] = sparse.csr_array,
 ) -> dict[int, Matrix]:
+    """The maps of all nodes of a body, made of the chosen matrices.
+
+    kept: what is kept of each. Products drop entries that underflow; floored ones lose none, in no later product.
+    """
     for number, node in body.items():
         what, parts = node.what, []
         for place, i in enumerate(node.inputs):
@@ -391,7 +406,7 @@ def _composed(
             else:
                 parts.append(maps[i])
         if parts:
-            maps[number] = sparse.csr_array(sum(parts[1:], parts[0]))
+            maps[number] = kept(sparse.csr_array(sum(parts[1:], parts[0])))
     return maps
 
 

@@ -51,14 +51,17 @@ def proves(parts: Sequence[Part], weights: Vector, bound: float) -> bool:
 
 
 def _cut(parts: Sequence[tuple[Part, Matrix]], weights: Vector) -> Matrix:
-    """The maps side by side, weighted, without the rows and columns that weights and masks make zero."""
+    """The maps side by side, weighted, without the rows and columns that weights and masks make zero.
+
+    Factors are raised to TINY, which only raises the norm: one that underflows may meet an entry that is as large.
+    """
     rows = np.flatnonzero(weights)
     cut = []
     for part, matrix in parts:
         piece = (
             matrix[rows][:, np.flatnonzero(part.mask)] if rows.size < matrix.shape[0] or not part.mask.all() else matrix
         )
-        scale = np.repeat(weights[rows] * part.share, np.diff(piece.indptr))
+        scale = np.repeat(np.maximum(weights[rows] * part.share, TINY), np.diff(piece.indptr))
         cut.append(with_data(piece, piece.data * scale))
     return cut[0] if len(cut) == 1 else sparse.csr_array(sparse.hstack(cut))
 

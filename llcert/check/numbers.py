@@ -29,6 +29,8 @@ class Format:
 FORMATS = {"float32": Format(U32, 2.0**127), "float64": Format(U, 2.0**1023)}
 TINY = 2.0**-900
 """Added to sizes before gamma times them bounds an error: gamma(n) TINY > n 2^-1022 pays for n underflows."""
+SMALLEST = 2.0**-1022
+"""The smallest normal number: at most what an underflow may change a number by."""
 
 
 _DECIMAL, _FRACTION = (

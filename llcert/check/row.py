@@ -11,7 +11,7 @@ from llcert.check.activations import LINE, Activation, Leaky, MaxMin, Piece
 from llcert.check.files import Arrays, require
 from llcert.check.forward import Before, Known
 from llcert.check.graph import Graph
-from llcert.check.numbers import TINY, U, Vector, above, down, gamma, least_product, least_sum, length, up
+from llcert.check.numbers import SMALLEST, TINY, U, Vector, above, down, gamma, least_product, least_sum, length, up
 
 
 def margin(graph: Graph, image: Arrays, known: Known, *, label: int, other: int) -> float:
@@ -34,6 +34,7 @@ def margin(graph: Graph, image: Arrays, known: Known, *, label: int, other: int)
         terms.append(-most_product(row, before.errors[0]))
         further, constant = block.transposed(row)
         terms += [constant, -_most(gamma(2 * block.backwards) * most_product(row, before.size))]
+        terms.append(-_most(block.backwards * SMALLEST * before.total))
         for s, part in further.items():
             if s in rows:  # one more rounding, of the sum
                 part = rows[s] + part
@@ -77,7 +78,7 @@ def _sorted(phi: MaxMin, before: Before) -> Before:
         np.where(a_first, a, np.where(b_first, b, smaller)), np.where(a_first, b, np.where(b_first, a, smaller))
     )
     centre, lower, upper = (phi.merge(*phi.sort(z)) for z in (before.centre, before.lower, before.upper))
-    return Before(centre, lower, upper, weights, before.radius, before.size, before.errors)
+    return Before(centre, lower, upper, weights, before.radius, before.size, before.total, before.errors)
 
 
 def _unsorted(phi: MaxMin, row: Vector, before: Before, slopes: Vector, lam: float) -> tuple[Vector, float]:
@@ -93,7 +94,7 @@ def _unsorted(phi: MaxMin, row: Vector, before: Before, slopes: Vector, lam: flo
     centre = ca - cb
     radius = up(before.radius + length(above(weights * np.abs(centre) * 2 * U, 4)))
     none = np.zeros_like(centre)
-    zone = Before(centre, down(la - ub), up(ua - lb), weights, radius, none, (none, none))
+    zone = Before(centre, down(la - ub), up(ua - lb), weights, radius, none, 0.0, (none, none))
     kink = Leaky(np.full(g.size, -1.0))
     gained = _constant(kink.pieces(), rest, g, zone, lam)
     reach = np.add(*phi.split(np.maximum(np.abs(before.lower), np.abs(before.upper)))) + TINY
@@ -143,5 +144,5 @@ def _end(s: int, row: Vector, known: Known, image: Arrays, name: str) -> float:
     if s == 0 and not known.restricted:
         return float(down(least_product(row, cut.centre) - _most(length(row) * cut.after)))
     none = np.zeros_like(row)
-    zone = Before(cut.centre, cut.lower, cut.upper, np.ones(row.size), cut.after, none, (none, none))
+    zone = Before(cut.centre, cut.lower, cut.upper, np.ones(row.size), cut.after, none, 0.0, (none, none))
     return _constant(LINE, row, np.zeros(row.size), zone, image.scalar(name))

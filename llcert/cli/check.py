@@ -15,6 +15,7 @@ Folder = Annotated[
 def check(folder: Folder) -> None:
     """Whether every certificate in a folder holds, by a small independent checker: numpy, every rounding paid for.
 
+    The last line states what is accepted: the claim, eps, the semantics, and a range of pixels it is restricted to.
     Rejected images are named on stderr, each with the first step that is not proved.
     """
     from llcert.check import open_certificate, results
@@ -30,6 +31,7 @@ def check(folder: Folder) -> None:
                 rejected.append(result.reason)
     for reason in rejected:
         typer.echo(f"rejected: {reason}", err=True)
+    claim = f": {certificate.stated}" if accepted else ""
     nothing = "" if certificate.images else ": the certificate is of no image, nothing is proved"
-    typer.echo(f"accepted {accepted} of {len(certificate.images)}{certificate.claim.limit}{nothing}")
+    typer.echo(f"accepted {accepted} of {len(certificate.images)}{claim}{nothing}")
     raise typer.Exit(0 if accepted and not rejected else 1)

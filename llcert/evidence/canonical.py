@@ -15,8 +15,9 @@ from torch import Tensor
 
 from llcert.errors import UnsupportedModel
 from llcert.evidence.matrices import Matrix, matrix_of, placed, summed
-from llcert.ir import Activation, Join, LinearOp, Node, format_name, stated, topological
+from llcert.ir import Activation, Join, LinearOp, Node, Op, format_name, stated, topological
 from llcert.program import Block, Program
+from llcert.region import Region
 
 Arrays = dict[str, NDArray[Any]]
 
@@ -36,15 +37,18 @@ class Canonical:
     arrays: Arrays
 
     @staticmethod
-    def of(program: Program) -> Canonical:
-        """Raises UnsupportedModel, naming the node, for operators a certificate has no words for."""
+    def of(program: Program, *, deployed: bool = True) -> Canonical:
+        """Raises UnsupportedModel, naming the node, for operators a certificate has no words for.
+
+        deployed: whether it speaks of what the formats of the values round.
+        """
         order = topological(program.output)
         numbers = {node: k for k, node in enumerate(order)}
         matrices, fields, arrays = dict[Node, Matrix](), list[dict[str, Any]](), Arrays()
         for node in order:
             if isinstance(node.op, LinearOp):
                 matrices[node] = matrix_of(node, program.device)
-            said, own = _described(node, matrices) if node.inputs else ({"kind": "input"}, Arrays())
+            said, own = _described(node, matrices, deployed) if node.inputs else ({"kind": "input"}, Arrays())
             inputs = [numbers[i] for i in node.inputs]
             named = {"inputs": inputs} if isinstance(node.op, Join) else {"input": inputs[0]} if inputs else {}
             fields.append(said | named | {"size": math.prod(node.shape), "type": format_name(node.dtype)})
@@ -76,7 +80,7 @@ class Canonical:
         return found[block.pre]
 
 
-def _described(node: Node, matrices: Mapping[Node, Matrix]) -> tuple[dict[str, Any], Arrays]:
+def _described(node: Node, matrices: Mapping[Node, Matrix], deployed: bool) -> tuple[dict[str, Any], Arrays]:
     """What graph.json says of a node beside its inputs and its size, and its arrays."""
     op = node.op
     if isinstance(op, LinearOp):
@@ -87,7 +91,25 @@ def _described(node: Node, matrices: Mapping[Node, Matrix]) -> tuple[dict[str, A
     if found is None:
         raise _unknown(node, "a certificate has no rule for this operator")
     kind, arrays = found
+    if deployed:
+        _require_paid(node, kind)
     return {"kind": kind}, {name: _array(values) for name, values in arrays.items()}
+
+
+def _require_paid(node: Node, kind: str) -> None:
+    """Raises UnsupportedModel for an activation that rounds more than rule 10 pays for its kind."""
+    op = node.op
+    assert isinstance(op, Activation)
+    zero = torch.zeros(1, *node.inputs[0].shape, dtype=torch.float64, device=_device(op))
+    sizes = op.summed(Region(zero, zero - torch.inf, zero + torch.inf, zero.new_full((1,), torch.inf)))
+    if sizes is not None and bool((sizes != 0).any()):
+        raise _unknown(
+            node,
+            "it is computed by sums, which round, and a certificate knows it without; write it as a minimum "
+            "(llcert.save does), or ask for --semantics real",
+        )
+    if stated(op) > (kind == "leaky"):
+        raise _unknown(node, f"it rounds {stated(op)} times, and a certificate pays for {int(kind == 'leaky')}")
 
 
 def _unknown(node: Node, why: str) -> UnsupportedModel:
@@ -130,7 +152,7 @@ def _places(node: Node, op: Join) -> list[NDArray[np.int64]]:
     return [_array(part[0]).astype(np.int64) for part in op.adjoints(outputs, [i.shape for i in node.inputs])]
 
 
-def _device(op: LinearOp) -> torch.device:
+def _device(op: Op) -> torch.device:
     return next((t.device for t in op.tensors().values()), torch.device("cpu"))
 
 

@@ -42,7 +42,7 @@ class Recorder:
     def frame(self, program: Program, deployed: bool) -> Frame:
         """The boxes of the checker's rule 2, and its room for rounding. Raises UnsupportedModel."""
         self.single = deployed
-        self.canonical = Canonical.of(program)
+        self.canonical = Canonical.of(program, deployed=deployed)
         return Frame(self._box)
 
     def keep(self, proof: Proof, labels: Tensor, indices: Tensor) -> None:

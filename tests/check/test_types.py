@@ -43,7 +43,7 @@ def written(network: Network) -> tuple[dict[str, Any], Arrays]:
 def rounding(graph: Graph, x: float) -> np.ndarray:
     block = graph.blocks[max(graph.blocks)]
     size = {0: np.full(1, abs(x))}
-    return errors(block, size, block.size(size))
+    return errors(block, size, block.size(size)[0])
 
 
 def test_every_node_says_its_type() -> None:

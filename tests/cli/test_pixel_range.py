@@ -33,7 +33,8 @@ def test_every_output_states_the_weaker_claim(run: Run, model: Path, tmp_path: P
     assert [entry["index"] for entry in content["images"]] == certified
     checked = run("check", proof)
     assert (checked.code, checked.err) == (0, "")
-    assert checked.out == f"accepted {len(certified)} of {len(certified)}, for pixels from 0 to 1 only\n"
+    claim = "the label stays first, eps 0.2, semantics float32, for pixels from 0 to 1 only"
+    assert checked.out == f"accepted {len(certified)} of {len(certified)}: {claim}\n"
 
 
 def test_a_run_goes_on_with_the_range_it_was_asked(run: Run, model: Path, tmp_path: Path) -> None:

@@ -17,6 +17,7 @@ from llcert.evidence.canonical import Canonical
 from llcert.evidence.folder import exact
 from llcert.ir import Input, LinearOp, Network, Node, apply
 from llcert.ops import Add, Affine, BatchNorm, Clamp, Concat, Conv, Leaky, Linear, MaxMin, Reshape, Tanh, relu
+from llcert.ops.clamp import Spelling
 from llcert.program import lower
 
 from .certified import certified, single
@@ -74,6 +75,26 @@ def test_the_operator_that_has_no_rule_is_named() -> None:
     node = apply(Tanh(), apply(Linear(torch.eye(3)), apply(Input((3,)))), name="squash")
     with pytest.raises(UnsupportedModel, match="--proof: Tanh squash"):
         Canonical.of(lower(Network(apply(Linear(torch.eye(3)), node)), dtype=torch.float64))
+
+
+def thresholds(spelling: Spelling) -> Network:
+    """`min(relu(x), 0.7)` in float32, spelled in one of its ways."""
+    clamp = Clamp(torch.tensor(0.0), torch.tensor(0.7), spelling)
+    node = apply(clamp, apply(Linear(torch.eye(3)), apply(Input((3,)))), name="theta")
+    return Network(apply(Linear(torch.eye(3)), node))
+
+
+@pytest.mark.parametrize("spelling", [Spelling.REFLECTED, Spelling.EXCESS])
+def test_a_bound_taken_by_sums_is_refused_where_their_rounding_counts(spelling: Spelling, tmp_path: Path) -> None:
+    images = torch.tensor([[0.1, 0.5, 0.2]])
+    with pytest.raises(UnsupportedModel, match=r"--proof: ReLU-theta theta: .* sums, which round.*--semantics real"):
+        certified(thresholds(spelling), images, "0.1", tmp_path / "sums")
+    for name, way, semantics in (
+        ("real", spelling, Semantics.REAL),
+        ("minimum", Spelling.MINIMUM, Semantics.FLOAT32),
+    ):
+        assert certified(thresholds(way), images, "0.1", tmp_path / name, semantics=semantics) == 1
+        assert [r.reason for r in check(tmp_path / name) if not r.accepted] == []
 
 
 @pytest.mark.parametrize(
