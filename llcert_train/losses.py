@@ -13,6 +13,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+_CONSTANT = 1e-12
+"""A Lipschitz constant of two logits whose difference no image changes: it has no radius."""
+
 
 def worst_logits(logits: Tensor, labels: Tensor, margins: Tensor) -> Tensor:
     """The worst logits that margins allow, `[batch, classes]`: `z_y - margin_j`, and `z_y` for the true class.
@@ -58,6 +61,32 @@ def gloro(logits: Tensor, worst: Tensor, labels: Tensor) -> Tensor:
 def emma(logits: Tensor, worst: Tensor, labels: Tensor) -> Tensor:
     """Cross-entropy of the raised logits (Hu et al., NeurIPS 2023)."""
     return F.cross_entropy(raised(logits, worst, labels), labels)
+
+
+def crm(
+    logits: Tensor,
+    worst: Tensor,
+    labels: Tensor,
+    radius: float,
+    *,
+    weight: float,
+    limit: float,
+    sharpness: float,
+    temperature: float = 1.0,
+) -> Tensor:
+    """Cross-entropy of the logits over the temperature, and what radii lack (certified radius maximisation, Fazlyab et
+    al., NeurIPS 2023, section 4).
+
+    The radius of a pair of classes is its margin over its Lipschitz constant, `R_j = (z_y - z_j) / L_yj`, in pixel
+    units; `weight / sharpness * logsumexp_j(-sharpness R_j)` is added up over the images whose least radius is below
+    the limit, and divided by all. radius: at which `worst` was computed, from which the constants are read.
+    """
+    constants = (worst - logits) / radius
+    left_out = F.one_hot(labels, logits.shape[1]).bool() | (constants.detach() <= _CONSTANT)
+    radii = (logits.gather(1, labels[:, None]) - logits) / constants.masked_fill(left_out, 1.0)
+    near = radii.detach().masked_fill(left_out, torch.inf).amin(1) < limit
+    lacking = torch.logsumexp((-sharpness * radii).masked_fill(left_out, -torch.inf)[near], 1).sum() / len(logits)
+    return clean(logits / temperature, labels) + weight / sharpness * lacking
 
 
 def logit_annealing(z: Tensor, labels: Tensor, *, exponent: float, offset: float, temperature: float = 1.0) -> Tensor:

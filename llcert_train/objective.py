@@ -23,6 +23,7 @@ from llcert.bounds import (
     propagate,
     worst_margins,
 )
+from llcert.bounds.liplt import Composed
 from llcert.ir import Node
 from llcert.program import Program, Term
 from llcert.region import Region, ball
@@ -37,6 +38,7 @@ class Margin(enum.Enum):
 
     LOGITS = enum.auto()  # one ball around all logits (LMT)
     BALL = enum.auto()  # the ball of the last hidden value (GloRo)
+    PAIRS = enum.auto()  # each pair of logits by its own Lipschitz constant (LipLT)
     BOX = enum.auto()  # its box, and its ball where it has one (BCP; IBP without a ball)
 
 
@@ -47,12 +49,13 @@ class Form(enum.Enum):
     GLORO = enum.auto()
     EMMA = enum.auto()
     LOGIT_ANNEALING = enum.auto()
+    CRM = enum.auto()
 
 
 @dataclass(frozen=True)
 class Method:
-    """A row of the paper's Table 2. balls: None for no bound at all. Forms other than the worst case stand alone; the
-    worst case is weighed against the clean loss by kappa."""
+    """A row of the paper's Table 2, or a later loss. balls: None for no bound at all. Forms other than the worst case
+    stand alone; the worst case is weighed against the clean loss by kappa."""
 
     balls: Balls | None
     margin: Margin
@@ -70,6 +73,8 @@ METHODS: Mapping[Loss, Method] = MappingProxyType(
         Loss.LOCAL_LIP_B: Method(Balls.LOCAL, Margin.BOX),
         Loss.EMMA: Method(Balls.LOCAL, Margin.BOX, Form.EMMA),
         Loss.LOGIT_ANNEALING: Method(Balls.LOCAL, Margin.BOX, Form.LOGIT_ANNEALING),
+        Loss.PAIRWISE: Method(Balls.GLOBAL, Margin.BALL),
+        Loss.CRM: Method(Balls.GLOBAL, Margin.BALL, Form.CRM),
     }
 )
 
@@ -79,6 +84,8 @@ def method_of(recipe: Recipe) -> Method:
     method = METHODS[recipe.loss]
     if recipe.ball is None or method.balls in (None, Balls.BOX):
         return method
+    if recipe.ball is Ball.LIPLT:
+        return Method(Balls.GLOBAL, Margin.PAIRS, method.form)
     balls = Balls.LOCAL if recipe.ball is Ball.LOCAL else Balls.GLOBAL
     return Method(balls, method.margin, method.form)
 
@@ -113,6 +120,7 @@ class Objective(nn.Module):
         self.method = method_of(recipe)
         self.leaves = nn.ParameterList(leaves.values())
         self.solver = FewIterations(recipe.iterations, recipe.mixed)
+        self.composed = Composed.of(program) if self.method.margin is Margin.PAIRS else None
 
     def forward(
         self,
@@ -138,10 +146,10 @@ class Objective(nn.Module):
         logits = self.program.logits(images) if trace is None else trace.hidden[self.program.output].region.centre
         margins = self._margins(logits, labels, bound, trace, radius)
         worst = losses.worst_logits(logits, labels, margins)
-        return self._measures(logits, labels, worst, kappa, bound, trace)
+        return self._measures(logits, labels, worst, kappa, bound, trace, radius)
 
     def _bound(self, starts: Mapping[Term, Tensor]) -> GlobalBound:
-        return global_bound(self.program, self.solver, starts=starts, joint=False, crude=False)
+        return global_bound(self.program, self.solver, starts=starts, joint=False, crude=False, composed=self.composed)
 
     def _trace(
         self, images: Tensor, radius: float, bound: GlobalBound | None, saved: Mapping[Term, Tensor], seed: int
@@ -172,7 +180,11 @@ class Objective(nn.Module):
             lipschitz = bound.lipschitz if trace is None or trace.lipschitz is None else trace.lipschitz
             return lmt_margins(logits, labels, lipschitz * radius)
         last = LastLayer.of(self.program)
-        if bound is not None and self.method.balls is Balls.GLOBAL and self.method.margin is Margin.BALL:
+        if self.method.margin is Margin.PAIRS and bound is not None and bound.pairs is not None:
+            own = torch.nn.functional.one_hot(labels, logits.shape[1]).bool()
+            margins = logits.gather(1, labels[:, None]) - logits - bound.pairs[labels] * radius
+            return margins.masked_fill(own, torch.inf)
+        if bound is not None and self.method.balls is Balls.GLOBAL and self.method.margin is not Margin.BOX:
             hidden = {t.source: self._ball(t.source, bound.growth[t.source] * radius, logits) for t in last.rows}
             return gloro_margins(logits, labels, last, hidden)
         assert trace is not None
@@ -193,9 +205,10 @@ class Objective(nn.Module):
         kappa: float,
         bound: GlobalBound | None,
         trace: Trace | None,
+        radius: float = 0.0,
     ) -> Measures:
         clean = losses.clean(logits / self.recipe.temperature, labels)
-        robust = self._robust(logits, worst, labels)
+        robust = self._robust(logits, worst, labels, radius)
         if self.method.balls is None:
             kappa = 1.0
         elif self.method.form is not Form.WORST_CASE:
@@ -215,12 +228,14 @@ class Objective(nn.Module):
             told = told[0], told[1] * torch.nan
         return Measures(loss, *told, sparsity.detach(), vectors, unmasked)
 
-    def _robust(self, logits: Tensor, worst: Tensor, labels: Tensor) -> Tensor:
+    def _robust(self, logits: Tensor, worst: Tensor, labels: Tensor, radius: float) -> Tensor:
         """The robust term of the loss; the temperature divides logits."""
         recipe = self.recipe
         if self.method.form is Form.LOGIT_ANNEALING:
             settings = {"exponent": recipe.annealing, "offset": recipe.offset, "temperature": recipe.temperature}
             return losses.logit_annealing(losses.raised(logits, worst, labels), labels, **settings)
+        if self.method.form is Form.CRM:
+            return self._crm(logits, worst, labels, radius)
         logits, worst = logits / recipe.temperature, worst / recipe.temperature
         match self.method.form:
             case Form.WORST_CASE:
@@ -229,6 +244,21 @@ class Objective(nn.Module):
                 return losses.gloro(logits, worst, labels)
             case Form.EMMA:
                 return losses.emma(logits, worst, labels)
+
+    def _crm(self, logits: Tensor, worst: Tensor, labels: Tensor, radius: float) -> Tensor:
+        recipe = self.recipe
+        if radius == 0:
+            return losses.clean(logits / recipe.temperature, labels)
+        return losses.crm(
+            logits,
+            worst,
+            labels,
+            radius,
+            weight=recipe.radius_weight,
+            limit=recipe.radius_limit,
+            sharpness=recipe.radius_sharpness,
+            temperature=recipe.temperature,
+        )
 
     def _sparsity(self, trace: Trace) -> Tensor:
         """Eq. 12 over all activations that can become constant."""

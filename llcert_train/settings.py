@@ -27,7 +27,7 @@ class Activation(enum.StrEnum):
 
 
 class Loss(enum.StrEnum):
-    """The rows of the paper's Table 2 that one trainer covers, and two later losses."""
+    """The rows of the paper's Table 2 that one trainer covers, and later losses."""
 
     STANDARD = "standard"
     IBP = "ibp"
@@ -38,12 +38,15 @@ class Loss(enum.StrEnum):
     LOCAL_LIP_B = "local-lip-b"
     EMMA = "emma"
     LOGIT_ANNEALING = "logit-annealing"
+    PAIRWISE = "pairwise"
+    CRM = "crm"
 
 
 class Ball(enum.StrEnum):
     """Where the radius of the hidden values comes from, in place of what the loss has by itself."""
 
     GLOBAL = "global"
+    LIPLT = "liplt"
     LOCAL = "local"
 
 
@@ -126,13 +129,16 @@ class Recipe:
 
     # the objective
     loss: Loss = _said(Loss.LOCAL_LIP_B, ", ".join(Loss) + ".")
-    ball: Ball | None = _said(None, "global or local, in place of the bound that the loss comes with.")
+    ball: Ball | None = _said(None, "global, liplt or local, in place of the bound that the loss comes with.")
     overshoot: float = _said(1.1, "Radius trained at, in units of eps.", least=0, above=True)
     kappa: float = _said(0.0, "Weight of the clean loss at the end of the ramp; 1 at its start.", least=0, most=1)
     sparsity: float = _said(0.0, "Weight of the sparsity loss (eq. 12), a mean over neurons and images.", least=0)
     temperature: float = _said(1.0, "Divides the logits in the loss.", least=0, above=True)
     annealing: float = _said(5.0, "Exponent of logit annealing.", least=0)
     offset: float = _said(2.0, "Handicap of the true logit under logit annealing.", least=0)
+    radius_weight: float = _said(15.0, "Weight of the radii under crm.", least=0)
+    radius_limit: float = _said(0.2, "Radius, in pixels, beyond which crm leaves an image alone.", least=0, above=True)
+    radius_sharpness: float = _said(5.0, "How much more the least radius counts under crm.", least=0, above=True)
 
     # the schedule
     epochs: int = _said(60, "Passes over the training images.", least=1)

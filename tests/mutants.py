@@ -49,8 +49,8 @@ MUTANTS = (
     Mutant(
         "a global norm without its slope",
         "proved_bound",
-        "unmasked_bound(t, solver) * slope",
-        "unmasked_bound(t, solver)",
+        "DOUBLE.bound(norm * slope)",
+        "DOUBLE.bound(norm)",
         "tests/certify/test_shared_values.py::test_each_activation_of_a_value_has_the_norm_of_its_own_slope",
     ),
     Mutant(
@@ -219,7 +219,7 @@ MUTANTS = (
     # branches
     Mutant(
         "branches that add up combined like a concatenation",
-        "proved_bound",
+        "_together",
         "math.hypot(*parts) if block.disjoint else sum(parts)",
         "math.hypot(*parts)",
         "tests/certify/test_shared_graphs.py::test_bounds_of_networks_with_shared_values",

@@ -67,8 +67,8 @@ def steps_of(block: Block, like: Tensor) -> tuple[Step, ...]:
         if activation.high is None and activation.low is None:
             return (sorting,)
         one = activation.split(like.new_ones(1, *shape))[0]
-        least = activation.merge(*(one * (t is None) for t in (activation.high, activation.low)))[0]
-        return sorting, _between(least, torch.ones_like(least))
+        free = activation.merge(*(one * (t is None) for t in (activation.high, activation.low)))[0]
+        return sorting, _between(free, torch.ones_like(free))
     least = None if activation is None else activation.least_slope(shape)
     return () if least is None else (_between(least.to(like), steepest(block).to(like)),)
 

@@ -51,15 +51,15 @@ def proved_bound(program: Program, solver: Solver | None = None, composed: Compo
     """
     check_stated(program)
     norms: dict[Term, Tensor] = {}
-    growth, before = {program.input: 1.0}, {}
+    growth: dict[Node, float] = {program.input: 1.0}
+    before: dict[Node, float] = {}
     products: dict[Node, dict[Leaf, float]] = {program.input: {Leaf(program.input): 1.0}}
     for block in program.blocks:
         slope = float(steepest(block).max())
         plain = {t: unmasked_bound(t, solver) for t in block.terms}
         sizes = {t: DOUBLE.bound(norm * slope) for t, norm in plain.items()}
         parts = [DOUBLE.bound(sizes[t] * growth[t.source]) for t in block.terms]
-        together = math.hypot(*parts) if block.disjoint else sum(parts)
-        growth[block.node] = DOUBLE.bound(together, len(parts) + 8)
+        growth[block.node] = _together(block, parts)
         if composed is not None:
             known = _products(block, plain, products)
             looped = 0.0
@@ -67,14 +67,18 @@ def proved_bound(program: Program, solver: Solver | None = None, composed: Compo
                 norm = known[leaf] if _direct(leaf, block, products) else min(known[leaf], _solved(term, solver))
                 looped = DOUBLE.bound(looped + DOUBLE.bound(norm * leaf.gain(1.0, before, growth)))
             parts = [DOUBLE.bound(plain[t] * growth[t.source]) for t in block.terms]
-            together = math.hypot(*parts) if block.disjoint else sum(parts)
-            before[block.node] = min(looped, DOUBLE.bound(together, len(parts) + 8))
+            before[block.node] = min(looped, _together(block, parts))
             growth[block.node] = min(growth[block.node], DOUBLE.bound(before[block.node] * slope))
             products[block.node] = _behind(composed.added[block.node], known)
         norms |= {t: torch.tensor(v, dtype=torch.float64, device=program.device) for t, v in sizes.items()}
     scalars = {n: torch.tensor(v, dtype=torch.float64, device=program.device) for n, v in growth.items()}
     pairs = None if composed is None else _proved_pairs(program, composed, before, growth)
     return GlobalBound(norms, {}, scalars, program.output, Side.UPPER, pairs, composed is not None)
+
+
+def _together(block: Block, parts: Sequence[float]) -> float:
+    """How far a block's value moves where its sources move it by so much each, rounded up."""
+    return DOUBLE.bound(math.hypot(*parts) if block.disjoint else sum(parts), len(parts) + 8)
 
 
 def _products(

@@ -111,8 +111,10 @@ def _nonnegative(node: Node) -> bool:
     """Whether a value is known to be nowhere negative."""
     while isinstance(node.op, Movement | MaxPool | Pad) and not (isinstance(node.op, Pad) and node.op.value < 0):
         node = node.inputs[0]
-    positive = isinstance(node.op, Clamp) and node.op.low is not None and bool((node.op.low >= 0).all())
-    return isinstance(node.op, Sigmoid) or (positive and node.op.high is None)
+    op = node.op
+    if isinstance(op, Clamp):
+        return op.low is not None and bool((op.low >= 0).all()) and op.high is None
+    return isinstance(op, Sigmoid)
 
 
 def check_windows(call: Call, shape: Shape, windows: Windows) -> None:
