@@ -91,6 +91,11 @@ class Term:
         return sum(_roundings(n) for n in self.nodes)
 
     @cached_property
+    def products(self) -> int:
+        """How many products `apply` takes for one image, about."""
+        return sum(_roundings(n) * math.prod(n.shape) for n in self.nodes if isinstance(n.op, LinearOp))
+
+    @cached_property
     def roundings_back(self) -> int:
         """The same for the adjoint and `magnitude_adjoint`."""
         return sum(_roundings_back(n) + len(n.inputs) for n in self.nodes)

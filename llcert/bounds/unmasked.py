@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -64,7 +65,7 @@ def proved_bound(program: Program, solver: Solver | None = None, composed: Compo
             known = _products(block, plain, products)
             looped = 0.0
             for leaf, term in composed.maps[block.node].items():
-                norm = known[leaf] if _direct(leaf, block, products) else min(known[leaf], _solved(term, solver))
+                norm = known[leaf] if _direct(leaf, block, products) else min(known[leaf], _composed(term, solver))
                 looped = DOUBLE.bound(looped + DOUBLE.bound(norm * leaf.gain(1.0, before, growth)))
             parts = [DOUBLE.bound(plain[t] * growth[t.source]) for t in block.terms]
             before[block.node] = min(looped, _together(block, parts))
@@ -145,11 +146,57 @@ def operator_bound(term: Term) -> float:
     return value if value < math.inf else math.inf
 
 
-def _solved(term: Term, solver: Solver | None) -> float:
+_WORK = 2e11
+"""Products that writing out a composed map may take: about ten seconds."""
+
+
+@dataclass(frozen=True)
+class Transposed:
+    """The adjoint of a term, which has the same norm, as a map."""
+
+    term: Term
+
+    @property
+    def columns(self) -> tuple[int, ...]:
+        return self.term.output.shape
+
+    @property
+    def roundings(self) -> int:
+        return self.term.roundings_back
+
+    @property
+    def underflow(self) -> float:
+        return self.term.underflow_back
+
+    def apply(self, x: Tensor) -> Tensor:
+        return self.term.adjoint(x)
+
+    def adjoint(self, y: Tensor) -> Tensor:
+        return self.term.apply(y)
+
+    def magnitude(self, x: Tensor) -> Tensor:
+        return self.term.magnitude_adjoint(x)
+
+    def paths(self, x: Tensor) -> Tensor:
+        return self.term.paths_back(x)
+
+
+def _composed(term: Term, solver: Solver | None) -> float:
+    """A proved norm of a composed map, written out along its shorter side; infinite where that is too much."""
+    rows, columns = math.prod(term.output.shape), math.prod(term.columns)
+    if min(rows, columns) * term.products > _WORK:
+        return math.inf
+    return _solved(Transposed(term) if rows < columns else term, solver)
+
+
+def _solved(term: Term | Transposed, solver: Solver | None) -> float:
     if solver is None:
         return math.inf
-    shapes = (term.output.shape, term.columns)
-    rows, columns = (torch.ones(1, *s, dtype=torch.float64, device=_place(term)) for s in shapes)
+    own = term if isinstance(term, Term) else term.term
+    shapes = (own.output.shape, own.columns)
+    if own is not term:
+        shapes = shapes[::-1]
+    rows, columns = (torch.ones(1, *s, dtype=torch.float64, device=_place(own)) for s in shapes)
     norm = solver(Masked(term, rows, columns), columns)
     proved = norm.side is Side.UPPER and bool(norm.converged.all()) and float(norm.value) < math.inf
     return float(norm.value) if proved else math.inf

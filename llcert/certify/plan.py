@@ -91,7 +91,7 @@ class Plan:
 
     local: whether norms are each image's own. rows: how they weight rows. boxes: whether boxes come from the backward
     pass. backward: whether rows that do not suffice at the last hidden values go on down to the image. carried: choices
-    for some of them. branched: parts of the ball for some of them.
+    for some of them. branched: parts of the ball for some of them. looped: whether global norms are by LipLT too.
     """
 
     local: bool
@@ -100,6 +100,7 @@ class Plan:
     backward: bool = False
     carried: Carried | None = field(default=None, compare=False)
     branched: Branched | None = field(default=None, compare=False)
+    looped: bool = False
 
     def select(self, positions: Tensor) -> Plan:
         """The plan for some images; positions: index."""

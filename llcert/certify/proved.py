@@ -58,6 +58,8 @@ class Proved:
         """The best margins of the prover itself; tells the witness of its proofs."""
 
         def margins(plan: Plan, chosen: Tensor) -> Tensor:
+            if not self.prover.knows(plan):
+                return torch.full((len(chosen),), -torch.inf, dtype=torch.float64, device=chosen.device)
             if self.witness is None:
                 return _margins(self.prover, images, labels, indices, plan, chosen)
             radii = radii_of(self.prover.eps, indices[chosen])

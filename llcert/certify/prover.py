@@ -5,7 +5,7 @@ from __future__ import annotations
 import enum
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
-from functools import partial
+from functools import cache, partial
 from typing import TYPE_CHECKING
 
 import torch
@@ -53,7 +53,7 @@ class Prover:
     below the radius that was asked. deployed: whether of the network as it is run too; else in real numbers alone.
     asked: what asks for boxes of the program's blocks. ascent: the last attempt on rows that the estimate certified.
     within: the range of pixels that a claim is restricted to. frame: room for a checker. claim: whose margins count.
-    heads: of the network, behind its logits.
+    heads: of the network, behind its logits. looped: the bound with LipLT in it, which is costly and made when asked.
     """
 
     program: Program
@@ -68,6 +68,7 @@ class Prover:
     frame: Frame | None = None
     claim: Claim = FIRST
     heads: tuple[tuple[Op, ...], ...] = ()
+    looped: Callable[[], GlobalBound] | None = None
 
     def __call__(self, images: Tensor, labels: Tensor, plan: Plan, eps: Tensor | None = None) -> Tensor:
         """Lower bounds of `z_y - z_j` over each ball, `[batch, logits]`; infinite for j = y. NaN proves nothing.
@@ -107,7 +108,7 @@ class Prover:
             enclose,
             self.program,
             region,
-            self.bound,
+            self._bound(plan),
             solver,
             rows=plan.rows,
             deployed=self.deployed,
@@ -120,13 +121,20 @@ class Prover:
             raise ValueError(f"norms of side {trace.side.value} do not support a claim that needs {self.side.value}")
         return trace
 
+    def knows(self, plan: Plan) -> bool:
+        """Whether it has what a plan takes: where proofs are kept there is no LipLT."""
+        return not plan.looped or self.looped is not None
+
+    def _bound(self, plan: Plan) -> GlobalBound:
+        return self.looped() if plan.looped and self.looped is not None else self.bound
+
     def _margins(self, trace: Trace, labels: Tensor, plan: Plan) -> Tensor:
         backward = self._backward()
         directions = differences(labels, self.program)
         others = self.claim.others(directions.shape[1], self.program.classes)
         margins = torch.full_like(directions[:, 0], -torch.inf)
         margins[:, others] = backward.last(trace, {self.program.output: directions[:, others]})
-        margins[:, others] = torch.fmax(margins, by_pairs(self.program, self.bound, trace, labels))[:, others]
+        margins[:, others] = torch.fmax(margins, by_pairs(self.program, self._bound(plan), trace, labels))[:, others]
         if plan.backward:
             self._carry(backward, trace, directions, margins, labels, plan)
         return margins.scatter(1, labels[:, None], torch.inf)
@@ -285,7 +293,13 @@ def provers_of(
     if settings.assurance is Assurance.PROBABILISTIC:
         del solvers[Assurance.DETERMINISTIC]
     with torch.no_grad(), direct_sums():
-        bound = proved_bound(program, replace(verified, largest=_WHOLE), None if frame else Composed.of(program))
+        bound = proved_bound(program, replace(verified, largest=_WHOLE))
+
+    @cache
+    def looped() -> GlobalBound:
+        with torch.no_grad(), direct_sums():
+            return proved_bound(program, replace(verified, largest=_WHOLE), Composed.of(program))
+
     asked = Asked(program)
     return {
         assurance: Prover(
@@ -300,6 +314,7 @@ def provers_of(
             frame=frame if assurance is Assurance.DETERMINISTIC else None,
             claim=settings.claim,
             heads=network.heads,
+            looped=None if frame else looped,
         )
         for assurance, (solver, side) in solvers.items()
     }

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -114,6 +114,7 @@ class RadiusSearch:
         assert self.prover is not None
         best = torch.zeros_like(found)
         near, far = _PLANS
+        far = replace(far, looped=self.prover.looped is not None)
         for plan, radii in (
             (near, found),
             (near, found * (1 - self.tolerance)),

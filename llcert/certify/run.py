@@ -14,7 +14,7 @@ from torch import Tensor
 
 from llcert.bounds import GlobalBound, Start, global_bound
 from llcert.bounds.branching import Branching
-from llcert.bounds.liplt import Composed
+from llcert.bounds.lipschitz import with_pairs
 from llcert.certify.arithmetic import full_precision
 from llcert.certify.attack import PGD, Deployed, Objective, Target
 from llcert.certify.attack_stages import Adversary, Attack, TargetedAttack
@@ -142,7 +142,9 @@ class Certifier:
         settings.claim.check(network.classes)
         program = lower(network, device, dtype)
         with torch.no_grad(), full_precision():
-            bound = global_bound(program, seed=settings.seed, composed=Composed.of(program))
+            bound = global_bound(program, seed=settings.seed)
+            if "global" in settings.stages or settings.radius is not None:
+                bound = with_pairs(bound, program, settings.seed)
         provers: dict[Assurance, Prover] = {}
         if settings.assurance is not Assurance.ESTIMATE:
             provers = provers_of(network, settings, device, witness)

@@ -73,7 +73,10 @@ class Global:
         logits = self.program.logits(images)
         margins = logits.gather(1, labels[:, None]) - logits - self.increases(labels, radii_of(self.eps, indices))
         margin = self.claim.margin(margins, labels, self.program.classes)
-        return Finding(positive(margin), margin, bounds=margins, plans=(Plan(local=False),))
+        plans = (
+            (Plan(local=False),) if self.bound.pairs is None else (Plan(local=False), Plan(local=False, looped=True))
+        )
+        return Finding(positive(margin), margin, bounds=margins, plans=plans)
 
 
 class LastTrace:
