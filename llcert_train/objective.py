@@ -182,8 +182,8 @@ class Objective(nn.Module):
         last = LastLayer.of(self.program)
         if self.method.margin is Margin.PAIRS and bound is not None and bound.pairs is not None:
             own = torch.nn.functional.one_hot(labels, logits.shape[1]).bool()
-            margins = logits.gather(1, labels[:, None]) - logits - bound.pairs[labels] * radius
-            return margins.masked_fill(own, torch.inf)
+            kept = logits.gather(1, labels[:, None]) - logits - bound.pairs[labels] * radius
+            return kept.masked_fill(own, torch.inf)
         if bound is not None and self.method.balls is Balls.GLOBAL and self.method.margin is not Margin.BOX:
             hidden = {t.source: self._ball(t.source, bound.growth[t.source] * radius, logits) for t in last.rows}
             return gloro_margins(logits, labels, last, hidden)

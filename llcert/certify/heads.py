@@ -22,7 +22,8 @@ _SOFTMAX = 256 * SINGLE.unit
 the exponentials of numbers down to -80 are good to 16 + 2 * 80 roundings, their quotient to one more."""
 
 _DEEPEST = 80.0
-"""How far below the largest logit an exponential in float32 is a normal number (exp(-87) is the smallest)."""
+"""How far below the largest logit an exponential in float32, over the sum of K of them, is a normal number, but for the
+logarithm of K (exp(-87) is the smallest)."""
 
 
 def told_apart(
@@ -41,7 +42,7 @@ def told_apart(
             apart &= _least_difference(margins, *own) > _SIGMOID
         else:
             apart &= margins > _SOFTMAX * (1 + math.log(margins.shape[1]))
-            apart &= first | (logits.upper.amax(1, keepdim=True) - own[0] < _DEEPEST)
+            apart &= first | (logits.upper.amax(1, keepdim=True) - own[0] < _DEEPEST - math.log(margins.shape[1]))
     return torch.where(apart.scatter(1, references[:, None], True), margins, -torch.inf)
 
 

@@ -29,6 +29,7 @@ from llcert.certify.verdict import Assurance
 from llcert.errors import UnsupportedModel
 from llcert.ir import Activation, Network, Node, Op, format_name, topological
 from llcert.memory import free_memory
+from llcert.ops import Sigmoid
 from llcert.program import Program, lower
 from llcert.region import PixelRange
 from llcert.rounding import direct_sums
@@ -120,6 +121,12 @@ class Prover:
         if trace.side is not Side.UPPER and trace.side is not self.side:
             raise ValueError(f"norms of side {trace.side.value} do not support a claim that needs {self.side.value}")
         return trace
+
+    @property
+    def softened(self) -> bool:
+        """Whether a proof has to pay for a softmax behind the logits."""
+        kinds = [rounding(head) for head in self.heads]
+        return self.deployed and any(op is not None and not isinstance(op, Sigmoid) for op in kinds)
 
     def knows(self, plan: Plan) -> bool:
         """Whether it has what a plan takes: where proofs are kept there is no LipLT."""

@@ -12,10 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from llcert.ir import LARGEST_VALUE, Activation, Node, Shape, apply
-from llcert.ops.clamp import Clamp
-from llcert.ops.movement import Movement
-from llcert.ops.pad import Pad
-from llcert.ops.smooth import Sigmoid
+from llcert.ops.fused import check_zeros
 from llcert.ops.windows import (
     Windows,
     foreign,
@@ -99,22 +96,8 @@ def read_max_pool(call: Call) -> Node:
         call.refuse("pads by auto_pad with dilations, which runtimes do in different ways; write the pads out")
     padding = rounded_up(sizes, windows) if call.attributes.get("ceil_mode", 0) else windows.padding
     check_windows(call, node.shape, replace(windows, padding=padding))
-    if isinstance(node.op, Pad) and node.op.value == 0 and not _nonnegative(node.inputs[0]):
-        call.refuse(
-            "stands behind a Pad with zeros, which onnxruntime drops in favour of the pool's own padding, so that a "
-            "window of negative values has another maximum; give the pads to the MaxPool, or put a Relu in front"
-        )
+    check_zeros(call, node, windows, largest=True)
     return foreign(call, apply(MaxPool(windows.kernel, windows.stride, padding, windows.dilation), node))
-
-
-def _nonnegative(node: Node) -> bool:
-    """Whether a value is known to be nowhere negative."""
-    while isinstance(node.op, Movement | MaxPool | Pad) and not (isinstance(node.op, Pad) and node.op.value < 0):
-        node = node.inputs[0]
-    op = node.op
-    if isinstance(op, Clamp):
-        return op.low is not None and bool((op.low >= 0).all()) and op.high is None
-    return isinstance(op, Sigmoid)
 
 
 def check_windows(call: Call, shape: Shape, windows: Windows) -> None:

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from llcert.ir import LONGEST_AXIS, LinearOp, Node, Shape, apply, number
 from llcert.ops.divide import quotient
+from llcert.ops.fused import check_zeros
 from llcert.ops.linear import Linear
 from llcert.ops.movement import Transpose, reshaped
 from llcert.ops.windows import (
@@ -118,6 +119,7 @@ def read_average_pool(call: Call) -> Node:
     windows = read_windows(call, sizes, call.integers("kernel_shape") or ())
     if any(d != 1 for d in windows.dilation):
         call.refuse("averages over dilated windows; write it as a depthwise Conv")
+    check_zeros(call, node, windows, largest=False)
     reached = rounded_up(sizes, windows) if call.attributes.get("ceil_mode", 0) else windows.padding
     counted = bool(call.attributes.get("count_include_pad", 0))
     return foreign(call, averaged(node, windows, reached=reached, counted=counted))

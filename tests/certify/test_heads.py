@@ -80,3 +80,17 @@ def test_two_roundings_behind_each_other_are_refused(tmp_path: Path) -> None:
     with pytest.raises(UnsupportedModel, match="Sigmoid and Softmax behind the logits"):
         llcert.certify(network, data, 0.1)
     llcert.certify(network, data, 0.1, semantics="real")
+
+
+@pytest.mark.parametrize("head", ["Softmax", "LogSoftmax"])
+def test_behind_a_softmax_no_radius_is_unbounded_while_others_may_leave_the_label_behind(
+    head: str, tmp_path: Path
+) -> None:
+    """A constant logit stays in the top 2, and its exponential vanishes beside a large one."""
+    weights = {"w": torch.tensor([[0.0, 0.0, 1000.0]] * 4), "b": torch.tensor([0.0, 1.0, -1000.0])}
+    body = f"h = MatMul(x, w) z = Add(h, b) y = {head}(z)"
+    network = imported(tmp_path, body, weights, image="float[N,4] x")
+    data = torch.full((1, 4), 0.1), torch.tensor([1])
+    (sample,) = llcert.certify(network, data, 0.01, top=2, radius=True).samples
+    assert sample.radius is not None
+    assert sample.radius < 10

@@ -117,18 +117,49 @@ def test_an_activation_of_one_number_an_image_is_loaded(tmp_path: Path) -> None:
     _answers_alike(_saved(tmp_path / "mean.onnx", nodes, {}))
 
 
-def _pooled(folder: Path, before: str) -> Network:
-    """Zeros around a value and a max pool over them, which onnxruntime's optimiser makes one pool."""
-    pool = "p = Pad(z, pads) m = MaxPool<kernel_shape=[2,2], strides=[2,2]>(p)"
-    weights = {"pads": torch.tensor([0, 0, 1, 1, 0, 0, 1, 1]), "w": noise(9, 3), "one": torch.tensor(1.0)}
-    return imported(folder, f"{before} {pool} f = Flatten(m) y = MatMul(f, w)", weights, image="float[N,1,4,4] x")
+ZEROS = {
+    "windows of negative values": "z = Sub(x, one) p = Pad(z, pads) m = MaxPool<kernel_shape=[2,2]>(p)",
+    "times one": "z = Sub(x, one) p = Pad(z, pads) q = Mul(p, one) m = MaxPool<kernel_shape=[2,2]>(q)",
+    "over one": "z = Sub(x, one) p = Pad(z, pads) q = Div(p, one) m = MaxPool<kernel_shape=[2,2]>(q)",
+    "plus zero": "z = Sub(x, one) p = Pad(z, pads) q = Add(p, zero) m = MaxPool<kernel_shape=[2,2]>(q)",
+    "moved axes": "z = Sub(x, one) t = Transpose<perm=[0,2,3,1]>(z) p = Pad(t, last) u = Transpose<perm=[0,3,1,2]>(p) "
+    "m = MaxPool<kernel_shape=[2,2]>(u)",
+    "windows of nothing else": "z = Relu(x) p = Pad(z, pads) m = MaxPool<kernel_shape=[2,2], dilations=[5,5]>(p)",
+    "a last window of largest": "z = Relu(x) p = Pad(z, pads) "
+    "m = MaxPool<kernel_shape=[2,2], strides=[2,2], ceil_mode=1>(p)",
+    "a last window of means": "p = Pad(x, pads) m = AveragePool<kernel_shape=[2,2], strides=[2,2], ceil_mode=1>(p)",
+}
 
 
-def test_zeros_in_front_of_a_max_pool_that_the_runtime_drops_are_refused(tmp_path: Path) -> None:
-    """The file says 0 where the runtime says -1: the largest of a window of negative values and of padding."""
-    with pytest.raises(UnsupportedModel, match="stands behind a Pad with zeros"):
-        _pooled(tmp_path, "z = Sub(x, one)")
-    _pooled(tmp_path, "d = Sub(x, one) z = Relu(d)")
+def _pooled(folder: Path, body: str) -> Network:
+    constants = {
+        "pads": torch.tensor([0, 0, 1, 1, 0, 0, 1, 1]),
+        "last": torch.tensor([0, 1, 1, 0, 0, 1, 1, 0]),
+        "one": torch.tensor(1.0),
+        "zero": torch.tensor(0.0),
+        "w": noise(1, 3),
+    }
+    return imported(
+        folder, f"{body} g = GlobalAveragePool(m) f = Flatten(g) y = MatMul(f, w)", constants, image="float[N,1,4,4] x"
+    )
+
+
+@pytest.mark.parametrize("name", ZEROS)
+def test_zeros_in_front_of_a_pool_that_the_runtime_drops_are_refused(name: str, tmp_path: Path) -> None:
+    """The file says 0 where the runtime's optimiser says what is largest without them, or makes other windows."""
+    with pytest.raises(UnsupportedModel, match="behind a Pad with zeros"):
+        _pooled(tmp_path, ZEROS[name])
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        "z = Relu(x) p = Pad(z, pads) m = MaxPool<kernel_shape=[3,3], strides=[2,2]>(p)",
+        "p = Pad(x, pads) m = AveragePool<kernel_shape=[2,2], strides=[2,2]>(p)",
+    ],
+)
+def test_zeros_in_front_of_a_pool_that_change_nothing_are_read(body: str, tmp_path: Path) -> None:
+    assert "agrees" in _pooled(tmp_path, body).notes[-1]
 
 
 class _Alone(nn.Module):
