@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
-from llcert_train.settings import Recipe
+from llcert_train.settings import Decay, Recipe
 
 
 @dataclass(frozen=True)
@@ -30,9 +31,14 @@ class Schedule:
         return 1.0 - self.ramped(progress) * (1.0 - self.recipe.kappa)
 
     def rate(self, progress: float) -> float:
-        """Adam's rate: constant at first, then falling exponentially to the recipe's last."""
-        begin = self.recipe.decay_from
+        """Adam's rate: rising linearly if asked, then constant, then falling to the recipe's last."""
+        recipe, begin = self.recipe, self.recipe.decay_from
         if progress <= begin:
-            return self.recipe.rate
-        share = (progress - begin) / (1 - begin)
-        return float(self.recipe.rate * (self.recipe.final_rate / self.recipe.rate) ** share)
+            fallen = recipe.rate
+        else:
+            share = (progress - begin) / (1 - begin)
+            if recipe.decay is Decay.COSINE:
+                fallen = recipe.final_rate + (recipe.rate - recipe.final_rate) * (1 + math.cos(math.pi * share)) / 2
+            else:
+                fallen = float(recipe.rate * (recipe.final_rate / recipe.rate) ** share)
+        return fallen * progress / recipe.rate_warm_up if progress < recipe.rate_warm_up else fallen

@@ -50,6 +50,13 @@ class Ball(enum.StrEnum):
     LOCAL = "local"
 
 
+class Decay(enum.StrEnum):
+    """How the rate falls."""
+
+    EXPONENTIAL = "exponential"
+    COSINE = "cosine"
+
+
 class Start(enum.StrEnum):
     """Where the power iterations of a training step begin (Table 1)."""
 
@@ -148,7 +155,9 @@ class Recipe:
     batch: int = _said(128, "Images a step.", least=1)
     rate: float = _said(1e-3, "Adam's rate.", least=0, above=True, most=1e35)
     final_rate: float = _said(1e-6, "Where it has fallen to at the end.", least=0, above=True, most=1e35)
-    decay_from: float = _said(0.5, "Share of the run after which it falls, exponentially.", least=0, most=1)
+    decay_from: float = _said(0.5, "Share of the run after which it falls.", least=0, most=1)
+    decay: Decay = _said(Decay.EXPONENTIAL, "How it falls: exponential, or cosine (half a wave).")
+    rate_warm_up: float = _said(0.0, "Share of the run in which it rises from zero.", least=0, most=1)
     clip_gradient: float = _said(0.0, "Longest gradient of a step; 0: any.", least=0)
     crop: int = _said(0, "Random crops after padding by so many pixels.", least=0)
     flip: bool = _said(False, "Random horizontal flips.")

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from llcert_train.schedules import Schedule
-from llcert_train.settings import Recipe, read_recipe, recipe_names
+from llcert_train.settings import Decay, Recipe, read_recipe, recipe_names
 
 EPS = 36 / 255
 GRID = [i / 200 for i in range(201)]
@@ -24,6 +24,7 @@ def recipes(draw: st.DrawFn) -> Recipe:
         warm_up=warm_up,
         ramp=ramp,
         decay_from=draw(SHARES),
+        decay=draw(st.sampled_from(Decay)),
         kappa=draw(st.floats(0, 1)),
         overshoot=draw(st.floats(0.1, 3)),
         rate=draw(st.floats(1e-6, 1)),
@@ -128,3 +129,20 @@ def test_recipes_start_clean_and_end_at_the_full_radius(name: str) -> None:
     assert (schedule.radius(0.0), schedule.kappa(0.0), schedule.rate(0.0)) == (0.0, 1.0, recipe.rate)
     assert schedule.radius(1.0) > EPS
     assert schedule.rate(1.0) < recipe.rate
+
+
+def test_half_a_wave() -> None:
+    schedule = Schedule(Recipe(rate=1e-3, final_rate=1e-5, decay_from=0.2, decay=Decay.COSINE), EPS)
+    assert schedule.rate(0.2) == 1e-3
+    assert schedule.rate(0.6) == pytest.approx((1e-3 + 1e-5) / 2)
+    assert schedule.rate(0.4) == pytest.approx(1e-5 + 0.99e-3 * (1 + 2**-0.5) / 2)
+    assert schedule.rate(1.0) == pytest.approx(1e-5)
+
+
+@pytest.mark.parametrize("decay", Decay)
+def test_a_rate_rises_first_if_asked(decay: Decay) -> None:
+    plain = Schedule(Recipe(decay_from=0.0, decay=decay), EPS)
+    schedule = Schedule(Recipe(decay_from=0.0, decay=decay, rate_warm_up=0.1), EPS)
+    assert schedule.rate(0.0) == 0
+    assert schedule.rate(0.05) == pytest.approx(plain.rate(0.05) / 2)
+    assert [schedule.rate(p) for p in (0.1, 0.5, 1.0)] == [plain.rate(p) for p in (0.1, 0.5, 1.0)]
