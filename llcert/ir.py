@@ -526,6 +526,16 @@ class Network:
         return evaluate(place(self.output, images.device, images.dtype), images)
 
 
+def copied(output: Node) -> Node:
+    """The same network with parameters of its own, without gradients."""
+    new: dict[Node, Node] = {}
+    for node in topological(output):
+        tensors = {name: tensor.detach().clone() for name, tensor in node.op.tensors().items()}
+        op = dataclasses.replace(node.op, **tensors) if tensors else node.op  # type: ignore[type-var]
+        new[node] = dataclasses.replace(node, op=op, inputs=tuple(new[i] for i in node.inputs))
+    return new[output]
+
+
 def place(output: Node, device: torch.device | str, dtype: torch.dtype | None = None) -> Node:
     """The same network with its parameters on `device` in `dtype`; None: each in the format of its value."""
 

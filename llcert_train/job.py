@@ -18,7 +18,7 @@ from llcert.data.dataset import subset
 from llcert.data.store import Progress
 from llcert.errors import InvalidInput
 from llcert.frontend.adapt import adapt
-from llcert.ir import Network
+from llcert.ir import Network, copied
 from llcert.job import device_of, settings_of, with_metadata
 from llcert.program import lower
 from llcert.question import Question
@@ -98,7 +98,10 @@ class Job:
     notes: tuple[str, ...] = field(default=())
 
     def network(self) -> Network:
-        """The network as it is now, to be saved: it carries what is needed to certify it."""
+        """The network as it is now, to be saved: it carries what is needed to certify it.
+
+        Its weights are shared with the trainer, but for those that are averaged, which are copies.
+        """
         said = self.question
         known = {
             "eps": str(said.eps),
@@ -108,6 +111,9 @@ class Job:
             "layout": said.layout,
         }
         network = self.trainer.weights.network
+        if self.recipe.average:
+            with self.trainer.averaged():
+                network = dataclasses.replace(network, output=copied(network.output))
         metadata = {**network.metadata, **{k: v for k, v in known.items() if v is not None}}
         if known["data"] is None:
             metadata.pop("data", None)

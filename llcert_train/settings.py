@@ -158,6 +158,7 @@ class Recipe:
     decay_from: float = _said(0.5, "Share of the run after which it falls.", least=0, most=1)
     decay: Decay = _said(Decay.EXPONENTIAL, "How it falls: exponential, or cosine (half a wave).")
     rate_warm_up: float = _said(0.0, "Share of the run in which it rises from zero.", least=0, most=1)
+    average: float = _said(0.0, "What a mean of the weights keeps a step; 0: the last weights.", least=0, most=0.99999)
     clip_gradient: float = _said(0.0, "Longest gradient of a step; 0: any.", least=0)
     crop: int = _said(0, "Random crops after padding by so many pixels.", least=0)
     flip: bool = _said(False, "Random horizontal flips.")

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any
@@ -56,7 +57,8 @@ class Trainer:
     """A network on its way. data: this process's images. step: steps done.
 
     seconds: spent so far, of all the runs that were continued. sums: of the losses since the epoch began, `[4]`,
-    float64. unmasked: singular vectors of the whole maps.
+    float64. unmasked: singular vectors of the whole maps. average: of the weights that are moved, where it is asked
+    for; looks and the network that comes out are of the average.
     """
 
     weights: Weights
@@ -78,6 +80,7 @@ class Trainer:
         self.model = self.team.wrapped(self.objective)
         self.moved = self.weights.moved
         self.optimiser = torch.optim.Adam(self.moved.values(), recipe.rate)
+        self.average = {name: p.detach().clone() for name, p in self.moved.items()} if recipe.average else {}
         self.sums = torch.zeros(len(_PARTS), dtype=torch.float64, device=device)
         self.epoch_began = self.seconds
         self.unmasked = self._unmasked()
@@ -93,7 +96,15 @@ class Trainer:
         if self.objective.method.balls in (None, Balls.BOX):
             return {}
         with torch.no_grad():
-            return global_bound(self.program, PowerIteration(tolerance=1e-3, cap=1000), seed=self.recipe.seed).vectors
+            solver, composed = PowerIteration(tolerance=1e-3, cap=1000), self.objective.composed
+            return global_bound(self.program, solver, seed=self.recipe.seed, composed=composed).vectors
+
+    @property
+    def _terms(self) -> list[Term]:
+        """Those of which a vector is kept, in order."""
+        composed = self.objective.composed
+        looped = () if composed is None else (t for maps in composed.maps.values() for t in maps.values())
+        return [t for t in (*iterated(self.program), *looped) if t in self.unmasked]
 
     @property
     def done(self) -> bool:
@@ -124,12 +135,37 @@ class Trainer:
         self.optimiser.step()
         self.weights.project()
         self.weights.refresh()
+        self._take_average()
         if self.warm is not None:
             self.warm.store(places, measures.vectors)
         self.unmasked = measures.unmasked or self.unmasked
         self.sums += torch.stack([getattr(measures, part).detach().double() for part in _PARTS])
         self.step += 1
         self.seconds += time.perf_counter() - began
+
+    @torch.no_grad()
+    def _take_average(self) -> None:
+        """A plain mean of the first steps, then an exponential one."""
+        share = max(1 / (self.step + 1), 1 - self.recipe.average)
+        for name, mean in self.average.items():
+            mean.lerp_(self.moved[name].detach(), share)
+
+    @contextmanager
+    def averaged(self) -> Iterator[None]:
+        """The averaged weights in place of the last ones, where the recipe averages."""
+        last = {name: self.moved[name].detach().clone() for name in self.average}
+        self._put(self.average)
+        try:
+            yield
+        finally:
+            self._put(last)
+
+    @torch.no_grad()
+    def _put(self, values: Mapping[str, Tensor]) -> None:
+        for name, value in values.items():
+            self.moved[name].copy_(value)
+        if values:
+            self.weights.refresh()
 
     def _places(self) -> Tensor:
         """The next batch, as positions in this process's data."""
@@ -188,7 +224,8 @@ class Trainer:
         """What the epoch that just ended was like, and what the watch sees now; the sums start anew."""
         train = self._trained() if self.step else None
         began = time.perf_counter()
-        held_out = watch(self.unmasked) if watch is not None else None
+        with self.averaged():
+            held_out = watch(self.unmasked) if watch is not None else None
         self.seconds += time.perf_counter() - began
         self.sums.zero_()
         self.epoch_began = self.seconds
@@ -219,8 +256,9 @@ class Trainer:
             "epoch_began": self.epoch_began,
             "sums": self.sums,
             "weights": {name: leaf.detach() for name, leaf in self._stored().items()},
+            "average": self.average,
             "optimiser": self.optimiser.state_dict(),
-            "unmasked": [self.unmasked[t] for t in iterated(self.program) if t in self.unmasked],
+            "unmasked": [self.unmasked[t] for t in self._terms],
             "warm": self.warm.state() if self.warm is not None else None,
         }
 
@@ -239,9 +277,10 @@ class Trainer:
             _take(self.sums, state["sums"])
             for name, leaf in self._stored().items():
                 _take(leaf, state["weights"][name])
+            for name, mean in self.average.items():
+                _take(mean, state["average"][name])
             self._restore_optimiser(state["optimiser"]["state"])
-            terms = [t for t in iterated(self.program) if t in self.unmasked]
-            for term, vector in zip(terms, state["unmasked"], strict=True):
+            for term, vector in zip(self._terms, state["unmasked"], strict=True):
                 _take(self.unmasked[term], vector)
             if self.warm is not None and state["warm"] is not None:
                 self.warm.restore(state["warm"])

@@ -32,6 +32,8 @@ WAYS: dict[str, dict[str, Any]] = {
     "emma, gradients cut": {"loss": "emma", "clip_gradient": 0.1},
     "crop and flip": {"loss": "local-lip-b", "crop": 1, "flip": True},
     "clipped MaxMin": {"loss": "local-lip-b", "activation": "maxmin"},
+    "averaged": {"loss": "gloro", "average": 0.8},
+    "LipLT": {"loss": "crm", "ball": "liplt"},
     "orthogonal": {"loss": "gloro", "new": True, "arch": "tiny-conv", "orthogonal": True, "rate": 0.05},
 }
 
@@ -75,6 +77,36 @@ def test_training_learns_to_be_certified(loss: str, tmp_path: Path) -> None:
     assert before.certified_accuracy == 0
     assert after.certified_accuracy is not None
     assert after.certified_accuracy > 0.8
+
+
+def test_what_comes_out_is_a_mean_of_the_weights(tmp_path: Path) -> None:
+    job = asked(tmp_path, epochs=2, average=0.7).job()
+    trainer = job.trainer
+    steps: list[dict[str, Tensor]] = []
+    while not trainer.done:
+        trainer.train_step()
+        steps.append({name: p.detach().clone() for name, p in trainer.moved.items()})
+    assert len(steps) > 6
+    mean = steps[0]
+    for number, weights in enumerate(steps[1:], 2):
+        share = max(1 / number, 0.3)
+        mean = {name: (1 - share) * m + share * weights[name] for name, m in mean.items()}
+    for name, found in trainer.average.items():
+        torch.testing.assert_close(found, mean[name])
+    network, images = job.network(), trainer.data.batch(torch.arange(5))[0].to(trainer.program.dtype)
+    with torch.no_grad():
+        with trainer.averaged():
+            expected = trainer.program.logits(images)
+        assert torch.equal(network(images), expected)
+        assert not torch.equal(trainer.program.logits(images), expected)
+    assert all(torch.equal(p, steps[-1][name]) for name, p in trainer.moved.items())
+
+
+def test_without_a_mean_the_last_weights_come_out(tmp_path: Path) -> None:
+    job = asked(tmp_path, epochs=1).job()
+    job.trainer.train_step()
+    assert job.trainer.average == {}
+    assert job.network().output is job.trainer.weights.network.output
 
 
 # What every step is asked
