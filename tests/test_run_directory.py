@@ -56,7 +56,7 @@ def test_samples_have_the_keys_programs_rely_on(tmp_path: Path) -> None:
         "disputed",
         "within",
     ]
-    assert json.loads(lines[1])["margin"] == -0.123456789
+    assert json.loads(lines[1])["margin"] == -0.12345679  # a lower bound, rounded down
 
 
 def test_a_run_is_read_back_as_it_was(tmp_path: Path) -> None:
