@@ -279,7 +279,7 @@ MUTANTS = (
         "by_pairs",
         "moved + 2 * slip",
         "moved",
-        "tests/certify/test_shared_graphs.py::test_bounds_of_networks_with_shared_values",
+        "tests/bounds/test_liplt.py::test_margins_of_pairs_pay_for_rounding",
     ),
     Mutant(
         "an unconverged estimate trusted",
@@ -363,7 +363,7 @@ MUTANTS = (
         "a part of the ball lost between two cuts",
         "bounds_of",
         "cut(backward, trace, leaves.cuts)",
-        "cut(backward, trace, {k: (low, high.clamp(max=0.3)) for k, (low, high) in leaves.cuts.items()})",
+        "cut(backward, trace, {k: (low, high.clamp(max=0.0)) for k, (low, high) in leaves.cuts.items()})",
         "tests/bounds/test_branching.py::test_every_point_lies_in_a_part_of_each_row_and_above_its_bound",
     ),
     Mutant(
@@ -371,7 +371,7 @@ MUTANTS = (
         "_branched",
         "bounds.amin()",
         "bounds.amax()",
-        "tests/bounds/test_branching.py::test_the_stage_proves_what_the_backward_pass_leaves_and_nothing_false",
+        "tests/bounds/test_branching.py::test_what_parts_prove_together_no_point_of_the_ball_contradicts",
     ),
     # verdicts
     Mutant(

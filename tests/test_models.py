@@ -90,8 +90,10 @@ def test_clean_accuracy_is_the_cards(path: Path, request: pytest.FixtureRequest)
 
 
 def test_cards_are_consistent(path: Path) -> None:
-    figures = [quoted(path, name) for name in ("certified, global", "certified, global and local", "PGD", "clean")]
+    names = ("certified, global", "certified, global and local", "attack", "attack, in the pixel range", "clean")
+    figures = [quoted(path, name) for name in names]
     assert figures == sorted(figures)
+    assert quoted(path, "attack") <= quoted(path, "PGD \\(paper\\)") <= quoted(path, "clean")
 
 
 @pytest.mark.parametrize(

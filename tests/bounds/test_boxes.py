@@ -15,7 +15,7 @@ from llcert.bounds.probe import _through, probe
 from llcert.certify import Certifier, Settings, Verdict
 from llcert.ir import Input, Network, Node, apply
 from llcert.layout import PER_ROW, Shared
-from llcert.ops import Add, Affine, Conv, Leaky, Linear, MaxMin, Reshape, relu
+from llcert.ops import Add, Affine, Conv, Leaky, Linear, MaxMin, Reshape, Take, relu
 from llcert.program import Program, lower
 
 
@@ -51,7 +51,15 @@ def depthwise() -> Network:
     return Network(dense(apply(relu(), apply(own, node)), 3, 3))
 
 
-NETWORKS = {"convolutional": convolutional, "residual": residual, "depthwise": depthwise}
+def shifted() -> Network:
+    """Entries that read one value by different ways: `leaky(h_i) + h_(i+1)`."""
+    first = apply(relu(), apply(Affine(1 + normal(1, 8, seed=4), normal(1, 8, seed=5)), apply(Input((1, 8)))))
+    there = apply(Take(1, (1, 2, 3, 4, 5, 6, 7, 0)), first)
+    bent = apply(Leaky(torch.tensor(0.1)), apply(Affine(1 + normal(1, 8, seed=6), normal(1, 8, seed=7)), first))
+    return Network(dense(apply(relu(), apply(Add(), bent, there)), 3, 3))
+
+
+NETWORKS = {"convolutional": convolutional, "residual": residual, "depthwise": depthwise, "shifted": shifted}
 
 
 def program_of(network: Network) -> Program:

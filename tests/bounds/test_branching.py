@@ -14,6 +14,8 @@ from llcert.bounds.branching import Branching, Leaves, _put, bounds_of, cut
 from llcert.bounds.dual import Backward, Tightest, differences
 from llcert.bounds.enclose import enclose, enclosing_ball
 from llcert.certify import Assurance, Certifier, Settings, Verdict
+from llcert.certify.plan import Branched
+from llcert.certify.prover import _branched
 from llcert.ir import Input, Network, apply
 from llcert.ops import Conv, Linear, MaxMin, Reshape, Sigmoid, relu
 
@@ -49,6 +51,8 @@ def test_every_point_lies_in_a_part_of_each_row_and_above_its_bound(seed: int, p
     values = network(points) @ rows.T  # [points, rows]
     steps = cut(backward, trace.select(torch.zeros_like(leaves.rows)), leaves.cuts)
     covered = torch.zeros(len(points), len(rows), dtype=torch.bool)
+    whose = {backward.program.output: rows[leaves.rows][:, None]}
+    again = bounds_of(backward, trace.select(torch.zeros_like(leaves.rows)), whose, leaves, Ascent(steps=2))
     for leaf in range(len(leaves)):
         inside = torch.ones(len(points), dtype=torch.bool)
         known = {backward.program.input: points}
@@ -64,8 +68,26 @@ def test_every_point_lies_in_a_part_of_each_row_and_above_its_bound(seed: int, p
         row = int(leaves.rows[leaf])
         covered[:, row] |= inside
         if inside.any():
-            assert leaves.bounds[leaf] <= values[inside, row].min() + 1e-9
+            assert max(leaves.bounds[leaf], again[leaf]) <= values[inside, row].min() + 1e-9
     assert covered.all()
+
+
+@pytest.mark.parametrize("phi", [relu(), MaxMin()], ids=["relu", "maxmin"])
+@pytest.mark.parametrize("seed", range(4))
+def test_what_parts_prove_together_no_point_of_the_ball_contradicts(seed: int, phi: object) -> None:
+    """At a radius where margins are below zero: the worst part counts, and no part of the ball is left out."""
+    network, eps = dense(seed, phi), 0.8
+    image = random_image(network, seed).double()
+    label = network(image).argmax(1)
+    backward, trace, rows, leaves = parts_of(network, image, label, eps)
+    none = torch.zeros(len(rows), dtype=torch.int64)
+    classes = torch.arange(len(rows) + 1)[torch.arange(len(rows) + 1) != int(label)]
+    output = {backward.program.output: rows[:, None]}
+    branched = Branched(none, classes, leaves)
+    found = _branched(branched, Ascent(steps=4), backward, trace.select(none), output, (none, classes))[:, 0]
+    values = network(points_of(image, eps, 2000, seed=seed)) @ rows.T
+    assert bool(torch.isfinite(found).all())
+    assert bool((found <= values.amin(0) + 1e-9).all())
 
 
 def _halves(phi: object, z: Tensor) -> Tensor:

@@ -9,6 +9,7 @@ from collections.abc import Callable
 import pytest
 import torch
 from dense import matrix
+from proofs import ORDERS, in_float32, prover
 from random_graphs import random_network
 from shared_graphs import shared_network
 from torch import Tensor
@@ -17,8 +18,9 @@ from llcert.bounds import global_bound
 from llcert.bounds.liplt import Composed, steps_of
 from llcert.bounds.slopes import steepest
 from llcert.bounds.unmasked import proved_bound
+from llcert.certify.plan import Plan
 from llcert.ir import Input, Network, Node, apply
-from llcert.ops import Leaky, Linear, MaxMin, Sigmoid, Tanh, relu
+from llcert.ops import Affine, Leaky, Linear, MaxMin, Sigmoid, Tanh, relu
 from llcert.program import Program, Term, lower
 from llcert.spectral import Lanczos, Verified
 
@@ -185,3 +187,21 @@ def test_steps_make_up_the_activation(activation: object) -> None:
 
 def matrix_of(op: object, size: int) -> Tensor:
     return op.linear(torch.eye(size, dtype=torch.float64)).T  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_margins_of_pairs_pay_for_rounding(seed: int) -> None:
+    """Large offsets that cancel: what float32 makes of them is far from the real logits, at one point even."""
+    draw = torch.Generator().manual_seed(seed)
+    weight, offset = torch.randn(6, 4, generator=draw), torch.full((6,), 1e5)
+    inner = apply(relu(), apply(Linear(weight, offset), apply(Input((4,)))))
+    last = torch.randn(3, 6, generator=draw)
+    network = Network(apply(Linear(last, torch.zeros(3)), apply(Affine(shift=-offset), inner)))
+    own, image = prover(network, 0.0), torch.rand(1, 4, generator=draw)
+    label = network(image.double()).argmax(1)
+    assert own.looped is not None
+    assert own.looped().pairs is not None
+    proved = own(image, label, Plan(local=False, looped=True))[0]
+    for order in ORDERS.values():
+        logits = in_float32(network, image, order)[network.output].double()[0]
+        assert bool((proved <= logits[label] - logits)[torch.arange(3) != label].all())

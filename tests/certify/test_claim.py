@@ -299,12 +299,15 @@ def test_only_rivals_are_carried() -> None:
 # a radius for each image
 
 
-def test_each_image_has_its_own_radius() -> None:
+@pytest.mark.parametrize("large_first", [True, False])
+def test_each_image_has_its_own_radius(large_first: bool) -> None:
     """Whatever batch it is in: the verdicts are those of one radius for all."""
     net = network(3)
     images, labels, _ = asked(net, 12, 3)
     radii = Radii((0.02, 0.1, 0.3) * 4, first=5)
     order = torch.randperm(12, generator=torch.Generator().manual_seed(0))
+    if large_first:
+        order = torch.tensor(sorted(range(12), key=lambda i: -(i % 3)))
     settings = Settings(0.02, stages=("global", "local", "dual"))
     mixed = Certifier.of(net, replace(settings, eps=radii))(images[order], labels[order], order + 5).samples
     assert len({s.verdict for s in mixed}) > 1
