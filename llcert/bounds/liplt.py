@@ -77,7 +77,7 @@ def _between(least: Tensor, most: Tensor) -> Step:
     """Of a function that acts entry by entry, with slopes in this range."""
     centre = (least + most) / 2
     half = torch.maximum(most - centre, centre - least)
-    exact = (half == 0) | (half == 0.5) | (half == 1)
+    exact = ((half == 0) | (half == 0.5) | (half == 1)) & (centre + half == most) & (centre - half == least)
     return Step(Affine(centre), Affine(torch.where(exact, half, torch.nextafter(half, half + 1))))
 
 

@@ -15,7 +15,7 @@ from shared_graphs import shared_network
 from torch import Tensor
 
 from llcert.bounds import global_bound
-from llcert.bounds.liplt import Composed, steps_of
+from llcert.bounds.liplt import Composed, _between, steps_of
 from llcert.bounds.slopes import steepest
 from llcert.bounds.unmasked import proved_bound
 from llcert.certify.plan import Plan
@@ -205,3 +205,9 @@ def test_margins_of_pairs_pay_for_rounding(seed: int) -> None:
     for order in ORDERS.values():
         logits = in_float32(network, image, order)[network.output].double()[0]
         assert bool((proved <= logits[label] - logits)[torch.arange(3) != label].all())
+
+
+def test_a_slope_that_rounds_away_makes_the_remainder_no_smaller() -> None:
+    """Half of `1 - (-1e-20)` is computed as 0.5, which is below it."""
+    step = _between(torch.tensor(-1e-20, dtype=torch.float64), torch.tensor(1.0, dtype=torch.float64))
+    assert float(step.remainder.tensors()["scale"]) > 0.5
