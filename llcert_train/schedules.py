@@ -22,6 +22,11 @@ class Schedule:
             return 1.0
         return max(0.0, (progress - begin) / (end - begin)) if end > begin else 0.0
 
+    @property
+    def stretches(self) -> tuple[float, ...]:
+        """Where the stretches end, as shares of the run, that differ in what a step costs: at radius 0, and above."""
+        return tuple(sorted({self.recipe.warm_up, 1.0} - {0.0}))
+
     def radius(self, progress: float) -> float:
         """The radius trained at, in pixel units."""
         return self.ramped(progress) * self.recipe.overshoot * self.eps

@@ -148,8 +148,10 @@ class Recipe:
     radius_sharpness: float = _said(5.0, "How much more the least radius counts under crm.", least=0, above=True)
 
     # the schedule
-    epochs: int = _said(60, "Passes over the training images.", least=1)
-    minutes: float = _said(0.0, "As many epochs as fit into so many minutes, at most --epochs; 0: no limit.", least=0)
+    epochs: int = _said(60, "Passes over the training images, with --minutes at most; 0: as many as fit.", least=0)
+    minutes: float = _said(
+        0.0, "Minutes of training and looks, without the certification at the end; 0: no limit.", least=0
+    )
     warm_up: float = _said(0.025, "Share of the run at radius 0.", least=0, most=1)
     ramp: float = _said(0.5, "Share of the run after which radius and kappa have their last values.", least=0, most=1)
     batch: int = _said(128, "Images a step.", least=1)
@@ -184,10 +186,20 @@ class Recipe:
             positive_eps(self.eps)
         if self.warm_up > self.ramp:
             raise InvalidInput(f"ramp {self.ramp:g} ends before warm-up {self.warm_up:g} does")
+        if not (self.epochs or self.minutes):
+            raise InvalidInput("epochs 0: give at least 1, or --minutes to fill")
 
     def changed(self, values: Mapping[str, Any]) -> Recipe:
-        """The recipe with other values of some fields; None changes nothing."""
-        return dataclasses.replace(self, **{k: v for k, v in values.items() if v is not None})
+        """The recipe with other values of some fields; None changes nothing.
+
+        The length is one thing said in two ways: epochs alone lift a limit of minutes, minutes alone one of epochs.
+        """
+        given = {k: v for k, v in values.items() if v is not None}
+        if "epochs" in given:
+            given = {"minutes": 0.0, **given}
+        elif given.get("minutes"):
+            given = {"epochs": 0, **given}
+        return dataclasses.replace(self, **given)
 
     def to_json(self) -> dict[str, Any]:
         """Every field as a plain value."""
@@ -239,7 +251,7 @@ def _parsed(content: bytes, source: str) -> Recipe:
         if name not in known:
             raise InvalidInput(f"recipe {source}: knows no {name[:40]!r}; it knows {', '.join(sorted(known))}")
     try:
-        return Recipe(**values)
+        return Recipe().changed(values)
     except InvalidInput as error:
         raise InvalidInput(f"recipe {source}: {error}") from None
 

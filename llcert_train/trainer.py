@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import lru_cache
@@ -42,23 +42,31 @@ class Diverged(LlcertError):
 
 @dataclass(frozen=True)
 class Plan:
-    """How long a run is, in steps."""
+    """How long a run is, in steps. From one step on, `done`, its progress grows evenly from `progress` to 1."""
 
-    epochs: int
+    steps: int
     steps_per_epoch: int
+    done: int = 0
+    progress: float = 0.0
 
-    @property
-    def steps(self) -> int:
-        return self.epochs * self.steps_per_epoch
+    def at(self, step: int) -> float:
+        """The share of the run that is done after some steps, from 0 to 1."""
+        share = max(0, step - self.done) / max(1, self.steps - self.done)
+        return min(1.0, self.progress + (1 - self.progress) * share)
+
+    def changed(self, step: int, steps: int) -> Plan:
+        """With so many steps in all, as known after some of them, whose progress stays."""
+        return self if steps == self.steps else Plan(steps, self.steps_per_epoch, step, self.at(step))
 
 
 @dataclass
 class Trainer:
     """A network on its way. data: this process's images. step: steps done.
 
-    seconds: spent so far, of all the runs that were continued. sums: of the losses since the epoch began, `[4]`,
-    float64. unmasked: singular vectors of the whole maps. average: of the weights that are moved, where it is asked
-    for; looks and the network that comes out are of the average.
+    seconds: spent so far, of all the runs that were continued, by the clock. sums: of the losses of the steps since the
+    last record, and how many these were, `[5]`, float64. look: seconds that the last look at held-out images took.
+    unmasked: singular vectors of the whole maps. average: of the weights that are moved, where it is asked for; looks
+    and the network that comes out are of the average.
     """
 
     weights: Weights
@@ -70,18 +78,20 @@ class Trainer:
     plan: Plan = Plan(1, 1)
     step: int = 0
     seconds: float = 0.0
+    look: float = 0.0
+    clock: Callable[[], float] = time.perf_counter
 
     def __post_init__(self) -> None:
         recipe, device = self.recipe, self.program.device
         self.batch = min(self.team.share(recipe.batch), len(self.data))
-        self.plan = Plan(recipe.epochs, len(self.data) // self.batch)
+        self.plan = self._whole(len(self.data) // self.batch)
         self.augmentation = Augmentation(recipe.crop, recipe.flip)
         self.objective = Objective(self.program, recipe, self.weights.leaves)
         self.model = self.team.wrapped(self.objective)
         self.moved = self.weights.moved
         self.optimiser = torch.optim.Adam(self.moved.values(), recipe.rate)
         self.average = {name: p.detach().clone() for name, p in self.moved.items()} if recipe.average else {}
-        self.sums = torch.zeros(len(_PARTS), dtype=torch.float64, device=device)
+        self.sums = torch.zeros(len(_PARTS) + 1, dtype=torch.float64, device=device)
         self.epoch_began = self.seconds
         self.unmasked = self._unmasked()
         saved = self.objective.method.balls is Balls.LOCAL and recipe.start is Start.SAVED
@@ -90,6 +100,10 @@ class Trainer:
             if saved and iterated(self.program)
             else None
         )
+
+    def _whole(self, steps_per_epoch: int) -> Plan:
+        """All of the recipe's epochs, evenly; one that only the clock limits is planned by its budget."""
+        return Plan(max(1, self.recipe.epochs) * steps_per_epoch, steps_per_epoch)
 
     def _unmasked(self) -> dict[Term, Tensor]:
         """Singular vectors of the whole maps as they are now, where the method needs them."""
@@ -122,11 +136,29 @@ class Trainer:
     @property
     def progress(self) -> float:
         """Share of the run that is done."""
-        return self.step / self.plan.steps
+        return self.plan.at(self.step)
+
+    @contextmanager
+    def timed(self) -> Iterator[None]:
+        """Counts what is done within as time of the run."""
+        began = self.clock()
+        yield
+        self.seconds += self.clock() - began
+
+    @contextmanager
+    def aside(self) -> Iterator[None]:
+        """Counts what is done within as time of the run, but not of an epoch's steps."""
+        before = self.seconds
+        with self.timed():
+            yield
+        self.epoch_began += self.seconds - before
 
     def train_step(self) -> None:
         """One step of the optimiser. Raises Diverged, with the weights as they were, where a number is not finite."""
-        began = time.perf_counter()
+        with self.timed():
+            self._moved_on()
+
+    def _moved_on(self) -> None:
         places = self._places()
         with full_precision():
             measures = self._measured(places, self.progress)
@@ -139,9 +171,9 @@ class Trainer:
         if self.warm is not None:
             self.warm.store(places, measures.vectors)
         self.unmasked = measures.unmasked or self.unmasked
-        self.sums += torch.stack([getattr(measures, part).detach().double() for part in _PARTS])
+        parts = [getattr(measures, part).detach().double() for part in _PARTS]
+        self.sums += torch.stack([*parts, torch.ones_like(parts[0])])
         self.step += 1
-        self.seconds += time.perf_counter() - began
 
     @torch.no_grad()
     def _take_average(self) -> None:
@@ -209,29 +241,28 @@ class Trainer:
                 f"training diverged by epoch {epoch.epoch}: the global Lipschitz bound is {bound}; {_ADVICE}"
             )
 
-    def cost(self) -> float:
-        """Seconds that loss and gradient of a step take at the end of the ramp, measured without moving anything."""
-        places = self._places()
-        taken = []
-        with full_precision():
-            for _ in range(4):
-                began = time.perf_counter()
-                self._gradient(self._measured(places, 1.0).loss).item()
-                taken.append(time.perf_counter() - began)
-        return sorted(taken[1:])[1]
+    def cost(self, progress: float) -> float:
+        """Seconds that loss and gradient of a step take at some share of the run; nothing is moved."""
+        places, taken = self._places(), []
+        with self.aside(), full_precision():
+            for _ in range(3):
+                began = self.clock()
+                self._gradient(self._measured(places, progress).loss).item()
+                taken.append(self.clock() - began)
+        return sum(taken[1:]) / len(taken[1:])  # the first one allocates
 
     def record(self, watch: Watch | None) -> Epoch:
-        """What the epoch that just ended was like, and what the watch sees now; the sums start anew."""
-        train = self._trained() if self.step else None
-        began = time.perf_counter()
-        with self.averaged():
+        """What the epoch was like that ended, or that the run ends in, and what the watch sees now; sums start anew."""
+        train, before = self._trained() if self.step else None, self.seconds
+        with self.timed(), self.averaged():
             held_out = watch(self.unmasked) if watch is not None else None
-        self.seconds += time.perf_counter() - began
+        if watch is not None:
+            self.look = self.seconds - before
         self.sums.zero_()
         self.epoch_began = self.seconds
-        at = max(0, self.step - 1) / self.plan.steps
+        at = self.plan.at(self.step - 1)
         return Epoch(
-            epoch=self.epoch,
+            epoch=math.ceil(self.step / self.plan.steps_per_epoch),
             step=self.step,
             seconds=self.seconds,
             eps=self.schedule.radius(at),
@@ -242,17 +273,20 @@ class Trainer:
         )
 
     def _trained(self) -> Train:
-        means = [finite(v) for v in self.team.mean(self.sums / self.plan.steps_per_epoch).tolist()]
+        steps = int(self.sums[-1])
+        means = [finite(v) for v in self.team.mean(self.sums[:-1] / steps).tolist()]
         spent = max(self.seconds - self.epoch_began, 1e-9)
-        speed = self.plan.steps_per_epoch * self.batch * self.team.size / spent
+        speed = steps * self.batch * self.team.size / spent
         return Train(**dict(zip(_PARTS, means, strict=True)), images_per_second=speed)
 
     def state(self) -> dict[str, Any]:
         """Everything that a continued run needs to go on bit for bit."""
         return {
             "step": self.step,
-            "epochs": self.plan.epochs,
+            "steps": self.plan.steps,
+            "progress": self.progress,
             "seconds": self.seconds,
+            "look": self.look,
             "epoch_began": self.epoch_began,
             "sums": self.sums,
             "weights": {name: leaf.detach() for name, leaf in self._stored().items()},
@@ -269,11 +303,13 @@ class Trainer:
     def restore(self, state: Mapping[str, Any]) -> None:
         """Takes over what `state` returned, in place. Raises InvalidInput for what another run returned."""
         with reading("checkpoint", "state of this run; start again with --overwrite"):
-            self.step, self.seconds = int(state["step"]), float(state["seconds"])
+            self.step, self.seconds, self.look = int(state["step"]), float(state["seconds"]), float(state["look"])
             self.epoch_began = float(state["epoch_began"])
-            if not (math.isfinite(self.seconds + self.epoch_began) and int(state["epochs"]) >= 1):
-                raise ValueError("times or epochs out of range")
-            self.plan = Plan(int(state["epochs"]), self.plan.steps_per_epoch)
+            steps, progress = int(state["steps"]), float(state["progress"])
+            if not (math.isfinite(self.seconds + self.epoch_began + self.look) and steps >= 1 and 0 <= progress <= 1):
+                raise ValueError("times, steps or progress out of range")
+            if self.recipe.minutes:
+                self.plan = Plan(steps, self.plan.steps_per_epoch, self.step, progress)
             _take(self.sums, state["sums"])
             for name, leaf in self._stored().items():
                 _take(leaf, state["weights"][name])
@@ -294,7 +330,7 @@ class Trainer:
                 if moment.shape not in (leaf.shape, torch.Size(())):
                     raise ValueError(f"{name} of {list(moment.shape)} for {list(leaf.shape)}")
         self.optimiser.load_state_dict({**self.optimiser.state_dict(), "state": state})
-        self._set_rate(max(0, self.step - 1) / self.plan.steps)
+        self._set_rate(self.plan.at(self.step - 1))
 
     def _set_rate(self, progress: float) -> None:
         for group in self.optimiser.param_groups:

@@ -23,7 +23,8 @@ import torch.distributed as dist
 from toy_runs import SMALL, Asked, Run, same, timeless_state
 
 from llcert.cli import main as llcert
-from llcert_train.finetune import Step, finetune, out_of_time
+from llcert_train.budget import Budget
+from llcert_train.finetune import Step, finetune
 from llcert_train.job import Task
 from llcert_train.objective import Objective
 from llcert_train.settings import Recipe
@@ -126,11 +127,10 @@ def one_that_diverges_stops_both(question: Asked) -> None:
     raise AssertionError("trained on with NaN")
 
 
-def one_that_is_out_of_time_stops_both(question: Asked) -> None:
+def a_time_limit_is_planned_by_the_first(question: Asked) -> None:
     trainer = replace(question, recipe=question.recipe.changed({"minutes": 1.0})).job().trainer
-    assert not out_of_time(trainer)
-    trainer.seconds = 61.0 * question.team.rank
-    assert out_of_time(trainer)
+    budget = Budget(60.0, ((1.0, 1.0 + question.team.rank),))
+    assert budget.plan(trainer).steps == 60
 
 
 TRAIN = (
@@ -175,7 +175,7 @@ def main(folder: Path, *ports: str) -> None:
         orthogonal = recipe.changed({"arch": "tiny-conv", "orthogonal": True, "loss": "gloro", "epochs": 1})
         alike(replace(question, task=Task(None, device="cpu"), recipe=orthogonal).begun(folder / "orthogonal").go())
         a_run_killed_between_two_checkpoints_goes_on(question, folder)
-        one_that_is_out_of_time_stops_both(question)
+        a_time_limit_is_planned_by_the_first(question)
         one_that_diverges_stops_both(question)
     for port, check in zip(
         ports, (the_command_line_refuses_an_odd_batch, the_command_line_is_interrupted), strict=True

@@ -15,7 +15,7 @@ from toys import blobs_file
 import llcert
 from llcert.ir import Input, Network, apply
 from llcert.ops import Conv, Linear, Reshape, relu
-from llcert_train.finetune import Step, finetune
+from llcert_train.finetune import Planned, Step, finetune
 from llcert_train.folder import METRICS, TrainingFolder, open_folder
 from llcert_train.job import Job, Task, prepare
 from llcert_train.metrics import Epoch
@@ -81,7 +81,7 @@ class Run:
 
     job: Job
     folder: TrainingFolder
-    told: list[Step | Epoch] = field(default_factory=list)
+    told: list[Planned | Step | Epoch] = field(default_factory=list)
 
     def go(self, steps: int | None = None) -> Run:
         """To the end, or until that many steps are done, and saves as the command line does when interrupted."""
@@ -120,7 +120,7 @@ def asked(folder: Path, *, new: bool = False, data: str | None = None, **recipe:
 
 def timeless_state(job: Job) -> dict[str, Any]:
     """The state of a trainer without what depends on the clock."""
-    return {k: v for k, v in job.trainer.state().items() if k not in ("seconds", "epoch_began")}
+    return {k: v for k, v in job.trainer.state().items() if k not in ("seconds", "epoch_began", "look")}
 
 
 def same(a: Any, b: Any) -> bool:

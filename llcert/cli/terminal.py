@@ -42,6 +42,12 @@ class WorkProgress:
         if self._progress is not None and self._task is not None:
             self._progress.advance(self._task, count)
 
+    def left(self, count: float) -> None:
+        """So many are to be done yet, whatever was expected."""
+        if self._progress is not None and self._task is not None:
+            total = self._progress.tasks[self._task].total or 0.0
+            self._progress.update(self._task, completed=max(0.0, total - count))
+
 
 @contextmanager
 def work_progress(console: Console, label: str, total: int) -> Iterator[WorkProgress]:

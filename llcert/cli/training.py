@@ -19,7 +19,7 @@ from rich.console import Console
 import llcert
 from llcert.cli.running import Outputs
 from llcert.cli.running import run as certify
-from llcert.cli.terminal import DownloadProgress, WorkProgress, stderr, work_progress
+from llcert.cli.terminal import DownloadProgress, stderr, work_progress
 from llcert.errors import InvalidInput
 from llcert.job import device_of
 from llcert.processes import own_device, own_rank
@@ -27,7 +27,7 @@ from llcert.report.diagnosis import percent
 from llcert.run_directory import SUMMARY
 from llcert.sizing import threads_for
 from llcert_train.card import card
-from llcert_train.finetune import Step, finetune, planned
+from llcert_train.finetune import Planned, Step, finetune
 from llcert_train.folder import TrainingFolder, open_folder
 from llcert_train.job import Job, Task, prepare
 from llcert_train.metrics import Epoch, HeldOut
@@ -96,38 +96,47 @@ def _trained(job: Job, folder: TrainingFolder, console: Console) -> bool:
     if state is not None:
         trainer.restore(state)
         console.print(f"going on after step {trainer.step:,} of {trainer.plan.steps:,}")
-    else:
-        trainer.plan = planned(trainer, job.watch)
-    console.print(_HEADER, style="bold", soft_wrap=True)
-    with work_progress(console, "steps", total=trainer.plan.steps) as progress, _watched() as stopped:
-        progress.advance(trainer.step)
+    unit, total = ("seconds", round(60 * job.recipe.minutes)) if job.recipe.minutes else ("steps", trainer.plan.steps)
+    table = _Table(console)
+    with work_progress(console, unit, total=total) as progress, _watched() as stopped:
         for event in finetune(trainer, job.watch, folder):
-            _tell(event, console, progress)
+            if isinstance(event, Step):
+                progress.left(event.total - event.done if event.left is None else event.left)
+            else:
+                table.tell(event)
             if trainer.team.any(stopped.is_set, trainer.program.device):
                 folder.save(trainer.state())
                 return False
-    if not trainer.done:
-        console.print(
-            f"the time is up: stopped after epoch {trainer.epoch} of {trainer.plan.epochs}, before the rate had fallen",
-            soft_wrap=True,
-        )
     return True
 
 
 _HEADER = "epoch  radius    loss   clean     PGD  certified  global/local bound  images/s"
 
 
-def _tell(event: Step | Epoch, console: Console, progress: WorkProgress) -> None:
-    if isinstance(event, Step):
-        progress.advance(1)
-        return
+class _Table:
+    """Prints the plan and a line an epoch, with a header above the first."""
+
+    def __init__(self, console: Console) -> None:
+        self._console = console
+        self._headed = False
+
+    def tell(self, event: Planned | Epoch) -> None:
+        if isinstance(event, Planned):
+            for words in (event.sentence, event.warning):
+                if words:
+                    self._console.print(f"plan   {words}", soft_wrap=True, markup=False)
+        elif event.held_out is not None or event.train is not None:
+            if not self._headed:
+                self._console.print(_HEADER, style="bold", soft_wrap=True)
+            self._headed = True
+            self._console.print(_line(event), highlight=False, soft_wrap=True)
+
+
+def _line(event: Epoch) -> str:
     look, train = event.held_out, event.train
-    if look is None and train is None:
-        return
     loss = "-" if train is None or train.loss is None else f"{train.loss:.3f}"
     speed = "-" if train is None or train.images_per_second is None else f"{train.images_per_second:,.0f}"
-    line = f"{event.epoch:5d}  {event.eps or 0:6.4f} {loss:>7} {_seen(look)} {speed:>9}"
-    console.print(line, highlight=False, soft_wrap=True)
+    return f"{event.epoch:5d}  {event.eps or 0:6.4f} {loss:>7} {_seen(look)} {speed:>9}"
 
 
 def _seen(look: HeldOut | None) -> str:

@@ -13,10 +13,9 @@ from toy_runs import Asked, Run, asked, same, timeless_state
 
 import llcert_train.finetune
 import llcert_train.folder
-from llcert_train.finetune import Step, out_of_time, planned
+from llcert_train.finetune import Step
 from llcert_train.folder import CHECKPOINT, TrainingFolder
 from llcert_train.metrics import Epoch
-from llcert_train.trainer import Trainer
 
 PER_EPOCH = 5
 
@@ -174,100 +173,6 @@ def test_each_checkpoint_holds_the_epochs_before_it(tmp_path: Path) -> None:
     run.folder.save = noted  # type: ignore[method-assign]
     run.go()
     assert all(ended == written for ended, written in seen)
-
-
-# Time limits
-
-
-def with_costs(trainer: Trainer, monkeypatch: pytest.MonkeyPatch, *, step: float, look: float) -> Any:
-    """A watch that takes so many seconds, and steps that cost as many."""
-    clock = Clock()
-    monkeypatch.setattr(llcert_train.finetune, "time", SimpleNamespace(perf_counter=clock))
-    trainer.cost = lambda: step  # type: ignore[method-assign]
-
-    def watch(starts: object) -> None:
-        clock.now += look
-
-    return watch
-
-
-@pytest.mark.parametrize(
-    ("minutes", "every", "epochs"),
-    [
-        (0.0, 1, 60),  # no limit
-        (10.0, 1, 22),  # 540 s at 24 s an epoch
-        (10.0, 2, 24),  # 540 s at 22 s an epoch
-        (1000.0, 1, 60),  # never more than were asked for
-        (0.01, 1, 1),  # never less than one
-    ],
-)
-def test_as_many_epochs_as_fit(
-    minutes: float, every: int, epochs: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Steps of 4 s, 5 an epoch, and looks of 4 s: nine tenths of the time are planned for."""
-    trainer = asked(tmp_path, epochs=60, minutes=minutes, evaluate=every).job().trainer
-    plan = planned(trainer, with_costs(trainer, monkeypatch, step=4.0, look=4.0))
-    assert plan.steps_per_epoch == PER_EPOCH
-    assert plan.epochs == epochs
-
-
-def test_a_real_plan_moves_nothing(tmp_path: Path) -> None:
-    question = asked(tmp_path, minutes=1.0, epochs=2)
-    run, other = question.begun(tmp_path / "one"), question.begun(tmp_path / "two")
-    run.job.trainer.plan = planned(run.job.trainer, run.job.watch)
-    assert run.job.trainer.plan == other.job.trainer.plan
-    assert same(timeless_state(run.go().job), timeless_state(other.go().job))
-    assert run.lines == other.lines
-
-
-def timed(run: Run, seconds: float) -> Run:
-    """The run, every step of which takes so many seconds."""
-    trainer, step = run.job.trainer, run.job.trainer.train_step
-
-    def slow() -> None:
-        step()
-        trainer.seconds += seconds
-
-    trainer.train_step = slow  # type: ignore[method-assign]
-    return run
-
-
-def test_a_run_that_takes_longer_than_planned_ends_with_its_epoch(tmp_path: Path) -> None:
-    """200 s an epoch and a limit of 300 s; the last look is at what comes out."""
-    run = timed(asked(tmp_path, epochs=9, minutes=5.0, evaluate=5).begun(tmp_path / "out"), 40.0).go()
-    assert run.job.trainer.step == 2 * PER_EPOCH
-    assert [line["epoch"] for line in run.lines] == [0, 1, 2]
-    assert [line["epoch"] for line in run.lines if line["held_out"] is not None] == [0, 2]
-    assert run.folder.checkpoint()["step"] == 2 * PER_EPOCH  # type: ignore[index]
-
-
-def test_time_is_counted_over_all_runs(tmp_path: Path) -> None:
-    question = asked(tmp_path, epochs=9, minutes=5.0)
-    timed(question.begun(tmp_path / "out"), 40.0).go(3)
-    again = timed(question.begun(tmp_path / "out", resume=True), 40.0).go()
-    assert again.job.trainer.step == 2 * PER_EPOCH
-
-
-def test_the_plan_is_kept_with_the_run(tmp_path: Path) -> None:
-    """A run that goes on follows the plan it was begun with, which its schedules hang on."""
-    question = asked(tmp_path, epochs=9, minutes=5.0)
-    run = question.begun(tmp_path / "out")
-    run.job.trainer.plan = type(run.job.trainer.plan)(3, PER_EPOCH)
-    run.go(4)
-    again = question.begun(tmp_path / "out", resume=True)
-    assert again.job.trainer.plan == run.job.trainer.plan
-    assert again.go().job.trainer.step == 3 * PER_EPOCH
-
-
-@pytest.mark.parametrize(
-    ("minutes", "seconds", "step", "expected"),
-    [(0.0, 1e9, 5, False), (1.0, 61.0, 5, True), (1.0, 59.0, 5, False), (1.0, 61.0, 6, False), (1.0, 61.0, 0, True)],
-)
-def test_out_of_time(minutes: float, seconds: float, step: int, expected: bool, tmp_path: Path) -> None:
-    """Only with a limit, and only between epochs."""
-    trainer = asked(tmp_path, minutes=minutes).job().trainer
-    trainer.seconds, trainer.step = seconds, step
-    assert out_of_time(trainer) is expected
 
 
 def test_a_folder_that_fails_stops_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -83,7 +83,7 @@ def refused(content: str | bytes, folder: Path) -> str:
 
 def around(name: str) -> dict[str, Any]:
     """Values of other fields that leave a field its whole range."""
-    return {"warm_up": {"ramp": 1.0}, "ramp": {"warm_up": 0.0}}.get(name, {})
+    return {"warm_up": {"ramp": 1.0}, "ramp": {"warm_up": 0.0}, "epochs": {"minutes": 1.0}}.get(name, {})
 
 
 class TestValues:
@@ -259,6 +259,8 @@ def values(name: str) -> st.SearchStrategy[Any]:
 def recipes(draw: st.DrawFn) -> Recipe:
     given_values = {name: draw(values(name)) for name in FIELDS if draw(st.booleans())}
     shares = sorted(given_values.get(name, FIELDS[name].default) for name in ("warm_up", "ramp"))
+    if not given_values.get("minutes"):
+        given_values["epochs"] = max(1, given_values.get("epochs", 60))
     return Recipe(**{**given_values, "warm_up": shares[0], "ramp": shares[1]})
 
 
@@ -279,6 +281,10 @@ class TestRoundTrip:
     def test_texts(self, text: str, tmp_path: Path) -> None:
         assert read(Recipe(data=text, arch=text).to_toml(), tmp_path) == Recipe(data=text, arch=text)
 
+    def test_minutes_of_a_file_are_all_that_limits_it(self, tmp_path: Path) -> None:
+        assert read("minutes = 90", tmp_path) == Recipe(epochs=0, minutes=90)
+        assert read("minutes = 90\nepochs = 7", tmp_path) == Recipe(epochs=7, minutes=90)
+
     @pytest.mark.parametrize("name", recipe_names())
     def test_what_ships(self, name: str, tmp_path: Path) -> None:
         recipe = read_recipe(name)
@@ -289,7 +295,8 @@ class TestChanged:
     @given(recipes(), recipes())
     @settings(max_examples=50, deadline=None)
     def test_takes_what_is_given_and_leaves_the_rest(self, recipe: Recipe, other: Recipe) -> None:
-        names = [n for n in FIELDS if n not in ("warm_up", "ramp") and getattr(other, n) is not None]
+        tied = ("warm_up", "ramp", "epochs", "minutes")
+        names = [n for n in FIELDS if n not in tied and getattr(other, n) is not None]
         for name in names:
             value = getattr(other, name)
             found = recipe.changed({name: value, **{n: None for n in FIELDS if n != name}})
@@ -302,6 +309,17 @@ class TestChanged:
     def test_nothing(self) -> None:
         recipe = Recipe(epochs=3)
         assert recipe.changed({}) == recipe.changed(dict.fromkeys(FIELDS)) == recipe
+
+    def test_epochs_alone_and_minutes_alone_replace_both(self) -> None:
+        by_epochs, by_minutes, both = Recipe(epochs=7), Recipe(epochs=0, minutes=90), Recipe(epochs=7, minutes=90)
+        for recipe in (by_epochs, by_minutes, both):
+            assert recipe.changed({"epochs": 7}) == by_epochs
+            assert recipe.changed({"minutes": 90}) == by_minutes
+            assert recipe.changed({"epochs": 7, "minutes": 90}) == both
+            assert recipe.changed({"rate": recipe.rate}) == recipe
+        assert both.changed({"minutes": 0}) == by_epochs
+        with pytest.raises(InvalidInput, match="epochs 0: give at least 1, or --minutes to fill"):
+            by_minutes.changed({"minutes": 0})
 
     def test_values_that_look_like_nothing_count(self) -> None:
         recipe = Recipe(flip=True, kappa=0.5, data="mnist")

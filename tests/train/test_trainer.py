@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -330,7 +331,7 @@ def test_a_gradient_that_is_not_finite_stops_the_run(tmp_path: Path) -> None:
 
 
 def timeless_copy(trainer: Any) -> dict[str, Any]:
-    state = {k: v for k, v in trainer.state().items() if k != "seconds"}
+    state = {k: v for k, v in trainer.state().items() if k not in ("seconds", "epoch_began")}
     return copied(state)
 
 
@@ -431,8 +432,12 @@ def test_measuring_the_cost_moves_nothing(tmp_path: Path) -> None:
     question = asked(tmp_path, flip=True, loss="local-lip-b")
     measured, left_alone = question.job(), question.job()
     before = timeless_copy(measured.trainer)
-    assert measured.trainer.cost() > 0
-    assert same(timeless_copy(measured.trainer), before)
+    ticks = itertools.count()
+    measured.trainer.clock = lambda: float(next(ticks))
+    for progress in (0.0, 0.5, 1.0):
+        assert measured.trainer.cost(progress) == 1
+        assert same(timeless_copy(measured.trainer), before)
+    assert measured.trainer.seconds == measured.trainer.epoch_began == 3 * 7, "but it takes time of the run"
     for job in (measured, left_alone):
         for _ in range(4):
             job.trainer.train_step()
