@@ -160,7 +160,9 @@ class LinearOp(Op):
     def __call__(self, *values: Tensor) -> Tensor:
         (x,) = values
         y, b = self.linear(x), self.offset
-        return y if b is None else y + b
+        if b is None:
+            return y
+        return y + (b.to(y.dtype) if y.dtype.itemsize == 2 else b)  # two bytes: training under autocast
 
     def adjoint(self, y: Tensor, shape: Shape) -> Tensor:
         """`A* y`, `[batch, *shape]`; shape: of one input image."""

@@ -247,6 +247,11 @@ class Block:
             inner[node] = node.op(*(inner[i] for i in node.inputs))
         return inner[self.pre]
 
+    def output(self, values: Mapping[Node, Tensor]) -> Tensor:
+        """The block's value; values: of the sources."""
+        z = self.value(values)
+        return z if self.activation is None else self.activation(z)
+
 
 @dataclass(frozen=True)
 class Program:
@@ -282,15 +287,25 @@ class Program:
         """The images as they reach the network: rounded to its format where they are wider."""
         return images.to(self.device, self.dtype)
 
-    def logits(self, images: Tensor) -> Tensor:
-        """`[batch, logits]`; images: `[batch, *input shape]`, pixel units, of any precision."""
+    def logits(self, images: Tensor, narrow: torch.dtype | None = None) -> Tensor:
+        """`[batch, logits]`; images: `[batch, *input shape]`, pixel units, of any precision.
+
+        narrow: a format of two bytes for products in all blocks but the last (autocast): for training only.
+        """
         values: dict[Node, Tensor] = {self.input: self.entering(images)}
         for block, read in self.in_turn():
-            z = block.value(values)
-            values[block.node] = z if block.activation is None else block.activation(z)
+            values[block.node] = self._value(block, values, narrow)
             for node in read:
                 del values[node]
         return values[self.output]
+
+    def _value(self, block: Block, values: Mapping[Node, Tensor], narrow: torch.dtype | None) -> Tensor:
+        if narrow is None:
+            return block.output(values)
+        if block is self.blocks[-1]:
+            return block.output({s: values[s].to(self.dtype) for s in block.sources})
+        with torch.autocast(self.device.type, narrow):
+            return block.output(values)
 
     def in_turn(self) -> Iterator[tuple[Block, list[Node]]]:
         """The blocks in order, each with the values that no block behind it reads."""

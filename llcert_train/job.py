@@ -36,7 +36,7 @@ from llcert_train.weights import Weights
 _MOST_LOST = 0.005
 """Share of the training images whose class surgery may change for the worse."""
 
-_CLIPPED_ON, _CHUNK = 2048, 256
+_CLIPPED_ON, _COLOURS, _CHUNK = 2048, 5000, 256
 
 
 @dataclass(frozen=True)
@@ -151,7 +151,9 @@ def prepare(task: Task, recipe: Recipe, *, team: Team | None = None, progress: P
     data = TrainingData.of(subset(kept, team.shard(len(kept)).numpy(), "train"), device)
     trainer = Trainer(weights, program, recipe, Schedule(recipe, eps), data, team)
     images, labels = TrainingData.of(held, device).batch(torch.arange(len(held)))
-    watch = Watch(program, images.to(program.dtype), labels, eps, recipe.attack_steps, recipe.seed)
+    watch = Watch(
+        program, images.to(program.dtype), labels, eps, recipe.attack_steps, recipe.seed, trainer.objective.composed
+    )
     warm = (trainer.warm.sentence,) if trainer.warm is not None else ()
     identity = _identity(task, question, asked, train, trainer.team)
     return Job(trainer, watch, test, question, recipe, identity, (*front, *notes, data.sentence, *warm))
@@ -213,9 +215,18 @@ def _built(recipe: Recipe, train: Dataset) -> Network:
             classes=train.class_count,
             activation=kind,
             threshold=recipe.threshold,
+            mean=_mean_colour(train, recipe.seed) if recipe.centre else None,
+            initial=recipe.initial,
         )
     network = from_torch(module, torch.zeros(1, *train.image_shape))
     return dataclasses.replace(network, source=recipe.arch, input_name="image", output_name="logits")
+
+
+def _mean_colour(train: Dataset, seed: int) -> Tensor:
+    """Of a few thousand training images, `[channels, 1, 1]`; one number for images without channels."""
+    images, _ = _some(train, _COLOURS, seed)
+    axes = (0, 2, 3) if images.ndim == 4 else tuple(range(images.ndim))
+    return images.double().mean(axes, keepdim=True)[0].float()
 
 
 def _check_labels(network: Network, train: Dataset, test: Dataset) -> None:
@@ -241,6 +252,13 @@ def _parts(train: Dataset, recipe: Recipe) -> tuple[Dataset, Dataset]:
     if not len(held):
         raise InvalidInput(f"{train.name}: no class holds two images, so none can be kept aside; add more")
     return subset(train, kept, "train"), subset(train, held, "held out")
+
+
+def _some(train: Dataset, count: int, seed: int) -> tuple[Tensor, Tensor]:
+    """Images and labels, so many of them at random."""
+    chosen = order(seed=seed, epoch=-1, count=len(train))[:count]
+    data = TrainingData.of(subset(train, chosen.numpy(), "train"), torch.device("cpu"))
+    return data.batch(torch.arange(len(chosen)))
 
 
 Fit = Callable[[Network], tuple[Network, tuple[str, ...]]]
@@ -269,10 +287,7 @@ def _operated(network: Network, train: Dataset, recipe: Recipe, fit: Fit) -> tup
     if recipe.activation == Activation.MAXMIN:
         network = with_maxmin(network)
     front = fit(dataclasses.replace(before, output=before.input))[0]
-    chosen = order(seed=recipe.seed, epoch=-1, count=len(train))[:_CLIPPED_ON]
-    images, labels = TrainingData.of(subset(train, chosen.numpy(), "train"), torch.device("cpu")).batch(
-        torch.arange(len(chosen))
-    )
+    images, labels = _some(train, _CLIPPED_ON, recipe.seed)
     entering = [front(part) for part in images.to(network.dtype).split(_CHUNK)]
     return _clipped(before, network, entering, labels, recipe)
 

@@ -26,7 +26,7 @@ from llcert.bounds import (
 from llcert.bounds.liplt import Composed
 from llcert.ir import Node
 from llcert.program import Program, Term
-from llcert.region import Region, ball
+from llcert.region import Region, ball, channels_last
 from llcert_train import losses
 from llcert_train.norms import FewIterations
 from llcert_train.settings import Ball, Loss, Recipe
@@ -86,6 +86,8 @@ def method_of(recipe: Recipe) -> Method:
         return method
     if recipe.ball is Ball.LIPLT:
         return Method(Balls.GLOBAL, Margin.PAIRS, method.form)
+    if recipe.ball is Ball.PRODUCT:
+        return Method(Balls.GLOBAL, Margin.BALL, method.form)
     balls = Balls.LOCAL if recipe.ball is Ball.LOCAL else Balls.GLOBAL
     return Method(balls, method.margin, method.form)
 
@@ -110,6 +112,9 @@ class Measures:
 class Objective(nn.Module):
     """The loss of a recipe on a program; its parameters are the program's leaves.
 
+    narrow: the format of the network's products where no bound is propagated along with it; None for the program's.
+    Norms and losses never have it.
+
     A module, so that PyTorch's engine for several devices can wrap it.
     """
 
@@ -119,6 +124,7 @@ class Objective(nn.Module):
         self.recipe = recipe
         self.method = method_of(recipe)
         self.leaves = nn.ParameterList(leaves.values())
+        self.narrow: torch.dtype | None = None
         self.solver = FewIterations(recipe.iterations, recipe.mixed)
         self.composed = Composed.of(program) if self.method.margin is Margin.PAIRS else None
 
@@ -139,14 +145,23 @@ class Objective(nn.Module):
         where a term is missing. seed: of random starts.
         """
         if self.method.balls is None or radius == 0:
-            logits = self.program.logits(images)
+            logits = self._logits(images)
             return self._measures(logits, labels, logits, kappa, None, None)
         bound = None if self.method.balls is Balls.BOX else self._bound(unmasked)
         trace = self._trace(images, radius, bound, saved, seed)
-        logits = self.program.logits(images) if trace is None else trace.hidden[self.program.output].region.centre
+        logits = self._logits(images) if trace is None else trace.hidden[self.program.output].region.centre
         margins = self._margins(logits, labels, bound, trace, radius)
         worst = losses.worst_logits(logits, labels, margins)
         return self._measures(logits, labels, worst, kappa, bound, trace, radius)
+
+    @property
+    def plain(self) -> bool:
+        """Whether the logits and at most the global bound are all that the loss looks at."""
+        balls, margin = self.method.balls, self.method.margin
+        return balls is None or (balls is Balls.GLOBAL and margin is not Margin.BOX and self.recipe.sparsity == 0)
+
+    def _logits(self, images: Tensor) -> Tensor:
+        return self.program.logits(channels_last(images), self.narrow)
 
     def _bound(self, starts: Mapping[Term, Tensor]) -> GlobalBound:
         return global_bound(self.program, self.solver, starts=starts, joint=False, crude=False, composed=self.composed)
@@ -157,7 +172,7 @@ class Objective(nn.Module):
         """The forward pass of the bounds; None where the global bound says all that is needed."""
         balls, recipe = self.method.balls, self.recipe
         assert balls is not None
-        if balls is Balls.GLOBAL and self.method.margin is not Margin.BOX and recipe.sparsity == 0:
+        if self.plain:
             return None
         start = Start.SAVED if recipe.start is RecipeStart.SAVED else Start.RANDOM
         return propagate(

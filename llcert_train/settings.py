@@ -45,8 +45,9 @@ class Loss(enum.StrEnum):
 class Ball(enum.StrEnum):
     """Where the radius of the hidden values comes from, in place of what the loss has by itself."""
 
-    GLOBAL = "global"
-    LIPLT = "liplt"
+    GLOBAL = "global"  # from the global bound
+    PRODUCT = "product"  # the same, and nothing else is looked at: no boxes
+    LIPLT = "liplt"  # nothing but a constant for each pair of classes
     LOCAL = "local"
 
 
@@ -62,6 +63,21 @@ class Start(enum.StrEnum):
 
     SAVED = "saved"
     RANDOM = "random"
+
+
+class Precision(enum.StrEnum):
+    """Of the products in the network's forward and backward pass where a step propagates no bounds along with them."""
+
+    FLOAT32 = "float32"
+    BFLOAT16 = "bfloat16"
+    AUTO = "auto"  # the faster one, measured when a run begins
+
+
+class Initial(enum.StrEnum):
+    """Where the weights of a new network start."""
+
+    KAIMING = "kaiming"
+    ORTHOGONAL = "orthogonal"
 
 
 class Granularity(enum.StrEnum):
@@ -126,6 +142,8 @@ class Recipe:
     data: str = _said("", "Training data: a name, or a path.")
     eps: str = _said("", "L2 radius in pixel units, 36/255 or 0.141.")
     activation: str = _said("relu-theta", "relu-theta, maxmin or keep; for llcert train also relu and maxmin-clipped.")
+    initial: Initial = _said(Initial.KAIMING, "Weights of a new network: kaiming, or orthogonal (rows of norm one).")
+    centre: bool = _said(False, "A new network takes the mean colour of the training images off first.")
     threshold: float = _said(2.0, "Where the thresholds of a new network start.", least=0)
     quantile: float = _said(
         0.999, "Where those of an imported one start: this quantile of what the neuron does.", least=0.5, most=1
@@ -136,7 +154,7 @@ class Recipe:
 
     # the objective
     loss: Loss = _said(Loss.LOCAL_LIP_B, ", ".join(Loss) + ".")
-    ball: Ball | None = _said(None, "global, liplt or local, in place of the bound that the loss comes with.")
+    ball: Ball | None = _said(None, "global, product, liplt or local, in place of the bound that the loss comes with.")
     overshoot: float = _said(1.1, "Radius trained at, in units of eps.", least=0, above=True)
     kappa: float = _said(0.0, "Weight of the clean loss at the end of the ramp; 1 at its start.", least=0, most=1)
     sparsity: float = _said(0.0, "Weight of the sparsity loss (eq. 12), a mean over neurons and images.", least=0)
@@ -170,6 +188,9 @@ class Recipe:
     iterations: int = _said(2, "Power iterations a step.", least=1)
     warm_type: WarmType = _said(WarmType.FLOAT16, "Precision of saved vectors: float16, bfloat16 or float32.")
     warm_place: WarmPlace = _said(WarmPlace.AUTO, "Where they lie: device, host, or auto, by what fits.")
+    precision: Precision = _said(
+        Precision.FLOAT32, "Of the network in steps on a global ball: float32, bfloat16 or auto (what is faster)."
+    )
     mixed: bool = _said(False, "Find directions in bfloat16; norms stay in full precision.")
 
     # watching and saving

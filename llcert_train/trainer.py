@@ -292,6 +292,7 @@ class Trainer:
             "weights": {name: leaf.detach() for name, leaf in self._stored().items()},
             "average": self.average,
             "optimiser": self.optimiser.state_dict(),
+            "narrow": self.objective.narrow is not None,
             "unmasked": [self.unmasked[t] for t in self._terms],
             "warm": self.warm.state() if self.warm is not None else None,
         }
@@ -316,6 +317,7 @@ class Trainer:
             for name, mean in self.average.items():
                 _take(mean, state["average"][name])
             self._restore_optimiser(state["optimiser"]["state"])
+            self.objective.narrow = torch.bfloat16 if bool(state["narrow"]) else None
             for term, vector in zip(self._terms, state["unmasked"], strict=True):
                 _take(self.unmasked[term], vector)
             if self.warm is not None and state["warm"] is not None:

@@ -11,7 +11,8 @@ from torch import Tensor
 
 from llcert.bounds import GlobalBound, Rows, Trace, global_bound, worst_margins
 from llcert.bounds.forward import nudged
-from llcert.certify import FIRST, PGD, Local, Perturbations, Target, positive
+from llcert.bounds.liplt import Composed
+from llcert.certify import FIRST, PGD, Global, Local, Perturbations, Target, positive
 from llcert.certify.arithmetic import full_precision
 from llcert.program import Program, Term
 from llcert.report.layers import layers
@@ -32,7 +33,8 @@ class Watch:
     """Looks at a program through held-out images, as often as asked while its weights change in place.
 
     images: `[images, *input shape]`, pixel units; labels: `[images]`. eps: radius in pixel units. Certified means by
-    the local bound (eq. 6), which is never above the global one; every bound is an estimate.
+    the local bound (eq. 6), which is never above the product of norms, or by the constant of a pair of classes (LipLT)
+    where the network is trained on it: composed are its maps. Every bound is an estimate.
     """
 
     program: Program
@@ -41,12 +43,13 @@ class Watch:
     eps: float
     attack_steps: int
     seed: int
+    composed: Composed | None = None
 
     def __call__(self, starts: Mapping[Term, Tensor]) -> HeldOut:
         """What the images show now. starts: vectors near the singular ones of the whole maps, if there are any."""
         with torch.no_grad(), full_precision():
             near = {term: nudged(vector, self.seed) for term, vector in starts.items()}
-            bound = global_bound(self.program, _UNMASKED, seed=self.seed, starts=near)
+            bound = global_bound(self.program, _UNMASKED, seed=self.seed, starts=near, composed=self.composed)
             local = Local(self.program, self.eps, bound, solver=_SOLVER, seed=self.seed)
             return _combined([*self._looks(local)], layers(self.program, bound), bound)
 
@@ -55,7 +58,9 @@ class Watch:
         for images, labels in zip(self.images.split(size), self.labels.split(size), strict=True):
             trace = local.trace(images, torch.arange(len(images)), Rows.MASK, seed=self.seed)
             logits = self.program.logits(images)
-            margins = worst_margins(logits, labels, local.last, trace.hidden)
+            margins = torch.fmax(
+                worst_margins(logits, labels, local.last, trace.hidden), self._apart(local, logits, labels)
+            )
             right, certified = FIRST.holds(logits, labels, self.program.classes), positive(margins.amin(1))
             certified = certified & right
             safe = right.clone()
@@ -65,6 +70,13 @@ class Watch:
             yield _Look(
                 self.program, trace, logits, labels, worst_logits(logits, labels, margins), right, safe, certified
             )
+
+    def _apart(self, local: Local, logits: Tensor, labels: Tensor) -> Tensor:
+        """Lower bounds on `z_y - z_j` over the ball by the global bound, `[batch, classes]`; infinite for j = y."""
+        radii = torch.full((len(labels),), self.eps, dtype=torch.float64, device=labels.device)
+        increases = Global(self.program, self.eps, local.bound).increases(labels, radii)
+        own = F.one_hot(labels, logits.shape[1]).bool()
+        return (logits.gather(1, labels[:, None]) - logits - increases).masked_fill(own, torch.inf)
 
     def _broken(self, images: Tensor, labels: Tensor) -> Tensor:
         """Whether the paper's attack breaks each image, `[batch]`."""

@@ -104,3 +104,36 @@ def test_a_gradient_over_a_tiny_length_does_not_overflow() -> None:
     (slope,) = torch.autograd.grad(gradients.length(x, 1), x, torch.tensor([1e3, 1e3]))
     expected = torch.tensor([[2.0, 0.0, -1.0], [0.0, 0.0, 0.0]]) * 1e3 / 5**0.5
     torch.testing.assert_close(slope, expected)
+
+
+@pytest.mark.parametrize("kind", [torch.bfloat16, torch.float16, torch.float32, torch.float64])
+@pytest.mark.parametrize("form", [torch.contiguous_format, torch.channels_last])
+def test_sorted_pairs(kind: torch.dtype, form: torch.memory_format) -> None:
+    """Values and gradients are those of maximum and minimum wherever the two differ, bit for bit."""
+    pairs = torch.randperm(4 * 6 * 3 * 2, generator=torch.Generator().manual_seed(0)).reshape(4, 6, 3, 2) - 60
+    given = torch.randn(4, 6, 3, 2, generator=torch.Generator().manual_seed(1)).to(kind)
+    given[0, 0, 0, 0], given[0, 3, 0, 0] = torch.inf, -torch.inf
+    z = pairs.to(kind).contiguous(memory_format=form).requires_grad_()
+    value = gradients.sorted_pairs(z, 1)
+    a, b = z.chunk(2, 1)
+    expected = torch.cat((torch.maximum(a, b), torch.minimum(a, b)), 1)
+    assert torch.equal(value, expected)
+    assert torch.equal(gradients.sorted_pairs(z.detach(), 1), expected)
+    (first,) = torch.autograd.grad(value, z, given)
+    larger, smaller = given.chunk(2, 1)
+    exchanged = a < b
+    wanted = torch.cat((torch.where(exchanged, smaller, larger), torch.where(exchanged, larger, smaller)), 1)
+    assert torch.equal(first, wanted)
+
+
+def test_equal_pairs_keep_their_places() -> None:
+    z = torch.zeros(1, 4, requires_grad=True)
+    given = torch.tensor([[1.0, 2.0, 3.0, 4.0]])
+    assert torch.equal(torch.autograd.grad(gradients.sorted_pairs(z, 1), z, given)[0], given)
+
+
+def test_sorted_pairs_along_any_axis() -> None:
+    z = torch.randn(3, 4, 6, dtype=torch.float64, requires_grad=True)
+    for axis in (0, 1, 2):
+        even = z[:2] if axis == 0 else z
+        assert torch.autograd.gradcheck(lambda x, axis=axis: gradients.sorted_pairs(x, axis), even)

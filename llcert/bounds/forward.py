@@ -13,6 +13,7 @@ from llcert.bounds.box import Hidden, box
 from llcert.bounds.join import Reach, reach
 from llcert.bounds.lipschitz import GlobalBound
 from llcert.bounds.roundoff import Roundoff
+from llcert.bounds.slopes import steepest
 from llcert.ir import Node
 from llcert.layout import flat
 from llcert.program import Block, Program, Term
@@ -138,7 +139,8 @@ def propagate(
                 masked = _masked(block, sources, weights)
                 for term, own in masked.items():
                     given = starting_vector(term, unmasked, own.columns, start, saved, seed + number)
-                    trace.norms[term] = _local_norm(own, unmasked, solver or Lanczos(), given)
+                    whole = _whole(block, own, unmasked, given)
+                    trace.norms[term] = whole or _local_norm(own, unmasked, solver or Lanczos(), given)
                 moved = _reach(block, masked, trace, (solver or Lanczos()) if joint else None, seed + number)
                 growth[block.node] = _at_most(moved([growth[t.source] for t in block.terms]), ceiling)
                 radius = _at_most(moved([sources[t.source].region.radius for t in block.terms]), radius)
@@ -196,6 +198,18 @@ def nudged(vectors: Tensor, seed: int | Tensor) -> Tensor:
     Near a singular vector that is not the largest one a power iteration stands still, and stops below the norm.
     """
     return vectors + random_start(tuple(vectors.shape), vectors, seed) / max(vectors.shape[1:].numel(), 1) ** 0.5
+
+
+def _whole(block: Block, masked: Masked, unmasked: GlobalBound, start: Tensor) -> Norm | None:
+    """The unmasked norm, where no image's masks leave anything out of the map: nothing else is to be found."""
+    full = bool((masked.columns == 1).all()) and bool((masked.rows == steepest(block).to(masked.rows)).all())
+    term = masked.map
+    assert isinstance(term, Term)
+    if not full or term.moves:
+        return None
+    value = unmasked.norms[term].expand(masked.batch)
+    vector = unmasked.vectors[term].expand_as(start) if term in unmasked.vectors else start
+    return Norm(value, Side.ESTIMATE, vector, torch.zeros_like(value, dtype=torch.int64), torch.isfinite(value))
 
 
 def _local_norm(masked: Masked, unmasked: GlobalBound, solver: Solver, start: Tensor) -> Norm:

@@ -63,7 +63,7 @@ Arch = Annotated[
     str | None,
     typer.Argument(
         metavar="[ARCH]",
-        help="A network of the zoo: 4C3F, 6C2F, 7C1F, 8C2F, mlp, tiny-conv, small-conv, residual-bn. "
+        help="A network of the zoo: 4C3F, 6C2F, 6C2F-light, 7C1F, 8C2F, mlp, tiny-conv, small-conv, residual-bn. "
         "Default: the recipe's.",
     ),
 ]
@@ -137,5 +137,5 @@ def train(
     raise typer.Exit(run(Request(task, recipe, fields, folder, resume=resume, overwrite=overwrite)))
 
 
-finetune = with_recipe(finetune, without=("arch", "threshold", "orthogonal"))
+finetune = with_recipe(finetune, without=("arch", "threshold", "initial", "centre", "orthogonal"))
 train = with_recipe(train, without=("arch", "quantile", "per", "batch_norm"))

@@ -31,6 +31,7 @@ from llcert_train.finetune import Planned, Step, finetune
 from llcert_train.folder import TrainingFolder, open_folder
 from llcert_train.job import Job, Task, prepare
 from llcert_train.metrics import Epoch, HeldOut
+from llcert_train.precision import settle
 from llcert_train.settings import Recipe, read_recipe
 from llcert_train.team import assembled
 from llcert_train.zoo import ARCHITECTURES
@@ -96,6 +97,8 @@ def _trained(job: Job, folder: TrainingFolder, console: Console) -> bool:
     if state is not None:
         trainer.restore(state)
         console.print(f"going on after step {trainer.step:,} of {trainer.plan.steps:,}")
+    elif settled := settle(trainer):
+        console.print(f"note   {settled}", soft_wrap=True, markup=False)
     unit, total = ("seconds", round(60 * job.recipe.minutes)) if job.recipe.minutes else ("steps", trainer.plan.steps)
     table = _Table(console)
     with work_progress(console, unit, total=total) as progress, _watched() as stopped:

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from llcert.gradients import maximum, minimum
+from llcert.gradients import maximum, minimum, sorted_pairs
 from llcert.ir import Activation, Node, Op, Shape, apply, permuted
 from llcert.ops.affine import Affine
 from llcert.ops.clamp import bounds
@@ -40,6 +40,8 @@ class MaxMin(Activation):
     slope_roundings = 0
 
     def __call__(self, *values: Tensor) -> Tensor:
+        if self.high is None and self.low is None and not self.pairs:
+            return sorted_pairs(values[0], self.axis + 1)
         a, b = self.split(values[0])
         largest, smallest = maximum(a, b), minimum(a, b)
         if self.high is not None:

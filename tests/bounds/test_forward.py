@@ -288,3 +288,15 @@ def test_a_batch_is_its_images_one_by_one() -> None:
             one, many = alone.hidden[block.node].region, together.hidden[block.node].region
             assert torch.allclose(one.radius[0], many.radius[i], rtol=1e-5)
             assert torch.allclose(one.upper[0], many.upper[i], rtol=1e-5)
+
+
+@pytest.mark.parametrize("phi", [MaxMin(0), Leaky(torch.tensor(-1.0)), Leaky(torch.tensor(2.0))])
+def test_where_nothing_is_constant_the_unmasked_norm_is_all_there_is(phi: Activation) -> None:
+    """It is taken over, without an iteration; a slope that is nowhere the largest is not the unmasked map."""
+    program, images = _net(phi), _image(count=4) * 1e-3
+    bound = global_bound(program, TIGHT)
+    norms = propagate(program, ball(images, 10.0), bound).norms
+    spared = isinstance(phi, MaxMin) or phi.label == "Abs"
+    for term, norm in norms.items():
+        torch.testing.assert_close(norm.value, bound.norms[term].expand(4))
+        assert (norm.iterations == 0).all() or not spared

@@ -34,12 +34,18 @@ CONVERGED = {
 }
 BOUNDED = [loss for loss in Loss if loss is not Loss.STANDARD]
 BALLS = ("local", "global")
+ALONE = ("product", "liplt")
+"""Bounds of pairs of logits with which no box is propagated."""
 METHODS: dict[str, dict[str, Any]] = {
     **{str(loss): {"loss": loss} for loss in BOUNDED},
     **{f"{loss}, local ball": {"loss": loss, "ball": "local"} for loss in (Loss.LMT, Loss.GLORO, Loss.BCP)},
     **{
         f"{loss}, global ball": {"loss": loss, "ball": "global"}
         for loss in (Loss.LOCAL_LIP_G, Loss.LOCAL_LIP_B, Loss.EMMA, Loss.LOGIT_ANNEALING)
+    },
+    **{
+        f"{loss}, product": {"loss": loss, "ball": "product"}
+        for loss in (Loss.BCP, Loss.LOCAL_LIP_B, Loss.EMMA, Loss.LOGIT_ANNEALING)
     },
     **{
         f"{loss}, LipLT": {"loss": loss, "ball": "liplt", "iterations": 300}
@@ -246,8 +252,8 @@ def expected_increase(first: Linear, op: Clamp | MaxMin, last: Linear, x: Tensor
     if balls == "liplt" and isinstance(op, Clamp):  # half of each entry passes, half of it is a remainder
         d, V = (W - W[y]) / 2, first.weight.detach()
         return RADIUS * (torch.linalg.vector_norm(d @ V, dim=1) + torch.linalg.vector_norm(d, dim=1) * spectral(V))
-    ball_alone = recipe.loss in (Loss.GLORO, Loss.LOCAL_LIP_G, Loss.PAIRWISE, Loss.CRM) or balls == "liplt"
-    balls = "global" if balls == "liplt" else balls
+    ball_alone = recipe.loss in (Loss.GLORO, Loss.LOCAL_LIP_G, Loss.PAIRWISE, Loss.CRM) or balls in ALONE
+    balls = "global" if balls in ALONE else balls
     h = hidden_layer(first, op, x, RADIUS, balls)
     masked = W * h.varying
     d = W - W[y]

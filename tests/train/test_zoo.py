@@ -205,3 +205,24 @@ def test_export_agrees_with_onnxruntime(kind: str, tmp_path: Path) -> None:
         (found,) = session.run(None, {session.get_inputs()[0].name: x.numpy()})
         with torch.no_grad():
             np.testing.assert_allclose(found, net(x).numpy(), rtol=1e-5, atol=1e-5)
+
+
+def test_orthogonal_starts() -> None:
+    net = build("6C2F-light", input_shape=(3, 32, 32), classes=10, activation="maxmin", initial="orthogonal")
+    for layer in net:
+        if isinstance(layer, nn.Conv2d | nn.Linear):
+            matrix = layer.weight.detach().flatten(1).double()
+            matrix = matrix if matrix.shape[0] <= matrix.shape[1] else matrix.T
+            side = layer.kernel_size[0] if isinstance(layer, nn.Conv2d) else 1
+            torch.testing.assert_close(side * matrix @ matrix.T, torch.eye(len(matrix)).double(), atol=1e-5, rtol=0)
+
+
+def test_a_mean_colour_is_taken_off_and_written_to_the_file(tmp_path: Path) -> None:
+    mean = torch.tensor([0.1, 0.4, 0.7]).reshape(3, 1, 1)
+    torch.manual_seed(0)
+    centred = build("tiny-conv", input_shape=(3, 8, 8), classes=4, mean=mean)
+    torch.manual_seed(0)
+    plain = build("tiny-conv", input_shape=(3, 8, 8), classes=4)
+    images = torch.rand(5, 3, 8, 8)
+    torch.testing.assert_close(centred(images), plain(images - mean))
+    assert not any(torch.equal(p, mean) for p in centred.parameters())
