@@ -91,7 +91,7 @@ class Budget:
         """What is wrong with a plan of too few epochs."""
         plan, recipe = trainer.plan, trainer.recipe
         epochs = plan.steps / plan.steps_per_epoch
-        if epochs >= _FEW or recipe.loss is Loss.STANDARD:
+        if epochs >= _FEW or all(phase.loss is Loss.STANDARD for phase in recipe.phases):
             return None
         minutes = math.ceil((trainer.seconds + self.left(trainer)) * _FEW / epochs / 60)
         return (

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from llcert.api import file_sha256, from_torch, load
+from llcert.bounds.liplt import Composed
 from llcert.certify import Settings
 from llcert.data import NAMED, Dataset, load_dataset
 from llcert.data.dataset import subset
@@ -26,6 +27,7 @@ from llcert_train import zoo
 from llcert_train.augment import Augmentation
 from llcert_train.clip import clipped, folded, with_maxmin
 from llcert_train.data import TrainingData, order, split_path, stratified
+from llcert_train.objective import Margin, method_of
 from llcert_train.schedules import Schedule
 from llcert_train.settings import Activation, BatchNorm, Granularity, Loss, Recipe, positive_eps
 from llcert_train.team import Team
@@ -134,7 +136,7 @@ def prepare(task: Task, recipe: Recipe, *, team: Team | None = None, progress: P
     if network is None:
         network = _built(recipe, train)
     _check_labels(network, train, test)
-    if recipe.sparsity and recipe.loss is Loss.STANDARD:
+    if recipe.sparsity and all(phase.loss is Loss.STANDARD for phase in recipe.phases):
         raise InvalidInput(
             "sparsity: the standard loss computes no bounds, which eq. 12 is about; choose another --loss"
         )
@@ -151,10 +153,10 @@ def prepare(task: Task, recipe: Recipe, *, team: Team | None = None, progress: P
     data = TrainingData.of(subset(kept, team.shard(len(kept)).numpy(), "train"), device)
     trainer = Trainer(weights, program, recipe, Schedule(recipe, eps), data, team)
     images, labels = TrainingData.of(held, device).batch(torch.arange(len(held)))
-    watch = Watch(
-        program, images.to(program.dtype), labels, eps, recipe.attack_steps, recipe.seed, trainer.objective.composed
-    )
-    warm = (trainer.warm.sentence,) if trainer.warm is not None else ()
+    pairs = any(method_of(phase).margin is Margin.PAIRS for phase in recipe.phases)
+    composed = trainer.objective.composed or (Composed.of(program) if pairs else None)
+    watch = Watch(program, images.to(program.dtype), labels, eps, recipe.attack_steps, recipe.seed, composed)
+    warm = [room.sentence for room in trainer.rooms if room is not None][:1]
     identity = _identity(task, question, asked, train, trainer.team)
     return Job(trainer, watch, test, question, recipe, identity, (*front, *notes, data.sentence, *warm))
 

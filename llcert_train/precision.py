@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 
 from llcert_train.settings import Precision
@@ -14,19 +16,21 @@ _WORTH = 0.9
 def settle(trainer: Trainer) -> str | None:
     """Decides it for a run that begins; one line for the user where there was something to decide.
 
-    Only steps whose bounds take no pass of their own through the network gain by it; others stay as they are.
+    Only steps whose bounds take no pass of their own through the network gain by it; others, and runs that begin with
+    such, stay as they are.
     """
     asked = trainer.recipe.precision
     if asked is Precision.FLOAT32 or not trainer.objective.plain:
         return None
-    trainer.objective.narrow = torch.bfloat16
+    trainer.compute_in(torch.bfloat16)
     if asked is Precision.BFLOAT16:
         return None
-    narrow = trainer.cost(1.0)
-    trainer.objective.narrow = None
-    wide = trainer.cost(1.0)
+    end = math.nextafter(1 - trainer.recipe.last_share, 0)  # of the first phase
+    narrow = trainer.cost(end)
+    trainer.compute_in(None)
+    wide = trainer.cost(end)
     faster = narrow < _WORTH * wide
     if faster:
-        trainer.objective.narrow = torch.bfloat16
+        trainer.compute_in(torch.bfloat16)
     taken = "bfloat16" if faster else "float32"
     return f"precision: {taken}; a step takes {narrow:.3f} s in bfloat16 and {wide:.3f} s in float32"

@@ -24,8 +24,12 @@ class Schedule:
 
     @property
     def stretches(self) -> tuple[float, ...]:
-        """Where the stretches end, as shares of the run, that differ in what a step costs: at radius 0, and above."""
-        return tuple(sorted({self.recipe.warm_up, 1.0} - {0.0}))
+        """Where the stretches end, as shares of the run, that differ in what a step costs: radius 0, and each phase."""
+        return tuple(sorted({self.recipe.warm_up, 1 - self.recipe.last_share, 1.0} - {0.0}))
+
+    def phase(self, progress: float) -> int:
+        """Which of the recipe's phases it is."""
+        return int(self.recipe.last_share > 0 and progress >= 1 - self.recipe.last_share)
 
     def radius(self, progress: float) -> float:
         """The radius trained at, in pixel units."""

@@ -155,6 +155,9 @@ class Recipe:
     # the objective
     loss: Loss = _said(Loss.LOCAL_LIP_B, ", ".join(Loss) + ".")
     ball: Ball | None = _said(None, "global, product, liplt or local, in place of the bound that the loss comes with.")
+    last_loss: Loss | None = _said(None, "Of the end of the run, in place of loss: " + ", ".join(Loss) + ".")
+    last_ball: Ball | None = _said(None, "Of the end of the run: global, product, liplt or local; its own by default.")
+    last_share: float = _said(0.0, "Share of the run, at its end, with these; 0: none.", least=0, most=0.99)
     overshoot: float = _said(1.1, "Radius trained at, in units of eps.", least=0, above=True)
     kappa: float = _said(0.0, "Weight of the clean loss at the end of the ramp; 1 at its start.", least=0, most=1)
     sparsity: float = _said(0.0, "Weight of the sparsity loss (eq. 12), a mean over neurons and images.", least=0)
@@ -209,13 +212,38 @@ class Recipe:
             raise InvalidInput(f"ramp {self.ramp:g} ends before warm-up {self.warm_up:g} does")
         if not (self.epochs or self.minutes):
             raise InvalidInput("epochs 0: give at least 1, or --minutes to fill")
+        self._check_phases()
+
+    def _check_phases(self) -> None:
+        named = self.last_loss is not None or self.last_ball is not None
+        if named and not self.last_share:
+            name = "last_ball" if self.last_loss is None else "last_loss"
+            raise InvalidInput(f"{name} {getattr(self, name)}: give a last_share above 0, of the run that it ends")
+        if self.last_share and not named:
+            raise InvalidInput(f"last_share {self.last_share:g}: name a last_loss or a last_ball to train with")
+        if named and (self.last_loss or self.loss, self.last_ball) == (self.loss, self.ball):
+            raise InvalidInput(
+                "last_loss, last_ball: are those of the whole run; name others, or leave last_share at 0"
+            )
+
+    @property
+    def phases(self) -> tuple[Recipe, ...]:
+        """The recipe of each phase of the run; they differ in loss and ball."""
+        if not self.last_share:
+            return (self,)
+        loss = self.last_loss or self.loss
+        none: dict[str, Any] = {"last_loss": None, "last_ball": None, "last_share": 0.0}
+        return self, dataclasses.replace(self, loss=loss, ball=self.last_ball, **none)
 
     def changed(self, values: Mapping[str, Any]) -> Recipe:
         """The recipe with other values of some fields; None changes nothing.
 
-        The length is one thing said in two ways: epochs alone lift a limit of minutes, minutes alone one of epochs.
+        The length is one thing said in two ways: epochs alone lift a limit of minutes, minutes alone one of epochs. A
+        last_share of 0 takes its loss and ball with it.
         """
         given = {k: v for k, v in values.items() if v is not None}
+        if given.get("last_share") == 0:
+            given = {"last_loss": None, "last_ball": None, **given}
         if "epochs" in given:
             given = {"minutes": 0.0, **given}
         elif given.get("minutes"):

@@ -23,11 +23,11 @@ from llcert.spectral import PowerIteration
 from llcert_train.augment import Augmentation
 from llcert_train.data import TrainingData, generator, order
 from llcert_train.metrics import Epoch, Train
-from llcert_train.objective import Measures, Objective
+from llcert_train.objective import Measures, Objective, method_of
 from llcert_train.schedules import Schedule
 from llcert_train.settings import Recipe, Start
 from llcert_train.team import Team
-from llcert_train.warm_start import WarmStarts, iterated
+from llcert_train.warm_start import Room, WarmStarts, iterated
 from llcert_train.watch import Watch
 from llcert_train.weights import Weights
 
@@ -65,7 +65,8 @@ class Trainer:
 
     seconds: spent so far, of all the runs that were continued, by the clock. sums: of the losses of the steps since the
     last record, and how many these were, `[5]`, float64. look: seconds that the last look at held-out images took.
-    unmasked: singular vectors of the whole maps. average: of the weights that are moved, where it is asked for; looks
+    phase: which one of the recipe, with its objective. unmasked: singular vectors of the whole maps. warm: those of the
+    images, in a phase that keeps them. average: of the weights that are moved, where it is asked for; looks
     and the network that comes out are of the average.
     """
 
@@ -86,24 +87,56 @@ class Trainer:
         self.batch = min(self.team.share(recipe.batch), len(self.data))
         self.plan = self._whole(len(self.data) // self.batch)
         self.augmentation = Augmentation(recipe.crop, recipe.flip)
-        self.objective = Objective(self.program, recipe, self.weights.leaves)
-        self.model = self.team.wrapped(self.objective)
         self.moved = self.weights.moved
         self.optimiser = torch.optim.Adam(self.moved.values(), recipe.rate)
         self.average = {name: p.detach().clone() for name, p in self.moved.items()} if recipe.average else {}
         self.sums = torch.zeros(len(_PARTS) + 1, dtype=torch.float64, device=device)
         self.epoch_began = self.seconds
-        self.unmasked = self._unmasked()
-        saved = self.objective.method.balls is Balls.LOCAL and recipe.start is Start.SAVED
-        self.warm = (
-            WarmStarts.of(self.program, len(self.data), recipe.warm_type, recipe.warm_place)
-            if saved and iterated(self.program)
-            else None
-        )
+        self.rooms = tuple(self._room(phase) for phase in recipe.phases)
+        self.warm: WarmStarts | None = None
+        self.narrow: torch.dtype | None = None
+        self._begin(0)
 
     def _whole(self, steps_per_epoch: int) -> Plan:
         """All of the recipe's epochs, evenly; one that only the clock limits is planned by its budget."""
         return Plan(max(1, self.recipe.epochs) * steps_per_epoch, steps_per_epoch)
+
+    def _begin(self, phase: int) -> None:
+        """Goes over to a phase: vectors of images are kept from now on, or no longer."""
+        room = self.rooms[phase]
+        self._enter(phase)
+        self.warm = None if room is None else self.warm or room.starts()
+
+    def _enter(self, phase: int) -> None:
+        self.phase = phase
+        self.objective = Objective(self.program, self.recipe.phases[phase], self.weights.leaves)
+        self.model = self.team.wrapped(self.objective)
+        self.compute_in(self.narrow)
+        self.unmasked = self._unmasked()
+
+    def compute_in(self, narrow: torch.dtype | None) -> None:
+        """From now on the network's products have this format in every phase whose objective is plain."""
+        self.narrow = narrow
+        self.objective.narrow = narrow if self.objective.plain else None
+
+    @contextmanager
+    def _visited(self, phase: int) -> Iterator[None]:
+        """The objective of a phase for a while; images start anywhere in one that has not begun."""
+        names = ("phase", "objective", "model", "unmasked")
+        before = {name: getattr(self, name) for name in names}
+        if phase != self.phase:
+            self._enter(phase)
+        try:
+            yield
+        finally:
+            vars(self).update(before)
+
+    def _room(self, recipe: Recipe) -> Room | None:
+        """Room for a vector of each image and layer, in a phase that keeps them. Raises InvalidInput where none is."""
+        local = method_of(recipe).balls is Balls.LOCAL
+        if not (local and recipe.start is Start.SAVED and iterated(self.program)):
+            return None
+        return Room.of(self.program, len(self.data), recipe.warm_type, recipe.warm_place)
 
     def _unmasked(self) -> dict[Term, Tensor]:
         """Singular vectors of the whole maps as they are now, where the method needs them."""
@@ -159,6 +192,9 @@ class Trainer:
             self._moved_on()
 
     def _moved_on(self) -> None:
+        phase = self.schedule.phase(self.progress)
+        if phase != self.phase:
+            self._begin(phase)
         places = self._places()
         with full_precision():
             measures = self._measured(places, self.progress)
@@ -244,7 +280,7 @@ class Trainer:
     def cost(self, progress: float) -> float:
         """Seconds that loss and gradient of a step take at some share of the run; nothing is moved."""
         places, taken = self._places(), []
-        with self.aside(), full_precision():
+        with self.aside(), self._visited(self.schedule.phase(progress)), full_precision():
             for _ in range(3):
                 began = self.clock()
                 self._gradient(self._measured(places, progress).loss).item()
@@ -285,6 +321,7 @@ class Trainer:
             "step": self.step,
             "steps": self.plan.steps,
             "progress": self.progress,
+            "phase": self.phase,
             "seconds": self.seconds,
             "look": self.look,
             "epoch_began": self.epoch_began,
@@ -292,7 +329,7 @@ class Trainer:
             "weights": {name: leaf.detach() for name, leaf in self._stored().items()},
             "average": self.average,
             "optimiser": self.optimiser.state_dict(),
-            "narrow": self.objective.narrow is not None,
+            "narrow": self.narrow is not None,
             "unmasked": [self.unmasked[t] for t in self._terms],
             "warm": self.warm.state() if self.warm is not None else None,
         }
@@ -311,13 +348,18 @@ class Trainer:
                 raise ValueError("times, steps or progress out of range")
             if self.recipe.minutes:
                 self.plan = Plan(steps, self.plan.steps_per_epoch, self.step, progress)
+            phase = int(state["phase"])
+            if phase not in range(len(self.recipe.phases)):
+                raise ValueError("a phase that the recipe has not")
+            if phase != self.phase:
+                self._begin(phase)
             _take(self.sums, state["sums"])
             for name, leaf in self._stored().items():
                 _take(leaf, state["weights"][name])
             for name, mean in self.average.items():
                 _take(mean, state["average"][name])
             self._restore_optimiser(state["optimiser"]["state"])
-            self.objective.narrow = torch.bfloat16 if bool(state["narrow"]) else None
+            self.compute_in(torch.bfloat16 if bool(state["narrow"]) else None)
             for term, vector in zip(self._terms, state["unmasked"], strict=True):
                 _take(self.unmasked[term], vector)
             if self.warm is not None and state["warm"] is not None:

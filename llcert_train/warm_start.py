@@ -24,6 +24,54 @@ def iterated(program: Program) -> tuple[Term, ...]:
 
 
 @dataclass(frozen=True)
+class Room:
+    """Where vectors of some images can lie: `place`, of a program on `device`."""
+
+    terms: tuple[Term, ...]
+    images: int
+    kind: WarmType
+    place: torch.device
+    device: torch.device
+
+    @staticmethod
+    def of(program: Program, images: int, kind: WarmType, place: WarmPlace) -> Room:
+        """Room for so many images: on the program's device, else in the host's memory.
+
+        Raises InvalidInput where they fit nowhere.
+        """
+        terms = iterated(program)
+        size = images * _entries(terms) * _TYPES[kind].itemsize
+        return Room(terms, images, kind, _place(program.device, size, place), program.device)
+
+    @property
+    def pinned(self) -> bool:
+        """Whether the memory is the host's, for a device."""
+        return self.place.type == "cpu" and self.device.type == "cuda"
+
+    @property
+    def sentence(self) -> str:
+        """Where they lie and what they take, for the user."""
+        size = self.images * _entries(self.terms) * _TYPES[self.kind].itemsize / 2**20
+        place = f"{self.place.type}{', pinned' if self.pinned else ''}"
+        return (
+            f"warm starts: {self.images:,} images x {len(self.terms)} layers as {self.kind}, {size:,.0f} MiB on {place}"
+        )
+
+    def starts(self) -> WarmStarts:
+        """The room, taken; no image has a vector yet."""
+        vectors = tuple(
+            torch.zeros(self.images, *t.columns, dtype=_TYPES[self.kind], device=self.place, pin_memory=self.pinned)
+            for t in self.terms
+        )
+        return WarmStarts(self.terms, vectors, torch.zeros(self.images, dtype=torch.bool), self.device)
+
+
+def _entries(terms: tuple[Term, ...]) -> int:
+    """The length of the vectors of an image, all together."""
+    return sum(torch.Size(t.columns).numel() for t in terms)
+
+
+@dataclass(frozen=True)
 class WarmStarts:
     """Vectors of some images, `[images, *columns]` for each term, and which images have theirs already.
 
@@ -34,29 +82,6 @@ class WarmStarts:
     vectors: tuple[Tensor, ...]
     seen: Tensor
     device: torch.device
-
-    @staticmethod
-    def of(program: Program, images: int, kind: WarmType, place: WarmPlace) -> WarmStarts:
-        """Room for so many images, where it fits: on the program's device, else in the host's memory.
-
-        Raises InvalidInput where it fits nowhere.
-        """
-        terms = iterated(program)
-        size = images * sum(torch.Size(t.columns).numel() for t in terms) * _TYPES[kind].itemsize
-        where = _place(program.device, size, place)
-        pinned = where.type == "cpu" and program.device.type == "cuda"
-        vectors = tuple(
-            torch.zeros(images, *t.columns, dtype=_TYPES[kind], device=where, pin_memory=pinned) for t in terms
-        )
-        return WarmStarts(terms, vectors, torch.zeros(images, dtype=torch.bool), program.device)
-
-    @property
-    def sentence(self) -> str:
-        """Where they lie and what they take, for the user."""
-        size = sum(v.numel() * v.element_size() for v in self.vectors) / 2**20
-        first, images = self.vectors[0], f"{len(self.seen):,} images x {len(self.terms)} layers"
-        place = f"{first.device.type}{', pinned' if first.is_pinned() else ''}"
-        return f"warm starts: {images} as {str(first.dtype).removeprefix('torch.')}, {size:,.0f} MiB on {place}"
 
     def load(self, positions: Tensor, unmasked: Mapping[Term, Tensor], seed: int) -> dict[Term, Tensor]:
         """The vectors of some images on the program's device; of one that has none, the whole map's and noise.

@@ -174,6 +174,8 @@ def main(folder: Path, *ports: str) -> None:
         a_run_goes_on(question, folder)
         orthogonal = recipe.changed({"arch": "tiny-conv", "orthogonal": True, "loss": "gloro", "epochs": 1})
         alike(replace(question, task=Task(None, device="cpu"), recipe=orthogonal).begun(folder / "orthogonal").go())
+        phases = recipe.changed({"loss": "gloro", "last_loss": "local-lip-b", "last_share": 0.5})
+        alike(replace(question, recipe=phases).begun(folder / "phases").go())
         a_run_killed_between_two_checkpoints_goes_on(question, folder)
         a_time_limit_is_planned_by_the_first(question)
         one_that_diverges_stops_both(question)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -23,11 +23,12 @@ PER_EPOCH = 5
 
 @dataclass
 class Machine:
-    """Where a step takes `plain` seconds at radius 0 and `bound` above, a look `look`; slower by a factor that depends
-    on the time."""
+    """Where a step takes `plain` seconds at radius 0, `bound` above, `last` in the last phase, and a look `look`; all
+    slower by a factor that depends on the time."""
 
     plain: float = 1.0
     bound: float = 3.0
+    last: float = 6.0
     look: float = 2.0
     slower: Callable[[float], float] = lambda now: 1.0
     now: float = 1000.0
@@ -38,18 +39,21 @@ class Machine:
     def under(self, job: Job) -> None:
         """Makes a job run on this machine."""
         trainer, watch = job.trainer, job.watch
-        model = trainer.model
 
-        def measured(images: Any, labels: Any, radius: float, *rest: Any) -> Any:
-            self.works(self.bound if radius else self.plain)
-            return model(images, labels, radius, *rest)
+        def wrapped(model: Any) -> Any:
+            def measured(images: Any, labels: Any, radius: float, *rest: Any) -> Any:
+                self.works(self.last if trainer.phase else self.bound if radius else self.plain)
+                return model(images, labels, radius, *rest)
+
+            return measured
 
         def looked(program: object, starts: Any) -> Any:
             self.works(self.look)
             return watch(starts)
 
         trainer.clock = lambda: self.now
-        trainer.model = measured  # type: ignore[assignment]
+        trainer.model = wrapped(trainer.model)
+        object.__setattr__(trainer.team, "wrapped", wrapped)
         object.__setattr__(job, "watch", looked.__get__(trainer.program))
 
 
@@ -65,20 +69,27 @@ def on(machine: Machine, out: Path, *, resume: bool = False, **recipe: Any) -> R
 MACHINES: dict[str, Machine] = {
     "steady": Machine(),
     "slow looks": Machine(look=15.0),
-    "half as fast from the middle on": Machine(slower=lambda t: 1.0 if t < 300 else 2.0),
-    "five times slower near the end": Machine(slower=lambda t: 1.0 if t < 540 else 5.0),
-    "faster from the middle on": Machine(slower=lambda t: 1.0 if t < 300 else 0.4),
+    "half as fast from the middle on": Machine(slower=lambda t: 1.0 if t < 600 else 2.0),
+    "five times slower near the end": Machine(slower=lambda t: 1.0 if t < 1080 else 5.0),
+    "faster from the middle on": Machine(slower=lambda t: 1.0 if t < 600 else 0.4),
     "shared now and then": Machine(slower=lambda t: 3.0 if int(t / 40) % 3 == 0 else 1.0),
     "all steps alike": Machine(bound=1.0),
     "bounds that cost ten steps": Machine(plain=0.5, bound=5.0),
 }
 
 
+PHASES: dict[str, dict[str, Any]] = {
+    "one phase": {},
+    "local at the end": {"last_loss": "local-lip-b", "last_share": 0.2},
+}
+
+
+@pytest.mark.parametrize("phases", PHASES)
 @pytest.mark.parametrize("kind", MACHINES)
-def test_a_run_takes_its_minutes(kind: str, tmp_path: Path) -> None:
+def test_a_run_takes_its_minutes(kind: str, phases: str, tmp_path: Path) -> None:
     """Within 5 %, measuring and looks included, and all of the schedule: slow, long at the end, and never backwards."""
-    machine = MACHINES[kind]
-    run = on(machine, tmp_path / "out", minutes=10.0)
+    machine = replace(MACHINES[kind])
+    run = on(machine, tmp_path / "out", minutes=20.0, **PHASES[phases])
     trainer, rates = run.job.trainer, []
     step = trainer.optimiser.step
 
@@ -89,7 +100,7 @@ def test_a_run_takes_its_minutes(kind: str, tmp_path: Path) -> None:
     trainer.optimiser.step = stepped  # type: ignore[method-assign,assignment]
     run.go()
     assert trainer.progress == 1
-    assert machine.now - 1000 == pytest.approx(600, rel=0.05)
+    assert machine.now - 1000 == pytest.approx(1200, rel=0.05)
     assert trainer.seconds == pytest.approx(machine.now - 1000)
     assert rates == sorted(rates, reverse=True)
     recipe = trainer.recipe

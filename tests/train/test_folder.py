@@ -503,7 +503,8 @@ def stopped(tmp_path_factory: pytest.TempPathFactory) -> tuple[Asked, Path]:
 
 def changes() -> dict[str, Callable[[dict[str, Any]], Any]]:
     """What can be wrong with a state although it can be read."""
-    keys = ("steps", "progress", "look", "seconds", "epoch_began", "sums", "weights", "optimiser", "unmasked", "warm")
+    numbers = ("steps", "progress", "phase", "look", "seconds", "epoch_began")
+    keys = (*numbers, "sums", "weights", "optimiser", "unmasked", "warm")
     values: dict[str, Any] = {"a text": "x", "a list": [1, 2], "a matrix": torch.zeros(7, 7), "an object": {"a": 1}}
     found: dict[str, Callable[[dict[str, Any]], Any]] = {}
     for key in keys:

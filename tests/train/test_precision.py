@@ -40,6 +40,18 @@ def test_steps_that_propagate_bounds_stay_as_they_are(loss: str, tmp_path: Path)
     assert trainer.objective.narrow is None
 
 
+def test_the_last_phase_has_the_format_that_it_can_have(tmp_path: Path) -> None:
+    """Measured in the first; a local bound keeps the program's, another global one goes on as it was."""
+    for last, taken in (("local-lip-b", None), ("crm", torch.bfloat16)):
+        how = {"loss": "gloro", "last_loss": last, "last_share": 0.5, "precision": "bfloat16"}
+        trainer = asked(tmp_path, **how).job().trainer
+        settle(trainer)
+        while not trainer.done:
+            assert trainer.objective.narrow is (torch.bfloat16 if trainer.step <= 5 else taken)
+            trainer.train_step()
+        assert trainer.objective.narrow is taken
+
+
 def test_asked_for_outright_nothing_is_measured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Trainer, "cost", lambda self, progress: pytest.fail("was measured"))
     for precision, taken in ((Precision.BFLOAT16, torch.bfloat16), (Precision.FLOAT32, None)):
@@ -49,7 +61,7 @@ def test_asked_for_outright_nothing_is_measured(tmp_path: Path, monkeypatch: pyt
 
 
 def test_a_run_that_goes_on_keeps_its_format(tmp_path: Path) -> None:
-    question = asked(tmp_path, loss="gloro", precision="bfloat16")
+    question = asked(tmp_path, loss="gloro", last_loss="crm", last_share=0.4, precision="bfloat16")
     straight, first = question.begun(tmp_path / "straight"), question.begun(tmp_path / "stopped")
     for run in (straight, first):
         settle(run.job.trainer)

@@ -131,6 +131,20 @@ def test_recipes_start_clean_and_end_at_the_full_radius(name: str) -> None:
     assert schedule.rate(1.0) < recipe.rate
 
 
+@pytest.mark.parametrize("share", [0.1, 0.25, 0.3, 0.99])
+def test_the_last_phase_is_a_share_at_the_end(share: float) -> None:
+    schedule = Schedule(Recipe(last_share=share, last_loss="crm", warm_up=0.2), EPS)
+    assert [schedule.phase(p) for p in (0.0, 0.999 * (1 - share), 1 - share, 1.0)] == [0, 0, 1, 1]
+    assert schedule.stretches == tuple(sorted((0.2, 1 - share, 1.0)))
+    assert sum(schedule.phase(n / 1000) for n in range(1000)) == pytest.approx(1000 * share, abs=1)
+
+
+def test_a_run_of_one_phase() -> None:
+    schedule = Schedule(Recipe(warm_up=0.0), EPS)
+    assert {schedule.phase(p) for p in GRID} == {0}
+    assert schedule.stretches == (1.0,)
+
+
 def test_half_a_wave() -> None:
     schedule = Schedule(Recipe(rate=1e-3, final_rate=1e-5, decay_from=0.2, decay=Decay.COSINE), EPS)
     assert schedule.rate(0.2) == 1e-3

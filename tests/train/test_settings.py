@@ -83,7 +83,15 @@ def refused(content: str | bytes, folder: Path) -> str:
 
 def around(name: str) -> dict[str, Any]:
     """Values of other fields that leave a field its whole range."""
-    return {"warm_up": {"ramp": 1.0}, "ramp": {"warm_up": 0.0}, "epochs": {"minutes": 1.0}}.get(name, {})
+    others: dict[str, dict[str, Any]] = {
+        "warm_up": {"ramp": 1.0},
+        "ramp": {"warm_up": 0.0},
+        "epochs": {"minutes": 1.0},
+        "last_loss": {"last_share": 0.5, "ball": "liplt"},
+        "last_ball": {"last_share": 0.5},
+        "last_share": {"last_loss": "crm"},
+    }
+    return others.get(name, {})
 
 
 class TestValues:
@@ -116,7 +124,8 @@ class TestValues:
             inside.append(most)
             outside.append(most + 1 if kind is int else math.nextafter(most, math.inf))
         for value in inside:
-            found = getattr(Recipe(**{**around(name), name: value}), name)
+            no_last_phase = name == "last_share" and value == 0
+            found = getattr(Recipe(**{**({} if no_last_phase else around(name)), name: value}), name)
             assert found == value
             assert type(found) is kind
         for value in outside:
@@ -131,8 +140,8 @@ class TestValues:
     @pytest.mark.parametrize("name", ENUMS)
     def test_choices(self, name: str) -> None:
         for member in KINDS[name]:
-            assert getattr(Recipe(**{name: member.value}), name) is member
-            assert getattr(Recipe(**{name: member}), name) is member
+            assert getattr(Recipe(**{**around(name), name: member.value}), name) is member
+            assert getattr(Recipe(**{**around(name), name: member}), name) is member
         for wrong in ("", "nonsense", member.value.upper(), 1, [], {}, "x" * 500, "two\nlines"):
             with pytest.raises(InvalidInput) as caught:
                 Recipe(**{name: wrong})
@@ -141,9 +150,10 @@ class TestValues:
             assert "\n" not in message
             assert all(m.value in message for m in KINDS[name])
 
-    def test_only_the_ball_may_be_left_open(self) -> None:
-        assert Recipe(ball=None).ball is None
-        for name in set(FIELDS) - {"ball"}:
+    def test_only_balls_and_the_last_loss_may_be_left_open(self) -> None:
+        for name in ("ball", "last_ball", "last_loss"):
+            assert getattr(Recipe(**{name: None}), name) is None
+        for name in set(FIELDS) - {"ball", "last_ball", "last_loss"}:
             with pytest.raises(InvalidInput, match=name):
                 Recipe(**{name: None})
 
@@ -165,6 +175,40 @@ class TestValues:
         Recipe(warm_up=0.5, ramp=0.5)
         with pytest.raises(InvalidInput, match=r"ramp 0\.4 ends before warm-up 0\.5"):
             Recipe(warm_up=0.5, ramp=0.4)
+
+    @pytest.mark.parametrize(
+        ("values", "words"),
+        [
+            ({"last_loss": "crm"}, "last_loss crm: give a last_share above 0"),
+            ({"last_ball": "local"}, "last_ball local: give a last_share above 0"),
+            ({"last_loss": "crm", "last_ball": "local"}, "last_loss crm: give a last_share above 0"),
+            ({"last_share": 0.1}, "last_share 0.1: name a last_loss or a last_ball"),
+            ({"last_share": 1.0, "last_loss": "crm"}, "last_share 1: must be at least 0 and at most 0.99"),
+            ({"last_share": -0.1, "last_loss": "crm"}, "last_share -0.1: must be at least 0"),
+            ({"last_share": 0.1, "last_loss": "bcp", "loss": "bcp"}, "those of the whole run"),
+            ({"last_share": 0.1, "last_ball": "local", "ball": "local"}, "those of the whole run"),
+        ],
+    )
+    def test_last_phases_that_are_none(self, values: dict[str, Any], words: str) -> None:
+        with pytest.raises(InvalidInput, match=re.escape(words)) as error:
+            Recipe(**values)
+        assert len(str(error.value).splitlines()) == 1
+
+    def test_phases_differ_in_loss_and_ball(self) -> None:
+        recipe = Recipe(loss="crm", ball="liplt", epochs=7)
+        assert recipe.phases == (recipe,)
+        for changed, loss, ball in (
+            ({"last_loss": "emma"}, Loss.EMMA, None),
+            ({"last_ball": "local"}, Loss.CRM, Ball.LOCAL),
+            ({"last_loss": "bcp", "last_ball": "local"}, Loss.BCP, Ball.LOCAL),
+            ({"last_loss": "crm"}, Loss.CRM, None),
+        ):
+            both = recipe.changed({**changed, "last_share": 0.25})
+            first, last = both.phases
+            assert first == both
+            assert last == recipe.changed({"loss": loss}).changed({"ball": ball}) or ball is None
+            assert (last.loss, last.ball, last.phases) == (loss, ball, (last,))
+            assert both.changed({"last_share": 0}) == recipe, "an option takes a recipe's last phase away"
 
     def test_a_recipe_is_a_value(self) -> None:
         assert Recipe(epochs=3) == Recipe(epochs=3) != Recipe(epochs=4)
@@ -255,10 +299,18 @@ def values(name: str) -> st.SearchStrategy[Any]:
     return st.booleans()
 
 
+LAST = st.floats(0.01, 0.99)
+
+
 @st.composite
 def recipes(draw: st.DrawFn) -> Recipe:
     given_values = {name: draw(values(name)) for name in FIELDS if draw(st.booleans())}
     shares = sorted(given_values.get(name, FIELDS[name].default) for name in ("warm_up", "ramp"))
+    for name in ("last_loss", "last_ball", "last_share"):
+        given_values.pop(name, None)
+    if draw(st.booleans()):
+        other = Loss.EMMA if given_values.get("loss") is Loss.CRM else Loss.CRM
+        given_values |= {"last_loss": other, "last_ball": draw(st.sampled_from(Ball)), "last_share": draw(LAST)}
     if not given_values.get("minutes"):
         given_values["epochs"] = max(1, given_values.get("epochs", 60))
     return Recipe(**{**given_values, "warm_up": shares[0], "ramp": shares[1]})
@@ -271,7 +323,7 @@ class TestRoundTrip:
         text = recipe.to_toml()
         found = tomllib.loads(text)
         assert Recipe(**found) == recipe
-        assert len(text.splitlines()) == len(found) == len(FIELDS) - (recipe.ball is None)
+        assert len(text.splitlines()) == len(found) == len(FIELDS) - list(recipe.to_json().values()).count(None)
         assert Recipe(**recipe.to_json()) == recipe
         assert all(type(v) in (bool, int, float, str, type(None)) for v in recipe.to_json().values())
 
@@ -295,7 +347,7 @@ class TestChanged:
     @given(recipes(), recipes())
     @settings(max_examples=50, deadline=None)
     def test_takes_what_is_given_and_leaves_the_rest(self, recipe: Recipe, other: Recipe) -> None:
-        tied = ("warm_up", "ramp", "epochs", "minutes")
+        tied = ("warm_up", "ramp", "epochs", "minutes", "last_loss", "last_ball", "last_share")
         names = [n for n in FIELDS if n not in tied and getattr(other, n) is not None]
         for name in names:
             value = getattr(other, name)

@@ -12,12 +12,15 @@ import torch
 from torch import Tensor
 from toy_runs import Run, asked, same, timeless_state
 
+import llcert_train.warm_start
 from llcert.bounds import global_bound
+from llcert.errors import InvalidInput
 from llcert.ops import Clamp
 from llcert_train.finetune import finetune
 from llcert_train.metrics import Epoch, HeldOut
+from llcert_train.objective import Objective
 from llcert_train.settings import Loss
-from llcert_train.trainer import Diverged
+from llcert_train.trainer import Diverged, Trainer
 
 WAYS: dict[str, dict[str, Any]] = {
     "saved starts": {"loss": "local-lip-b"},
@@ -35,6 +38,10 @@ WAYS: dict[str, dict[str, Any]] = {
     "clipped MaxMin": {"loss": "local-lip-b", "activation": "maxmin"},
     "averaged": {"loss": "gloro", "average": 0.8},
     "LipLT": {"loss": "crm", "ball": "liplt"},
+    "global, then local": {"loss": "gloro", "last_loss": "local-lip-b", "last_share": 0.6},
+    "LipLT, then the product": {"loss": "crm", "ball": "liplt", "last_ball": "global", "last_share": 0.3},
+    "clean, then LipLT": {"loss": "standard", "last_loss": "crm", "last_ball": "liplt", "last_share": 0.5},
+    "local, then local": {"loss": "local-lip-b", "last_loss": "emma", "last_share": 0.5},
     "orthogonal": {"loss": "gloro", "new": True, "arch": "tiny-conv", "orthogonal": True, "rate": 0.05},
 }
 
@@ -247,6 +254,71 @@ def test_each_image_has_its_own_vectors(tmp_path: Path) -> None:
     for vectors in trainer.warm.vectors:
         assert (vectors[places].flatten(1).norm(dim=1) > 0).all()
         assert (vectors[others] == 0).all()
+
+
+# Two phases
+
+
+def calls(trainer: Trainer, monkeypatch: pytest.MonkeyPatch) -> list[tuple[Loss, int]]:
+    """The loss of each step of a trainer, and of how many terms images had vectors."""
+    found = []
+    forward = Objective.forward
+
+    def noted(self: Objective, images: Tensor, labels: Tensor, radius: float, *rest: Any) -> Any:
+        found.append((self.recipe.loss, len(rest[2])))
+        return forward(self, images, labels, radius, *rest)
+
+    monkeypatch.setattr(Objective, "forward", noted)
+    return found
+
+
+def test_the_last_phase_begins_on_its_step(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And with it the vectors of images; what is not of its share is trained as if there were none."""
+    how = {"loss": "gloro", "epochs": 4, "warm_up": 0.0}
+    trainer = asked(tmp_path, **how, last_loss="local-lip-b", last_share=0.3).job().trainer
+    plain = asked(tmp_path, **how).job().trainer
+    told = calls(trainer, monkeypatch)
+    while not trainer.done:
+        begun = trainer.step >= 14
+        assert (trainer.warm is None) is (trainer.step <= 14)
+        trainer.train_step()
+        assert (trainer.warm is not None) is begun
+        if not begun:
+            plain.train_step()
+            assert same(timeless_copy(trainer)["weights"], timeless_copy(plain)["weights"])
+            told.pop()
+    assert trainer.plan.steps == 20
+    layers = len(trainer.rooms[1].terms)  # type: ignore[union-attr]
+    assert told == [(Loss.GLORO, 0)] * 14 + [(Loss.LOCAL_LIP_B, layers)] * 6
+    assert trainer.warm is not None
+    assert trainer.warm.seen.any()
+
+
+def test_vectors_go_with_the_phase_that_uses_them(tmp_path: Path) -> None:
+    trainer = asked(tmp_path, loss="local-lip-b", last_loss="crm", last_share=0.5).job().trainer
+    assert trainer.warm is not None
+    while not trainer.done:
+        trainer.train_step()
+        assert (trainer.warm is not None) is (trainer.step <= 5)
+
+
+def test_room_is_asked_for_before_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Though only its end takes it: nobody trains for hours to be refused then."""
+    question = asked(tmp_path, loss="gloro", last_loss="local-lip-b", last_share=0.1)
+    (note,) = (n for n in question.job().notes if n.startswith("warm starts"))
+    assert "84 images" in note
+    monkeypatch.setattr(llcert_train.warm_start, "free_memory", lambda device: 100)
+    with pytest.raises(InvalidInput, match="warm starts take"):
+        question.job()
+
+
+def test_a_phase_that_is_measured_has_not_begun(tmp_path: Path) -> None:
+    """Nothing of it stays, and no room is taken."""
+    trainer = asked(tmp_path, loss="gloro", last_loss="local-lip-b", last_share=0.5).job().trainer
+    before, objective = timeless_copy(trainer), trainer.objective
+    trainer.cost(0.75)
+    assert same(timeless_copy(trainer), before)
+    assert (trainer.objective, trainer.warm, trainer.phase) == (objective, None, 0)
 
 
 # Weights that are computed

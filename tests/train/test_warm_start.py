@@ -17,7 +17,7 @@ from llcert.spectral import Masked, random_start
 from llcert_train import warm_start
 from llcert_train.norms import FewIterations
 from llcert_train.settings import WarmPlace, WarmType
-from llcert_train.warm_start import WarmStarts, iterated
+from llcert_train.warm_start import Room, WarmStarts, iterated
 
 IMAGES = 10
 TYPES = {WarmType.FLOAT16: torch.float16, WarmType.BFLOAT16: torch.bfloat16, WarmType.FLOAT32: torch.float32}
@@ -53,7 +53,7 @@ def direction(x: Tensor) -> Tensor:
 
 def room(kind: WarmType = WarmType.FLOAT16, images: int = IMAGES) -> tuple[Program, WarmStarts]:
     own = program()
-    return own, WarmStarts.of(own, images, kind, WarmPlace.AUTO)
+    return own, Room.of(own, images, kind, WarmPlace.AUTO).starts()
 
 
 class TestTerms:
@@ -94,7 +94,7 @@ class TestStoreAndLoad:
         (term,) = iterated(own)
         x = torch.full((1, 1, 200, 200), 1 / 200)
         x[0, 0, 0, 0] *= 1e-4
-        starts = WarmStarts.of(own, 1, kind, WarmPlace.HOST)
+        starts = Room.of(own, 1, kind, WarmPlace.HOST).starts()
         starts.store(torch.tensor([0]), {term: x})
         (loaded,) = starts.load(torch.tensor([0]), {term: x}, 0).values()
         ratio = float(loaded[0, 0, 0, 0] / loaded[0, 0, 0, 1])
@@ -219,7 +219,7 @@ class TestState:
         own, starts = room()
         starts.store(torch.tensor([1, 4, 7]), units(own, 3))
         torch.save(starts.state(), tmp_path / "state.pt")
-        other = WarmStarts.of(own, IMAGES, WarmType.FLOAT16, WarmPlace.HOST)
+        other = Room.of(own, IMAGES, WarmType.FLOAT16, WarmPlace.HOST).starts()
         other.restore(torch.load(tmp_path / "state.pt", weights_only=True))
         whole, places = units(own, 1), torch.arange(IMAGES)
         for a, b in zip(starts.load(places, whole, 2).values(), other.load(places, whole, 2).values(), strict=True):
@@ -245,21 +245,21 @@ class TestPlace:
         self, kind: WarmType, width: int, place: WarmPlace, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         self.free(monkeypatch, 2 * SIZE * width)
-        starts = WarmStarts.of(program(), IMAGES, kind, place)
+        starts = Room.of(program(), IMAGES, kind, place).starts()
         assert sum(v.numel() * v.element_size() for v in starts.vectors) == SIZE * width
         self.free(monkeypatch, 2 * SIZE * width - 2)
         with pytest.raises(InvalidInput) as caught:
-            WarmStarts.of(program(), IMAGES, kind, place)
+            Room.of(program(), IMAGES, kind, place).starts()
         assert "\n" not in str(caught.value)
         for words in ("0.0 GiB", "half of the memory", "--start random", "--warm-type float16"):
             assert words in str(caught.value)
 
     def test_a_device_that_was_asked_for_may_be_filled(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.free(monkeypatch, SIZE)
-        WarmStarts.of(program(), IMAGES, WarmType.FLOAT16, WarmPlace.DEVICE)
+        Room.of(program(), IMAGES, WarmType.FLOAT16, WarmPlace.DEVICE).starts()
         self.free(monkeypatch, SIZE - 1)
         with pytest.raises(InvalidInput, match="more than all of the memory that is free"):
-            WarmStarts.of(program(), IMAGES, WarmType.FLOAT16, WarmPlace.DEVICE)
+            Room.of(program(), IMAGES, WarmType.FLOAT16, WarmPlace.DEVICE).starts()
 
     def test_a_full_device_leaves_the_host(self, monkeypatch: pytest.MonkeyPatch) -> None:
         """As seen by what chooses the place: there need not be a GPU."""
@@ -276,13 +276,13 @@ class TestPlace:
     def test_sizes_are_told(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.free(monkeypatch, 2**30)
         with pytest.raises(InvalidInput, match=r"take 5\.7 GiB"):
-            WarmStarts.of(program(), 24_000_000, WarmType.FLOAT16, WarmPlace.AUTO)
+            Room.of(program(), 24_000_000, WarmType.FLOAT16, WarmPlace.AUTO).starts()
 
 
 @pytest.mark.parametrize("kind", WarmType)
 def test_the_sentence(kind: WarmType) -> None:
-    _, starts = room(kind, images=12_345)
-    found = re.fullmatch(r"warm starts: 12,345 images x 4 layers as (\w+), (\d+) MiB on cpu", starts.sentence)
+    own = Room.of(program(), 12_345, kind, WarmPlace.AUTO)
+    found = re.fullmatch(r"warm starts: 12,345 images x 4 layers as (\w+), (\d+) MiB on cpu", own.sentence)
     assert found is not None
     size = 12_345 * 128 * (4 if kind is WarmType.FLOAT32 else 2) / 2**20
     assert (found[1], int(found[2])) == (kind.value, round(size))
