@@ -100,9 +100,10 @@ class Relaxation:
         return self.phi.function(z[:, 0])[:, None]
 
     def _chord(self, i: int, j: int) -> Tensor:
-        """The slope between two ends; 0 where they coincide."""
+        """The slope between two ends; 0 where they coincide, or nearly, so that its gradient stays finite."""
         width = self.ends[j] - self.ends[i]
-        return torch.where(width > 0, (self.values[j] - self.values[i]) / width, 0.0)
+        apart = width > torch.finfo(width.dtype).tiny
+        return torch.where(apart, (self.values[j] - self.values[i]) / torch.where(apart, width, 1.0), 0.0)
 
     @cached_property
     def tightest(self) -> tuple[Tensor, Tensor]:

@@ -24,10 +24,12 @@ from llcert.bounds import (
     worst_margins,
 )
 from llcert.bounds.liplt import Composed
+from llcert.errors import InvalidInput
 from llcert.ir import Node
 from llcert.program import Program, Term
 from llcert.region import Region, ball, channels_last
 from llcert_train import losses
+from llcert_train.crown import raised_margins
 from llcert_train.norms import FewIterations
 from llcert_train.settings import Ball, Loss, Recipe
 from llcert_train.settings import Start as RecipeStart
@@ -40,6 +42,7 @@ class Margin(enum.Enum):
     BALL = enum.auto()  # the ball of the last hidden value (GloRo)
     PAIRS = enum.auto()  # each pair of logits by its own Lipschitz constant (LipLT)
     BOX = enum.auto()  # its box, and its ball where it has one (BCP; IBP without a ball)
+    BACKWARD = enum.auto()  # the same, and a backward pass for the class that comes nearest
 
 
 class Form(enum.Enum):
@@ -74,6 +77,7 @@ METHODS: Mapping[Loss, Method] = MappingProxyType(
         Loss.EMMA: Method(Balls.LOCAL, Margin.BOX, Form.EMMA),
         Loss.LOGIT_ANNEALING: Method(Balls.LOCAL, Margin.BOX, Form.LOGIT_ANNEALING),
         Loss.PAIRWISE: Method(Balls.GLOBAL, Margin.BALL),
+        Loss.CROWN: Method(Balls.GLOBAL, Margin.BACKWARD),
         Loss.CRM: Method(Balls.GLOBAL, Margin.BALL, Form.CRM),
     }
 )
@@ -84,6 +88,8 @@ def method_of(recipe: Recipe) -> Method:
     method = METHODS[recipe.loss]
     if recipe.ball is None or method.balls in (None, Balls.BOX):
         return method
+    if method.margin is Margin.BACKWARD and recipe.ball in (Ball.PRODUCT, Ball.LIPLT):
+        raise InvalidInput(f"ball {recipe.ball}: the loss crown needs boxes; choose global or local")
     if recipe.ball is Ball.LIPLT:
         return Method(Balls.GLOBAL, Margin.PAIRS, method.form)
     if recipe.ball is Ball.PRODUCT:
@@ -158,7 +164,8 @@ class Objective(nn.Module):
     def plain(self) -> bool:
         """Whether the logits and at most the global bound are all that the loss looks at."""
         balls, margin = self.method.balls, self.method.margin
-        return balls is None or (balls is Balls.GLOBAL and margin is not Margin.BOX and self.recipe.sparsity == 0)
+        boxes = margin in (Margin.BOX, Margin.BACKWARD) or self.recipe.sparsity > 0
+        return balls is None or (balls is Balls.GLOBAL and not boxes)
 
     def _logits(self, images: Tensor) -> Tensor:
         return self.program.logits(channels_last(images), self.narrow)
@@ -199,12 +206,17 @@ class Objective(nn.Module):
             own = torch.nn.functional.one_hot(labels, logits.shape[1]).bool()
             kept = logits.gather(1, labels[:, None]) - logits - bound.pairs[labels] * radius
             return kept.masked_fill(own, torch.inf)
-        if bound is not None and self.method.balls is Balls.GLOBAL and self.method.margin is not Margin.BOX:
+        if self.method.balls is Balls.GLOBAL and self.method.margin in (Margin.BALL, Margin.PAIRS):
+            assert bound is not None
             hidden = {t.source: self._ball(t.source, bound.growth[t.source] * radius, logits) for t in last.rows}
             return gloro_margins(logits, labels, last, hidden)
         assert trace is not None
-        margins = gloro_margins if self.method.margin is Margin.BALL else worst_margins
-        return margins(logits, labels, last, trace.hidden)
+        if self.method.margin is Margin.BALL:
+            return gloro_margins(logits, labels, last, trace.hidden)
+        margins = worst_margins(logits, labels, last, trace.hidden)
+        if self.method.margin is Margin.BOX:
+            return margins
+        return raised_margins(self.program, trace, labels, margins)
 
     def _ball(self, node: Node, radius: Tensor, logits: Tensor) -> Hidden:
         """A value of which nothing is known but the radius of its ball."""

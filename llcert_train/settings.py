@@ -40,6 +40,7 @@ class Loss(enum.StrEnum):
     LOGIT_ANNEALING = "logit-annealing"
     PAIRWISE = "pairwise"
     CRM = "crm"
+    CROWN = "crown"
 
 
 class Ball(enum.StrEnum):
