@@ -127,8 +127,8 @@ class Term:
         for node in self.nodes:
             largest = max(float(sizes[i].max()) for i in node.inputs if i in sizes and sizes[i].numel())
             lost = 2 * _roundings(node) * DOUBLE.tiny * (1 + largest)
-            errors[node] = self._value(node, errors, one, _wide_magnitude) + lost
-            sizes[node] = self._value(node, sizes, one, _wide_magnitude)
+            errors[node] = self.value(node, errors, one, _wide_magnitude) + lost
+            sizes[node] = self.value(node, sizes, one, _wide_magnitude)
         return 2 * float(errors[self.output].max())
 
     def adjoint(self, y: Tensor) -> Tensor:
@@ -142,12 +142,12 @@ class Term:
     def _forward(self, x: Tensor, entrywise: Entrywise | None = None) -> Tensor:
         values: dict[Node, Tensor] = {self.source: x}
         for node in self.nodes:
-            values[node] = self._value(node, values, x, entrywise)
+            values[node] = self.value(node, values, x, entrywise)
         return values[self.output]
 
     @staticmethod
-    def _value(node: Node, values: Mapping[Node, Tensor], like: Tensor, entrywise: Entrywise | None) -> Tensor:
-        """The value of one node; what does not depend on the source is zero."""
+    def value(node: Node, values: Mapping[Node, Tensor], like: Tensor, entrywise: Entrywise | None = None) -> Tensor:
+        """The value of one node, without offsets; what has no value does not depend on the source and is zero."""
         if isinstance(node.op, LinearOp):
             op = node.op.transformed(entrywise) if entrywise else node.op
             return op.linear(values[node.inputs[0]])

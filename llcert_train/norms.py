@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import TypeVar
 
 import torch
 from torch import Tensor
 
 from llcert.region import length, spread
 from llcert.spectral import Masked, Norm, Side
+
+Key = TypeVar("Key")
 
 
 @dataclass(frozen=True)
@@ -39,6 +43,35 @@ class FewIterations:
                 u = _moderate(masked.adjoint(masked.apply(u)).to(u.dtype), u)
         size = length(u)
         return u / spread(torch.where(size > 0, size, 1.0), u)
+
+
+@dataclass(frozen=True)
+class OneProduct:
+    """Estimates norms from below by one product with a given vector, and leaves the iteration to the backward pass.
+
+    The gradient of `||A u||` at a unit vector u is `A* A u / ||A u||`: what arrives at u in a step's own backward pass
+    is a multiple of what a power iteration makes of u. `improved` reads it there.
+    """
+
+    def __call__(self, masked: Masked, start: Tensor) -> Norm:
+        """The same as of `FewIterations`; the vector of the result is a leaf that gathers its gradient."""
+        u = unit_leaf(start)
+        value = length(masked.apply(u))
+        count = torch.zeros(masked.batch, device=value.device)
+        return Norm(value, Side.ESTIMATE, u, count, torch.isfinite(value))
+
+
+def unit_leaf(start: Tensor) -> Tensor:
+    """Unit vectors `[batch, *columns]` in the same directions, on which a gradient can be gathered."""
+    with torch.no_grad():
+        size = length(start)
+        u = start / spread(torch.where(size > 0, size, 1.0), start)
+    return u.requires_grad_(torch.is_grad_enabled())
+
+
+def improved(vectors: Mapping[Key, Tensor]) -> dict[Key, Tensor]:
+    """What a backward pass made of the vectors of `OneProduct`; as they are where no gradient arrived."""
+    return {k: u.detach() if u.grad is None else _moderate(u.grad, u.detach()) for k, u in vectors.items()}
 
 
 def _moderate(x: Tensor, otherwise: Tensor) -> Tensor:

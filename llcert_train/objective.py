@@ -27,10 +27,10 @@ from llcert.bounds.liplt import Composed
 from llcert.errors import InvalidInput
 from llcert.ir import Node
 from llcert.program import Program, Term
-from llcert.region import Region, ball, channels_last
+from llcert.region import Region, ball, channels_last, length
 from llcert_train import losses
 from llcert_train.crown import raised_margins
-from llcert_train.norms import FewIterations
+from llcert_train.norms import FewIterations, OneProduct, unit_leaf
 from llcert_train.settings import Ball, Loss, Recipe
 from llcert_train.settings import Start as RecipeStart
 
@@ -104,7 +104,8 @@ class Measures:
 
     clean_loss, robust_loss: cross-entropy of the logits and of the worst logits, whatever the form of the loss, at
     temperature 1 and without gradient; the second is NaN where there is no bound.
-    vectors: right singular vectors of each image's maps, `[batch, *columns]`; unmasked: of the whole maps.
+    vectors: right singular vectors of each image's maps, `[batch, *columns]`; unmasked: of the whole maps, which
+    `improved` reads once the gradient of the loss is there.
     """
 
     loss: Tensor
@@ -118,6 +119,7 @@ class Measures:
 class Objective(nn.Module):
     """The loss of a recipe on a program; its parameters are the program's leaves.
 
+    spared: whether the step's own backward pass carries out the one iteration that is asked for.
     narrow: the format of the network's products where no bound is propagated along with it; None for the program's.
     Norms and losses never have it.
 
@@ -132,6 +134,7 @@ class Objective(nn.Module):
         self.leaves = nn.ParameterList(leaves.values())
         self.narrow: torch.dtype | None = None
         self.solver = FewIterations(recipe.iterations, recipe.mixed)
+        self.spared = recipe.iterations == 1 and self.plain
         self.composed = Composed.of(program) if self.method.margin is Margin.PAIRS else None
 
     def forward(
@@ -171,7 +174,11 @@ class Objective(nn.Module):
         return self.program.logits(channels_last(images), self.narrow)
 
     def _bound(self, starts: Mapping[Term, Tensor]) -> GlobalBound:
-        return global_bound(self.program, self.solver, starts=starts, joint=False, crude=False, composed=self.composed)
+        solver = OneProduct() if self.spared else self.solver
+        known = None if self.composed is None or not self.spared else _lengths(self.composed, starts)
+        return global_bound(
+            self.program, solver, starts=starts, joint=False, crude=False, composed=self.composed, known=known
+        )
 
     def _trace(
         self, images: Tensor, radius: float, bound: GlobalBound | None, saved: Mapping[Term, Tensor], seed: int
@@ -248,7 +255,7 @@ class Objective(nn.Module):
         vectors = (
             {} if trace is None else {t: n.vector.detach() for t, n in trace.norms.items() if n.vector is not None}
         )
-        unmasked = {} if bound is None else {t: v.detach() for t, v in bound.vectors.items()}
+        unmasked = {} if bound is None else bound.vectors
         with torch.no_grad():
             told = losses.clean(logits, labels), losses.worst_case(worst, labels)
         if self.method.balls is None:
@@ -292,3 +299,10 @@ class Objective(nn.Module):
         gaps = [b.activation.gaps(trace.before[b.node]) for b in self.program.blocks if b.activation is not None]
         known = [own for own in gaps if own]
         return losses.sparsity(known) if known else next(self.leaves.parameters()).new_zeros(())
+
+
+def _lengths(composed: Composed, starts: Mapping[Term, Tensor]) -> dict[Term, tuple[Tensor, Tensor]]:
+    """`||A u||` for all composed maps that take a sum, and the unit vectors u, by `OneProduct`."""
+    terms = [t for maps in composed.maps.values() for t in maps.values() if not t.moves and t in starts]
+    vectors = {t: unit_leaf(starts[t]) for t in terms}
+    return {t: (length(image)[0], vectors[t]) for t, image in composed.images(vectors).items()}

@@ -23,6 +23,7 @@ from llcert.spectral import PowerIteration
 from llcert_train.augment import Augmentation
 from llcert_train.data import TrainingData, generator, order
 from llcert_train.metrics import Epoch, Train
+from llcert_train.norms import improved
 from llcert_train.objective import Measures, Objective, method_of
 from llcert_train.schedules import Schedule
 from llcert_train.settings import Recipe, Start
@@ -206,7 +207,7 @@ class Trainer:
         self._take_average()
         if self.warm is not None:
             self.warm.store(places, measures.vectors)
-        self.unmasked = measures.unmasked or self.unmasked
+        self.unmasked = improved(measures.unmasked) or self.unmasked
         parts = [getattr(measures, part).detach().double() for part in _PARTS]
         self.sums += torch.stack([*parts, torch.ones_like(parts[0])])
         self.step += 1

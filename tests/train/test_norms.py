@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import dataclass, replace
 
 import pytest
@@ -13,7 +14,7 @@ from torch import Tensor
 
 from llcert.ops import Conv
 from llcert.spectral import Masked, Side, random_start
-from llcert_train.norms import FewIterations
+from llcert_train.norms import FewIterations, OneProduct, improved
 
 MANY = FewIterations(3000)
 UNIT = 1e-6
@@ -297,3 +298,40 @@ def test_the_start_is_left_alone_and_gets_no_gradient() -> None:
     FewIterations(2)(masked, begin).value.sum().backward()
     assert torch.equal(begin.detach(), before)
     assert begin.grad is None
+
+
+class TestOneProduct:
+    """An iteration that the step's own backward pass carries out."""
+
+    @pytest.mark.parametrize("kind", KINDS)
+    def test_is_the_power_iteration(self, kind: str) -> None:
+        """The same values and gradients as with an iteration of its own, one step later."""
+        masked = KINDS[kind](3)
+        ahead = behind = start(masked, 5)
+        values = []
+        for _ in range(6):
+            norm = OneProduct()(masked, behind)
+            assert norm.vector is not None
+            (norm.value * torch.tensor([2.0, 1e-3, 5.0], dtype=torch.float64)).sum().backward()
+            (behind,) = improved({0: norm.vector}).values()
+            values.append(norm.value.detach())
+            few = FewIterations(1)(masked, ahead)
+            assert few.vector is not None
+            ahead = few.vector
+            torch.testing.assert_close(OneProduct()(masked, behind).value, few.value)
+        assert all((a <= b * (1 + 1e-12)).all() for a, b in itertools.pairwise(values))
+
+    def test_vectors_that_no_gradient_reaches_stay(self) -> None:
+        masked = dense(1)
+        norm = OneProduct()(masked, start(masked, 2))
+        assert norm.vector is not None
+        assert torch.equal(improved({0: norm.vector})[0], norm.vector.detach())
+        (0 * norm.value).sum().backward()
+        assert torch.equal(improved({0: norm.vector})[0], norm.vector.detach())
+
+    def test_without_gradients_nothing_is_gathered(self) -> None:
+        masked = dense(1)
+        with torch.no_grad():
+            norm = OneProduct()(masked, start(masked, 2))
+        assert norm.vector is not None
+        assert not norm.vector.requires_grad

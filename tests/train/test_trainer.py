@@ -38,6 +38,8 @@ WAYS: dict[str, dict[str, Any]] = {
     "clipped MaxMin": {"loss": "local-lip-b", "activation": "maxmin"},
     "averaged": {"loss": "gloro", "average": 0.8},
     "LipLT": {"loss": "crm", "ball": "liplt"},
+    "LipLT, one iteration": {"loss": "crm", "ball": "liplt", "iterations": 1, "activation": "keep"},
+    "product, one iteration": {"loss": "emma", "ball": "product", "iterations": 1},
     "global, then local": {"loss": "gloro", "last_loss": "local-lip-b", "last_share": 0.6},
     "LipLT, then the product": {"loss": "crm", "ball": "liplt", "last_ball": "global", "last_share": 0.3},
     "clean, then LipLT": {"loss": "standard", "last_loss": "crm", "last_ball": "liplt", "last_share": 0.5},
