@@ -161,7 +161,7 @@ class PixelRange:
     def holds(self, images: Tensor) -> Tensor:
         """Whether all pixels of each image lie within the range, `[batch]`; NaN does not."""
         exact = images.double()
-        return ((exact >= self.low) & (exact <= self.high)).flatten(1).all(1)
+        return flat((exact >= self.low) & (exact <= self.high)).all(1)
 
 
 UNIT = PixelRange()

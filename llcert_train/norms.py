@@ -9,6 +9,7 @@ from typing import TypeVar
 import torch
 from torch import Tensor
 
+from llcert.layout import flat
 from llcert.region import length, spread
 from llcert.spectral import Masked, Norm, Side
 
@@ -76,5 +77,5 @@ def improved(vectors: Mapping[Key, Tensor]) -> dict[Key, Tensor]:
 
 def _moderate(x: Tensor, otherwise: Tensor) -> Tensor:
     """`x` with entries that add up to one, which takes no squares; another vector, as it is, where x is zero."""
-    size = spread(torch.linalg.vector_norm(x.flatten(1), ord=1, dim=1), x)
+    size = spread(torch.linalg.vector_norm(flat(x), ord=1, dim=1), x)
     return torch.where(size > 0, x / size, otherwise)

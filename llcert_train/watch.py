@@ -14,6 +14,7 @@ from llcert.bounds.forward import nudged
 from llcert.bounds.liplt import Composed
 from llcert.certify import FIRST, PGD, Global, Local, Perturbations, Target, positive
 from llcert.certify.arithmetic import full_precision
+from llcert.layout import flat
 from llcert.program import Program, Term
 from llcert.report.layers import layers
 from llcert.report.report import Layer as Named
@@ -104,7 +105,7 @@ class _Look:
     def varying(self, number: int) -> list[float]:
         """Share of varying outputs of a block, one an image."""
         block = self.program.blocks[number]
-        return self.trace.hidden[block.node].varying.flatten(1).float().mean(1).tolist()
+        return flat(self.trace.hidden[block.node].varying).float().mean(1).tolist()
 
 
 def _combined(looks: list[_Look], named: tuple[Named, ...], bound: GlobalBound) -> HeldOut:

@@ -12,6 +12,7 @@ from llcert.certify.perturbations import Perturbations
 from llcert.certify.radii import Eps, radii_of
 from llcert.certify.targeted import Targeted
 from llcert.certify.verdict import Finding, Verdict
+from llcert.layout import flat
 from llcert.region import UNIT, PixelRange
 
 
@@ -89,5 +90,5 @@ class TargetedAttack:
         pictures, allowed = adversary.likely(images, indices), adversary.allowed(images, indices)
         reached = reach(pictures, torch.arange(len(images), device=images.device))
         wider = (allowed.low < pictures.low) | (allowed.high > pictures.high)
-        left = torch.nonzero(~reached.refuted & wider.flatten(1).any(1))[:, 0]
+        left = torch.nonzero(~reached.refuted & flat(wider).any(1))[:, 0]
         return adversary.finding(reached.joined(reach(allowed, left), left))

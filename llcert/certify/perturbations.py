@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from llcert.layout import flat
 from llcert.region import UNIT, PixelRange, length, spread
 
 _HAIR = 1e-6
@@ -69,7 +70,7 @@ class Perturbations:
         offset = points.double() - self.centres.double()
         slack = (offset[:1].numel() + 8) * torch.finfo(torch.float64).eps
         near = length(offset) * (1 + slack) <= self.radii
-        return near & ((points >= self.low) & (points <= self.high)).flatten(1).all(1)
+        return near & flat((points >= self.low) & (points <= self.high)).all(1)
 
     def project(self, points: Tensor) -> Tensor:
         """The nearest point of the ball, then of the box, which is in the ball still; rounded to the format of points.
@@ -96,5 +97,5 @@ class Perturbations:
     def _aimed(self) -> Tensor:
         """The radii that points are projected to, `[batch]`: smaller by what rounding their coordinates may add."""
         unit = max(torch.finfo(dtype).eps for dtype in (self.centres.dtype, self.dtype))
-        coarse = unit * self.centres.flatten(1).abs().amax(1).double()
+        coarse = unit * flat(self.centres).abs().amax(1).double()
         return (self.radii * (1 - _HAIR) - coarse).clamp(min=0)

@@ -18,6 +18,7 @@ from llcert.certify.stages import Local
 from llcert.certify.verdict import Verdict
 from llcert.errors import NumericalError
 from llcert.ir import Network, Node, evaluate_as_run
+from llcert.layout import flat
 from llcert.program import Program, lower
 from llcert.region import UNIT, Region, length, spread
 
@@ -104,7 +105,7 @@ class SelfCheck:
         """That logits move no more than the local Lipschitz constant allows, the rounding of float64 aside."""
         assert trace.lipschitz is not None
         after = values[exact.output][1]
-        least = self.slack * before.abs().flatten(1).amax(1).clamp(max=1)
+        least = self.slack * flat(before.abs()).amax(1).clamp(max=1)
         allowed = trace.lipschitz.double() * radii * (1 + self.slack) + least + 1e-9 * _size(exact, values)
         if bool((length(after - before) > allowed).any()):
             raise NumericalError(f"self-check: logits move more than the local Lipschitz bound allows; {_REPORT}")
@@ -130,7 +131,7 @@ def _rounding(exact: Program, rounded: Program, points: Tensor) -> Tensor:
 
 def _apart(exact: tuple[Tensor, Tensor], rounded: tuple[Tensor, Tensor]) -> Tensor:
     apart = [(a - b.double()).abs().nan_to_num(nan=torch.inf) for a, b in zip(exact, rounded, strict=True)]
-    return torch.stack([a.flatten(1).amax(1) for a in apart])
+    return torch.stack([flat(a).amax(1) for a in apart])
 
 
 def _wider(region: Region, noise: Tensor, slack: float) -> Region:
@@ -145,7 +146,7 @@ def _size(program: Program, values: Values) -> Tensor:
     sizes = []
     for block in program.blocks:
         sources = {s: _point(values[s][1]) for s in block.sources}
-        sizes.append(Passage.of(block, sources).size.flatten(1).amax(1))
+        sizes.append(flat(Passage.of(block, sources).size).amax(1))
     return torch.stack(sizes).amax(0)
 
 

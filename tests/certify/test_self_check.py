@@ -24,6 +24,7 @@ from llcert.certify import (
 from llcert.errors import NumericalError
 from llcert.ir import Activation, Input, Network, apply
 from llcert.ops import Clamp, Leaky, Linear, MaxMin, Sigmoid, relu
+from llcert.ops.movement import reshaped
 from llcert.region import Region
 
 INDICES = torch.arange(10)
@@ -180,3 +181,13 @@ def test_a_point_that_float32_alone_gets_wrong_contradicts_those_who_speak_of_fl
     SelfCheck()(*given, deployed=False)
     with pytest.raises(Contradiction):
         SelfCheck()(*given, deployed=True)
+
+
+def test_values_of_one_number_an_image() -> None:
+    """Without an axis of their own, behind which the rounding of entries is looked for."""
+    number = apply(relu(), reshaped(apply(Linear(torch.tensor([[1.0, -0.5, 0.25]])), apply(Input((3,)))), ()))
+    head = apply(Linear(torch.tensor([[1.0], [-1.0]]), torch.tensor([0.1, 0.0])), reshaped(number, (1,)))
+    network, images = Network(head), torch.rand(10, 3, generator=torch.Generator().manual_seed(1))
+    certifier = Certifier.of(network, Settings(0.01))
+    samples = certifier(images, network(images).argmax(1), INDICES, self_check=True).samples
+    assert any(s.verdict is Verdict.CERTIFIED for s in samples)
