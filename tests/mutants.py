@@ -297,9 +297,16 @@ MUTANTS = (
     ),
     Mutant(
         "the unpadded torus",
-        "_taps",
-        "reach = stride * (outputs - 1) + dilation * (kernel - 1) + 1",
-        "reach = stride * outputs",
+        "_count",
+        "min(inputs, end) + max(padding, end - inputs)",
+        "min(inputs, end)",
+        "tests/spectral/test_circulant.py::test_convolutions",
+    ),
+    Mutant(
+        "the least of a convolution's groups",
+        "torus_bound",
+        "return max(_group_bound",
+        "return min(_group_bound",
         "tests/spectral/test_circulant.py::test_convolutions",
     ),
     # backward pass

@@ -75,9 +75,8 @@ class Conv(LinearOp):
     def norm_bound(self, shape: Shape) -> float:
         """The padded torus's bound, or the crude one where that is lower."""
         outputs = tuple(self.linear(self.weight.new_zeros(1, *shape)).shape[2:])
-        return min(
-            super().norm_bound(shape), torus_bound(self.weight, outputs, self.stride, self.dilation, self.groups)
-        )
+        sizes = shape[1:], outputs, self.stride, self.padding, self.dilation
+        return min(super().norm_bound(shape), torus_bound(self.weight, *sizes, self.groups))
 
 
 @dataclass(frozen=True)
@@ -120,8 +119,9 @@ class ConvTranspose(LinearOp):
 
     def norm_bound(self, shape: Shape) -> float:
         """The bound of the convolution it is the adjoint of: every input entry is a position of the kernel."""
-        torus = torus_bound(self.weight, shape[1:], self.stride, self.dilation, self.groups)
-        return min(super().norm_bound(shape), torus)
+        outputs = tuple(self.linear(self.weight.new_zeros(1, *shape)).shape[2:])
+        sizes = outputs, shape[1:], self.stride, self.padding, self.dilation
+        return min(super().norm_bound(shape), torus_bound(self.weight, *sizes, self.groups))
 
 
 @from_onnx("Conv")

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import product
 
 import numpy as np
 import torch
@@ -18,32 +21,64 @@ Shape = tuple[int, ...]
 CHUNK = 2**24
 """Complex entries that are held at a time."""
 
+STEPS, LIKELY = 8, 2**18
+"""To choose between toruses: steps of power iteration on every block, and entries of those that are then looked at."""
+
 PHASE = 2.0**-48
 """Above the error of a computed `exp(i t)`, 0 <= t < 2 pi: three roundings of the angle, a sine and a cosine."""
 
 
-def torus_bound(weight: Tensor, outputs: Shape, stride: Shape, dilation: Shape, groups: int = 1) -> float:
-    """An upper bound of the norm of a zero-padded convolution, whatever its padding; infinite where none was proved.
+def torus_bound(
+    weight: Tensor,
+    inputs: Shape,
+    outputs: Shape,
+    stride: Shape,
+    padding: Shape,
+    dilation: Shape,
+    groups: int = 1,
+) -> float:
+    """An upper bound of the norm of a zero-padded convolution; infinite where none was proved.
 
-    weight: `[out, in / groups, *kernel]`; outputs: positions of the kernel on each axis. A torus with room for all that
-    the kernel reads holds the convolution as a part of a circular one, which is as large as the largest block of its
-    Fourier transform: a matrix of output channels by input channels and residues modulo the stride.
+    weight: `[out, in / groups, *kernel]`; inputs, outputs: sites and positions of the kernel on each axis. A torus with
+    room for all of them, and for the zeros on one side, holds the convolution as a part of a circular one, which is as
+    large as the largest block of its Fourier transform: a matrix of output channels by input channels and residues
+    modulo the stride. So does a torus on which a value changes its sign whenever it goes round an axis: its frequencies
+    lie half-way between the others, and what looks best of all choices is proved.
     """
     weight = weight.detach().to("cpu", torch.float64)
     if weight.numel() == 0 or min(outputs, default=1) < 1:
         return 0.0
-    taps = [_taps(*sizes) for sizes in zip(weight.shape[2:], outputs, stride, dilation, strict=True)]
-    phases, residues = _joined(taps, stride)
-    return max(_largest_block(w.flatten(2), phases, residues) for w in weight.chunk(groups))
+    if not bool(torch.isfinite(weight).all()):
+        return math.inf
+    axes = list(zip(weight.shape[2:], inputs, outputs, stride, padding, dilation, strict=True))
+    counts = [_count(*axis) for axis in axes]
+    turned = []
+    for signs in product((0, 1), repeat=len(axes)):
+        taps = [
+            _taps(kernel, count, step, spread, sign)
+            for (kernel, _, _, step, _, spread), count, sign in zip(axes, counts, signs, strict=True)
+        ]
+        turned.append(_joined(taps, stride))
+    return max(_group_bound(w.flatten(2), turned) for w in weight.chunk(groups))
 
 
-def _taps(kernel: int, outputs: int, stride: int, dilation: int) -> tuple[Tensor, Tensor]:
-    """Phases of the taps of one axis at every frequency, `[frequencies, kernel]`, and their residues, `[kernel]`."""
+def _count(kernel: int, inputs: int, outputs: int, stride: int, padding: int, dilation: int) -> int:
+    """Positions of the kernel on one axis of the torus: with fewer it reads a site that only zeros should stand for.
+
+    It reads sites from -padding on. Those outside the image must not fall on it once they are wrapped around.
+    """
+    end = stride * (outputs - 1) + dilation * (kernel - 1) + 1 - padding
+    return max(-(-(min(inputs, end) + max(padding, end - inputs)) // stride), outputs)
+
+
+def _taps(kernel: int, count: int, stride: int, dilation: int, sign: int) -> tuple[Tensor, Tensor]:
+    """Phases of the taps of one axis at every frequency, `[frequencies, kernel]`, and their residues, `[kernel]`.
+
+    sign: 1 where a value changes its sign when it goes round.
+    """
     sites = torch.arange(kernel) * dilation
-    reach = stride * (outputs - 1) + dilation * (kernel - 1) + 1
-    count = -(-reach // stride)
-    turns = torch.arange(count)[:, None] * (sites // stride) % count
-    angle = turns.double() * (2 * math.pi) / count
+    turns = (2 * torch.arange(count)[:, None] + sign) * (sites // stride) % (2 * count)
+    angle = turns.double() * math.pi / count
     return torch.complex(angle.cos(), angle.sin()), sites % stride
 
 
@@ -57,29 +92,64 @@ def _joined(taps: list[tuple[Tensor, Tensor]], stride: Shape) -> tuple[Tensor, T
     return phases, residues
 
 
-def _largest_block(weight: Tensor, phases: Tensor, residues: Tensor) -> float:
-    """The bound for one group of channels; weight: `[out, in, taps]`.
-
-    Entries of a block are sums of weights times phases. Their errors, in the Frobenius norm, come on top.
-    """
+def _group_bound(weight: Tensor, turned: Sequence[tuple[Tensor, Tensor]]) -> float:
+    """The bound for one group of channels; weight: `[out, in, taps]`. turned: phases and residues of each torus."""
     scaled, exponent = normalised(weight[None])
-    classes = [torch.nonzero(residues == r)[:, 0] for r in residues.unique()]
-    sizes = torch.stack([scaled[0][:, :, c].abs().sum(2) for c in classes])
-    relative = DOUBLE.gamma(roundings(weight.shape[2])) + 2 * PHASE + 2.0**-49
-    error = DOUBLE.bound(relative) * DOUBLE.bound(float(torch.linalg.vector_norm(sizes)), weight.numel() + 8)
-    error += 2**12 * weight.numel() * DOUBLE.tiny
-    short, long = sorted((weight.shape[0], weight.shape[1] * len(classes)))
-    largest = max(
-        float(norm_bound(_blocks(scaled[0], part, classes))[0].max())
-        for part in phases.split(max(CHUNK // (short * (long + 3 * short)), 1))
-    )
-    value = torch.tensor([DOUBLE.bound(largest + error, 2)], dtype=torch.float64)
+    spectra = [Spectrum(scaled[0], *phases) for phases in turned]
+    largest = min(spectra, key=Spectrum.seen).bound()
+    value = torch.tensor([largest], dtype=torch.float64)
     value = torch.nextafter(shifted(value, np.asarray(exponent)), torch.full_like(value, torch.inf))
     return float(value) if float(value) < math.inf else math.inf
 
 
-def _blocks(weight: Tensor, phases: Tensor, classes: list[Tensor]) -> Tensor:
-    """The blocks at some frequencies, `[frequencies, n, k]`, n <= k."""
-    parts = [torch.einsum("ft,oit->foi", phases[:, c], weight[:, :, c].to(phases.dtype)) for c in classes]
-    blocks = torch.cat(parts, 2)
-    return blocks.mT if blocks.shape[1] > blocks.shape[2] else blocks
+@dataclass(frozen=True)
+class Spectrum:
+    """The Fourier transform of a convolution on a torus. weight: `[out, in, taps]`, of entries of at most one; phases:
+    `[frequencies, taps]`; residues: of the taps' sites modulo the stride, `[taps]`."""
+
+    weight: Tensor
+    phases: Tensor
+    residues: Tensor
+
+    @property
+    def classes(self) -> list[Tensor]:
+        """The taps of each residue."""
+        return [torch.nonzero(self.residues == r)[:, 0] for r in self.residues.unique()]
+
+    def blocks(self) -> Iterator[Tensor]:
+        """The blocks, `[frequencies, n, k]`, n <= k, some frequencies at a time."""
+        classes = self.classes
+        short, long = sorted((self.weight.shape[0], self.weight.shape[1] * len(classes)))
+        for phases in self.phases.split(max(CHUNK // (short * (long + 3 * short)), 1)):
+            parts = [torch.einsum("ft,oit->foi", phases[:, c], self.weight[:, :, c].to(phases.dtype)) for c in classes]
+            blocks = torch.cat(parts, 2)
+            yield blocks.mT if blocks.shape[1] > blocks.shape[2] else blocks
+
+    def seen(self) -> float:
+        """An estimate of the largest norm of a block."""
+        return max(_seen(blocks) for blocks in self.blocks())
+
+    def bound(self) -> float:
+        """An upper bound of it.
+
+        Entries of a block are sums of weights times phases. Their errors, in the Frobenius norm, come on top.
+        """
+        sizes = torch.stack([self.weight[:, :, c].abs().sum(2) for c in self.classes])
+        relative = DOUBLE.gamma(roundings(self.weight.shape[2])) + 2 * PHASE + 2.0**-49
+        error = DOUBLE.bound(relative) * DOUBLE.bound(float(torch.linalg.vector_norm(sizes)), self.weight.numel() + 8)
+        error += 2**12 * self.weight.numel() * DOUBLE.tiny
+        largest = max(float(norm_bound(blocks)[0].max()) for blocks in self.blocks())
+        return DOUBLE.bound(largest + error, 2)
+
+
+def _seen(blocks: Tensor) -> float:
+    """The largest norm of those blocks that grow a vector most; hardly ever are others larger."""
+    x = torch.randn(*blocks.shape[:2], 1, generator=torch.Generator().manual_seed(0), dtype=torch.float64).to(blocks)
+    size = torch.zeros(0)
+    for _ in range(STEPS):
+        x = blocks @ (blocks.mH @ x)
+        size = torch.linalg.vector_norm(x, dim=1, keepdim=True)
+        x = x / size.clamp(min=DOUBLE.tiny)
+    count = min(max(LIKELY // blocks.shape[1] ** 2, 4), len(blocks))
+    likely = blocks[size[:, 0, 0].topk(count).indices]
+    return math.sqrt(max(float(torch.linalg.eigvalsh(likely @ likely.mH).max()), 0.0))
