@@ -10,10 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import linalg, sparse
 from scipy.sparse import csgraph
-from scipy.sparse import linalg as sparse_linalg
 
 from llcert.rounding import DOUBLE
-from llcert.spectral.gram import EXCESSES, roundings
+from llcert.spectral.gram import EXCESSES, estimate, roundings
 
 Floats = NDArray[np.float64]
 Integers = NDArray[np.int64]
@@ -68,16 +67,6 @@ def _band(entries: Any, order: Integers) -> int:
     return int(abs(place[entries.row] - place[entries.col]).max(initial=0))
 
 
-def estimate(gram: BandedGram) -> float:
-    """The largest eigenvalue of the computed matrix by Lanczos, from below; NaN where it was not found."""
-    start = np.random.default_rng(0).standard_normal(gram.size)
-    try:
-        found = sparse_linalg.eigsh(gram.entries.tocsr(), 1, which="LA", tol=1e-10, v0=start, return_eigenvectors=False)
-    except (sparse_linalg.ArpackError, ValueError, TypeError):
-        return math.nan
-    return float(found[0])
-
-
 def eigenvalue_bound(gram: BandedGram, tau: float) -> float:
     """An upper bound of the largest eigenvalue of the exact Gram matrix, a little above `tau`, or infinite.
 
@@ -110,7 +99,7 @@ def eigenvalue_bound(gram: BandedGram, tau: float) -> float:
 
 def largest_eigenvalue(gram: BandedGram) -> tuple[float, int]:
     """An upper bound of the largest eigenvalue of the exact Gram matrix and the proofs tried; infinite without one."""
-    guess = estimate(gram)
+    guess = estimate(gram.entries.tocsr())
     for tries, excess in enumerate(EXCESSES, 1):
         bound = eigenvalue_bound(gram, guess * (1 + excess))
         if math.isfinite(bound):

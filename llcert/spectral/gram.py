@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Any
 
+import numpy as np
 import torch
+from scipy.sparse import linalg
 from torch import Tensor
 
 from llcert.rounding import DOUBLE
@@ -66,6 +69,20 @@ def eigenvalue_bound(matrix: Gram, tau: Tensor) -> Tensor:
     shift = shift + 2 * DOUBLE.unit * diagonal.abs().amax(1) + 2**12 * (n + 1) ** 2 * DOUBLE.tiny
     bound = DOUBLE.above(tau + shift + matrix.error, 16)
     return torch.where((info == 0) & torch.isfinite(bound), bound, torch.inf)
+
+
+def estimate(matrix: Any) -> float:
+    """The largest eigenvalue of a Hermitian matrix by Lanczos, from below; NaN where it was not found.
+
+    matrix: finite, a numpy array or sparse, with two rows at least.
+    """
+    size = matrix.shape[0]
+    start = np.random.default_rng(0).standard_normal(size).astype(matrix.dtype)
+    try:  # a residual of 1e-6 leaves its square
+        found = linalg.eigsh(matrix, 1, which="LA", tol=1e-6, ncv=min(size, 40), v0=start, return_eigenvectors=False)
+    except (linalg.ArpackError, ValueError, TypeError):
+        return math.nan
+    return float(found[0])
 
 
 def largest_eigenvalue(matrix: Gram, guess: Tensor) -> tuple[Tensor, Tensor]:
