@@ -15,18 +15,25 @@ from llcert.bounds.roundoff import distance
 from llcert.bounds.slopes import steepest
 from llcert.errors import UnsupportedModel
 from llcert.ir import Input, LinearOp, Node, topological
+from llcert.layout import flat
 from llcert.program import Block, Program, Term
 from llcert.rounding import DOUBLE
-from llcert.spectral import Masked, Side, Solver
+from llcert.spectral import Lanczos, Masked, Norm, Side, Solver, random_start
+
+_CLOSE = 1e-4
+"""How far, relatively, the bound of a term's operators may be above its norm for a factorisation to be spared."""
 
 
 def unmasked_bound(term: Term, solver: Solver | None = None) -> float:
-    """The lesser of two proved UPPER bounds of the term's norm: the solver's and that of its operators.
+    """A proved UPPER bound of the term's norm: the solver's or that of its operators, whichever is less.
 
-    The term is in float64. solver: a proof of norms, which may refuse; anything but an UPPER bound is ignored.
-    Infinite where nothing is known, as for NaN.
+    The term is in float64. solver: a proof of norms, which may refuse; anything but an UPPER bound is ignored. It is
+    not asked where the operators' bound is seen to be close. Infinite where nothing is known, as for NaN.
     """
-    return min(_solved(term, solver), operator_bound(term))
+    bound = operator_bound(term)
+    if solver is None or bound <= (1 + _CLOSE) * _seen(term):
+        return bound
+    return min(_solved(term, solver), bound)
 
 
 def check_stated(program: Program) -> None:
@@ -146,8 +153,31 @@ def operator_bound(term: Term) -> float:
     return value if value < math.inf else math.inf
 
 
-_WORK = 2e11
-"""Products that writing out a composed map may take: about ten seconds."""
+@dataclass(frozen=True)
+class MaskedOnly:
+    """A solver that is asked of maps of which something is masked, for a whole one has its unmasked norm already.
+
+    solver: no better at whole maps than what proved those. Of them it says nothing: infinite, not converged.
+    """
+
+    solver: Solver
+
+    def __call__(self, masked: Masked, start: Tensor) -> Norm:
+        """The norms of those that are cut, `[batch]`."""
+        everything = isinstance(masked.map, Term)  # of maps side by side no unmasked norm is known
+        factors = torch.cat([flat(masked.rows), flat(masked.columns)], 1)
+        images = torch.nonzero(~((factors == 1).all(1) & everything))[:, 0]
+        if len(images) == masked.batch:
+            return self.solver(masked, start)
+        norm = self.solver(masked.select(images), start[images])
+        value = factors.new_full((masked.batch,), torch.inf)
+        iterations = torch.zeros_like(value, dtype=torch.int64)
+        value[images], iterations[images] = norm.value.to(value), norm.iterations
+        return Norm(value, norm.side, start, iterations, torch.isfinite(value))
+
+
+_WORK, _SIDE = 2e11, 3072
+"""Products that writing out a composed map may take, about ten seconds, and the longest side of its Gram matrix."""
 
 
 @dataclass(frozen=True)
@@ -184,22 +214,34 @@ class Transposed:
 def _composed(term: Term, solver: Solver | None) -> float:
     """A proved norm of a composed map, written out along its shorter side; infinite where that is too much."""
     rows, columns = math.prod(term.output.shape), math.prod(term.columns)
-    if min(rows, columns) * term.products > _WORK:
+    if min(rows, columns) > _SIDE or min(rows, columns) * term.products > _WORK:
         return math.inf
     return _solved(Transposed(term) if rows < columns else term, solver)
+
+
+def _seen(term: Term) -> float:
+    """An estimate of the term's norm, from below; NaN where it was not found."""
+    masked = _whole(term)
+    norm = Lanczos(tolerance=_CLOSE / 4)(masked, random_start(tuple(masked.columns.shape), masked.columns, 0))
+    return float(norm.value) if bool(norm.converged) else math.nan
 
 
 def _solved(term: Term | Transposed, solver: Solver | None) -> float:
     if solver is None:
         return math.inf
+    masked = _whole(term)
+    norm = solver(masked, masked.columns)
+    proved = norm.side is Side.UPPER and bool(norm.converged.all()) and float(norm.value) < math.inf
+    return float(norm.value) if proved else math.inf
+
+
+def _whole(term: Term | Transposed) -> Masked:
+    """The map with all its rows and columns."""
     own = term if isinstance(term, Term) else term.term
     shapes = (own.output.shape, own.columns)
     if own is not term:
         shapes = shapes[::-1]
-    rows, columns = (torch.ones(1, *s, dtype=torch.float64, device=_place(own)) for s in shapes)
-    norm = solver(Masked(term, rows, columns), columns)
-    proved = norm.side is Side.UPPER and bool(norm.converged.all()) and float(norm.value) < math.inf
-    return float(norm.value) if proved else math.inf
+    return Masked(term, *(torch.ones(1, *s, dtype=torch.float64, device=_place(own)) for s in shapes))
 
 
 def _place(term: Term) -> torch.device:

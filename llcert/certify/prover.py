@@ -19,7 +19,7 @@ from llcert.bounds.enclose import Frame, by_pairs, enclose, enclosing_ball
 from llcert.bounds.forward import Trace
 from llcert.bounds.liplt import Composed
 from llcert.bounds.lipschitz import GlobalBound
-from llcert.bounds.unmasked import proved_bound
+from llcert.bounds.unmasked import MaskedOnly, proved_bound
 from llcert.certify.claim import FIRST, Claim
 from llcert.certify.explained import Proof, Witness, explained
 from llcert.certify.heads import rounding, told_apart
@@ -236,8 +236,8 @@ _ATTEMPTS = 12
 """At most so often are the norms of one image asked for: three plans of the stage local, one of dual, two each of boxes
 and branch, which enclose twice, two of a search for its radius, and some to spare."""
 
-_WHOLE = 3072
-"""Side of the largest Gram matrix of a whole layer; above it a convolution's torus is as good and much cheaper."""
+_WHOLE = 10.0
+"""The norms of whole maps, proved once a network, may take so many times what those of an image may take."""
 
 _FREE = 0.5
 """Share of the free memory that a factorisation may take."""
@@ -299,20 +299,21 @@ def provers_of(
     }
     if settings.assurance is Assurance.PROBABILISTIC:
         del solvers[Assurance.DETERMINISTIC]
+    whole = Remembered(replace(verified, operations=_WHOLE * budget, maps=1))  # LipLT asks again
     with torch.no_grad(), direct_sums():
-        bound = proved_bound(program, replace(verified, largest=_WHOLE))
+        bound = proved_bound(program, whole)
 
     @cache
     def looped() -> GlobalBound:
         with torch.no_grad(), direct_sums():
-            return proved_bound(program, replace(verified, largest=_WHOLE), Composed.of(program))
+            return proved_bound(program, whole, Composed.of(program))
 
     asked = Asked(program)
     return {
         assurance: Prover(
             program,
             bound,
-            solver,
+            MaskedOnly(solver),
             eps=above(settings.eps),
             side=side,
             deployed=deployed,

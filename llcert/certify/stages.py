@@ -73,9 +73,8 @@ class Global:
         logits = self.program.logits(images)
         margins = logits.gather(1, labels[:, None]) - logits - self.increases(labels, radii_of(self.eps, indices))
         margin = self.claim.margin(margins, labels, self.program.classes)
-        plans = (
-            (Plan(local=False),) if self.bound.pairs is None else (Plan(local=False), Plan(local=False, looped=True))
-        )
+        looped = (Plan(local=False, looped=True),) if self.bound.pairs is not None else ()
+        plans = Plan(local=False), *looped, Plan(local=False, backward=True)
         return Finding(positive(margin), margin, bounds=margins, plans=plans)
 
 

@@ -135,7 +135,7 @@ ProofSeconds = Annotated[
         "--proof-seconds",
         metavar="S",
         help="Budget of an image's deterministic norms, at 10 billion operations a second; what takes more falls back "
-        "on the whole layer's norm. Default: 10.",
+        "on the whole layer's norm, of which all may take ten times as much once a network. Default: 10.",
         rich_help_panel=EXPERT,
     ),
 ]

@@ -10,16 +10,18 @@ from proofs import ORDERS, in_float32, points_of, prover
 from random_graphs import in_format, random_image, random_network
 from torch import Tensor
 
-from llcert.bounds import Rows
+from llcert.bounds import Rows, global_bound
 from llcert.bounds.ascent import Ascent
 from llcert.bounds.dual import Backward, Tightest, differences
 from llcert.bounds.enclose import enclose, enclosing_ball
-from llcert.certify import Assurance, Settings
-from llcert.certify.claim import positive
+from llcert.certify import Assurance, Global, Settings
+from llcert.certify.claim import FIRST, positive
 from llcert.certify.plan import Carried, Plan
+from llcert.certify.proved import Proved
 from llcert.certify.prover import Semantics, provers_of
 from llcert.ir import Input, Network, apply, place
 from llcert.ops import Linear, MaxMin, relu
+from llcert.program import lower
 from llcert.spectral import RandomLanczos, Side
 
 PLANS = (
@@ -98,6 +100,21 @@ def test_more_work_never_proves_less() -> None:
     assert bool((local >= unmasked - 1e-9).all())
     assert bool((backward >= local).all())
     assert secant.shape == local.shape
+
+
+def test_what_global_norms_leave_open_is_carried_down() -> None:
+    """Norms that are proved loosely, as rounding makes radii larger: rows on their way down need less of them."""
+    network, eps = dense(width=20), 0.05
+    images, labels = batch(network, 60)
+    program, own = lower(network), prover(network, eps)
+    loose = replace(own, bound=replace(own.bound, norms={t: 1.3 * n for t, n in own.bound.norms.items()}))
+    stage = Global(program, eps, global_bound(program))
+    estimated = stage(images, labels, torch.arange(60), torch.full((60, 3), -torch.inf))
+    assert estimated.plans[-1] == Plan(local=False, backward=True)
+    found = Proved(stage, loose, Assurance.DETERMINISTIC, {})(images, labels, torch.arange(60), images)
+    plain = positive(FIRST.margin(loose(images, labels, PLANS[0]), labels, 3)) & estimated.decided
+    assert bool((found.decided >= plain).all())
+    assert int(estimated.decided.sum()) >= int(found.decided.sum()) > int(plain.sum())
 
 
 def test_no_room_proves_the_margins_of_the_image() -> None:
