@@ -24,8 +24,11 @@ _SMALLEST = 0.1
 def with_maxmin(network: Network) -> Network:
     """The network with a MaxMin of channel halves for each ReLU; another function, to be trained anew.
 
-    One that ends in a ReLU keeps it: logits must not change places.
+    One that ends in a ReLU keeps it: logits must not change places. Raises InvalidInput where there is nothing to pair.
     """
+    inner = [n for n in network.operators() if n is not network.output]
+    if not any(_is_relu(n.op) or isinstance(n.op, MaxMin) for n in inner):
+        raise InvalidInput(f"{network.source or 'the network'}: no ReLU and no MaxMin; use --activation keep")
 
     def swapped(node: Node) -> Op:
         if not _is_relu(node.op) or node is network.output:

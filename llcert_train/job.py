@@ -286,11 +286,13 @@ def _operated(network: Network, train: Dataset, recipe: Recipe, fit: Fit) -> tup
         network = folded(network)
     if recipe.activation == Activation.KEEP:
         return network, ()
-    if recipe.activation == Activation.MAXMIN:
+    if recipe.activation in (Activation.MAXMIN, Activation.MAXMIN_CLIPPED):
         network = with_maxmin(network)
     front = fit(dataclasses.replace(before, output=before.input))[0]
     images, labels = _some(train, _CLIPPED_ON, recipe.seed)
     entering = [front(part) for part in images.to(network.dtype).split(_CHUNK)]
+    if recipe.activation == Activation.MAXMIN:
+        return network, (_cost_of_surgery(recipe.activation, before, network, entering, labels),)
     return _clipped(before, network, entering, labels, recipe)
 
 
@@ -299,17 +301,19 @@ def _clipped(
 ) -> tuple[Network, tuple[str, ...]]:
     """With thresholds that hardly any image reaches; out of reach of all of them where that would cost accuracy."""
     per_channel = recipe.per is Granularity.CHANNEL
-    clean, old = _accuracy(before, entering, labels), _accuracy(network, entering, labels)
+    old = _accuracy(network, entering, labels)
     for quantile in (recipe.quantile, 1.0):
         result = clipped(network, entering, quantile=quantile, per_channel=per_channel)
         new = _accuracy(result, entering, labels)
         if new >= old - _MOST_LOST:
             break
-    note = (
-        f"surgery ({recipe.activation}, quantile {quantile:g}): clean accuracy on {len(labels):,} training images "
-        f"{100 * clean:.1f} % before, {100 * new:.1f} % after"
-    )
-    return result, (note,)
+    return result, (_cost_of_surgery(f"{recipe.activation}, quantile {quantile:g}", before, result, entering, labels),)
+
+
+def _cost_of_surgery(words: str, before: Network, after: Network, entering: list[Tensor], labels: Tensor) -> str:
+    """A line for the user."""
+    old, new = (100 * _accuracy(network, entering, labels) for network in (before, after))
+    return f"surgery ({words}): clean accuracy on {len(labels):,} training images {old:.1f} % before, {new:.1f} % after"
 
 
 @torch.no_grad()

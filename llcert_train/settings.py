@@ -22,7 +22,8 @@ class Activation(enum.StrEnum):
     """What becomes of a network's activations before training."""
 
     RELU_THETA = "relu-theta"  # ReLU gets a threshold (eq. 8), MaxMin two
-    MAXMIN = "maxmin"  # ReLU becomes MaxMin, and MaxMin gets its thresholds
+    MAXMIN = "maxmin"  # ReLU becomes MaxMin
+    MAXMIN_CLIPPED = "maxmin-clipped"  # the same, and MaxMin gets its thresholds
     KEEP = "keep"  # as they are
 
 
@@ -142,7 +143,7 @@ class Recipe:
     arch: str = _said("", "A network of the zoo, for llcert train.")
     data: str = _said("", "Training data: a name, or a path.")
     eps: str = _said("", "L2 radius in pixel units, 36/255 or 0.141.")
-    activation: str = _said("relu-theta", "relu-theta, maxmin or keep; for llcert train also relu and maxmin-clipped.")
+    activation: str = _said("relu-theta", "relu-theta, maxmin, maxmin-clipped or keep; for llcert train also relu.")
     initial: Initial = _said(Initial.KAIMING, "Weights of a new network: kaiming, or orthogonal (rows of norm one).")
     centre: bool = _said(False, "A new network takes the mean colour of the training images off first.")
     threshold: float = _said(2.0, "Where the thresholds of a new network start.", least=0)

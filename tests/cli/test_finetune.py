@@ -125,7 +125,7 @@ def test_plots_of_the_run(run: Run, tuned: Path, tmp_path: Path) -> None:
         (["--eps", "0"], "above 0"),
         (["--eps", "-1"], "eps"),
         (["--loss", "hope"], "standard, ibp"),
-        (["--activation", "swish"], "relu-theta, maxmin, keep"),
+        (["--activation", "swish"], "relu-theta, maxmin, maxmin-clipped, keep"),
         (["--epochs", 0], "at least 1"),
         (["--rate", "nan"], "rate"),
         (["--recipe", "nothing"], "finetune"),

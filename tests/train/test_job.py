@@ -220,7 +220,7 @@ def headless(kind: str) -> Network:
 def test_nothing_to_clip(kind: str, tmp_path: Path) -> None:
     data = data_file(tmp_path / "d.npz", [0, 1, 2] * 10)
     path = saved(headless(kind), tmp_path / "m.onnx")
-    for activation in ("relu-theta", "maxmin"):
+    for activation in ("relu-theta", "maxmin", "maxmin-clipped"):
         question = Asked(Task(path), Recipe(data=data, eps="0.1", activation=activation))
         assert "--activation keep" in refused(question, "no ReLU and no MaxMin")
     job = prepare(Task(path, device="cpu"), Recipe(data=data, eps="0.1", activation="keep", warm_up=0.0))
