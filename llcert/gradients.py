@@ -26,7 +26,7 @@ def minimum(a: Tensor, b: Tensor) -> Tensor:
 def sorted_pairs(z: Tensor, axis: int) -> Tensor:
     """The larger of each two entries in the first half of an axis, the smaller in its second half; of two equal ones,
     each gets the gradient at its own place."""
-    return _Sorted.apply(z, axis) if _differentiated(z) else _sorted(z, axis)
+    return _Sorted.apply(z, axis) if _differentiated(z) else _sorted(*z.chunk(2, axis), axis)
 
 
 def root(x: Tensor) -> Tensor:
@@ -68,7 +68,11 @@ class _Sorted(torch.autograd.Function):
     def forward(ctx: Any, z: Tensor, axis: int) -> Tensor:
         ctx.save_for_backward(z)
         ctx.axis = axis
-        return _sorted(z, axis)
+        result = torch.empty_like(z)
+        (a, b), (larger, smaller) = z.chunk(2, axis), result.chunk(2, axis)
+        torch.maximum(a, b, out=larger)
+        torch.minimum(a, b, out=smaller)
+        return result
 
     @staticmethod
     @once_differentiable
@@ -89,12 +93,8 @@ class _Sorted(torch.autograd.Function):
 _BITS = {2: torch.int16, 4: torch.int32, 8: torch.int64}
 
 
-def _sorted(z: Tensor, axis: int) -> Tensor:
-    result = torch.empty_like(z)
-    (a, b), (larger, smaller) = z.chunk(2, axis), result.chunk(2, axis)
-    torch.maximum(a, b, out=larger)
-    torch.minimum(a, b, out=smaller)
-    return result
+def _sorted(a: Tensor, b: Tensor, axis: int) -> Tensor:
+    return torch.cat((torch.maximum(a, b), torch.minimum(a, b)), axis)
 
 
 class _Root(torch.autograd.Function):
