@@ -26,7 +26,10 @@ def minimum(a: Tensor, b: Tensor) -> Tensor:
 def sorted_pairs(z: Tensor, axis: int) -> Tensor:
     """The larger of each two entries in the first half of an axis, the smaller in its second half; of two equal ones,
     each gets the gradient at its own place."""
-    return _Sorted.apply(z, axis) if _differentiated(z) else _sorted(*z.chunk(2, axis), axis)
+    if _differentiated(z):
+        return _Sorted.apply(z, axis)
+    a, b = z.chunk(2, axis)
+    return torch.cat((torch.maximum(a, b), torch.minimum(a, b)), axis)
 
 
 def root(x: Tensor) -> Tensor:
@@ -91,10 +94,6 @@ class _Sorted(torch.autograd.Function):
 
 
 _BITS = {2: torch.int16, 4: torch.int32, 8: torch.int64}
-
-
-def _sorted(a: Tensor, b: Tensor, axis: int) -> Tensor:
-    return torch.cat((torch.maximum(a, b), torch.minimum(a, b)), axis)
 
 
 class _Root(torch.autograd.Function):
