@@ -32,8 +32,8 @@ class Step:
 def finetune(trainer: Trainer, watch: Watch, folder: TrainingFolder) -> Iterator[Planned | Step | Epoch]:
     """Trains for the recipe's epochs, or minutes; each step and each epoch is told as it ends.
 
-    Writes the metrics of every epoch and a checkpoint every so many minutes, and at the end. Whoever iterates may stop
-    after any step and call `folder.save(trainer.state())`.
+    Writes the metrics of every epoch, a checkpoint every so many minutes, and at the end what an extension needs.
+    Whoever iterates may stop after any step and call `folder.save(trainer.state())`.
     """
     recipe, budget, first = trainer.recipe, None, None
     if trainer.step == 0:
@@ -60,10 +60,11 @@ def finetune(trainer: Trainer, watch: Watch, folder: TrainingFolder) -> Iterator
         yield Step(trainer.step, trainer.plan.steps, left)
         if epoch is not None:
             yield epoch
-        if trainer.team.any(folder.due(recipe.checkpoint), trainer.program.device):
+        due = folder.due(recipe.checkpoint) and not trainer.done
+        if trainer.team.any(due, trainer.program.device):
             with trainer.aside():
                 folder.save(trainer.state())
-    folder.save(trainer.state())
+    folder.finish(trainer.state())
 
 
 def _step(trainer: Trainer, budget: Budget | None) -> None:

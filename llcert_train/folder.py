@@ -1,5 +1,6 @@
 """The folder of a training run: `run.json` what was asked, `metrics.jsonl` one line an epoch, `checkpoint.pt` the state
-to go on from, and at the end `model.onnx`, its card `model.md`, and `certify/`, the run that certified it."""
+to go on from, and at the end, in its place, `finished.pt`, from which the run can be extended, with `model.onnx`, its
+card `model.md`, and `certify/`, the run that certified it."""
 
 from __future__ import annotations
 
@@ -9,12 +10,13 @@ import re
 import time
 import zipfile
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import IO, Any
 
 import torch
 
+from llcert.api import file_sha256
 from llcert.data.reading import reading
 from llcert.errors import InvalidInput
 from llcert.run_directory import FILES as CERTIFY_FILES
@@ -23,19 +25,29 @@ from llcert_train.metrics import Epoch, read
 from llcert_train.settings import Recipe
 
 FORMAT = "llcert training 1"
-RUN, METRICS, CHECKPOINT, MODEL, CARD, CERTIFY = (
+RUN, METRICS, CHECKPOINT, FINISHED, MODEL, CARD, CERTIFY = (
     "run.json",
     "metrics.jsonl",
     "checkpoint.pt",
+    "finished.pt",
     "model.onnx",
     "model.md",
     "certify",
 )
-CHANGEABLE = ("rate", "final_rate", "clip_gradient", "checkpoint", "evaluate")
+CHANGEABLE = (
+    "epochs",
+    "minutes",
+    "rate",
+    "final_rate",
+    "clip_gradient",
+    "checkpoint",
+    "keep_vectors",
+    "evaluate",
+)
 """Fields of the recipe that a run may go on with another value of."""
 
 _LOCK = ".lock"
-FILES = (CARD, MODEL, CHECKPOINT, METRICS)
+FILES = (CARD, MODEL, CHECKPOINT, FINISHED, METRICS)
 _OTHERS = re.compile(r"checkpoint\.[0-9]+\.pt")
 
 
@@ -73,7 +85,8 @@ class TrainingFolder:
     def begin(self, task: Mapping[str, Any], recipe: Mapping[str, Any], identity: Mapping[str, Any]) -> None:
         """Creates the folder, or checks that the run in it is the same; keeps other processes out of it.
 
-        Raises InvalidInput naming the first difference to the run that lies here.
+        The recipe of a run that lies here stays as it is until `adopt`. Raises InvalidInput naming the first difference
+        to it.
         """
         if self.stored is not None:
             before = dict(self.stored.recipe) | dict(self.stored.identity)
@@ -85,12 +98,20 @@ class TrainingFolder:
         try:
             if self.replaces:
                 _clear(self.path)
-            if self.stored is None or dict(self.stored.recipe) != dict(recipe):
-                content = {"format": FORMAT, "task": dict(task), "recipe": dict(recipe), "identity": dict(identity)}
-                self._write(RUN, dump(content, indent=2))
+            if self.stored is None:
+                self._write_run(Stored(task, recipe, identity))
         except BaseException:
             self.close()
             raise
+
+    def adopt(self, recipe: Mapping[str, Any]) -> None:
+        """From now on the run that lies here has this recipe, another one in what is CHANGEABLE."""
+        if self.rank == 0 and self.stored is not None and dict(self.stored.recipe) != dict(recipe):
+            self._write_run(replace(self.stored, recipe=recipe))
+
+    def _write_run(self, run: Stored) -> None:
+        parts = {name: dict(value) for name, value in vars(run).items()}
+        self._write(RUN, dump({"format": FORMAT, **parts}, indent=2))
 
     def _lock_folder(self) -> None:
         try:
@@ -113,14 +134,16 @@ class TrainingFolder:
             self._lock = None
 
     def checkpoint(self) -> Mapping[str, Any] | None:
-        """The state of the last checkpoint; None where there is none. Later lines of the metrics are dropped.
+        """The state to go on from: of the last checkpoint, or of the end; None where there is none.
 
-        Raises InvalidInput where a file is damaged. It is read without unpickling anything but tensors.
+        Later lines of the metrics are dropped. Where a kill left both, the one with more steps counts. Raises
+        InvalidInput where a file is damaged. It is read without unpickling anything but tensors.
         """
-        if not (self.path / CHECKPOINT).exists():
+        found = [_state(self.path / name) for name in (FINISHED, CHECKPOINT) if (self.path / name).exists()]
+        if not found:
             self._cut(0)
             return None
-        state = _state(self.path / CHECKPOINT)
+        state = max(found, key=lambda s: s["step"])
         self._cut(state["step"])
         return self._own(state) if self.rank else state
 
@@ -134,8 +157,27 @@ class TrainingFolder:
         return time.monotonic() - self._saved >= 60 * minutes
 
     def save(self, state: Mapping[str, Any]) -> None:
-        """Replaces the checkpoint, at once or not at all. Raises InvalidInput where it cannot be written."""
-        path, part = self._checkpoint, part_of(self._checkpoint)
+        """Replaces the checkpoint, at once or not at all; the run has not ended, or has been extended.
+
+        Raises InvalidInput where it cannot be written.
+        """
+        self._replace(self._checkpoint, state)
+        if self.rank == 0:
+            (self.path / FINISHED).unlink(missing_ok=True)
+        self._saved = time.monotonic()
+
+    def finish(self, state: Mapping[str, Any]) -> None:
+        """What an extension of a run that has ended needs, in place of its checkpoint: no vectors of images.
+
+        Raises InvalidInput where it cannot be written.
+        """
+        if self.rank == 0:
+            self._replace(self.path / FINISHED, {**state, "warm": None})
+        self._checkpoint.unlink(missing_ok=True)
+
+    @staticmethod
+    def _replace(path: Path, state: Mapping[str, Any]) -> None:
+        part = part_of(path)
         try:
             with part.open("wb") as file:
                 torch.save(dict(state), file)
@@ -148,7 +190,6 @@ class TrainingFolder:
         except BaseException:
             part.unlink(missing_ok=True)
             raise
-        self._saved = time.monotonic()
 
     def append(self, epoch: Epoch) -> None:
         """Adds a line to the metrics."""
@@ -165,6 +206,14 @@ class TrainingFolder:
     def epochs(self) -> tuple[Epoch, ...]:
         """The epochs written so far."""
         return read(self.path / METRICS) if (self.path / METRICS).exists() else ()
+
+    def certified(self) -> bool:
+        """Whether the run in `certify/` is of the model that lies here, and not of one that it had before."""
+        try:
+            stored = json.loads((self.certify / CERTIFY_FILES[-1]).read_bytes())
+            return bool(stored["identity"]["model_sha256"] == file_sha256(self.model))
+        except (ValueError, KeyError, TypeError, OSError, RecursionError):
+            return False
 
     def write_card(self, text: str) -> None:
         """Replaces the model's card."""

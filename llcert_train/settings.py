@@ -203,6 +203,7 @@ class Recipe:
     evaluate: int = _said(1, "Epochs between two looks at them.", least=1)
     attack_steps: int = _said(20, "PGD steps of such a look.", least=1)
     checkpoint: float = _said(5.0, "Minutes between two checkpoints.", least=0)
+    keep_vectors: bool = _said(False, "Keep vectors of images in checkpoints too, which makes them large.")
     seed: int = _said(0, "Of everything random.", least=0, most=2**31 - 1)
 
     def __post_init__(self) -> None:

@@ -16,7 +16,7 @@ from torch import Tensor
 from llcert.bounds import Balls, global_bound
 from llcert.certify.arithmetic import full_precision
 from llcert.data.reading import reading
-from llcert.errors import LlcertError
+from llcert.errors import InvalidInput, LlcertError
 from llcert.program import Program, Term
 from llcert.report.report import finite
 from llcert.spectral import PowerIteration
@@ -34,6 +34,7 @@ from llcert_train.weights import Weights
 
 _PARTS = ("loss", "clean_loss", "robust_loss", "sparsity")
 _HOPELESS = 1e15
+_MORE = "ask for more, or start again with --overwrite"
 _ADVICE = "go on from the last checkpoint with --resume and a lower --rate or --clip-gradient 1"
 
 
@@ -317,11 +318,12 @@ class Trainer:
         return Train(**dict(zip(_PARTS, means, strict=True)), images_per_second=speed)
 
     def state(self) -> dict[str, Any]:
-        """Everything that a continued run needs to go on bit for bit."""
+        """Everything that a continued run needs to go on bit for bit; without vectors of images, unless asked."""
         return {
             "step": self.step,
-            "steps": self.plan.steps,
-            "progress": self.progress,
+            "epochs": self.recipe.epochs,
+            "minutes": self.recipe.minutes,
+            "plan": [self.plan.steps, self.plan.done, self.plan.progress],
             "phase": self.phase,
             "seconds": self.seconds,
             "look": self.look,
@@ -332,7 +334,7 @@ class Trainer:
             "optimiser": self.optimiser.state_dict(),
             "narrow": self.narrow is not None,
             "unmasked": [self.unmasked[t] for t in self._terms],
-            "warm": self.warm.state() if self.warm is not None else None,
+            "warm": self.warm.state() if self.warm is not None and self.recipe.keep_vectors else None,
         }
 
     def _stored(self) -> dict[str, Tensor]:
@@ -340,15 +342,16 @@ class Trainer:
 
     @torch.no_grad()
     def restore(self, state: Mapping[str, Any]) -> None:
-        """Takes over what `state` returned, in place. Raises InvalidInput for what another run returned."""
+        """Takes over what `state` returned, in place; the recipe may ask for a longer run.
+
+        Raises InvalidInput for what another run returned, and for a recipe that asks for less than is done.
+        """
         with reading("checkpoint", "state of this run; start again with --overwrite"):
             self.step, self.seconds, self.look = int(state["step"]), float(state["seconds"]), float(state["look"])
             self.epoch_began = float(state["epoch_began"])
-            steps, progress = int(state["steps"]), float(state["progress"])
-            if not (math.isfinite(self.seconds + self.epoch_began + self.look) and steps >= 1 and 0 <= progress <= 1):
-                raise ValueError("times, steps or progress out of range")
-            if self.recipe.minutes:
-                self.plan = Plan(steps, self.plan.steps_per_epoch, self.step, progress)
+            if not math.isfinite(self.seconds + self.epoch_began + self.look):
+                raise ValueError("times out of range")
+            self._restore_plan(state)
             phase = int(state["phase"])
             if phase not in range(len(self.recipe.phases)):
                 raise ValueError("a phase that the recipe has not")
@@ -365,6 +368,28 @@ class Trainer:
                 _take(self.unmasked[term], vector)
             if self.warm is not None and state["warm"] is not None:
                 self.warm.restore(state["warm"])
+
+    def _restore_plan(self, state: Mapping[str, Any]) -> None:
+        """The plan as it was, or with another end, where the recipe has one."""
+        steps, done, progress = int(state["plan"][0]), int(state["plan"][1]), float(state["plan"][2])
+        if not (0 <= done <= self.step <= steps and steps >= 1 and 0 <= progress <= 1):
+            raise ValueError("a plan out of range")
+        plan = Plan(steps, self.plan.steps_per_epoch, done, progress)
+        length = float(state["epochs"]), float(state["minutes"])
+        self.plan = plan if length == (self.recipe.epochs, self.recipe.minutes) else self._extended(plan)
+
+    def _extended(self, plan: Plan) -> Plan:
+        """The plan with the recipe's end. One that was over begins again at the share of the whole that is done."""
+        recipe, per_epoch = self.recipe, self.plan.steps_per_epoch
+        steps, seconds = recipe.epochs * per_epoch, 60 * recipe.minutes
+        progress = plan.at(self.step)
+        if steps and (steps < self.step or (steps == self.step and progress < 1)):
+            raise InvalidInput(f"--epochs {recipe.epochs}: {self.step / per_epoch:g} are done; {_MORE}")
+        if seconds and seconds <= self.seconds:
+            raise InvalidInput(f"--minutes {recipe.minutes:g}: {self.seconds / 60:.1f} are over; {_MORE}")
+        if progress == 1:
+            progress = max(self.step / steps if steps else 0.0, self.seconds / seconds if seconds else 0.0)
+        return Plan(steps or self.step + 1, per_epoch, self.step, progress)
 
     def _restore_optimiser(self, state: Mapping[int, Mapping[str, Tensor]]) -> None:
         """Adam's moments; its settings are the recipe's."""

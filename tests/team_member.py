@@ -135,7 +135,7 @@ def a_time_limit_is_planned_by_the_first(question: Asked) -> None:
 
 TRAIN = (
     *("train", "mlp", "--data", "digits", "--eps", "0.5", "--epochs", "6", "--batch", "128", "--held-out", "20"),
-    *("--attack-steps", "2", "--evaluate", "100", "--device", "cpu", "--stages", "global,local"),
+    *("--attack-steps", "2", "--evaluate", "100", "--device", "cpu", "--stages", "global,local", "--keep-vectors"),
 )
 
 

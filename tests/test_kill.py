@@ -179,14 +179,20 @@ TASK: dict[str, Any] = {"layout": None}
 RECIPE = Recipe(eps="0.5").to_json()
 
 
-def trained(path: Path, identity: dict[str, Any], *, resume: bool = False, overwrite: bool = False) -> None:
+def trained(
+    path: Path, identity: dict[str, Any], *, steps: int = 3, resume: bool = False, overwrite: bool = False
+) -> None:
     folder = open_training(path, resume=resume, overwrite=overwrite)
-    folder.begin(TASK, RECIPE, identity)
+    folder.begin(TASK, {**RECIPE, "epochs": steps}, identity)
     state = folder.checkpoint() if folder.stored is not None else None
-    for step in range(1 + int(state["step"] if state else 0), 4):
+    recipe = {**RECIPE, "epochs": steps}
+    folder.adopt(recipe)
+    for step in range(1 + int(state["step"] if state else 0), steps + 1):
         folder.append(Epoch(step, step=step))
-        folder.save({"step": step})
-    folder.write_card("card")
+        if step < steps:
+            folder.save({"step": step})
+    folder.finish({"step": steps})
+    folder.write_card(f"card of {steps}")
     folder.close()
 
 
@@ -215,3 +221,25 @@ def test_a_killed_training_goes_on_or_is_replaced(tmp_path: Path) -> None:
         path = put(state, tmp_path / f"overwrite{number}")
         trained(path, {"data": "a"}, overwrite=True)
         assert without(state_of(path)) == whole
+
+
+def test_a_killed_extension_goes_on_or_is_replaced(tmp_path: Path) -> None:
+    """At every moment there is a state to go on from: no step of the finished run is trained again."""
+    modules = [llcert_train.folder, llcert.run_directory]
+    trained(tmp_path / "out", {"data": "a"})
+    short = without(state_of(tmp_path / "out"))
+    with moments(tmp_path / "out", modules) as extended:
+        trained(tmp_path / "out", {"data": "a"}, steps=6, resume=True)
+    whole = without(state_of(tmp_path / "out"))
+    assert len(extended) > 10
+    assert whole.keys() == short.keys() == {"run.json", "metrics.jsonl", "finished.pt", "model.md"}
+    for number, state in enumerate(extended):
+        path = put(state, tmp_path / f"resume{number}")
+        found = open_training(path, resume=True, overwrite=False).checkpoint()
+        assert found is not None
+        assert 3 <= found["step"] <= 6
+        trained(path, {"data": "a"}, steps=6, resume=True)
+        assert without(state_of(path)) == whole
+        path = put(state, tmp_path / f"overwrite{number}")
+        trained(path, {"data": "a"}, overwrite=True)
+        assert without(state_of(path)) == short

@@ -32,6 +32,7 @@ SMALL: Mapping[str, Any] = {
     "held_out": 12,
     "attack_steps": 2,
     "checkpoint": 1000.0,
+    "keep_vectors": True,
 }
 """5 steps an epoch on the 84 images that are left of 120."""
 
@@ -69,6 +70,7 @@ class Asked:
             state = folder.checkpoint() if folder.stored is not None else None
             if state is not None:
                 job.trainer.restore(state)
+            folder.adopt(job.recipe.to_json())
         except BaseException:
             folder.close()
             raise

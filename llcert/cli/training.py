@@ -91,12 +91,14 @@ def _trained(job: Job, folder: TrainingFolder, console: Console) -> bool:
     """Trains to the end; False if the user interrupted, after a step that was finished and saved."""
     trainer = job.trainer
     torch.set_num_threads(threads_for(trainer.program, torch.get_num_threads()))
-    for note in (*job.trainer.weights.network.notes, *job.notes):
-        console.print(f"note   {note}", soft_wrap=True, markup=False)
     state = folder.checkpoint() if folder.stored is not None else None
     if state is not None:
         trainer.restore(state)
-        console.print(f"going on after step {trainer.step:,} of {trainer.plan.steps:,}")
+    folder.adopt(job.recipe.to_json())
+    for note in (*job.trainer.weights.network.notes, *job.notes):
+        console.print(f"note   {note}", soft_wrap=True, markup=False)
+    if state is not None:
+        console.print(f"going on after step {trainer.step:,}, {trainer.seconds / 60:,.1f} minutes")
     elif settled := settle(trainer):
         console.print(f"note   {settled}", soft_wrap=True, markup=False)
     unit, total = ("seconds", round(60 * job.recipe.minutes)) if job.recipe.minutes else ("steps", trainer.plan.steps)
@@ -197,7 +199,8 @@ def _delivered(request: Request, folder: TrainingFolder, job: Job, console: Cons
     llcert.save(job.network(), folder.model)
     question = dataclasses.replace(job.question, data=request.task.test_data or job.question.data)
     summary = folder.certify / SUMMARY
-    outputs = Outputs(out=folder.certify, resume=folder.certify.exists(), again=_again(request, folder))
+    known = folder.certified()
+    outputs = Outputs(out=folder.certify, resume=known, overwrite=not known, again=_again(request, folder))
     code = certify(str(folder.model), question, outputs, dataset=job.test)
     if code:
         return code

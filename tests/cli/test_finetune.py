@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 import json
 import os
@@ -20,6 +21,7 @@ import torch
 from PIL import Image
 
 import llcert
+import llcert.cli.training
 from llcert.certify import Settings
 from llcert_train.settings import read_recipe, recipe_names
 
@@ -71,7 +73,7 @@ def test_leaves_one_model_and_what_belongs_to_it(tuned: Path) -> None:
         "model.md",
         "run.json",
         "metrics.jsonl",
-        "checkpoint.pt",
+        "finished.pt",
         "certify",
     }
     assert [json.loads(line)["epoch"] for line in (tuned / "metrics.jsonl").read_text().splitlines()] == [0, 1, 2]
@@ -109,6 +111,34 @@ def test_a_finished_run_is_not_trained_again(run: Run, tuned: Path) -> None:
     result = run("finetune", MODELS / "digits_relu.onnx", "--out", tuned, "--resume")
     assert result.code == 0, result.err
     assert (tuned / "model.onnx").read_bytes() == before
+
+
+def test_a_finished_run_is_extended(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Model, card and certificate are the new ones, also where a kill came between the model and its certificate."""
+    out, start = tmp_path / "run", ("train", "mlp", "--data", "digits", "--eps", 0.3, "--loss", "gloro")
+    more = ("train", "--out", out, "--resume")
+    assert run(*start, "--out", out, *SHORT).code == 0
+    hashes, models = [summary(out)["model_sha256"]], [(out / "model.onnx").read_bytes()]
+    for epochs in (3, 4):
+        if epochs == 4:
+            with monkeypatch.context() as patched:
+                patched.setattr(llcert.cli.training, "certify", lambda *a, **k: 130)
+                assert run(*more, "--epochs", epochs).code == 130
+            result = run(*more)
+        else:
+            result = run(*more, "--epochs", epochs)
+        assert result.code == 0, result.err
+        hashes.append(summary(out)["model_sha256"])
+        models.append((out / "model.onnx").read_bytes())
+        card = (out / "model.md").read_text()
+        assert f"epochs: {epochs};" in card
+        assert f"| certified | {100 * summary(out)['certified_accuracy']:.2f} |" in card
+    assert len({*hashes}) == len({*models}) == 3
+    assert hashes[-1] == hashlib.sha256(models[-1]).hexdigest()
+    result = run(*more, "--epochs", 2)
+    assert result.code == 2
+    assert result.complaint == "error: --epochs 2: 4 are done; ask for more, or start again with --overwrite"
+    assert (out / "model.onnx").read_bytes() == models[-1]
 
 
 def test_plots_of_the_run(run: Run, tuned: Path, tmp_path: Path) -> None:
@@ -293,7 +323,7 @@ def test_train_without_an_architecture(run: Run, tmp_path: Path) -> None:
 @pytest.mark.skipif(os.name == "nt", reason="sends a POSIX signal")
 def test_interrupted_and_resumed_gives_the_same_model(run: Run, tmp_path: Path) -> None:
     asked = ["finetune", str(MODELS / "digits_relu.onnx"), "--epochs", "2", "--batch", "128", "--held-out", "16"]
-    asked += ["--stages", "global,attack"]
+    asked += ["--stages", "global,attack", "--keep-vectors"]
     whole, cut = tmp_path / "whole", tmp_path / "cut"
     assert run(*asked, "--out", whole).code == 0
     command = [sys.executable, "-m", "llcert", *asked, "--out", str(cut)]

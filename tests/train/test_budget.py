@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 from toy_runs import Run, asked, same, timeless_state
 
+from llcert.errors import InvalidInput
 from llcert_train.budget import Budget
 from llcert_train.finetune import Planned, Step
 from llcert_train.job import Job
@@ -161,7 +162,9 @@ def test_epochs_given_with_minutes_are_the_most(tmp_path: Path) -> None:
     (planned,) = (e for e in told.told if isinstance(e, Planned))
     assert re.fullmatch(r"6\.0 epochs of 13 s take 1\.3 of 60 minutes", planned.sentence)
     assert planned.warning is None
-    assert same(timeless_state(told.job), timeless_state(other.go().job))
+    states = [timeless_state(run.job) for run in (told, other.go())]
+    assert [state.pop("minutes") for state in states] == [60, 0]
+    assert same(*states)
     assert told.lines == other.lines
 
 
@@ -193,7 +196,6 @@ def test_a_run_that_goes_on_keeps_to_its_minutes(stop: int, tmp_path: Path) -> N
     """On a machine of another speed too: its steps are measured anew, its progress goes on from where it was."""
     first = on(Machine(), tmp_path / "out", minutes=10.0).go(stop)
     spent, progress = first.job.trainer.seconds, first.job.trainer.progress
-    assert first.folder.checkpoint()["progress"] == progress  # type: ignore[index]
     machine = Machine(plain=2.0, bound=6.0, look=4.0)
     second = on(machine, tmp_path / "out", resume=True, minutes=10.0)
     assert (second.job.trainer.progress, second.job.trainer.seconds) == (progress, spent)
@@ -204,6 +206,29 @@ def test_a_run_that_goes_on_keeps_to_its_minutes(stop: int, tmp_path: Path) -> N
     assert spent + machine.now - 1000 == pytest.approx(600, rel=0.05)
     epochs = [e.epoch for e in second.folder.epochs()]
     assert epochs == list(range(len(epochs)))
+
+
+@pytest.mark.parametrize("before", [{"minutes": 10.0}, {"epochs": 12, "minutes": 0.0}])
+def test_a_finished_run_gets_more_minutes(before: dict[str, Any], tmp_path: Path) -> None:
+    """All that it has in the end, those that it had before included; progress goes on at their share."""
+    machine = Machine(look=4.0)
+    first = on(machine, tmp_path / "out", **before).go()
+    spent, steps = first.job.trainer.seconds, first.job.trainer.step
+    assert spent < 660
+    second = on(machine, tmp_path / "out", resume=True, minutes=20.0)
+    trainer = second.job.trainer
+    assert (trainer.step, trainer.progress) == (steps, spent / 1200)
+    assert not trainer.done
+    second.go()
+    (planned,) = (e for e in second.told if isinstance(e, Planned))
+    assert " more epochs of " in planned.sentence
+    assert trainer.progress == 1
+    assert trainer.seconds == pytest.approx(1200, rel=0.05)
+    assert [e.epoch for e in second.folder.epochs()] == list(range(math.ceil(trainer.step / PER_EPOCH) + 1))
+    third = on(machine, tmp_path / "out", resume=True, minutes=20.0).go()
+    assert third.told == []
+    with pytest.raises(InvalidInput, match=r"--minutes 15: \d\d\.\d are over; ask for more"):
+        on(machine, tmp_path / "out", resume=True, minutes=15.0)
 
 
 def test_time_for_checkpoints_counts(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -13,8 +14,9 @@ from toy_runs import Asked, Run, asked, same, timeless_state
 
 import llcert_train.finetune
 import llcert_train.folder
+from llcert.errors import InvalidInput
 from llcert_train.finetune import Step
-from llcert_train.folder import CHECKPOINT, TrainingFolder
+from llcert_train.folder import CHECKPOINT, FINISHED, TrainingFolder
 from llcert_train.metrics import Epoch
 
 PER_EPOCH = 5
@@ -33,7 +35,7 @@ def test_every_epoch_is_told_and_written_once(tmp_path: Path) -> None:
     assert run.folder.epochs() == tuple(epochs_told(run))
     assert [line["epoch"] for line in run.lines] == [0, 1, 2, 3]
     assert [line["train"] is None for line in run.lines] == [True, False, False, False]
-    assert (tmp_path / "out" / CHECKPOINT).exists()
+    assert {p.name for p in (tmp_path / "out").iterdir()} == {"run.json", "metrics.jsonl", FINISHED}
 
 
 @pytest.mark.parametrize(("every", "looks"), [(1, [0, 1, 2, 3, 4, 5]), (2, [0, 2, 4, 5]), (3, [0, 3, 5]), (9, [0, 5])])
@@ -111,7 +113,138 @@ def test_a_finished_run_goes_nowhere(left_alone: tuple[Asked, Run], tmp_path: Pa
     again = question.begun(tmp_path / "out", resume=True).go()
     assert again.told == []
     assert again.lines == run.lines == whole.lines
-    assert same(timeless_state(again.job), timeless_state(whole.job))
+    assert same(without_vectors(again), without_vectors(whole))
+
+
+def without_vectors(run: Run) -> dict[str, Any]:
+    return {k: v for k, v in timeless_state(run.job).items() if k != "warm"}
+
+
+# Runs that are extended
+
+
+def longer(question: Asked, **fields: Any) -> Asked:
+    return replace(question, recipe=question.recipe.changed(fields))
+
+
+def test_a_finished_run_is_extended(left_alone: tuple[Asked, Run], tmp_path: Path) -> None:
+    """From where it ended: two epochs are half of four, and radius and rate those of the middle of four."""
+    question, short = left_alone
+    question.begun(tmp_path / "out").go()
+    run = longer(question, epochs=4).begun(tmp_path / "out", resume=True)
+    trainer, rates = run.job.trainer, []
+    step = trainer.optimiser.step
+
+    def stepped() -> None:
+        rates.append(trainer.optimiser.param_groups[0]["lr"])
+        step()
+
+    trainer.optimiser.step = stepped  # type: ignore[method-assign,assignment]
+    assert same(timeless_state(run.job)["weights"], timeless_state(short.job)["weights"])
+    assert same(timeless_state(run.job)["optimiser"]["state"], timeless_state(short.job)["optimiser"]["state"])
+    assert (trainer.step, trainer.progress) == (10, 0.5)
+    run.go()
+    assert rates == pytest.approx([trainer.schedule.rate(n / 20) for n in range(10, 20)])
+    assert run.lines[:3] == short.lines
+    assert [line["epoch"] for line in run.lines] == [0, 1, 2, 3, 4]
+    assert {p.name for p in (tmp_path / "out").iterdir()} == {"run.json", "metrics.jsonl", FINISHED}
+    assert json.loads((tmp_path / "out" / "run.json").read_text())["recipe"]["epochs"] == 4
+
+
+@pytest.mark.parametrize("stop", [11, 15, 19])
+def test_an_extension_goes_on_too(stop: int, left_alone: tuple[Asked, Run], tmp_path: Path) -> None:
+    """Without saying again how long it is."""
+    question, runs = longer(left_alone[0], keep_vectors=True), []
+    for name in ("straight", "stopped"):
+        question.begun(tmp_path / name).go()
+        runs.append(longer(question, epochs=4).begun(tmp_path / name, resume=True))
+    straight, first = runs[0].go(), runs[1].go(stop)
+    assert {p.name for p in (tmp_path / "stopped").iterdir()} == {"run.json", "metrics.jsonl", CHECKPOINT}
+    second = longer(question, epochs=4).begun(tmp_path / "stopped", resume=True)
+    assert second.job.trainer.step == first.job.trainer.step == stop
+    assert same(timeless_state(second.go().job), timeless_state(straight.job))
+    assert second.lines == straight.lines
+
+
+@pytest.mark.parametrize("stop", [None, 7])
+@pytest.mark.parametrize(
+    ("fields", "words"),
+    [
+        ({"epochs": 1}, "--epochs 1: {done} are done; ask for more, or start again with --overwrite"),
+        ({"minutes": 1e-9}, "--minutes 1e-09: 0.0 are over; ask for more, or start again with --overwrite"),
+    ],
+)
+def test_less_than_is_done_is_refused(
+    stop: int | None, fields: dict[str, Any], words: str, left_alone: tuple[Asked, Run], tmp_path: Path
+) -> None:
+    question, _ = left_alone
+    question.begun(tmp_path / "out").go(stop)
+    before = {p.name: p.read_bytes() for p in (tmp_path / "out").iterdir()}
+    with pytest.raises(InvalidInput) as error:
+        longer(question, **fields).begun(tmp_path / "out", resume=True)
+    assert str(error.value) == words.format(done="1.4" if stop else "2")
+    assert {p.name: p.read_bytes() for p in (tmp_path / "out").iterdir()} == before
+
+
+def test_a_run_that_has_not_ended_may_become_longer_or_shorter(tmp_path: Path) -> None:
+    """Its progress stays as it is, and the steps that are left share what is left of it."""
+    question = asked(tmp_path, epochs=6)
+    for epochs, steps in ((9, 45), (4, 20)):
+        out = tmp_path / f"{epochs}"
+        question.begun(out).go(15)
+        run = longer(question, epochs=epochs).begun(out, resume=True)
+        plan = run.job.trainer.plan
+        assert (plan.at(15), plan.at(steps), plan.steps) == (0.5, 1.0, steps)
+        run.go(17)
+        again = longer(question, epochs=epochs).begun(out, resume=True)
+        assert again.job.trainer.plan == plan
+        again.go()
+        assert (again.job.trainer.step, again.job.trainer.progress) == (steps, 1)
+    question.begun(tmp_path / "none left").go(15)
+    with pytest.raises(InvalidInput, match="--epochs 3: 3 are done"):
+        longer(question, epochs=3).begun(tmp_path / "none left", resume=True)
+
+
+def test_an_extension_has_phases_of_its_own(tmp_path: Path) -> None:
+    question = asked(tmp_path, epochs=2, loss="gloro", last_loss="local-lip-b", last_share=0.2)
+    assert question.begun(tmp_path / "out").go().job.trainer.phase == 1
+    run = longer(question, epochs=4).begun(tmp_path / "out", resume=True)
+    trainer, phases = run.job.trainer, []
+    step = trainer.train_step
+
+    def noted() -> None:
+        step()
+        phases.append((trainer.phase, trainer.warm is not None))
+
+    trainer.train_step = noted  # type: ignore[method-assign]
+    run.go()
+    assert phases == [(0, False)] * 6 + [(1, True)] * 4
+
+
+def test_vectors_of_images_are_found_again(tmp_path: Path) -> None:
+    """Where no checkpoint kept them: every image starts as one that was never seen, all else is as it was."""
+    question = asked(tmp_path, epochs=4, warm_up=0.0, keep_vectors=False)
+    kept, left_out = longer(question, keep_vectors=True).begun(tmp_path / "kept"), question.begun(tmp_path / "out")
+    sizes = []
+    for run in (kept, left_out):
+        run.go(8)
+        sizes.append((run.folder.path / CHECKPOINT).stat().st_size)
+    vectors = kept.job.trainer.warm
+    assert vectors is not None
+    assert sizes[0] - sizes[1] > sum(v.numel() * v.element_size() for v in vectors.vectors)
+    again = question.begun(tmp_path / "out", resume=True)
+    assert again.job.trainer.warm is not None
+    assert not again.job.trainer.warm.seen.any()
+    assert same(without_vectors(again), {**without_vectors(kept)})
+    again.go()
+    assert again.job.trainer.warm.seen.any()
+    known = [line["train"]["loss"] for line in kept_to_the_end(kept, tmp_path)]
+    found = [line["train"]["loss"] for line in again.lines[1:]]
+    assert found == pytest.approx(known, rel=0.05)
+
+
+def kept_to_the_end(run: Run, tmp_path: Path) -> list[dict[str, Any]]:
+    return longer(asked(tmp_path, epochs=4, warm_up=0.0)).begun(run.folder.path, resume=True).go().lines[1:]
 
 
 # Checkpoints by the clock
@@ -148,12 +281,12 @@ def saves(run: Run, clock: Clock, seconds: float) -> list[int]:
 
 @pytest.mark.parametrize(
     ("minutes", "expected"),
-    [(0.0, [*range(1, 11), 10]), (1.0, [2, 4, 6, 8, 10, 10]), (2.1, [5, 10, 10]), (1000.0, [10])],
+    [(0.0, [*range(1, 10)]), (1.0, [2, 4, 6, 8]), (2.1, [5]), (1000.0, [])],
 )
 def test_checkpoints_come_every_so_many_minutes(
     minutes: float, expected: list[int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A step takes half a minute; the end is always saved."""
+    """A step takes half a minute; the end has a file of its own."""
     clock = Clock()
     run = asked(tmp_path, checkpoint=minutes, evaluate=9).begun(tmp_path / "out")
     monkeypatch.setattr(llcert_train.folder, "time", SimpleNamespace(monotonic=clock))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import hashlib
 import io
 import json
 import os
@@ -275,7 +276,7 @@ def test_a_run_goes_on_with_its_state(out: Path) -> None:
         ("processes", {}, {"processes": 2}),
         ("loss", {"loss": "bcp", "rate": 0.5}, {"layout": "NHWC"}),
         ("ball", {"ball": "global"}, {}),
-        ("epochs", {"epochs": 61}, {}),
+        ("batch", {"epochs": 61, "minutes": 1.0, "batch": 61}, {}),
         ("flip", {"flip": True}, {}),
         ("mean", {}, {"mean": [0.5]}),
     ],
@@ -358,6 +359,91 @@ def test_damaged_metrics(line: bytes, saved: bool, out: Path) -> None:
         assert (out / "metrics.jsonl").read_bytes() == line + whole
     else:
         assert folder.checkpoint() is None
+    folder.close()
+
+
+# The end
+
+
+def test_a_run_that_has_ended_leaves_what_an_extension_needs(out: Path) -> None:
+    """Its vectors of images go, and so does the checkpoint; an extension's first checkpoint takes its place again."""
+    folder = resumed(out)
+    folder.finish({**STATE, "step": 4, "warm": {"seen": torch.ones(2)}})
+    assert sorted(listing(out)) == [".lock", "finished.pt", "metrics.jsonl", "run.json"]
+    assert same(folder.checkpoint(), {**STATE, "step": 4, "warm": None})
+    folder.save({**STATE, "step": 5})
+    assert sorted(listing(out)) == [".lock", "checkpoint.pt", "metrics.jsonl", "run.json"]
+    assert folder.checkpoint()["step"] == 5  # type: ignore[index]
+    folder.close()
+
+
+@pytest.mark.parametrize(("saved", "ended", "step"), [(3, 4, 4), (4, 4, 4), (5, 4, 5)])
+def test_of_two_states_that_a_kill_left_the_later_counts(saved: int, ended: int, step: int, out: Path) -> None:
+    folder = resumed(out)
+    folder.finish({**STATE, "step": ended})
+    torch.save({**STATE, "step": saved}, out / "checkpoint.pt")
+    state = folder.checkpoint()
+    assert state is not None
+    assert (state["step"], "warm" in state) == (step, step == ended)
+    folder.close()
+
+
+def test_a_damaged_end_is_refused(out: Path) -> None:
+    folder = resumed(out)
+    folder.finish(STATE)
+    folder.close()
+    whole = (out / "finished.pt").read_bytes()
+    for content in (b"", whole[:-1], whole[: len(whole) // 2], b"hello"):
+        (out / "finished.pt").write_bytes(content)
+        folder = open_folder(out, resume=True, overwrite=False)
+        with pytest.raises(InvalidInput, match=r"finished\.pt: .*--overwrite") as error:
+            folder.checkpoint()
+        complaint(error)
+
+
+def test_each_process_ends_its_own(out: Path) -> None:
+    first, second = resumed(out), open_folder(out, resume=True, overwrite=False, rank=1)
+    second.save({**STATE, "warm": None})
+    assert (out / "checkpoint.1.pt").exists()
+    second.finish({**STATE, "step": 4})
+    assert sorted(listing(out)) == [".lock", "checkpoint.pt", "metrics.jsonl", "run.json"]
+    first.finish({**STATE, "step": 4})
+    assert second.checkpoint()["step"] == 4  # type: ignore[index]
+    second.save({**STATE, "step": 5})
+    assert (out / "finished.pt").exists(), "that is the first one's"
+    first.close()
+
+
+def test_a_recipe_is_taken_over_when_it_is_known_to_be_possible(out: Path) -> None:
+    other = {**RECIPE, "epochs": 70, "minutes": 8.0, "rate": 0.5}
+    before = listing(out)
+    for rank in (1, 0):
+        folder = open_folder(out, resume=True, overwrite=False, rank=rank)
+        folder.begin(TASK, other, IDENTITY)
+        assert listing(out).keys() - {".lock"} == before.keys()
+        assert (out / "run.json").read_bytes() == before["run.json"]
+        folder.adopt(other)
+        changed = json.loads((out / "run.json").read_text())
+        assert changed == {**json.loads(stored()), "recipe": other if rank == 0 else RECIPE}
+        folder.close()
+
+
+def test_whose_certificate_lies_in_the_folder(out: Path) -> None:
+    folder = resumed(out)
+    assert not folder.certified()
+    (out / "model.onnx").write_bytes(b"a model")
+    (out / "certify").mkdir()
+    for content, known in (
+        ({"identity": {"model_sha256": hashlib.sha256(b"a model").hexdigest()}}, True),
+        ({"identity": {"model_sha256": "a" * 64}}, False),
+        ({}, False),
+        ([], False),
+    ):
+        (out / "certify" / "run.json").write_text(json.dumps(content))
+        assert folder.certified() is known
+    for damaged in (b"", b"\xff", b"[" * 100_000):
+        (out / "certify" / "run.json").write_bytes(damaged)
+        assert not folder.certified()
     folder.close()
 
 
@@ -503,7 +589,7 @@ def stopped(tmp_path_factory: pytest.TempPathFactory) -> tuple[Asked, Path]:
 
 def changes() -> dict[str, Callable[[dict[str, Any]], Any]]:
     """What can be wrong with a state although it can be read."""
-    numbers = ("steps", "progress", "phase", "look", "seconds", "epoch_began")
+    numbers = ("epochs", "minutes", "plan", "phase", "look", "seconds", "epoch_began")
     keys = (*numbers, "sums", "weights", "optimiser", "unmasked", "warm")
     values: dict[str, Any] = {"a text": "x", "a list": [1, 2], "a matrix": torch.zeros(7, 7), "an object": {"a": 1}}
     found: dict[str, Callable[[dict[str, Any]], Any]] = {}
@@ -787,7 +873,8 @@ def test_a_process_that_is_killed_lets_go(out: Path) -> None:
 
 
 def test_overwriting_removes_what_training_wrote_and_nothing_else(out: Path) -> None:
-    ours = ["model.onnx", "model.md", "checkpoint.1.pt", "checkpoint.12.pt", ".checkpoint.pt.part", ".run.json.part"]
+    ours = ["model.onnx", "model.md", "finished.pt", "checkpoint.1.pt", "checkpoint.12.pt"]
+    ours += [".checkpoint.pt.part", ".finished.pt.part", ".run.json.part"]
     ours += [f"certify/{name}" for name in ("run.json", "samples.jsonl", "batches.jsonl", "summary.json")]
     theirs = ["notes.txt", "plot.svg", "checkpoint.best.pt", "checkpoint.pt.old", "old/run.json", "certify/mine.txt"]
     for name in (*ours, *theirs):
