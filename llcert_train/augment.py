@@ -11,6 +11,7 @@ from torch import Tensor
 
 from llcert.errors import InvalidInput
 from llcert_train.data import generator
+from llcert_train.settings import Recipe
 
 
 @dataclass(frozen=True)
@@ -24,6 +25,11 @@ class Augmentation:
 
     crop: int = 0
     flip: bool = False
+
+    @staticmethod
+    def of(recipe: Recipe) -> Augmentation:
+        """The recipe's; nothing where it leaves that open."""
+        return Augmentation(recipe.crop or 0, bool(recipe.flip))
 
     def __post_init__(self) -> None:
         if self.crop < 0:

@@ -38,6 +38,8 @@ from llcert_train.weights import Weights
 _MOST_LOST = 0.005
 """Share of the training images whose class surgery may change for the worse."""
 
+_PHOTOGRAPHS = ("cifar10", "tiny-imagenet")
+
 _CLIPPED_ON, _COLOURS, _CHUNK = 2048, 5000, 256
 
 
@@ -132,7 +134,8 @@ def prepare(task: Task, recipe: Recipe, *, team: Team | None = None, progress: P
     question = _question(task, recipe, network)
     asked = settings_of(question, _subject(task, recipe))  # what certifies at the end is refused now, not then
     train, test = _datasets(question, task, recipe.seed, progress)
-    Augmentation(recipe.crop, recipe.flip).check((1, *train.image_shape))
+    said, recipe = recipe, _augmented(recipe, question.data)
+    Augmentation.of(recipe).check((1, *train.image_shape))
     if network is None:
         network = _built(recipe, train)
     _check_labels(network, train, test)
@@ -158,7 +161,21 @@ def prepare(task: Task, recipe: Recipe, *, team: Team | None = None, progress: P
     watch = Watch(program, images.to(program.dtype), labels, eps, recipe.attack_steps, recipe.seed, composed)
     warm = [room.sentence for room in trainer.rooms if room is not None][:1]
     identity = _identity(task, question, asked, train, trainer.team)
-    return Job(trainer, watch, test, question, recipe, identity, (*front, *notes, data.sentence, *warm))
+    moved = (
+        (f"training images are cropped by {recipe.crop} pixels and mirrored",) if recipe.crop and recipe.flip else ()
+    )
+    return Job(trainer, watch, test, question, said, identity, (*front, *notes, data.sentence, *moved, *warm))
+
+
+def _augmented(recipe: Recipe, data: str | None) -> Recipe:
+    """What the recipe leaves open of crops and flips, as the data set has it: photographs may be moved and mirrored."""
+    crop, flip = (4, True) if data in _PHOTOGRAPHS else (0, False)
+    return recipe.changed(
+        {
+            "crop": crop if recipe.crop is None else recipe.crop,
+            "flip": flip if recipe.flip is None else recipe.flip,
+        }
+    )
 
 
 def _question(task: Task, recipe: Recipe, network: Network | None) -> Question:

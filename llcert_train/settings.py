@@ -185,8 +185,10 @@ class Recipe:
     rate_warm_up: float = _said(0.0, "Share of the run in which it rises from zero.", least=0, most=1)
     average: float = _said(0.0, "What a mean of the weights keeps a step; 0: the last weights.", least=0, most=0.99999)
     clip_gradient: float = _said(0.0, "Longest gradient of a step; 0: any.", least=0)
-    crop: int = _said(0, "Random crops after padding by so many pixels.", least=0)
-    flip: bool = _said(False, "Random horizontal flips.")
+    crop: int | None = _said(
+        None, "Random crops after padding by so many pixels. Default: 4 for cifar10 and tiny-imagenet, else 0.", least=0
+    )
+    flip: bool | None = _said(None, "Random horizontal flips. Default: for cifar10 and tiny-imagenet.")
 
     # the power iteration
     start: Start = _said(Start.SAVED, "Where those of each image start: saved (a vector an image and layer) or random.")

@@ -88,7 +88,7 @@ class Trainer:
         recipe, device = self.recipe, self.program.device
         self.batch = min(self.team.share(recipe.batch), len(self.data))
         self.plan = self._whole(len(self.data) // self.batch)
-        self.augmentation = Augmentation(recipe.crop, recipe.flip)
+        self.augmentation = Augmentation.of(recipe)
         self.moved = self.weights.moved
         self.optimiser = torch.optim.Adam(self.moved.values(), recipe.rate)
         self.average = {name: p.detach().clone() for name, p in self.moved.items()} if recipe.average else {}

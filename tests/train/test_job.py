@@ -24,7 +24,7 @@ from llcert.frontend.adapt import adapt
 from llcert.ir import Input, Network, apply
 from llcert.ops import Clamp, Linear, Reshape, Tanh, Transpose, relu
 from llcert_train import zoo
-from llcert_train.job import Job, Task, prepare
+from llcert_train.job import Job, Task, _augmented, prepare
 from llcert_train.settings import Recipe
 from llcert_train.trainer import Diverged
 
@@ -609,3 +609,21 @@ def test_the_data_of_a_job_may_be_handed_on(tmp_path: Path) -> None:
     job = asked(tmp_path).job()
     report = llcert.certify(job.network(), job.test)
     assert len(report.samples) == len(job.test)
+
+
+@pytest.mark.parametrize(
+    ("data", "said", "crop", "flip"),
+    [
+        ("cifar10", {}, 4, True),
+        ("tiny-imagenet", {}, 4, True),
+        ("mnist", {}, 0, False),
+        ("folder/images.npz", {}, 0, False),
+        ("cifar10", {"crop": 0, "flip": False}, 0, False),
+        ("mnist", {"crop": 2}, 2, False),
+    ],
+)
+def test_photographs_are_cropped_and_mirrored_unless_said(
+    data: str, said: dict[str, Any], crop: int, flip: bool
+) -> None:
+    recipe = _augmented(Recipe(**said), data)
+    assert (recipe.crop, recipe.flip) == (crop, flip)

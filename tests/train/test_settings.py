@@ -34,6 +34,7 @@ from llcert_train.settings import (
 )
 from llcert_train.zoo import ARCHITECTURES, ActivationKind
 
+OPEN = {"ball", "last_ball", "last_loss", "crop", "flip"}
 FIELDS = {f.name: f for f in dataclasses.fields(Recipe)}
 KINDS = {name: kind_of(f) for name, f in FIELDS.items()}
 NUMBERS = [name for name, kind in KINDS.items() if kind in (int, float)]
@@ -117,7 +118,8 @@ class TestValues:
         f, kind = FIELDS[name], KINDS[name]
         least, most, above = (f.metadata[key] for key in ("least", "most", "above"))
         assert least is not None, "a number of a recipe has a least value"
-        inside = [least + 1 if kind is int else math.nextafter(least, math.inf), f.default]
+        inside = [least + 1 if kind is int else math.nextafter(least, math.inf)]
+        inside += [] if f.default is None else [f.default]
         outside = [least - 1 if kind is int else math.nextafter(least, -math.inf), -math.inf, math.nan, math.inf]
         (outside if above else inside).append(least)
         if most is not None:
@@ -150,10 +152,10 @@ class TestValues:
             assert "\n" not in message
             assert all(m.value in message for m in KINDS[name])
 
-    def test_only_balls_and_the_last_loss_may_be_left_open(self) -> None:
-        for name in ("ball", "last_ball", "last_loss"):
+    def test_what_may_be_left_open(self) -> None:
+        for name in OPEN:
             assert getattr(Recipe(**{name: None}), name) is None
-        for name in set(FIELDS) - {"ball", "last_ball", "last_loss"}:
+        for name in set(FIELDS) - OPEN:
             with pytest.raises(InvalidInput, match=name):
                 Recipe(**{name: None})
 
@@ -354,9 +356,8 @@ class TestChanged:
             found = recipe.changed({name: value, **{n: None for n in FIELDS if n != name}})
             assert getattr(found, name) == value
             assert all(getattr(found, n) == getattr(recipe, n) for n in FIELDS if n != name)
-        assert recipe.changed(other.to_json() | {"ball": other.ball}) == dataclasses.replace(
-            other, ball=other.ball or recipe.ball
-        )
+        left = {n: getattr(recipe, n) for n in ("ball", "crop", "flip") if getattr(other, n) is None}
+        assert recipe.changed(other.to_json()) == dataclasses.replace(other, **left)
 
     def test_nothing(self) -> None:
         recipe = Recipe(epochs=3)
@@ -375,7 +376,7 @@ class TestChanged:
 
     def test_values_that_look_like_nothing_count(self) -> None:
         recipe = Recipe(flip=True, kappa=0.5, data="mnist")
-        assert recipe.changed({"flip": False, "kappa": 0.0, "data": ""}) == Recipe()
+        assert recipe.changed({"flip": False, "kappa": 0.0, "data": ""}) == Recipe(flip=False)
 
     def test_words_of_the_command_line(self) -> None:
         recipe = Recipe().changed({"loss": "gloro", "ball": "local", "per": "channel"})
