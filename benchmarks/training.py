@@ -37,7 +37,6 @@ from torch import nn
 
 from llcert import gradients
 from llcert.api import from_torch
-from llcert.bounds import Balls
 from llcert.certify.arithmetic import full_precision
 from llcert.data import load_dataset
 from llcert.data.dataset import subset
@@ -177,8 +176,7 @@ class Case:
 
 def _plain(recipe: Recipe) -> bool:
     """Whether its steps take no bounds but global ones, which the paper has no rival to."""
-    method = objective.method_of(recipe)
-    return method.balls is Balls.GLOBAL and method.margin in (objective.Margin.BALL, objective.Margin.PAIRS)
+    return objective.method_of(recipe).plain
 
 
 def _images(recipe: Recipe, root: Path | None, device: torch.device) -> TrainingData:

@@ -34,8 +34,10 @@ def with_maxmin(network: Network) -> Network:
         if not _is_relu(node.op) or node is network.output:
             return node.op
         if not node.shape or node.shape[0] % 2:
-            where = node.name or "a ReLU"
-            raise InvalidInput(f"activation maxmin: {where} has {node.shape} values; pairs need an even number")
+            where, shape = node.name or "a ReLU", node.shape
+            raise InvalidInput(
+                f"activation maxmin: {where} of {shape} values cannot be paired; use --activation relu-theta"
+            )
         return MaxMin()
 
     return _rebuilt(network, swapped)

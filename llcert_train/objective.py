@@ -64,6 +64,11 @@ class Method:
     margin: Margin
     form: Form = Form.WORST_CASE
 
+    @property
+    def plain(self) -> bool:
+        """Whether the logits and the global bound are all that it looks at."""
+        return self.balls is Balls.GLOBAL and self.margin not in (Margin.BOX, Margin.BACKWARD)
+
 
 METHODS: Mapping[Loss, Method] = MappingProxyType(
     {
@@ -166,9 +171,7 @@ class Objective(nn.Module):
     @property
     def plain(self) -> bool:
         """Whether the logits and at most the global bound are all that the loss looks at."""
-        balls, margin = self.method.balls, self.method.margin
-        boxes = margin in (Margin.BOX, Margin.BACKWARD) or self.recipe.sparsity > 0
-        return balls is None or (balls is Balls.GLOBAL and not boxes)
+        return self.method.balls is None or (self.method.plain and self.recipe.sparsity == 0)
 
     def _logits(self, images: Tensor) -> Tensor:
         return self.program.logits(channels_last(images), self.narrow)

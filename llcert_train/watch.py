@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from llcert.bounds import GlobalBound, Rows, Trace, global_bound, worst_margins
+from llcert.bounds import Balls, GlobalBound, Rows, Trace, global_bound, propagate, worst_margins
 from llcert.bounds.forward import nudged
 from llcert.bounds.liplt import Composed
 from llcert.certify import FIRST, PGD, Global, Local, Perturbations, Target, positive
@@ -35,7 +35,8 @@ class Watch:
 
     images: `[images, *input shape]`, pixel units; labels: `[images]`. eps: radius in pixel units. Certified means by
     the local bound (eq. 6), which is never above the product of norms, or by the constant of a pair of classes (LipLT)
-    where the network is trained on it: composed are its maps. Every bound is an estimate.
+    where the network is trained on it: composed are its maps. local: whether norms of single images are found; without
+    them global balls and the boxes in them are what is known. Every bound is an estimate.
     """
 
     program: Program
@@ -45,6 +46,7 @@ class Watch:
     attack_steps: int
     seed: int
     composed: Composed | None = None
+    local: bool = True
 
     def __call__(self, starts: Mapping[Term, Tensor]) -> HeldOut:
         """What the images show now. starts: vectors near the singular ones of the whole maps, if there are any."""
@@ -57,7 +59,7 @@ class Watch:
     def _looks(self, local: Local) -> Iterator[_Look]:
         size = batch_size_for(self.program)
         for images, labels in zip(self.images.split(size), self.labels.split(size), strict=True):
-            trace = local.trace(images, torch.arange(len(images)), Rows.MASK, seed=self.seed)
+            trace = self._trace(local, images)
             logits = self.program.logits(images)
             margins = torch.fmax(
                 worst_margins(logits, labels, local.last, trace.hidden), self._apart(local, logits, labels)
@@ -71,6 +73,13 @@ class Watch:
             yield _Look(
                 self.program, trace, logits, labels, worst_logits(logits, labels, margins), right, safe, certified
             )
+
+    def _trace(self, local: Local, images: Tensor) -> Trace:
+        indices = torch.arange(len(images))
+        if self.local:
+            return local.trace(images, indices, Rows.MASK, seed=self.seed)
+        region = local.ball(images, indices)
+        return replace(propagate(self.program, region, local.bound, balls=Balls.GLOBAL), lipschitz=None)
 
     def _apart(self, local: Local, logits: Tensor, labels: Tensor) -> Tensor:
         """Lower bounds on `z_y - z_j` over the ball by the global bound, `[batch, classes]`; infinite for j = y."""
@@ -128,7 +137,7 @@ def _layers(looks: list[_Look], named: tuple[Named, ...]) -> Iterator[Layer]:
     for number, block in enumerate(looks[0].program.blocks):
         varying = mean(v for look in looks for v in look.varying(number))
         for term in block.terms:
-            own, norms = next(names), [look.trace.norms[term] for look in looks]
+            own, norms = next(names), [look.trace.norms[term] for look in looks if term in look.trace.norms]
             iterations = [i for n in norms for i in n.iterations.tolist()]
             yield Layer(
                 own.name,
@@ -136,7 +145,7 @@ def _layers(looks: list[_Look], named: tuple[Named, ...]) -> Iterator[Layer]:
                 finite(own.global_norm),
                 mean(v for n in norms for v in n.value.tolist()),
                 varying,
-                () if term.moves else histogram(iterations, 20),
+                histogram(iterations, 20) if iterations and not term.moves else (),
             )
 
 
@@ -145,4 +154,4 @@ def _share(parts: Iterable[Tensor]) -> float:
 
 
 def _mean(parts: Iterable[Tensor]) -> float | None:
-    return mean(torch.cat(list(parts)).tolist())
+    return mean(v for part in parts for v in part.tolist())

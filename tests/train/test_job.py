@@ -260,7 +260,7 @@ def test_maxmin_needs_pairs(tmp_path: Path) -> None:
     node = apply(relu(), apply(Linear(torch.ones(5, 16)), apply(Reshape((16,)), apply(Input((1, 4, 4))))))
     path = saved(Network(apply(Linear(torch.ones(3, 5)), node)), tmp_path / "m.onnx")
     data = data_file(tmp_path / "d.npz", [0, 1, 2] * 10)
-    refused(Asked(Task(path), Recipe(data=data, eps="0.1", activation="maxmin")), "even number")
+    refused(Asked(Task(path), Recipe(data=data, eps="0.1", activation="maxmin")), "cannot be paired")
 
 
 @pytest.mark.parametrize("what", ["missing", "folder", "ending", "empty", "text"])

@@ -224,3 +224,17 @@ def test_it_needs_no_batch_of_the_full_size() -> None:
     held = watched(network, images[1:2], labels[1:2], 0.01)({})
     assert held.images == 1
     assert held.clean_accuracy == 1
+
+
+@pytest.mark.parametrize("name", ["dense ReLU-theta", "conv MaxMin", "late residual"])
+def test_without_local_norms_the_global_ball_decides(name: str) -> None:
+    """As much as the stage global certifies, and what boxes add; no norm of an image is told."""
+    network = toy(name, 2)
+    images, labels = held_out(network, 2)
+    watch = watched(network, images, labels, 0.05)
+    seen, local = replace(watch, local=False)({}), watch({})
+    report = certify(network, images, labels, 0.05, "global")
+    assert report.certified_accuracy - 1e-9 <= seen.certified_accuracy <= local.certified_accuracy + 1e-9
+    assert (seen.clean_accuracy, seen.global_lipschitz) == (local.clean_accuracy, local.global_lipschitz)
+    assert seen.local_lipschitz is None
+    assert all(layer.local_norm is None and layer.varying is not None for layer in seen.layers)
