@@ -13,7 +13,6 @@ from llcert.bounds.box import Hidden, box
 from llcert.bounds.join import Reach, reach
 from llcert.bounds.lipschitz import GlobalBound
 from llcert.bounds.roundoff import Roundoff
-from llcert.bounds.slopes import steepest
 from llcert.ir import Node
 from llcert.layout import flat
 from llcert.program import Block, Program, Term
@@ -202,7 +201,9 @@ def nudged(vectors: Tensor, seed: int | Tensor) -> Tensor:
 
 def _whole(block: Block, masked: Masked, unmasked: GlobalBound, start: Tensor) -> Norm | None:
     """The unmasked norm, where no image's masks leave anything out of the map: nothing else is to be found."""
-    full = bool((masked.columns == 1).all()) and bool((masked.rows == steepest(block).to(masked.rows)).all())
+    phi = block.activation
+    slopes = torch.ones(()) if phi is None else phi.global_slope(block.pre.shape)
+    full = bool((masked.columns == 1).all()) and bool((masked.rows == slopes.to(masked.rows)).all())
     term = masked.map
     assert isinstance(term, Term)
     if not full or term.moves:

@@ -126,7 +126,7 @@ def test_a_rate_that_never_falls() -> None:
 def test_recipes_start_clean_and_end_at_the_full_radius(name: str) -> None:
     recipe = read_recipe(name)
     schedule = Schedule(recipe, EPS)
-    assert (schedule.radius(0.0), schedule.kappa(0.0), schedule.rate(0.0)) == (0.0, 1.0, recipe.rate)
+    assert (schedule.radius(0.0), schedule.kappa(0.0), schedule.rate(recipe.rate_warm_up)) == (0.0, 1.0, recipe.rate)
     assert schedule.radius(1.0) > EPS
     assert schedule.rate(1.0) < recipe.rate
 
