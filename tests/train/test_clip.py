@@ -359,7 +359,7 @@ class TestMaxMin:
         message = refusal(lambda: with_maxmin(Network(dense(3, node, 3))))
         assert told in message
         assert f"({width},)" in message
-        assert "even" in message
+        assert "cannot be paired; use --activation relu-theta" in message
 
     def test_odd_channels_are_refused_and_odd_sizes_are_not(self) -> None:
         def network(channels: int, size: int) -> Network:
