@@ -172,8 +172,9 @@ class MaskedOnly:
         norm = self.solver(masked.select(images), start[images])
         value = factors.new_full((masked.batch,), torch.inf)
         iterations = torch.zeros_like(value, dtype=torch.int64)
-        value[images], iterations[images] = norm.value.to(value), norm.iterations
-        return Norm(value, norm.side, start, iterations, torch.isfinite(value))
+        converged = torch.zeros_like(value, dtype=torch.bool)
+        value[images], iterations[images], converged[images] = norm.value.to(value), norm.iterations, norm.converged
+        return Norm(value, norm.side, start, iterations, converged)
 
 
 _WORK, _SIDE = 2e11, 3072

@@ -135,3 +135,17 @@ def test_maxmin_networks_ask_for_no_norm_of_an_image() -> None:
     margins = [prover(images, net(images).argmax(1), Plan(local=local)) for local in (False, True)]
     torch.testing.assert_close(*margins, rtol=1e-7, atol=1e-9)
     assert sum(watched.asked) == 0
+
+
+def test_what_a_solver_does_not_vouch_for_is_not_trusted() -> None:
+    """Finite or not."""
+
+    def doubtful(masked: Masked, start: Tensor) -> Norm:
+        one = torch.ones(masked.batch, dtype=torch.float64)
+        return Norm(one, Side.UPPER, start, one.to(torch.int64), one == 0)
+
+    (term,) = lower(Network(apply(Linear(torch.ones(2, 3)), apply(Input((3,))))), dtype=torch.float64).blocks[0].terms
+    rows, columns = torch.ones(2, 2, dtype=torch.float64), torch.tensor([[1.0, 0, 1], [1, 1, 1]], dtype=torch.float64)
+    norm = MaskedOnly(doubtful)(Masked(term, rows, columns), columns)
+    assert not norm.converged.any()
+    assert norm.value.tolist() == [1, torch.inf]
