@@ -16,9 +16,9 @@ def raised_margins(program: Program, trace: Trace, labels: Tensor, margins: Tens
     """Margins of which the least of each image is at least what the backward pass finds for it, `[batch, classes]`.
 
     margins: lower bounds on `z_y - z_j` over the trace's regions, infinite for j = y. The row `e_y - e_j` of the class
-    with the least one is carried down to the image by CROWN's slopes (Zhang et al. 2018; METHOD, section 7) and stops
-    where that is best. All is differentiated but the multipliers: at its best one a bound does not change with it.
-    Slopes are: with a chord's slope both ends of a box count, and at a slope that stays the bound has a kink there.
+    with the least one is carried down to the image by CROWN's slopes (Zhang et al., NeurIPS 2018) and stops
+    where that is best. The gradient passes boxes, balls, weights and slopes; multipliers are constants, for at the
+    best one a bound does not change with it (docs/decisions/training-step.md).
     """
     rival = margins.detach().argmin(1)
     unit = torch.eye(margins.shape[1], dtype=margins.dtype, device=margins.device)

@@ -243,10 +243,12 @@ class Recipe:
     def changed(self, values: Mapping[str, Any]) -> Recipe:
         """The recipe with other values of some fields; None changes nothing.
 
-        The length is one thing said in two ways: epochs alone lift a limit of minutes, minutes alone one of epochs. A
-        last_share of 0 takes its loss and ball with it.
+        The length is one thing said in two ways: epochs alone lift a limit of minutes, minutes alone one of epochs.
+        Another loss without a ball has its own. A last_share of 0 takes its loss and ball with it.
         """
         given = {k: v for k, v in values.items() if v is not None}
+        if given.get("loss", self.loss) != self.loss:
+            given = {"ball": None, **given}
         if given.get("last_share") == 0:
             given = {"last_loss": None, "last_ball": None, **given}
         if "epochs" in given:

@@ -21,6 +21,7 @@ from llcert_train.job import Job, Task, prepare
 from llcert_train.metrics import Epoch
 from llcert_train.settings import Recipe
 from llcert_train.team import Team
+from llcert_train.trainer import Trainer
 
 SMALL: Mapping[str, Any] = {
     "eps": "0.3",
@@ -75,6 +76,19 @@ class Asked:
             folder.close()
             raise
         return Run(job, folder)
+
+
+def rates_of(trainer: Trainer) -> list[float]:
+    """Will hold the optimiser's rate at each of its steps from now on."""
+    rates: list[float] = []
+    step = trainer.optimiser.step
+
+    def stepped() -> None:
+        rates.append(trainer.optimiser.param_groups[0]["lr"])
+        step()
+
+    trainer.optimiser.step = stepped  # type: ignore[method-assign,assignment]
+    return rates
 
 
 @dataclass

@@ -85,7 +85,7 @@ def finetune(
     overwrite: Overwrite = False,
     **fields: Any,
 ) -> None:
-    """Makes a trained network certifiable: thresholds for its activations, then training on its own local bound.
+    """Makes a trained network certifiable: MaxMin in place of ReLU, then training on its own Lipschitz bounds.
 
     What comes out is an ONNX file with the names, the input and the normalisation of the one that went in.
     """

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from toy_runs import Run, asked, same, timeless_state
+from toy_runs import Run, asked, rates_of, same, timeless_state
 
 from llcert.errors import InvalidInput
 from llcert_train.budget import Budget
@@ -91,14 +91,8 @@ def test_a_run_takes_its_minutes(kind: str, phases: str, tmp_path: Path) -> None
     """Within 5 %, measuring and looks included, and all of the schedule: slow, long at the end, and never backwards."""
     machine = replace(MACHINES[kind])
     run = on(machine, tmp_path / "out", minutes=20.0, **PHASES[phases])
-    trainer, rates = run.job.trainer, []
-    step = trainer.optimiser.step
-
-    def stepped() -> None:
-        rates.append(trainer.optimiser.param_groups[0]["lr"])
-        step()
-
-    trainer.optimiser.step = stepped  # type: ignore[method-assign,assignment]
+    trainer = run.job.trainer
+    rates = rates_of(trainer)
     run.go()
     assert trainer.progress == 1
     assert machine.now - 1000 == pytest.approx(1200, rel=0.05)

@@ -10,7 +10,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from toy_runs import Asked, Run, asked, same, timeless_state
+from toy_runs import Asked, Run, asked, rates_of, same, timeless_state
 
 import llcert_train.finetune
 import llcert_train.folder
@@ -132,14 +132,8 @@ def test_a_finished_run_is_extended(left_alone: tuple[Asked, Run], tmp_path: Pat
     question, short = left_alone
     question.begun(tmp_path / "out").go()
     run = longer(question, epochs=4).begun(tmp_path / "out", resume=True)
-    trainer, rates = run.job.trainer, []
-    step = trainer.optimiser.step
-
-    def stepped() -> None:
-        rates.append(trainer.optimiser.param_groups[0]["lr"])
-        step()
-
-    trainer.optimiser.step = stepped  # type: ignore[method-assign,assignment]
+    trainer = run.job.trainer
+    rates = rates_of(trainer)
     assert same(timeless_state(run.job)["weights"], timeless_state(short.job)["weights"])
     assert same(timeless_state(run.job)["optimiser"]["state"], timeless_state(short.job)["optimiser"]["state"])
     assert (trainer.step, trainer.progress) == (10, 0.5)

@@ -349,14 +349,15 @@ class TestChanged:
     @given(recipes(), recipes())
     @settings(max_examples=50, deadline=None)
     def test_takes_what_is_given_and_leaves_the_rest(self, recipe: Recipe, other: Recipe) -> None:
-        tied = ("warm_up", "ramp", "epochs", "minutes", "last_loss", "last_ball", "last_share")
+        tied = ("loss", "warm_up", "ramp", "epochs", "minutes", "last_loss", "last_ball", "last_share")
         names = [n for n in FIELDS if n not in tied and getattr(other, n) is not None]
         for name in names:
             value = getattr(other, name)
             found = recipe.changed({name: value, **{n: None for n in FIELDS if n != name}})
             assert getattr(found, name) == value
             assert all(getattr(found, n) == getattr(recipe, n) for n in FIELDS if n != name)
-        left = {n: getattr(recipe, n) for n in ("ball", "crop", "flip") if getattr(other, n) is None}
+        kept = ("ball", "crop", "flip") if other.loss == recipe.loss else ("crop", "flip")
+        left = {n: getattr(recipe, n) for n in kept if getattr(other, n) is None}
         assert recipe.changed(other.to_json()) == dataclasses.replace(other, **left)
 
     def test_nothing(self) -> None:
@@ -373,6 +374,14 @@ class TestChanged:
         assert both.changed({"minutes": 0}) == by_epochs
         with pytest.raises(InvalidInput, match="epochs 0: give at least 1, or --minutes to fill"):
             by_minutes.changed({"minutes": 0})
+
+    def test_another_loss_has_its_own_ball(self) -> None:
+        recipe = read_recipe("finetune")
+        assert recipe.ball is Ball.PRODUCT
+        for loss in set(Loss) - {recipe.loss}:
+            assert recipe.changed({"loss": loss}).ball is None
+        assert recipe.changed({"loss": str(recipe.loss), "rate": 1e-4}).ball is Ball.PRODUCT
+        assert recipe.changed({"loss": "crm", "ball": "liplt"}).ball is Ball.LIPLT
 
     def test_values_that_look_like_nothing_count(self) -> None:
         recipe = Recipe(flip=True, kappa=0.5, data="mnist")

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
-from toy_runs import Run, asked, same, timeless_state
+from toy_runs import Run, asked, rates_of, same, timeless_state
 
 import llcert_train.warm_start
 from llcert.bounds import global_bound
@@ -133,14 +133,7 @@ def noted_calls(run: Run) -> list[tuple[float, float, float]]:
         return objective(images, labels, radius, kappa, *rest)
 
     trainer.model = noted  # type: ignore[assignment]
-    rates = []
-    step = trainer.optimiser.step
-
-    def stepped() -> None:
-        rates.append(trainer.optimiser.param_groups[0]["lr"])
-        step()
-
-    trainer.optimiser.step = stepped  # type: ignore[method-assign,assignment]
+    rates = rates_of(trainer)
     run.go()
     return [(radius, kappa, rate) for (radius, kappa), rate in zip(calls, rates, strict=True)]
 
