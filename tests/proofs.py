@@ -15,7 +15,8 @@ from llcert.bounds.dual import Choice, Key
 from llcert.bounds.enclose import enclose, enclosing_ball
 from llcert.bounds.unmasked import proved_bound
 from llcert.certify import Assurance, Settings
-from llcert.certify.prover import Prover, Semantics, provers_of
+from llcert.certify.prover import Prover, provers_of
+from llcert.certify.settings import Semantics
 from llcert.ir import Activation, Input, LinearOp, Network, Node, topological
 from llcert.layout import PER_ROW, Layout, flat
 from llcert.ops import BatchNorm

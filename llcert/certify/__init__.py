@@ -12,10 +12,11 @@ from llcert.certify.dual import Dual
 from llcert.certify.explained import Proof, Row, Witness
 from llcert.certify.footprint import Footprint
 from llcert.certify.perturbations import Perturbations
-from llcert.certify.prover import Prover, Semantics
+from llcert.certify.prover import Prover
 from llcert.certify.radii import Eps, Radii, radii_of
-from llcert.certify.run import STAGES, AttackKind, Certifier, Settings
+from llcert.certify.run import Certifier
 from llcert.certify.self_check import SelfCheck
+from llcert.certify.settings import STAGES, AttackKind, Semantics, Settings
 from llcert.certify.stages import Clean, Global, Local
 from llcert.certify.targeted import Targeted
 from llcert.certify.verdict import Assurance, Finding, LayerMeasure, Stage, Verdict

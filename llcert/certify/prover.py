@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import enum
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cache, partial
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -25,6 +23,7 @@ from llcert.certify.explained import Proof, Witness, explained
 from llcert.certify.heads import rounding, told_apart
 from llcert.certify.plan import Branched, Carried, Plan
 from llcert.certify.radii import Eps, Radii, above
+from llcert.certify.settings import Semantics, Settings
 from llcert.certify.verdict import Assurance
 from llcert.errors import UnsupportedModel
 from llcert.ir import Activation, Network, Node, Op, format_name, topological
@@ -34,16 +33,6 @@ from llcert.program import Program, lower
 from llcert.region import PixelRange
 from llcert.rounding import direct_sums
 from llcert.spectral import RandomLanczos, Remembered, Side, Solver, Verified
-
-if TYPE_CHECKING:
-    from llcert.certify.run import Settings
-
-
-class Semantics(enum.Enum):
-    """Which function a proof speaks of."""
-
-    FLOAT32 = "float32"  # the network in real numbers, and as any float32 evaluation of its operators computes it
-    REAL = "real"  # the network in real numbers alone
 
 
 @dataclass(frozen=True)

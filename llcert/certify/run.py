@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import enum
 import math
 import time
 from collections.abc import Callable, Mapping
@@ -12,7 +11,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from llcert.bounds import GlobalBound, Start, global_bound
+from llcert.bounds import GlobalBound, global_bound
 from llcert.bounds.branching import Branching
 from llcert.bounds.lipschitz import with_pairs
 from llcert.certify.arithmetic import full_precision
@@ -20,94 +19,23 @@ from llcert.certify.attack import PGD, Deployed, Objective, Target
 from llcert.certify.attack_stages import Adversary, Attack, TargetedAttack
 from llcert.certify.branch import Branch
 from llcert.certify.cascade import BatchResult, Contradiction, cascade
-from llcert.certify.claim import FIRST, Claim
 from llcert.certify.dual import Dual
 from llcert.certify.explained import Witness
 from llcert.certify.footprint import Footprint
 from llcert.certify.originals import Originals
 from llcert.certify.proved import Proved
-from llcert.certify.prover import Prover, Semantics, provers_of
-from llcert.certify.radii import Eps, Radii, radii_of
+from llcert.certify.prover import Prover, provers_of
+from llcert.certify.radii import radii_of
 from llcert.certify.radius import RadiusSearch
 from llcert.certify.room import Room
 from llcert.certify.self_check import SelfCheck
+from llcert.certify.settings import AttackKind, Semantics, Settings
 from llcert.certify.stages import Clean, Global, Local
-from llcert.certify.targeted import Targeted
 from llcert.certify.verdict import Assurance, Stage, Verdict
 from llcert.errors import InvalidInput
 from llcert.ir import Network, evaluate_as_run
 from llcert.program import Program, lower
-from llcert.region import UNIT, PixelRange, channels_last
-from llcert.spectral import Lanczos, PowerIteration
-
-
-class AttackKind(enum.Enum):
-    """Which attack the stage `attack` stands for."""
-
-    TARGETED = "targeted"  # PGD on the margin, and after the bounds every open rival by itself
-    PAPER = "paper"  # PGD on the cross-entropy in the pixel range, for comparison with published figures
-
-
-@dataclass(frozen=True)
-class Settings:
-    """What is asked of a certification.
-
-    eps: L2 radius in pixel units, finite and >= 0, of all images or of each. stages: names, in any order: they run by
-    what a decision costs, clean always first. assurance: what backs a certificate. semantics: of the network a proof
-    speaks of. delta: of a probabilistic proof, the probability that the certificate of one image is wrong.
-    proof_seconds: nominal budget of an image's deterministic norms. branch_seconds: of the branch stage, wall clock an
-    image. radius: relative tolerance of a search for each image's largest certified radius, None for no search.
-    clip_input: claim only of the points of a ball that lie in the pixel range. pixel_range: what a pixel may be.
-    attack: of which kind; pgd, targeted: its parts.
-    solver, start: of estimated norms. seed: of attacks and starting vectors. claim: of every point of a ball.
-    """
-
-    eps: Eps
-    stages: tuple[str, ...] = ("global", "local", "attack", "dual", "boxes")
-    assurance: Assurance = Assurance.DETERMINISTIC
-    semantics: Semantics = Semantics.FLOAT32
-    delta: float = 1e-9
-    proof_seconds: float = 10.0
-    branch_seconds: float = 10.0
-    radius: float | None = None
-    clip_input: bool = False
-    pixel_range: PixelRange = UNIT
-    seed: int = 0
-    attack: AttackKind = AttackKind.TARGETED
-    pgd: PGD = field(default_factory=PGD)
-    targeted: Targeted = field(default_factory=Targeted)
-    solver: Lanczos | PowerIteration = field(default_factory=Lanczos)
-    start: Start = Start.UNMASKED
-    claim: Claim = FIRST
-
-    def __post_init__(self) -> None:
-        if not isinstance(self.eps, Radii) and not 0 <= self.eps < float("inf"):
-            raise InvalidInput(f"eps must be a finite number >= 0 in pixel units, not {self.eps}")
-        if self.radius is not None and not 1e-6 <= self.radius < 1:
-            raise InvalidInput(f"the tolerance of a radius must lie between 1e-6 and 1, not {self.radius}")
-        if not 0 < self.delta < 1:
-            raise InvalidInput(f"delta must be a probability between 0 and 1, not {self.delta}")
-        for name, seconds in (("proof", self.proof_seconds), ("branch", self.branch_seconds)):
-            if not 0 < seconds < float("inf"):
-                raise InvalidInput(f"{name} seconds must be a finite number > 0, not {seconds}")
-        if self.start is Start.SAVED and isinstance(self.solver, Lanczos) and not self.solver.vectors:
-            raise InvalidInput("start saved: lanczos finds no singular vectors to lend; use the power iteration")
-        unknown = [s for s in self.stages if s not in STAGES]
-        if unknown or not self.stages or len(set(self.stages)) < len(self.stages):
-            asked = ",".join(self.stages)
-            raise InvalidInput(f"stages {asked[:40]!r}: give a list of {', '.join(STAGES)} without repeats")
-        object.__setattr__(self, "stages", tuple(s for s in STAGES if s in self.stages))
-
-    @property
-    def running(self) -> tuple[str, ...]:
-        """The stages that run after the clean prediction, in order: the attack may be two."""
-        both = "attack" in self.stages and self.attack is AttackKind.TARGETED
-        return tuple(s for s in _ORDER if s in self.stages or (both and s == "targeted"))
-
-    @property
-    def within(self) -> PixelRange | None:
-        """The range of pixels that claims are restricted to; None where they are about whole balls."""
-        return self.pixel_range if self.clip_input else None
+from llcert.region import channels_last
 
 
 @dataclass(frozen=True)
@@ -275,7 +203,7 @@ def _stages(
 ) -> tuple[Stage, ...]:
     target = Target(program, deployed, settings.claim)
     adversary = Adversary(target, settings.eps, settings.pixel_range, settings.clip_input, settings.seed)
-    stages = [_ORDER[name](settings, bound, local, adversary) for name in settings.running]
+    stages = [_BUILD[name](settings, bound, local, adversary) for name in settings.running]
     weaker = {a: p for a, p in provers.items() if a is not settings.assurance}
     proved = [
         Proved(s, provers[settings.assurance], settings.assurance, weaker, witness)
@@ -297,7 +225,7 @@ def _pgd(settings: Settings) -> PGD:
     return replace(settings.pgd, objective=Objective.MARGIN if margin else Objective.CROSS_ENTROPY)
 
 
-_ORDER: dict[str, Callable[[Settings, GlobalBound, Local, Adversary], Stage]] = {
+_BUILD: dict[str, Callable[[Settings, GlobalBound, Local, Adversary], Stage]] = {
     "global": lambda settings, bound, local, _: Global(local.program, settings.eps, bound, settings.claim),
     "local": lambda settings, bound, local, _: local,
     "attack": lambda settings, bound, local, adversary: Attack(adversary, _pgd(settings)),
@@ -306,7 +234,4 @@ _ORDER: dict[str, Callable[[Settings, GlobalBound, Local, Adversary], Stage]] = 
     "targeted": lambda settings, bound, local, adversary: TargetedAttack(adversary, settings.targeted),
     "branch": lambda settings, bound, local, _: Branch(local, Branching(seconds=settings.branch_seconds)),
 }
-"""The stages by what a decision costs. One that branches may do so as long as it pleases, so it sees the fewest."""
-
-STAGES = tuple(name for name in _ORDER if name != "targeted")
-"""The names of stages that may be asked for."""
+"""How each stage is built."""

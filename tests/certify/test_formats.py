@@ -19,7 +19,7 @@ import llcert
 from llcert.bounds import Rows
 from llcert.certify import Verdict
 from llcert.certify.plan import Plan
-from llcert.certify.prover import Semantics
+from llcert.certify.settings import Semantics
 from llcert.errors import UnsupportedModel
 from llcert.ir import Input, Network, apply
 from llcert.ops import Clamp, Linear

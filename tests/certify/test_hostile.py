@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 import llcert
 from llcert.certify import Assurance, Certifier, Settings, Verdict
-from llcert.certify.prover import Semantics
+from llcert.certify.settings import Semantics
 from llcert.ir import Input, Network, Node, apply
 from llcert.ops import Add, Affine, BatchNorm, Clamp, Leaky, Linear, MaxMin, Sigmoid, relu
 

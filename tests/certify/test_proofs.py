@@ -17,7 +17,8 @@ from torch import Tensor
 from llcert.bounds import Rows, dual
 from llcert.bounds.enclose import enclose, enclosing_ball
 from llcert.certify.plan import Plan
-from llcert.certify.prover import Prover, Semantics
+from llcert.certify.prover import Prover
+from llcert.certify.settings import Semantics
 from llcert.ir import Input, Network, Node, apply, place
 from llcert.ops import Add, Affine, BatchNorm, Clamp, Concat, Leaky, Linear, MaxMin, Sigmoid, Tanh, relu
 

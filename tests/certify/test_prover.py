@@ -18,7 +18,8 @@ from llcert.certify import Assurance, Global, Settings
 from llcert.certify.claim import FIRST, positive
 from llcert.certify.plan import Carried, Plan
 from llcert.certify.proved import Proved
-from llcert.certify.prover import Semantics, provers_of
+from llcert.certify.prover import provers_of
+from llcert.certify.settings import Semantics
 from llcert.ir import Input, Network, apply, place
 from llcert.ops import Linear, MaxMin, relu
 from llcert.program import lower

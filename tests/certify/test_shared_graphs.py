@@ -26,7 +26,8 @@ from llcert.bounds.dual import Backward, Tightest
 from llcert.bounds.enclose import enclose, enclosing_ball
 from llcert.bounds.forward import row_weights
 from llcert.certify.plan import Plan
-from llcert.certify.prover import Prover, Semantics
+from llcert.certify.prover import Prover
+from llcert.certify.settings import Semantics
 from llcert.frontend.onnx_file import load, save
 from llcert.ir import Network, Node, place
 from llcert.layout import flat

@@ -1,0 +1,99 @@
+"""The settings of a certification, resolved and checked: read by the stages, the prover and the certifier alike."""
+
+from __future__ import annotations
+
+import enum
+from dataclasses import dataclass, field
+
+from llcert.bounds import Start
+from llcert.certify.attack import PGD
+from llcert.certify.claim import FIRST, Claim
+from llcert.certify.radii import Eps, Radii
+from llcert.certify.targeted import Targeted
+from llcert.certify.verdict import Assurance
+from llcert.errors import InvalidInput
+from llcert.region import UNIT, PixelRange
+from llcert.spectral import Lanczos, PowerIteration
+
+RUNNING = ("global", "local", "attack", "dual", "boxes", "targeted", "branch")
+"""All stages after the clean prediction, in the order in which they run: by the cost of a decision. `branch` may spend
+all of its time budget on every image, so it runs last and sees the fewest."""
+
+STAGES = tuple(name for name in RUNNING if name != "targeted")
+"""The stages that a user may ask for; `attack` stands for `targeted`, too."""
+
+
+class Semantics(enum.Enum):
+    """Which function a proof speaks of."""
+
+    FLOAT32 = "float32"  # the network in real numbers, and as any float32 evaluation of its operators computes it
+    REAL = "real"  # the network in real numbers alone
+
+
+class AttackKind(enum.Enum):
+    """Which attack the stage `attack` stands for."""
+
+    TARGETED = "targeted"  # PGD on the margin, and after the bounds every open rival by itself
+    PAPER = "paper"  # PGD on the cross-entropy in the pixel range, for comparison with published figures
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What is asked of a certification.
+
+    eps: L2 radius in pixel units, finite and >= 0, of all images or of each. stages: names, in any order: they run by
+    what a decision costs, clean always first. assurance: what backs a certificate. semantics: of the network a proof
+    speaks of. delta: of a probabilistic proof, the probability that the certificate of one image is wrong.
+    proof_seconds: nominal budget of an image's deterministic norms. branch_seconds: of the branch stage, wall clock an
+    image. radius: relative tolerance of a search for each image's largest certified radius, None for no search.
+    clip_input: claim only of the points of a ball that lie in the pixel range. pixel_range: what a pixel may be.
+    attack: of which kind; pgd, targeted: its parts.
+    solver, start: of estimated norms. seed: of attacks and starting vectors. claim: of every point of a ball.
+    """
+
+    eps: Eps
+    stages: tuple[str, ...] = ("global", "local", "attack", "dual", "boxes")
+    assurance: Assurance = Assurance.DETERMINISTIC
+    semantics: Semantics = Semantics.FLOAT32
+    delta: float = 1e-9
+    proof_seconds: float = 10.0
+    branch_seconds: float = 10.0
+    radius: float | None = None
+    clip_input: bool = False
+    pixel_range: PixelRange = UNIT
+    seed: int = 0
+    attack: AttackKind = AttackKind.TARGETED
+    pgd: PGD = field(default_factory=PGD)
+    targeted: Targeted = field(default_factory=Targeted)
+    solver: Lanczos | PowerIteration = field(default_factory=Lanczos)
+    start: Start = Start.UNMASKED
+    claim: Claim = FIRST
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.eps, Radii) and not 0 <= self.eps < float("inf"):
+            raise InvalidInput(f"eps must be a finite number >= 0 in pixel units, not {self.eps}")
+        if self.radius is not None and not 1e-6 <= self.radius < 1:
+            raise InvalidInput(f"the tolerance of a radius must lie between 1e-6 and 1, not {self.radius}")
+        if not 0 < self.delta < 1:
+            raise InvalidInput(f"delta must be a probability between 0 and 1, not {self.delta}")
+        for name, seconds in (("proof", self.proof_seconds), ("branch", self.branch_seconds)):
+            if not 0 < seconds < float("inf"):
+                raise InvalidInput(f"{name} seconds must be a finite number > 0, not {seconds}")
+        if self.start is Start.SAVED and isinstance(self.solver, Lanczos) and not self.solver.vectors:
+            raise InvalidInput("start saved: lanczos finds no singular vectors to lend; use the power iteration")
+        unknown = [s for s in self.stages if s not in STAGES]
+        if unknown or not self.stages or len(set(self.stages)) < len(self.stages):
+            asked = ",".join(self.stages)
+            raise InvalidInput(f"stages {asked[:40]!r}: give a list of {', '.join(STAGES)} without repeats")
+        object.__setattr__(self, "stages", tuple(s for s in STAGES if s in self.stages))
+
+    @property
+    def running(self) -> tuple[str, ...]:
+        """The stages that run after the clean prediction, in order: the attack may be two."""
+        both = "attack" in self.stages and self.attack is AttackKind.TARGETED
+        return tuple(s for s in RUNNING if s in self.stages or (both and s == "targeted"))
+
+    @property
+    def within(self) -> PixelRange | None:
+        """The range of pixels that claims are restricted to; None where they are about whole balls."""
+        return self.pixel_range if self.clip_input else None
