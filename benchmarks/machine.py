@@ -12,7 +12,8 @@ from typing import Any
 import torch
 
 from llcert.certify.arithmetic import full_precision
-from llcert.job import device_name, versions
+from llcert.environment import versions
+from llcert.job import device_name
 from llcert.region import channels_last
 
 

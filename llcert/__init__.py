@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from llcert.environment import VERSION
 from llcert.errors import InvalidInput, LlcertError, NumericalError, UnsupportedModel
 
 if TYPE_CHECKING:
@@ -15,7 +16,7 @@ if TYPE_CHECKING:
     from llcert.region import Region
     from llcert.report import Report
 
-__version__ = "0.1.0"
+__version__ = VERSION
 
 __all__ = [
     "Dataset",

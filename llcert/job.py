@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import enum
 import hashlib
-import importlib.metadata
-import platform
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields, replace
 from functools import cached_property
@@ -16,7 +14,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-import llcert
 from llcert.bounds import Start
 from llcert.certify import (
     FIRST,
@@ -37,6 +34,7 @@ from llcert.certify import (
 )
 from llcert.comparison import Agreement, compared
 from llcert.data import NAMED, Dataset, Progress, load_dataset, select
+from llcert.environment import versions
 from llcert.eps_file import read_radii
 from llcert.errors import InvalidInput
 from llcert.frontend.adapt import adapt
@@ -452,14 +450,3 @@ def fingerprint(network: Network) -> str:
             digest.update(repr((name, tuple(tensor.shape), tensor.dtype)).encode())
             digest.update(np.ascontiguousarray(tensor.detach().cpu().numpy()).tobytes())
     return digest.hexdigest()
-
-
-def versions() -> dict[str, str]:
-    """Of llcert, Python and the packages that numbers depend on; packages that are not installed are left out."""
-    found = {"llcert": llcert.__version__, "python": platform.python_version()}
-    for name in ("torch", "numpy", "onnx", "onnxruntime", "onnxruntime-gpu"):
-        try:
-            found[name.removesuffix("-gpu")] = importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:
-            continue
-    return found

@@ -18,7 +18,7 @@ from llcert.certify.arithmetic import full_precision
 from llcert.data.reading import reading
 from llcert.errors import InvalidInput, LlcertError
 from llcert.program import Program, Term
-from llcert.report.report import finite
+from llcert.report.numbers import finite
 from llcert.spectral import PowerIteration
 from llcert_train.augment import Augmentation
 from llcert_train.data import TrainingData, generator, order

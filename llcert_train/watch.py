@@ -17,9 +17,8 @@ from llcert.certify.arithmetic import full_precision
 from llcert.layout import flat
 from llcert.program import Program, Term
 from llcert.report.layers import layers
-from llcert.report.report import Layer as Named
-from llcert.report.report import finite, mean
-from llcert.report.tally import histogram
+from llcert.report.numbers import finite, histogram, mean
+from llcert.report.subject import Layer as Named
 from llcert.sizing import batch_size_for
 from llcert.spectral import PowerIteration
 from llcert_train.losses import worst_logits

@@ -25,7 +25,7 @@ from llcert.certify import (
 )
 from llcert.report import Layer, Report, Subject, Tally
 from llcert.report.diagnosis import held_down_by, percent
-from llcert.report.tally import histogram
+from llcert.report.numbers import histogram
 
 SUBJECT = Subject(
     model="net.onnx",

@@ -17,6 +17,7 @@ from llcert.cli.check import check
 from llcert.cli.finetune import finetune, train
 from llcert.cli.inspect import inspect
 from llcert.cli.plot import plot
+from llcert.environment import VERSION
 from llcert.errors import LlcertError, NumericalError, Stopped
 
 if TYPE_CHECKING:
@@ -65,9 +66,7 @@ _UsageProblem: type[Exception] = next(c for c in typer.BadParameter.__mro__ if c
 
 def _print_version(wanted: bool) -> None:
     if wanted:
-        from llcert import __version__
-
-        typer.echo(f"llcert {__version__}")
+        typer.echo(f"llcert {VERSION}")
         raise typer.Exit
 
 

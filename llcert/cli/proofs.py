@@ -6,8 +6,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from llcert import __version__
 from llcert.certify import Assurance, BatchResult, Radii, Semantics, Verdict
+from llcert.environment import VERSION
 from llcert.errors import InvalidInput
 from llcert.evidence import Folder, Recorder, open_folder
 from llcert.question import Question
@@ -42,7 +42,7 @@ class Proofs:
         canonical = self.recorder.canonical
         assert canonical is not None, "the prover was not asked to leave room"
         about = {
-            "llcert": __version__,
+            "llcert": VERSION,
             "model": {
                 "name": Path(subject.model).name,
                 "sha256": subject.model_sha256,

@@ -12,8 +12,9 @@ from rich.table import Table
 from rich.text import Text
 
 from llcert.certify import FIRST, Radii, Verdict
-from llcert.report.diagnosis import held_down_by, percent
-from llcert.report.report import LayerReport, Outcome, Report, Subject
+from llcert.report.diagnosis import held_down_by, percent, warnings
+from llcert.report.subject import Subject
+from llcert.report.summary import LayerReport, Outcome, Summary
 
 _BAR = 60
 _CEILING = "No bound can certify more of these images than withstand the attack"
@@ -32,7 +33,7 @@ _OUT_OF_RANGE = ("░", "o", "bright_red")
 _OTHER = ("▟", "=", "cyan")
 
 
-def render(report: Report) -> RenderableType:
+def render(report: Summary) -> RenderableType:
     """The whole report, top to bottom."""
     parts: list[RenderableType] = [
         _asked(report),
@@ -61,7 +62,7 @@ def render(report: Report) -> RenderableType:
         parts.append(Text.assemble(("\nWhat holds certified accuracy down: ", "bold"), printable(held_down_by(report))))
         words = report.assurance_words
         parts.append(Text.assemble((f"Assurance {report.subject.assurance.value}: ", "bold"), words))
-    parts += [Text.assemble(("warning: ", "bold yellow"), printable(warning)) for warning in report.warnings]
+    parts += [Text.assemble(("warning: ", "bold yellow"), printable(warning)) for warning in warnings(report)]
     return Group(*parts)
 
 
@@ -83,7 +84,7 @@ def printable(text: str) -> str:
     return "".join(c if c.isprintable() else "?" for c in text)
 
 
-def _asked(report: Report) -> RenderableType:
+def _asked(report: Summary) -> RenderableType:
     subject = report.subject
     grid = facts()
     done = f"{len(report.samples)} of {subject.asked} images" if not report.complete else f"{subject.asked} images"
@@ -108,7 +109,7 @@ def _eps(subject: Subject) -> str:
     return f"{text if text == repr(eps) else f'{text} = {eps:.6g}'}, an L2 radius"
 
 
-def _accuracies(report: Report) -> RenderableType:
+def _accuracies(report: Summary) -> RenderableType:
     table = Table(box=None, padding=(0, 2, 0, 0), header_style="bold")
     columns = {"clean": report.clean_accuracy, f"PGD ({report.subject.attack.value})": report.attacked_accuracy}
     if report.attacked(in_range=False):
@@ -121,7 +122,7 @@ def _accuracies(report: Report) -> RenderableType:
     return table
 
 
-def _cost(report: Report) -> str:
+def _cost(report: Summary) -> str:
     """The paper's line of evaluation cost."""
     total = len(report.samples) or 1
     parts = []
@@ -146,7 +147,7 @@ def _cost(report: Report) -> str:
 class _Layers:
     """One row a layer: norms without and with masks, iterations, and the share of varying outputs (Figure 3)."""
 
-    report: Report
+    report: Summary
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         left = options.max_width - _NUMBERS

@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from llcert.certify import FIRST, Verdict
-
-if TYPE_CHECKING:
-    from llcert.report.report import LayerReport, Report
+from llcert.report.summary import LayerReport, Summary
 
 _FEW = 10
 _HOPELESS = 100.0
@@ -20,7 +16,12 @@ def percent(share: float | None) -> str:
     return f"{100 * share if share >= 1 else min(100 * share, 99.9):.1f} %"
 
 
-def near_chance(report: Report) -> tuple[str, ...]:
+def warnings(report: Summary) -> tuple[str, ...]:
+    """What a user should not overlook, one sentence each."""
+    return (*report.subject.warnings, *_near_chance(report), *_contradicted(report))
+
+
+def _near_chance(report: Summary) -> tuple[str, ...]:
     """A warning where the network does hardly better than guessing: the usual sign of a wrong normalisation."""
     chance = 1 / report.subject.classes
     accuracy = _accuracy(report)
@@ -32,7 +33,7 @@ def near_chance(report: Report) -> tuple[str, ...]:
     )
 
 
-def contradicted(report: Report) -> tuple[str, ...]:
+def _contradicted(report: Summary) -> tuple[str, ...]:
     """A warning where what the network was read from answers otherwise, by its own runtime."""
     if not report.disputed:
         return ()
@@ -42,14 +43,14 @@ def contradicted(report: Report) -> tuple[str, ...]:
     )
 
 
-def _accuracy(report: Report) -> float:
+def _accuracy(report: Summary) -> float:
     """Share of right predictions, whatever is claimed."""
     if report.subject.claim == FIRST or not report.samples:
         return report.clean_accuracy
     return sum(s.prediction == s.label for s in report.samples) / len(report.samples)
 
 
-def held_down_by(report: Report) -> str:
+def held_down_by(report: Summary) -> str:
     """One sentence on the largest of the three losses between 100 % and the certified accuracy."""
     if not report.samples:
         return "No image was decided."
@@ -77,13 +78,13 @@ def held_down_by(report: Report) -> str:
     return f"The bounds: {share} of the images are {_open(report)}; {_looseness(report)}."
 
 
-def _open(report: Report) -> str:
+def _open(report: Summary) -> str:
     if "attack" in report.subject.stages:
         return "neither broken by the attack nor certified"
     return "not certified (the attack was not run, some may be truly breakable)"
 
 
-def _looseness(report: Report) -> str:
+def _looseness(report: Summary) -> str:
     """Where the bounds are lost: the layers nearest to it, or a network that was never trained for them."""
     measured = [layer for layer in report.layers if layer.local_norm_mean is not None]
     if "local" not in report.subject.stages:

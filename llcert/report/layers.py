@@ -5,7 +5,7 @@ from __future__ import annotations
 from llcert.bounds import GlobalBound
 from llcert.ir import Join, LinearOp
 from llcert.program import Block, Program, Term
-from llcert.report.report import Layer
+from llcert.report.subject import Layer
 
 
 def layers(program: Program, bound: GlobalBound) -> tuple[Layer, ...]:

@@ -8,10 +8,12 @@ from decimal import Context, Decimal
 
 from llcert.certify import BatchResult, Sample, Verdict
 from llcert.certify.verdict import LayerMeasure
-from llcert.report.report import Layer, LayerReport, Outcome, Report, StageReport, Subject, mean, median
+from llcert.report.numbers import histogram, mean, median
+from llcert.report.report import Report
+from llcert.report.subject import Layer, Subject
+from llcert.report.summary import LayerReport, Outcome, StageReport
 
 _DIGITS = 9
-_INTERVALS = 8
 _ORDER = (Verdict.CERTIFIED, Verdict.UNDECIDED, Verdict.ATTACKED, Verdict.MISCLASSIFIED)
 
 
@@ -88,14 +90,6 @@ class _LayerColumns:
             iterations_max=max(self.iterations),
             iterations=histogram(self.iterations),
         )
-
-
-def histogram(values: list[int], intervals: int = _INTERVALS) -> tuple[tuple[int, int, int], ...]:
-    """How many values fall into each of a few intervals of whole numbers, `(lowest, highest, count)`."""
-    low, high = min(values), max(values)
-    width = max(1, -(-(high - low + 1) // intervals))
-    counts = Counter((value - low) // width for value in values)
-    return tuple((low + i * width, min(high, low + (i + 1) * width - 1), counts[i]) for i in range(max(counts) + 1))
 
 
 def rounded(sample: Sample) -> Sample:
