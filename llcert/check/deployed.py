@@ -8,8 +8,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from llcert.check.activations import Clamp, Leaky, MaxMin
+from llcert.check.blocks import Block
 from llcert.check.files import require
-from llcert.check.graph import LEAST, Block, Concat, Linear, Node, Take
+from llcert.check.nodes import LEAST, Concat, Linear, Node, Take
 from llcert.check.numbers import FORMATS, Format, Vector, above, gamma
 
 FLUSHED = 2.0**-126

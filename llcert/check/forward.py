@@ -9,8 +9,10 @@ from dataclasses import dataclass
 import numpy as np
 
 from llcert.check import deployed
+from llcert.check.blocks import Block, Map
 from llcert.check.files import Arrays, require
-from llcert.check.graph import Block, Graph, Map, with_data
+from llcert.check.graph import Graph
+from llcert.check.nodes import with_data
 from llcert.check.norms import Part, proves
 from llcert.check.numbers import Format, Mask, U, Vector, above, down, gamma, length, up
 

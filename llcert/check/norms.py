@@ -10,8 +10,9 @@ import numpy as np
 from scipy import linalg, sparse
 from scipy.sparse.csgraph import reverse_cuthill_mckee
 
+from llcert.check.blocks import Map
 from llcert.check.files import Integers
-from llcert.check.graph import Map, Matrix, with_data
+from llcert.check.nodes import Matrix, with_data
 from llcert.check.numbers import TINY, Mask, U, Vector, above, down, gamma
 
 MOST_CELLS, MOST_WORK = 2**28, 2**32

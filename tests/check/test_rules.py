@@ -12,7 +12,7 @@ from scipy import sparse
 
 from llcert.check import norms
 from llcert.check.activations import Clamp, Leaky, MaxMin
-from llcert.check.graph import Map
+from llcert.check.blocks import Map
 from llcert.check.norms import Part, proves
 from llcert.check.numbers import down, gamma, least_product, length, up
 from llcert.check.row import _least
