@@ -75,7 +75,7 @@ def enclosing_ball(
     return _widened(Region(images, lower, upper, DOUBLE.above(radius + distance(lost), 2)), lost)
 
 
-def enclose(
+def enclose(  # noqa: PLR0913
     program: Program,
     region: Region,
     unmasked: GlobalBound,

@@ -97,7 +97,7 @@ class Trace:
         )
 
 
-def propagate(
+def propagate(  # noqa: PLR0913
     program: Program,
     region: Region,
     unmasked: GlobalBound | None,

@@ -86,7 +86,7 @@ class Attacked:
         return torch.where(self.refuted, torch.inf, self.loss)
 
 
-def ascend(
+def ascend(  # noqa: PLR0913
     target: Target,
     around: Perturbations,
     begin: Tensor,

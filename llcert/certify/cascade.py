@@ -80,7 +80,7 @@ class Contradiction(NumericalError):
         self.index, self.label, self.image, self.witness = index, label, image, witness
 
 
-def cascade(
+def cascade(  # noqa: PLR0913
     program: Program,
     stages: Sequence[Stage],
     images: Tensor,

@@ -202,13 +202,7 @@ def _in_order(graph: onnx.GraphProto, source: str) -> list[onnx.NodeProto]:
         raise UnsupportedModel(f"{source}: {len(graph.node)} nodes are more than llcert allows")
     nodes = needed(graph)
     known = {t.name for t in graph.initializer} | {i.name for i in graph.input}
-    producer: dict[str, int] = {}
-    for i, node in enumerate(nodes):
-        for name in node.output:
-            if name and (name in producer or name in known):
-                raise UnsupportedModel(f"{source}: two values are called {name!r}")
-            if name:
-                producer[name] = i
+    producer = _producers(nodes, known, source)
     waiting, users = [0] * len(nodes), [list[int]() for _ in nodes]
     for i, node in enumerate(nodes):
         for name in reads(node):
@@ -234,6 +228,17 @@ def _in_order(graph: onnx.GraphProto, source: str) -> list[onnx.NodeProto]:
         stuck = next(n for n, count in zip(nodes, waiting, strict=True) if count)
         raise UnsupportedModel(f"{source}: node {stuck.name or stuck.op_type!r} depends on its own output")
     return order
+
+
+def _producers(nodes: list[onnx.NodeProto], known: set[str], source: str) -> dict[str, int]:
+    """The position of the node that computes each value. known: names of inputs and weights."""
+    producer: dict[str, int] = {}
+    for i, node in enumerate(nodes):
+        for name in filter(None, node.output):
+            if name in producer or name in known:
+                raise UnsupportedModel(f"{source}: two values are called {name!r}")
+            producer[name] = i
+    return producer
 
 
 def needed(graph: onnx.GraphProto) -> list[onnx.NodeProto]:

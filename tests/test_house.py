@@ -1,0 +1,140 @@
+"""Measures of the code: sizes of files and functions, and how much of it one certification passes through.
+
+Arguments (at most 8) and cyclomatic complexity (at most 15) are ruff's to check: pyproject.toml says so.
+"""
+
+from __future__ import annotations
+
+import ast
+import sys
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import pytest
+
+from llcert.cli import main
+
+ROOT = Path(__file__).parents[1]
+FILE, TEST_FILE, FUNCTION = 350, 500, 40
+"""Lines at most."""
+
+FILES = {
+    "llcert/check/graph.py": 417,
+    "llcert/frontend/rules.py": 394,
+    "llcert/frontend/traced.py": 493,
+    "llcert/ir.py": 548,
+    "llcert/job.py": 465,
+    "llcert/ops/movement.py": 363,
+    "llcert/program.py": 432,
+    "llcert_train/job.py": 361,
+    "llcert_train/plot.py": 524,
+    "llcert_train/settings.py": 375,
+    "llcert_train/trainer.py": 418,
+    "tests/check/generator.py": 591,
+    "tests/mutants.py": 582,
+    "tests/train/test_clip.py": 514,
+    "tests/train/test_folder.py": 931,
+    "tests/train/test_job.py": 629,
+    "tests/train/test_objective.py": 508,
+    "tests/train/test_trainer.py": 541,
+}
+"""Files that are still longer, and how long they may be. These numbers go down; nothing is added."""
+
+FUNCTIONS = {
+    "llcert/bounds/enclose.py:enclose": 51,
+    "llcert/bounds/forward.py:propagate": 50,
+    "llcert/bounds/lipschitz.py:global_bound": 55,
+    "llcert/certify/cascade.py:cascade": 51,
+    "llcert/certify/prover.py:provers_of": 54,
+    "llcert/certify/run.py:of": 44,
+    "llcert/cli/running.py:run": 47,
+    "llcert/job.py:prepare": 70,
+    "llcert/job.py:settings_of": 41,
+    "llcert/report/report.py:to_json": 57,
+    "llcert_train/job.py:prepare": 42,
+    "llcert_train/zoo.py:build": 47,
+}
+"""Functions that are still longer, likewise."""
+
+COMMANDS = {"llcert/cli/attack.py:attack", "llcert/cli/certify.py:certify"}
+"""Declarations of commands: a line an option, as long as there are options."""
+
+CONCEPTS, FRAMES = 125, 26
+"""Of one certification: classes whose methods run (wanted: 55), and frames from the command line to a proved norm
+(wanted: 15). These numbers go down, too."""
+
+
+def _lines() -> Iterator[tuple[str, int, int]]:
+    """Every file with its lines and how many it may have."""
+    for folder, most in (("llcert", FILE), ("llcert_train", FILE), ("tests", TEST_FILE)):
+        for path in sorted((ROOT / folder).rglob("*.py")):
+            yield str(path.relative_to(ROOT)), len(path.read_text(encoding="utf-8").splitlines()), most
+
+
+def _functions() -> Iterator[tuple[str, int, int]]:
+    """Every function with its lines, signature included, and how many it may have."""
+    for name, _, _ in _lines():
+        if name.startswith("tests/"):
+            continue
+        for node in ast.walk(ast.parse((ROOT / name).read_text(encoding="utf-8"))):
+            if isinstance(node, ast.FunctionDef):
+                assert node.end_lineno is not None
+                yield f"{name}:{node.name}", node.end_lineno - node.lineno + 1, FUNCTION
+
+
+@pytest.mark.parametrize(
+    ("measured", "known"),
+    [(_lines, FILES), (_functions, FUNCTIONS | dict.fromkeys(COMMANDS, 1000))],
+    ids=["files", "functions"],
+)
+def test_lengths(measured: Any, known: dict[str, int]) -> None:
+    long = {name: count for name, count, most in measured() if count > most}
+    grown = {name: count for name, count in long.items() if count > known.get(name, 0)}
+    assert not grown, f"longer than they may be: {grown}"
+    assert not known.keys() - long.keys(), f"short enough by now, take them out: {known.keys() - long.keys()}"
+
+
+@dataclass
+class _Path:
+    """What one run passes through. classes: of ours, those whose methods run, as module and name. frames: of ours, at
+    the deepest call of the solver that proves norms."""
+
+    classes: set[tuple[str, str]] = field(default_factory=set)
+    frames: int = 0
+
+    def __call__(self, frame: FrameType, event: str, argument: object) -> None:
+        """A profile function (`sys.setprofile`)."""
+        module, name = frame.f_globals.get("__name__", ""), frame.f_code.co_qualname
+        if event != "call" or not module.startswith("llcert."):
+            return
+        owner = name.split(".<locals>")[0].rpartition(".")[0]
+        if isinstance(frame.f_globals.get(owner), type):
+            self.classes.add((module, owner))
+        if (module, name) == ("llcert.spectral.verified", "Verified.__call__"):
+            self.frames = max(self.frames, sum(n.startswith("llcert.") for n in _stack(frame)))
+
+
+def _stack(frame: FrameType | None) -> Iterator[str]:
+    """The modules of a frame and of its callers."""
+    while frame is not None:
+        yield frame.f_globals.get("__name__", "")
+        frame = frame.f_back
+
+
+def test_a_certification_passes_through_few_classes_and_frames(tmp_path: Path) -> None:
+    model, path = ROOT / "models/digits_residual_bn.onnx", _Path()
+    words = ["certify", str(model), "--data", "digits", "--eps", "0.02", "--samples", "8", "--out", str(tmp_path / "o")]
+    before = sys.getprofile()
+    sys.setprofile(path)
+    try:
+        code = main(words)
+    finally:
+        sys.setprofile(before)
+    assert code == 0
+    parts = Counter(module.split(".")[1] for module, _ in path.classes)
+    assert 20 < len(path.classes) <= CONCEPTS, f"classes on the path of a certification: {parts}"
+    assert 5 < path.frames <= FRAMES
