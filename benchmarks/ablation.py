@@ -164,7 +164,7 @@ def after_training(model: Path, test: Path) -> dict[str, float]:
         bound, last = global_bound(program), LastLayer.of(program)
         for balls in (Balls.GLOBAL, Balls.LOCAL):
             trace = propagate(program, ball(batch.images, float(EPS)), bound, balls=balls)
-            margins = worst_margins(program.logits(batch.images), batch.labels, last, trace.hidden)
+            margins = worst_margins(program.logits(batch.images), batch.labels, last, trace.post_activation)
             shares[balls.value] = float(positive(margins.amin(1)).double().mean())
     return shares
 

@@ -52,4 +52,4 @@ def certified(program: Program, bound: GlobalBound, images: Tensor, labels: Tens
     """Which images the local bound of the paper certifies, boolean `[images]`."""
     trace = propagate(program, ball(images, eps), bound, solver=WholeBatch(), start=Start.RANDOM, joint=False)
     logits = program.logits(images)
-    return positive(worst_margins(logits, labels, LastLayer.of(program), trace.hidden).amin(1))
+    return positive(worst_margins(logits, labels, LastLayer.of(program), trace.post_activation).amin(1))

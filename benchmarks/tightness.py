@@ -23,7 +23,7 @@ from unittest import mock
 import torch
 
 from llcert.api import load
-from llcert.bounds import Rows, worst_margins
+from llcert.bounds import RowWeighting, worst_margins
 from llcert.bounds.dual import Backward, Choice, Key, differences
 from llcert.certify import PGD, Perturbations, Target, Verdict, radii_of
 from llcert.certify.claim import positive
@@ -120,8 +120,10 @@ def rivals(job: Job) -> dict[str, Any]:
             images, labels, logits, indices = images[kept], labels[kept], logits[kept], batch.indices[kept]
             right += len(images)
             begun = time.perf_counter()
-            trace = local.trace(images, indices, Rows.MASK, seed=0)
-            counts["paper"] += int(positive(worst_margins(logits, labels, local.last, trace.hidden).amin(1)).sum())
+            trace = local.trace(images, indices, RowWeighting.MASK, seed=0)
+            counts["paper"] += int(
+                positive(worst_margins(logits, labels, local.last, trace.post_activation).amin(1)).sum()
+            )
             middle = time.perf_counter()
             rows = differences(labels, program)
             bounds = Backward(program)(trace, {program.output: rows}, _linear)

@@ -162,7 +162,7 @@ def prepare(
         attack=settings.attack,
         clippable=not settings.clip_input and settings.pixel_range.covers(*dataset.images.pixel_range_of(indices)),
         layers=layers(certifier.program, certifier.bound),
-        global_lipschitz=float(certifier.bound.lipschitz),
+        global_lipschitz=float(certifier.bound.logit_lipschitz),
         normalisation=_normalisation(notes),
         device=device_name(device),
         dtype=str(dtype).removeprefix("torch."),

@@ -163,7 +163,7 @@ class Objective(nn.Module):
             return self._measures(logits, labels, logits, kappa, None, None)
         bound = None if self.method.balls is Balls.BOX else self._bound(unmasked)
         trace = self._trace(images, radius, bound, saved, seed)
-        logits = self._logits(images) if trace is None else trace.hidden[self.program.output].region.centre
+        logits = self._logits(images) if trace is None else trace.post_activation[self.program.output].region.centre
         margins = self._margins(logits, labels, bound, trace, radius)
         worst = losses.worst_logits(logits, labels, margins)
         return self._measures(logits, labels, worst, kappa, bound, trace, radius)
@@ -209,7 +209,9 @@ class Objective(nn.Module):
     ) -> Tensor:
         if self.method.margin is Margin.LOGITS:
             assert bound is not None
-            lipschitz = bound.lipschitz if trace is None or trace.lipschitz is None else trace.lipschitz
+            lipschitz = (
+                bound.logit_lipschitz if trace is None or trace.logit_lipschitz is None else trace.logit_lipschitz
+            )
             return lmt_margins(logits, labels, lipschitz * radius)
         last = LastLayer.of(self.program)
         if self.method.margin is Margin.PAIRS and bound is not None and bound.pairs is not None:
@@ -218,12 +220,12 @@ class Objective(nn.Module):
             return kept.masked_fill(own, torch.inf)
         if self.method.balls is Balls.GLOBAL and self.method.margin in (Margin.BALL, Margin.PAIRS):
             assert bound is not None
-            hidden = {t.source: self._ball(t.source, bound.growth[t.source] * radius, logits) for t in last.rows}
+            hidden = {t.source: self._ball(t.source, bound.lipschitz[t.source] * radius, logits) for t in last.rows}
             return gloro_margins(logits, labels, last, hidden)
         assert trace is not None
         if self.method.margin is Margin.BALL:
-            return gloro_margins(logits, labels, last, trace.hidden)
-        margins = worst_margins(logits, labels, last, trace.hidden)
+            return gloro_margins(logits, labels, last, trace.post_activation)
+        margins = worst_margins(logits, labels, last, trace.post_activation)
         if self.method.margin is Margin.BOX:
             return margins
         return raised_margins(self.program, trace, labels, margins)
@@ -299,7 +301,9 @@ class Objective(nn.Module):
 
     def _sparsity(self, trace: Trace) -> Tensor:
         """Eq. 12 over all activations that can become constant."""
-        gaps = [b.activation.gaps(trace.before[b.node]) for b in self.program.blocks if b.activation is not None]
+        gaps = [
+            b.activation.gaps(trace.pre_activation[b.node]) for b in self.program.blocks if b.activation is not None
+        ]
         known = [own for own in gaps if own]
         return losses.sparsity(known) if known else next(self.leaves.parameters()).new_zeros(())
 

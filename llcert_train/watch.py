@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from llcert.bounds import Balls, GlobalBound, Rows, Trace, global_bound, propagate, worst_margins
+from llcert.bounds import Balls, GlobalBound, RowWeighting, Trace, global_bound, propagate, worst_margins
 from llcert.bounds.forward import nudged
 from llcert.bounds.liplt import Composed
 from llcert.certify import FIRST, PGD, Global, Local, Perturbations, Target, positive
@@ -61,7 +61,7 @@ class Watch:
             trace = self._trace(local, images)
             logits = self.program.logits(images)
             margins = torch.fmax(
-                worst_margins(logits, labels, local.last, trace.hidden), self._apart(local, logits, labels)
+                worst_margins(logits, labels, local.last, trace.post_activation), self._apart(local, logits, labels)
             )
             right, certified = FIRST.holds(logits, labels, self.program.classes), positive(margins.amin(1))
             certified = certified & right
@@ -76,9 +76,9 @@ class Watch:
     def _trace(self, local: Local, images: Tensor) -> Trace:
         indices = torch.arange(len(images))
         if self.local:
-            return local.trace(images, indices, Rows.MASK, seed=self.seed)
+            return local.trace(images, indices, RowWeighting.MASK, seed=self.seed)
         region = local.ball(images, indices)
-        return replace(propagate(self.program, region, local.bound, balls=Balls.GLOBAL), lipschitz=None)
+        return replace(propagate(self.program, region, local.bound, balls=Balls.GLOBAL), logit_lipschitz=None)
 
     def _apart(self, local: Local, logits: Tensor, labels: Tensor) -> Tensor:
         """Lower bounds on `z_y - z_j` over the ball by the global bound, `[batch, classes]`; infinite for j = y."""
@@ -113,7 +113,7 @@ class _Look:
     def varying(self, number: int) -> list[float]:
         """Share of varying outputs of a block, one an image."""
         block = self.program.blocks[number]
-        return flat(self.trace.hidden[block.node].varying).float().mean(1).tolist()
+        return flat(self.trace.post_activation[block.node].varying).float().mean(1).tolist()
 
 
 def _combined(looks: list[_Look], named: tuple[Named, ...], bound: GlobalBound) -> HeldOut:
@@ -125,8 +125,8 @@ def _combined(looks: list[_Look], named: tuple[Named, ...], bound: GlobalBound) 
         certified_accuracy=_share(look.certified for look in looks),
         clean_loss=_mean(F.cross_entropy(look.logits, look.labels, reduction="none") for look in looks),
         robust_loss=_mean(F.cross_entropy(look.worst, look.labels, reduction="none") for look in looks),
-        global_lipschitz=finite(float(bound.lipschitz)),
-        local_lipschitz=_mean(look.trace.lipschitz for look in looks if look.trace.lipschitz is not None),
+        global_lipschitz=finite(float(bound.logit_lipschitz)),
+        local_lipschitz=_mean(look.trace.logit_lipschitz for look in looks if look.trace.logit_lipschitz is not None),
         layers=tuple(_layers(looks, named)),
     )
 

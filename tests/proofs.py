@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from llcert.bounds import Rows, Trace
+from llcert.bounds import RowWeighting, Trace
 from llcert.bounds.dual import Choice, Key
 from llcert.bounds.enclose import enclose, enclosing_ball
 from llcert.bounds.unmasked import proved_bound
@@ -35,7 +35,7 @@ def proved(
     image: Tensor,
     eps: float,
     *,
-    rows: Rows = Rows.MASK,
+    weighting: RowWeighting = RowWeighting.MASK,
     deployed: bool = True,
     clip: bool = False,
 ) -> tuple[Program, Trace]:
@@ -44,7 +44,7 @@ def proved(
     with torch.no_grad():
         bound = proved_bound(program, Verified())
         region = enclosing_ball(image.double(), eps, within=UNIT if clip else None)
-        return program, enclose(program, region, bound, Verified(), rows=rows, deployed=deployed)
+        return program, enclose(program, region, bound, Verified(), weighting=weighting, deployed=deployed)
 
 
 def prover(network: Network, eps: float, semantics: Semantics = Semantics.FLOAT32, *, clip: bool = False) -> Prover:
@@ -196,14 +196,14 @@ def other_batch_norm(op: BatchNorm, x: Tensor) -> Tensor:
 
 def stays_inside(program: Program, trace: Trace, before: dict[Node, Tensor], after: dict[Node, Tensor]) -> None:
     """Asserts that values lie in every box and every ball, exactly; what does not vary stands still."""
-    for node, hidden in trace.hidden.items():
+    for node, hidden in trace.post_activation.items():
         region, value = hidden.region, after[node].double()
         assert bool(((value >= region.lower) & (value <= region.upper)).all()), node.op.label
         assert bool((_longest(value - region.centre) <= region.radius.numpy()).all()), node.op.label
         if node is not program.input:
             still = ~hidden.varying[0]
             assert bool((value == region.centre)[:, still].all()), f"{node.op.label}: a constant output moved"
-    for node, z in trace.before.items():
+    for node, z in trace.pre_activation.items():
         value, (weights, radius) = before[node].double(), trace.weighted[node]
         assert bool(((value >= z.lower) & (value <= z.upper)).all()), node.op.label
         assert bool((_longest((value - z.centre) * weights) <= radius.numpy()).all()), node.op.label

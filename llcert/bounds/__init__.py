@@ -1,7 +1,7 @@
 """Bounds on what a network does in a ball: regions, Lipschitz constants, margins."""
 
 from llcert.bounds.box import Hidden
-from llcert.bounds.forward import Balls, Rows, Start, Trace, propagate
+from llcert.bounds.forward import Balls, RowWeighting, Start, Trace, propagate
 from llcert.bounds.lipschitz import GlobalBound, global_bound
 from llcert.bounds.margin import LastLayer, gloro_margins, lmt_margins, worst_margins
 
@@ -10,7 +10,7 @@ __all__ = [
     "GlobalBound",
     "Hidden",
     "LastLayer",
-    "Rows",
+    "RowWeighting",
     "Start",
     "Trace",
     "global_bound",

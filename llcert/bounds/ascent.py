@@ -79,7 +79,7 @@ def enough_to_prove(program: Program, trace: Trace, share: float = 6e-3) -> Tens
 
     share: of the largest logit.
     """
-    return share * flat(trace.hidden[program.output].region.centre.abs()).amax(1, keepdim=True)
+    return share * flat(trace.post_activation[program.output].region.centre.abs()).amax(1, keepdim=True)
 
 
 @dataclass

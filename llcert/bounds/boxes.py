@@ -72,7 +72,7 @@ def backward_boxes(backward: Backward, trace: Trace, asked: Mapping[int, Probe])
     boxes: dict[Node, tuple[Tensor, Tensor]] = {}
     for index, rows in asked.items():
         block = backward.program.blocks[index]
-        images = torch.arange(len(trace.before[block.node].centre), device=backward.program.device)
+        images = torch.arange(len(trace.pre_activation[block.node].centre), device=backward.program.device)
         parts = [_sides(backward, trace.select(some), index, rows) for some in images.split(_at_once(rows))]
         lower, upper = (torch.cat(side).reshape(len(images), *block.pre.shape) for side in zip(*parts, strict=True))
         boxes[block.node] = lower, upper
@@ -87,7 +87,7 @@ def _sides(backward: Backward, trace: Trace, index: int, rows: Probe) -> tuple[T
     """Lower and upper bounds of a block's value, `[batch, entries]`; infinite where the activation is a line for every
     image anyway, on its box as it is known."""
     block = backward.program.blocks[index]
-    z = trace.before[block.node]
+    z = trace.pre_activation[block.node]
     steps = trace.steps(block)
     bent = torch.ones_like(z.lower, dtype=torch.bool)
     if steps is not None and len(steps) == 1 and steps[0].zone.centre.shape == z.centre.shape:  # not one that sorts
@@ -103,7 +103,7 @@ def _sides(backward: Backward, trace: Trace, index: int, rows: Probe) -> tuple[T
 
 def _lower(backward: Backward, trace: Trace, index: int, rows: Tensor, asked: Asking) -> Tensor:
     """Lower bounds of one side of a block's box, `[batch, entries]`."""
-    batch = len(trace.before[backward.program.blocks[index].node].centre)
+    batch = len(trace.pre_activation[backward.program.blocks[index].node].centre)
     policy = Tightest(iterations=2)
     every = rows.expand(batch, *rows.shape)
     return backward.before(trace, index, every, policy, layouts=asked.layouts, layout=asked.asked)

@@ -263,7 +263,7 @@ class Backward:
 
     def _end(self, trace: Trace, node: Node, rows: Tensor, total: _Sum, layout: Layout = PER_ROW) -> None:
         """Adds the least value of rows over the region of a node; over the image's ball alone where rows are shared."""
-        known = trace.hidden[node]
+        known = trace.post_activation[node]
         products = rows * known.region.centre[:, None]
         lost = _lost(products, trace, layout)
         if node is self.program.input and (not self.clip or layout is not PER_ROW):
@@ -338,7 +338,7 @@ def _turned(trace: Trace, block: Block, after: Tensor, before: Tensor, layout: L
     """What the rounding of rows on their way into and out of a step may cost: a few roundings of each, times values."""
     if trace.roundoff is None:
         return None
-    z, h = trace.before[block.node], trace.hidden[block.node].region
+    z, h = trace.pre_activation[block.node], trace.post_activation[block.node].region
     ends = (z.lower, z.upper, h.lower, h.upper, z.centre)
     largest = torch.stack([flat(e.abs()).amax(1) for e in ends]).amax(0)[:, None]
     paid = DOUBLE.gamma(16) * 4 * largest * (layout.total(after.abs()) + layout.total(before.abs()))

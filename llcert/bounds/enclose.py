@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from llcert.bounds.box import Hidden, box
-from llcert.bounds.forward import Rows, Trace, row_weights
+from llcert.bounds.forward import RowWeighting, Trace, row_weights
 from llcert.bounds.join import reach
 from llcert.bounds.lipschitz import GlobalBound
 from llcert.bounds.roundoff import Passage, Roundoff, distance, flushed, inexact, largest
@@ -78,10 +78,10 @@ def enclosing_ball(
 def enclose(  # noqa: PLR0913
     program: Program,
     region: Region,
-    unmasked: GlobalBound,
+    global_bound: GlobalBound,
     solver: Solver | None,
     *,
-    rows: Rows = Rows.MASK,
+    weighting: RowWeighting = RowWeighting.MASK,
     boxes: Mapping[Node, tuple[Tensor, Tensor]] | None = None,
     deployed: bool = False,
     frame: Frame | None = None,
@@ -90,50 +90,50 @@ def enclose(  # noqa: PLR0913
     """Outer bounds of every value over `region`, rounding included, of the network in real numbers and as deployed.
 
     Centres are the values float64 computes; what they miss is in boxes and radii. program, region: float64.
-    unmasked: proved norms, in place of every one that the solver does not prove. solver: of the local norms; None:
-    the unmasked ones alone. boxes: as for `propagate`, proved. deployed: whether also of the network as it is run,
+    global_bound: proved norms, in place of every one that the solver does not prove. solver: of the local norms; None:
+    the global ones alone. boxes: as for `propagate`, proved. deployed: whether also of the network as it is run,
     node by node, every value in its own format, sums in any order. frame: room for a checker. Raises ValueError for a
     solver or a bound that only estimates.
     """
     if program.dtype != torch.float64:
         raise ValueError("a proof is computed in float64")
-    _require(unmasked.side)
+    _require(global_bound.side)
     known = Roundoff()
     everything = torch.ones_like(region.centre, dtype=torch.bool)
-    trace = Trace(hidden={program.input: Hidden(region, everything)}, side=unmasked.side, roundoff=known)
-    weakest, slips = unmasked.side, known.slips
+    trace = Trace(post_activation={program.input: Hidden(region, everything)}, side=global_bound.side, roundoff=known)
+    weakest, slips = global_bound.side, known.slips
     slips[program.input] = torch.zeros_like(region.radius)
     for number, block in enumerate(program.blocks):
-        sources = {s: trace.hidden[s] for s in block.sources}
+        sources = {s: trace.post_activation[s] for s in block.sources}
         z, error = _box(block, sources, deployed, known, frame)
         if boxes and block.node in boxes:
             z = z.within(*boxes[block.node])
-        weights = rounded_up(block, row_weights(block, z, rows))
+        weights = rounded_up(block, row_weights(block, z, weighting))
         if frame is not None:
             weights = torch.where(weights == 1, weights, frame.larger(weights))
         weights = torch.minimum(weights, steepest(block))
-        radius = _radius(block, sources, weights, unmasked, solver, trace, seed + number, frame)
+        radius = _radius(block, sources, weights, global_bound, solver, trace, seed + number, frame)
         radius = DOUBLE.above(radius + distance(error, weights), 2)
-        if unmasked.looped:
-            slips[block.node] = _slip(block, slips, unmasked, distance(error, steepest(block)))
-            ceiling = DOUBLE.above(unmasked.growth[block.node] * region.radius + 2 * slips[block.node], 4)
+        if global_bound.looped:
+            slips[block.node] = _slip(block, slips, global_bound, distance(error, steepest(block)))
+            ceiling = DOUBLE.above(global_bound.lipschitz[block.node] * region.radius + 2 * slips[block.node], 4)
             radius = torch.where(ceiling < radius, ceiling, radius)  # a radius that is NaN stays so
         radius = radius if frame is None else frame.radius(radius)
         weakest = Side.PROBABLE if any(trace.norms[t].side is Side.PROBABLE for t in block.terms) else weakest
-        trace.before[block.node], trace.weighted[block.node] = z, (weights, radius)
+        trace.pre_activation[block.node], trace.weighted[block.node] = z, (weights, radius)
         hidden = _activate(block, z, radius, deployed, known, frame)
-        if unmasked.looped and block.node in known.after:
+        if global_bound.looped and block.node in known.after:
             slips[block.node] = DOUBLE.above(slips[block.node] + distance(known.after[block.node]), 2)
-        trace.hidden[block.node] = _unless_lost(hidden, error, block.node.rounding) if deployed else hidden
+        trace.post_activation[block.node] = _unless_lost(hidden, error, block.node.rounding) if deployed else hidden
     return replace(trace, side=weakest)
 
 
-def _slip(block: Block, slips: Mapping[Node, Tensor], unmasked: GlobalBound, own: Tensor) -> Tensor:
+def _slip(block: Block, slips: Mapping[Node, Tensor], global_bound: GlobalBound, own: Tensor) -> Tensor:
     """How far an evaluation's value, times the activation's slopes, is from that in real numbers, `[batch]`.
 
     At one point. slips: of the sources. own: what the block itself errs.
     """
-    parts = [unmasked.norms[t] * slips[t.source] for t in block.terms]
+    parts = [global_bound.norms[t] * slips[t.source] for t in block.terms]
     return DOUBLE.above(torch.stack([*parts, own]).sum(0), len(parts) + 4)
 
 
@@ -143,7 +143,7 @@ def by_pairs(program: Program, bound: GlobalBound, trace: Trace, labels: Tensor)
     Of any evaluation at any point of the image's ball. -inf where the bound knows no such constants. trace: an
     enclosure that knows its roundoff. labels: y, `[batch]`.
     """
-    centre = trace.hidden[program.output].region.centre
+    centre = trace.post_activation[program.output].region.centre
     if bound.pairs is None or trace.roundoff is None:
         return torch.full_like(centre, -torch.inf)
     block, known = program.blocks[-1], trace.roundoff
@@ -151,10 +151,10 @@ def by_pairs(program: Program, bound: GlobalBound, trace: Trace, labels: Tensor)
     before = 1.5 * torch.stack([bound.norms[t] * known.slips[t.source] for t in block.terms]).sum(0)
     own = flat(known.errors[block.node])
     slip = DOUBLE.above(before[:, None] + own + own.gather(1, labels[:, None]), len(block.terms) + 6)
-    moved = bound.pairs[labels] * trace.hidden[program.input].region.radius[:, None]
+    moved = bound.pairs[labels] * trace.post_activation[program.input].region.radius[:, None]
     lost = DOUBLE.above(moved + 2 * slip, 4) + DOUBLE.nearest(2 * centre.abs().amax(1, keepdim=True))
     margins = downwards(centre.gather(1, labels[:, None]) - centre - upwards(lost))
-    region = trace.hidden[program.output].region
+    region = trace.post_activation[program.output].region
     return torch.where(region.radius.isnan()[:, None], torch.nan, margins)
 
 
@@ -205,7 +205,7 @@ def _radius(
     block: Block,
     sources: Mapping[Node, Hidden],
     weights: Tensor,
-    unmasked: GlobalBound,
+    global_bound: GlobalBound,
     solver: Solver | None,
     trace: Trace,
     seed: int,
@@ -214,7 +214,7 @@ def _radius(
     """Upper bound of how far the weighted value moves, `[batch]`; records the norms."""
     columns = [sources[t.source].varying.to(weights.dtype) for t in block.terms]
     for term, own in zip(block.terms, columns, strict=True):
-        norm = _norm(Masked(term, weights, own), unmasked, solver)
+        norm = _norm(Masked(term, weights, own), global_bound, solver)
         trace.norms[term] = norm if frame is None else replace(norm, value=frame.norm(norm.value, _sides(weights, own)))
     values = [trace.norms[t].value for t in block.terms]
     radii = [sources[t.source].region.radius for t in block.terms]
@@ -241,18 +241,18 @@ def _checked(solver: Solver, frame: Frame | None = None) -> Solver:
     return call
 
 
-def _norm(masked: Masked, unmasked: GlobalBound, solver: Solver | None) -> Norm:
-    """A proved norm, never above the unmasked one."""
+def _norm(masked: Masked, global_bound: GlobalBound, solver: Solver | None) -> Norm:
+    """A proved norm, never above the global one."""
     term = masked.map
     assert isinstance(term, Term)
-    ceiling = unmasked.norms[term].expand(masked.batch)
+    ceiling = global_bound.norms[term].expand(masked.batch)
     none = torch.zeros(masked.batch, dtype=torch.int64, device=masked.columns.device)
     if term.moves:
         largest = flat(masked.rows * term.magnitude(masked.columns)).amax(1)
         value = DOUBLE.above(largest, term.roundings + 2) + term.underflow
         norm = Norm(value, Side.UPPER, masked.columns, none, torch.isfinite(value))
     elif solver is None:
-        norm = Norm(ceiling, unmasked.side, masked.columns, none, torch.isfinite(ceiling))
+        norm = Norm(ceiling, global_bound.side, masked.columns, none, torch.isfinite(ceiling))
     else:
         norm = _checked(solver)(masked, masked.columns)
     proved = norm.converged & (norm.value <= ceiling)

@@ -22,7 +22,7 @@ class GlobalBound:
     """Unmasked norms of every term and the Lipschitz constants they multiply to (eq. 2, for any graph).
 
     norms: scalars, the activation's largest slope included. vectors: right singular vectors `[1, *columns]`. Both are
-    keyed by term, and a term names its block, so that two activations of one value have two norms. growth: Lipschitz
+    keyed by term, and a term names its block, so that two activations of one value have two norms. lipschitz: Lipschitz
     constant of every block's output with respect to the image, scalars, keyed by the block's own node: the least of the
     product and, where it was asked for, LipLT. pairs: Lipschitz constants of the differences of logits by LipLT,
     `[logits, logits]`; None where it was not asked for, or the network ends in an activation. looped: whether it was
@@ -31,16 +31,16 @@ class GlobalBound:
 
     norms: dict[Term, Tensor]
     vectors: dict[Term, Tensor]
-    growth: dict[Node, Tensor]
+    lipschitz: dict[Node, Tensor]
     output: Node
     side: Side
     pairs: Tensor | None = None
     looped: bool = False
 
     @property
-    def lipschitz(self) -> Tensor:
+    def logit_lipschitz(self) -> Tensor:
         """Lipschitz constant of the logits, a scalar."""
-        return self.growth[self.output]
+        return self.lipschitz[self.output]
 
 
 def global_bound(
@@ -64,14 +64,14 @@ def global_bound(
     solver = solver or Lanczos(tolerance=1e-5, vectors=True)
     norms: dict[Term, Tensor] = {}
     vectors: dict[Term, Tensor] = {}
-    growth: dict[Node, Tensor] = {program.input: torch.ones((), dtype=program.dtype, device=program.device)}
+    lipschitz: dict[Node, Tensor] = {program.input: torch.ones((), dtype=program.dtype, device=program.device)}
     before: dict[Node, Tensor] = {}
 
     def whole(term: Term, seed: int) -> Tensor:
         if known is not None and term in known:
             norms[term], vectors[term] = known[term]
             return norms[term]
-        rows, columns = (growth[program.input].expand(1, *s) for s in (term.output.shape, term.columns))
+        rows, columns = (lipschitz[program.input].expand(1, *s) for s in (term.output.shape, term.columns))
         given = (starts or {}).get(term)
         start = random_start((1, *term.columns), columns, seed) if given is None else given
         norms[term], vectors[term] = _unmasked(term, rows, columns, solver, start, crude)
@@ -83,21 +83,21 @@ def global_bound(
             given = (starts or {}).get(term)
             start = random_start((1, *term.columns), every, seed + number) if given is None else given
             norms[term], vectors[term] = _unmasked(term, rows, every, solver, start, crude)
-        sizes, radii = [norms[t][None] for t in block.terms], [growth[t.source][None] for t in block.terms]
+        sizes, radii = [norms[t][None] for t in block.terms], [lipschitz[t.source][None] for t in block.terms]
         branches = solver if joint else None
-        growth[block.node] = reach(block, rows, columns, sizes, radii, branches, seed + number)(radii)[0]
+        lipschitz[block.node] = reach(block, rows, columns, sizes, radii, branches, seed + number)(radii)[0]
         if composed is not None:
             parts = [
-                whole(t, seed + number) * leaf.gain(growth[program.input], before, growth)
+                whole(t, seed + number) * leaf.gain(lipschitz[program.input], before, lipschitz)
                 for leaf, t in composed.maps[block.node].items()
             ]
-            product = growth[block.node]
+            product = lipschitz[block.node]
             if not bool((rows == 1).all()):
                 product = _without_slopes(block, columns, radii, solver, seed + number, crude)
             before[block.node] = torch.minimum(torch.stack(parts).sum(), product)
-            growth[block.node] = torch.minimum(growth[block.node], before[block.node] * rows.amax())
-    pairs = None if composed is None else composed.pairs(program, before, growth)
-    return GlobalBound(norms, vectors, growth, program.output, Side.ESTIMATE, pairs, composed is not None)
+            lipschitz[block.node] = torch.minimum(lipschitz[block.node], before[block.node] * rows.amax())
+    pairs = None if composed is None else composed.pairs(program, before, lipschitz)
+    return GlobalBound(norms, vectors, lipschitz, program.output, Side.ESTIMATE, pairs, composed is not None)
 
 
 def with_pairs(bound: GlobalBound, program: Program, seed: int = 0) -> GlobalBound:

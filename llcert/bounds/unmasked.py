@@ -59,28 +59,28 @@ def proved_bound(program: Program, solver: Solver | None = None, composed: Compo
     """
     check_stated(program)
     norms: dict[Term, Tensor] = {}
-    growth: dict[Node, float] = {program.input: 1.0}
+    lipschitz: dict[Node, float] = {program.input: 1.0}
     before: dict[Node, float] = {}
     products: dict[Node, dict[Leaf, float]] = {program.input: {Leaf(program.input): 1.0}}
     for block in program.blocks:
         slope = float(steepest(block).max())
         plain = {t: unmasked_bound(t, solver) for t in block.terms}
         sizes = {t: DOUBLE.bound(norm * slope) for t, norm in plain.items()}
-        parts = [DOUBLE.bound(sizes[t] * growth[t.source]) for t in block.terms]
-        growth[block.node] = _together(block, parts)
+        parts = [DOUBLE.bound(sizes[t] * lipschitz[t.source]) for t in block.terms]
+        lipschitz[block.node] = _together(block, parts)
         if composed is not None:
             known = _products(block, plain, products)
             looped = 0.0
             for leaf, term in composed.maps[block.node].items():
                 norm = known[leaf] if _direct(leaf, block, products) else min(known[leaf], _composed(term, solver))
-                looped = DOUBLE.bound(looped + DOUBLE.bound(norm * leaf.gain(1.0, before, growth)))
-            parts = [DOUBLE.bound(plain[t] * growth[t.source]) for t in block.terms]
+                looped = DOUBLE.bound(looped + DOUBLE.bound(norm * leaf.gain(1.0, before, lipschitz)))
+            parts = [DOUBLE.bound(plain[t] * lipschitz[t.source]) for t in block.terms]
             before[block.node] = min(looped, _together(block, parts))
-            growth[block.node] = min(growth[block.node], DOUBLE.bound(before[block.node] * slope))
+            lipschitz[block.node] = min(lipschitz[block.node], DOUBLE.bound(before[block.node] * slope))
             products[block.node] = _behind(composed.added[block.node], known)
         norms |= {t: torch.tensor(v, dtype=torch.float64, device=program.device) for t, v in sizes.items()}
-    scalars = {n: torch.tensor(v, dtype=torch.float64, device=program.device) for n, v in growth.items()}
-    pairs = None if composed is None else _proved_pairs(program, composed, before, growth)
+    scalars = {n: torch.tensor(v, dtype=torch.float64, device=program.device) for n, v in lipschitz.items()}
+    pairs = None if composed is None else _proved_pairs(program, composed, before, lipschitz)
     return GlobalBound(norms, {}, scalars, program.output, Side.UPPER, pairs, composed is not None)
 
 
@@ -119,7 +119,7 @@ def _behind(added: Sequence[tuple[Step | None, Leaf]], products: Mapping[Leaf, f
 
 
 def _proved_pairs(
-    program: Program, composed: Composed, before: Mapping[Node, float], growth: Mapping[Node, float]
+    program: Program, composed: Composed, before: Mapping[Node, float], lipschitz: Mapping[Node, float]
 ) -> Tensor | None:
     """`Composed.pairs`, rounding included."""
     last = program.blocks[-1]
@@ -133,7 +133,7 @@ def _proved_pairs(
             size = DOUBLE.above(term.magnitude_adjoint(unit), count)
             lost = DOUBLE.above(distance(size * DOUBLE.gamma(count)) + term.underflow_back, 2)
             apart = DOUBLE.above(distances(term.adjoint(unit)), math.prod(term.columns) + 4) + lost + lost[:, None]
-            total = DOUBLE.above(total + apart * leaf.gain(1.0, before, growth), 6)
+            total = DOUBLE.above(total + apart * leaf.gain(1.0, before, lipschitz), 6)
     return total
 
 

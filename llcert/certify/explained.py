@@ -71,7 +71,7 @@ def explained(backward: Backward, trace: Trace, labels: Tensor, plan: Plan, asce
     program = backward.program
     directions = differences(labels, program)
     margins = torch.full_like(directions[:, 0], -torch.inf).scatter(1, labels[:, None], torch.inf)
-    least = _LEAST * flat(trace.before[program.output].centre.abs()).amax(1)
+    least = _LEAST * flat(trace.pre_activation[program.output].centre.abs()).amax(1)
     rows: dict[tuple[int, int], Row] = {}
     wanted = claim.rivals(labels, margins.shape[1], program.classes)
     # which rows can be spared shows at the last hidden values; only the others are worth the way down
@@ -158,7 +158,7 @@ class _Search:
             if not float(stop.bounds[row, 0]) > least:
                 continue
             ends = {
-                n: float(best_multiplier(-flat(a[row : row + 1], 2), trace.hidden[n]))
+                n: float(best_multiplier(-flat(a[row : row + 1], 2), trace.post_activation[n]))
                 for n, a in stop.pending.items()
                 if n is not self.backward.program.input or self.backward.clip
             }

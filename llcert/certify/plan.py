@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 import torch
 from torch import Tensor
 
-from llcert.bounds import Rows
+from llcert.bounds import RowWeighting
 from llcert.bounds.branching import Leaves
 from llcert.bounds.dual import Choice, Key
 
@@ -89,13 +89,14 @@ def _among(values: Tensor, wanted: Tensor) -> tuple[Tensor, Tensor]:
 class Plan:
     """One way to a margin.
 
-    local: whether norms are each image's own. rows: how they weight rows. boxes: whether boxes come from the backward
-    pass. backward: whether rows that do not suffice at the last hidden values go on down to the image. carried: choices
-    for some of them. branched: parts of the ball for some of them. looped: whether global norms are by LipLT too.
+    local: whether norms are each image's own. weighting: how they weight rows. boxes: whether boxes come from the
+    backward pass. backward: whether rows that do not suffice at the last hidden values go on down to the image.
+    carried: choices for some of them. branched: parts of the ball for some of them. looped: whether global norms are by
+    LipLT too.
     """
 
     local: bool
-    rows: Rows = Rows.MASK
+    weighting: RowWeighting = RowWeighting.MASK
     boxes: bool = False
     backward: bool = False
     carried: Carried | None = field(default=None, compare=False)

@@ -80,7 +80,7 @@ class Prover:
 
     def _told_apart(self, margins: Tensor, labels: Tensor, trace: Trace) -> Tensor:
         """The margins that count behind the network's heads."""
-        logits, first = trace.hidden[self.program.output].region, self.claim.spare == 0
+        logits, first = trace.post_activation[self.program.output].region, self.claim.spare == 0
         return told_apart(self.heads, margins, labels, logits, first=first) if self.deployed else margins
 
     def _backward(self) -> Backward:
@@ -100,7 +100,7 @@ class Prover:
             region,
             self._bound(plan),
             solver,
-            rows=plan.rows,
+            weighting=plan.weighting,
             deployed=self.deployed,
             frame=self.frame,
         )

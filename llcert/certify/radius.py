@@ -71,7 +71,7 @@ class RadiusSearch:
         growth = torch.zeros_like(logits)
         last = LastLayer.of(program)
         for term in last.rows:
-            growth = growth + length(last.differences(term, labels), 2) * bound.growth[term.source]
+            growth = growth + length(last.differences(term, labels), 2) * bound.lipschitz[term.source]
         growth = growth if bound.pairs is None else torch.minimum(growth, bound.pairs[labels])
         radii = (logits.gather(1, labels[:, None]) - logits) / growth
         never = torch.finfo(radii.dtype).max

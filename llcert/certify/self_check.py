@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 import torch
 from torch import Tensor
 
-from llcert.bounds import Rows, Trace
+from llcert.bounds import RowWeighting, Trace
 from llcert.bounds.roundoff import Passage
 from llcert.certify.attack import PGD, Objective, Target
 from llcert.certify.attack_stages import Adversary
@@ -63,7 +63,7 @@ class SelfCheck:
         chosen = slice(0, self.images)
         images, labels, indices = images[chosen], labels[chosen], indices[chosen]
         certified = [s.verdict is Verdict.CERTIFIED for s in result.samples[chosen]]
-        traces = [local.trace(images, indices, rows, seed=local.seed) for rows in Rows]
+        traces = [local.trace(images, indices, weighting, seed=local.seed) for weighting in RowWeighting]
         radii, before = radii_of(local.eps, indices), _values(exact, images)[exact.output][1]
         points = self._points(local, images, labels, indices)
         noise = [*torch.stack([_rounding(exact, local.program, p) for p in points]).amax(0)]
@@ -94,7 +94,7 @@ class SelfCheck:
 
     def _inside(self, exact: Program, program: Program, trace: Trace, values: Values, noise: list[Tensor]) -> None:
         for own, block, moved in zip(exact.blocks, program.blocks, noise, strict=True):
-            regions = trace.before[block.node], trace.hidden[block.node].region
+            regions = trace.pre_activation[block.node], trace.post_activation[block.node].region
             for region, value, rounding in zip(regions, values[own.node], moved, strict=True):
                 wider = _wider(region, self.noise * rounding, self.slack)
                 if not bool(wider.contains(value, slack=self.slack).all()):
@@ -103,10 +103,10 @@ class SelfCheck:
 
     def _still(self, exact: Program, trace: Trace, before: Tensor, values: Values, radii: Tensor) -> None:
         """That logits move no more than the local Lipschitz constant allows, the rounding of float64 aside."""
-        assert trace.lipschitz is not None
+        assert trace.logit_lipschitz is not None
         after = values[exact.output][1]
         least = self.slack * flat(before.abs()).amax(1).clamp(max=1)
-        allowed = trace.lipschitz.double() * radii * (1 + self.slack) + least + 1e-9 * _size(exact, values)
+        allowed = trace.logit_lipschitz.double() * radii * (1 + self.slack) + least + 1e-9 * _size(exact, values)
         if bool((length(after - before) > allowed).any()):
             raise NumericalError(f"self-check: logits move more than the local Lipschitz bound allows; {_REPORT}")
 

@@ -9,7 +9,7 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from llcert.bounds import GlobalBound, LastLayer, Rows, Start, Trace, propagate, worst_margins
+from llcert.bounds import GlobalBound, LastLayer, RowWeighting, Start, Trace, propagate, worst_margins
 from llcert.bounds.boxes import Asked, backward_boxes
 from llcert.bounds.dual import Backward
 from llcert.bounds.forward import nudged
@@ -63,7 +63,7 @@ class Global:
         """Upper bounds on how much `z_j - z_y` can grow, `[batch, classes]`. radii: `[batch]`, pixel units."""
         total = torch.zeros((), dtype=self.program.dtype, device=self.program.device)
         for term, distances in self.distances.items():
-            moved = (self.bound.growth[term.source] * radii).to(distances.dtype)
+            moved = (self.bound.lipschitz[term.source] * radii).to(distances.dtype)
             total = total + distances[labels] * spread(moved, distances)
         if self.bound.pairs is None:
             return total
@@ -103,7 +103,7 @@ class LastTrace:
         return self._trace.select(where)
 
 
-_PLANS = (Plan(local=True), Plan(local=True, backward=True), Plan(local=True, rows=Rows.SECANT))
+_PLANS = (Plan(local=True), Plan(local=True, backward=True), Plan(local=True, weighting=RowWeighting.SECANT))
 
 
 @dataclass(frozen=True)
@@ -146,7 +146,13 @@ class Local:
         return Backward(self.program, clip=self.within is not None)
 
     def trace(
-        self, images: Tensor, indices: Tensor, rows: Rows, *, seed: int | Tensor, before: Trace | None = None
+        self,
+        images: Tensor,
+        indices: Tensor,
+        weighting: RowWeighting,
+        *,
+        seed: int | Tensor,
+        before: Trace | None = None,
     ) -> Trace:
         """The forward pass over the eps-balls of some images; for Start.SAVED, `before` lends its singular vectors.
 
@@ -155,13 +161,20 @@ class Local:
         saved = _vectors(before, seed) if before else None
         region = self.ball(images, indices)
         return propagate(
-            self.program, region, self.bound, rows=rows, solver=self.solver, start=self.start, saved=saved, seed=seed
+            self.program,
+            region,
+            self.bound,
+            weighting=weighting,
+            solver=self.solver,
+            start=self.start,
+            saved=saved,
+            seed=seed,
         )
 
     def masked(self, images: Tensor, indices: Tensor) -> Trace:
         """The forward pass with 0/1 masks; that of the last images is kept, for later stages that see some of them."""
         seeds = self.seed + indices
-        return self._kept(images, indices, lambda: self.trace(images, indices, Rows.MASK, seed=seeds))
+        return self._kept(images, indices, lambda: self.trace(images, indices, RowWeighting.MASK, seed=seeds))
 
     def refined(self, images: Tensor, indices: Tensor) -> Trace:
         """The same with boxes from the backward pass; kept likewise."""
@@ -191,25 +204,25 @@ class Local:
     def __call__(self, images: Tensor, labels: Tensor, indices: Tensor, bounds: Tensor) -> Finding:
         logits = self.program.logits(images)
         masked = self.masked(images, indices)
-        bounds = worst_margins(logits, labels, self.last, masked.hidden)
+        bounds = worst_margins(logits, labels, self.last, masked.post_activation)
         margin, growth = self._margin(bounds, labels), self._growth(masked, indices)
         still = torch.nonzero(~positive(margin))[:, 0]
         if len(still):
             seeds, before = self.seed + indices[still], masked.select(still)
-            sharper = self.trace(images[still], indices[still], Rows.SECANT, seed=seeds, before=before)
-            better = worst_margins(logits[still], labels[still], self.last, sharper.hidden)
+            sharper = self.trace(images[still], indices[still], RowWeighting.SECANT, seed=seeds, before=before)
+            better = worst_margins(logits[still], labels[still], self.last, sharper.post_activation)
             margin[still] = torch.fmax(margin[still], self._margin(better, labels[still]))
             bounds[still] = torch.fmax(bounds[still], better)
             growth[still] = torch.fmin(growth[still], self._growth(sharper, indices[still]))
         layers = _layers(self.program, masked)
-        return Finding(positive(margin), margin, masked.lipschitz, growth, bounds, layers, plans=_PLANS)
+        return Finding(positive(margin), margin, masked.logit_lipschitz, growth, bounds, layers, plans=_PLANS)
 
     def _margin(self, bounds: Tensor, labels: Tensor) -> Tensor:
         return self.claim.margin(bounds, labels, self.program.classes)
 
     def _growth(self, trace: Trace, indices: Tensor) -> Tensor:
         """Radius of the values the last linear map starts from, over eps, `[images]`; NaN for eps = 0."""
-        radii = torch.stack([trace.hidden[t.source].region.radius for t in self.last.rows])
+        radii = torch.stack([trace.post_activation[t.source].region.radius for t in self.last.rows])
         asked = radii_of(self.eps, indices)
         return torch.where(asked > 0, torch.linalg.vector_norm(radii, dim=0) / asked.to(radii.dtype), torch.nan)
 
@@ -222,7 +235,7 @@ def _vectors(trace: Trace, seed: int | Tensor) -> dict[Term, Tensor]:
 def _layers(program: Program, trace: Trace) -> tuple[LayerMeasure, ...]:
     measures = []
     for block in program.blocks:
-        varying = flat(trace.hidden[block.node].varying).float().mean(1)
+        varying = flat(trace.post_activation[block.node].varying).float().mean(1)
         for term in block.terms:
             norm = trace.norms[term]
             measures.append(LayerMeasure(norm.value, norm.iterations, varying))

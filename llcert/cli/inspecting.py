@@ -93,7 +93,7 @@ def _table(program: Program, bound: GlobalBound) -> RenderableType:
                 plain(layer.name), layer.operator, _shape(block.node.shape), parameters, f"{layer.global_norm:.4g}"
             )
             parameters = ""
-    table.add_row("network", "", "", "", f"{float(bound.lipschitz):.4g}", style="bold")
+    table.add_row("network", "", "", "", f"{float(bound.logit_lipschitz):.4g}", style="bold")
     return table
 
 

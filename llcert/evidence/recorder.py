@@ -80,13 +80,13 @@ def _flat(values: Tensor) -> NDArray[np.float64]:
 def _regions(canonical: Canonical, proof: Proof, i: int) -> Arrays:
     """What rules 1 to 6 ask of image number i of a proof."""
     trace, program = proof.trace, canonical.program
-    arrays: Arrays = {"x": _flat(trace.hidden[program.input].region.centre[i])}
+    arrays: Arrays = {"x": _flat(trace.post_activation[program.input].region.centre[i])}
     for block in program.blocks:
-        k, z = canonical.numbers[block.node], trace.before[block.node]
+        k, z = canonical.numbers[block.node], trace.pre_activation[block.node]
         weights, radius = trace.weighted[block.node]
         arrays |= {f"{k}.centre": _flat(z.centre[i]), f"{k}.lower": _flat(z.lower[i]), f"{k}.upper": _flat(z.upper[i])}
         arrays |= {f"{k}.weights": _flat(weights[i].expand(block.pre.shape)), f"{k}.radius": _scalar(radius[i])}
-        arrays |= {f"{k}.after": _scalar(trace.hidden[block.node].region.radius[i])}
+        arrays |= {f"{k}.after": _scalar(trace.post_activation[block.node].region.radius[i])}
         for term in block.terms:
             arrays[f"{k}.norm.{canonical.numbers[term.source]}"] = _scalar(trace.norms[term].value[i])
         arrays |= _joint(canonical, proof, block, i)
@@ -102,7 +102,7 @@ def _joint(canonical: Canonical, proof: Proof, block: Block, i: int) -> Arrays:
     if block.node not in proof.trace.joint:
         return {}
     joint, shares = (t[i] for t in proof.trace.joint[block.node])
-    radii = torch.stack([proof.trace.hidden[t.source].region.radius[i] for t in block.terms])
+    radii = torch.stack([proof.trace.post_activation[t.source].region.radius[i] for t in block.terms])
     norms = torch.stack([proof.trace.norms[t].value[i] for t in block.terms])
     if not float(joint * (radii / shares).norm()) < float((norms * radii).sum()):
         return {}

@@ -85,9 +85,9 @@ def test_sampled_values_lie_in_the_boxes(name: str) -> None:
             if block.node in boxes:
                 lower_, upper = (side[image] for side in boxes[block.node])
                 assert ((z >= lower_) & (z <= upper)).all()
-            known = tighter.hidden[block.node].region
+            known = tighter.post_activation[block.node].region
             assert ((values[block.node] >= known.lower[image]) & (values[block.node] <= known.upper[image])).all()
-            assert (known.radius[image] <= trace.hidden[block.node].region.radius[image] * (1 + 1e-9)).all()
+            assert (known.radius[image] <= trace.post_activation[block.node].region.radius[image] * (1 + 1e-9)).all()
 
 
 @pytest.mark.parametrize("name", NETWORKS)

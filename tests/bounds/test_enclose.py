@@ -11,7 +11,7 @@ from proofs import ORDERS, deployed_values, in_float32, points_of, proved, stays
 from random_graphs import in_format, random_image, random_network
 from torch import Tensor
 
-from llcert.bounds import Rows, global_bound
+from llcert.bounds import RowWeighting, global_bound
 from llcert.bounds.enclose import enclose, enclosing_ball
 from llcert.bounds.unmasked import proved_bound
 from llcert.ir import Input, Network, Node, apply
@@ -31,12 +31,12 @@ def single(seed: int) -> Network:
 
 
 @pytest.mark.parametrize("seed", SEEDS)
-@pytest.mark.parametrize("rows", Rows)
-def test_values_in_real_numbers_lie_inside(seed: int, rows: Rows) -> None:
+@pytest.mark.parametrize("weighting", RowWeighting)
+def test_values_in_real_numbers_lie_inside(seed: int, weighting: RowWeighting) -> None:
     network, image = single(seed), random_image(single(seed), seed).float()
     eps = EPS[seed % len(EPS)]
     for deployed in (False, True):
-        program, trace = proved(network, image, eps, rows=rows, deployed=deployed)
+        program, trace = proved(network, image, eps, weighting=weighting, deployed=deployed)
         stays_inside(program, trace, *values_of(program, points_of(image, eps * (1 - 1e-6), 80, seed)))
 
 
@@ -62,7 +62,7 @@ def test_permuted_columns_give_the_same_enclosure() -> None:
     for columns in (torch.arange(8), order):
         network = Network(apply(Linear(weight[:, columns]), apply(Input((8,)))))
         program, trace = proved(network, image[:, columns], 0.1)
-        boxes.append(trace.hidden[program.output].region)
+        boxes.append(trace.post_activation[program.output].region)
     torch.testing.assert_close(boxes[0].lower, boxes[1].lower, rtol=1e-12, atol=1e-12)
 
 
@@ -71,7 +71,7 @@ def test_the_deployed_enclosure_holds_the_real_one() -> None:
         network, image = single(seed), random_image(single(seed), seed).float()
         (program, wide), (other, tight) = (proved(network, image, 0.1, deployed=d) for d in (True, False))
         for one, two in zip(program.blocks, other.blocks, strict=True):
-            outer, inner = wide.hidden[one.node].region, tight.hidden[two.node].region
+            outer, inner = wide.post_activation[one.node].region, tight.post_activation[two.node].region
             assert bool((outer.lower <= inner.lower).all())
             assert bool((outer.upper >= inner.upper).all())
             assert bool((outer.radius >= inner.radius).all())
@@ -131,7 +131,9 @@ def test_a_norm_that_was_not_proved_is_answered_by_the_unmasked_one() -> None:
     ball, bound = enclosing_ball(image.double(), 0.1), proved_bound(program)
     refused, none = (enclose(program, ball, bound, s) for s in (Refusing(), None))
     for block in program.blocks:
-        assert torch.equal(refused.hidden[block.node].region.radius, none.hidden[block.node].region.radius)
+        assert torch.equal(
+            refused.post_activation[block.node].region.radius, none.post_activation[block.node].region.radius
+        )
 
 
 def test_the_enclosing_ball_holds_its_ball() -> None:
@@ -184,8 +186,8 @@ def test_where_float32_may_overflow_nothing_is_known() -> None:
     network, image = Network(apply(Linear(torch.eye(2)), hidden)), torch.full((1, 2), 0.5)
     for deployed, known in ((True, False), (False, True)):
         program, trace = proved(network, image, 0.1, deployed=deployed)
-        assert bool(trace.hidden[program.blocks[1].node].region.radius.isfinite()) is known
-        assert bool(trace.hidden[program.output].region.radius.isfinite()) is known
+        assert bool(trace.post_activation[program.blocks[1].node].region.radius.isfinite()) is known
+        assert bool(trace.post_activation[program.output].region.radius.isfinite()) is known
 
 
 @pytest.mark.parametrize("scale", [1e-200, 1e-170, 1e-100])

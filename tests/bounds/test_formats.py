@@ -101,13 +101,13 @@ def test_a_cast_that_overflows_takes_the_image_with_it() -> None:
     single = apply(relu(), cast(large, torch.float32))
     network = Network(apply(Linear(torch.ones(2, 1)), single))
     _, trace = proved(network, torch.ones(1, 1, dtype=torch.float64), 0.1)
-    assert bool(trace.hidden[trace_output(trace)].region.lower.isnan().all())
+    assert bool(trace.post_activation[trace_output(trace)].region.lower.isnan().all())
     _, real = proved(network, torch.ones(1, 1, dtype=torch.float64), 0.1, deployed=False)
-    assert bool(real.hidden[trace_output(real)].region.lower.isfinite().all())
+    assert bool(real.post_activation[trace_output(real)].region.lower.isfinite().all())
 
 
 def trace_output(trace: object) -> Node:
-    return list(trace.hidden)[-1]  # type: ignore[attr-defined]
+    return list(trace.post_activation)[-1]  # type: ignore[attr-defined]
 
 
 def test_a_threshold_that_the_next_format_cannot_hold_is_paid_for() -> None:

@@ -9,7 +9,7 @@ import torch
 from dense import exact_norm, matrix
 from torch import Tensor
 
-from llcert.bounds import GlobalBound, Rows, Start, global_bound, propagate
+from llcert.bounds import GlobalBound, RowWeighting, Start, global_bound, propagate
 from llcert.bounds.forward import row_weights
 from llcert.bounds.lipschitz import _crude
 from llcert.ir import Activation, Input, Network, apply
@@ -61,7 +61,7 @@ def test_the_first_box_is_the_exact_range() -> None:
     """Over the ball intersected with a box of its own size, the first map's range is known in closed form."""
     program, image = _net(relu()), _image()
     bound = global_bound(program, TIGHT)
-    before = propagate(program, ball(image, EPS), bound, solver=TIGHT).before[program.blocks[0].node]
+    before = propagate(program, ball(image, EPS), bound, solver=TIGHT).pre_activation[program.blocks[0].node]
     weight = matrix(program.blocks[0].terms[0])
     reach = EPS * torch.linalg.vector_norm(weight, dim=1)
     assert torch.allclose(before.upper, before.centre + reach)
@@ -75,7 +75,7 @@ def test_a_ball_is_stretched_by_factors_on_its_way_to_the_first_sum(factors: tup
     output = apply(Linear(_normal(2, 4, seed=4)), apply(relu(), hidden))
     program, image = lower(Network(output), dtype=torch.float64), _image()
     trace = propagate(program, ball(image, EPS), global_bound(program, TIGHT), solver=TIGHT)
-    before = trace.before[program.blocks[0].node]
+    before = trace.pre_activation[program.blocks[0].node]
     reach = EPS * torch.linalg.vector_norm(weight * scale, dim=1)
     assert torch.allclose(before.upper, before.centre + reach)
     assert torch.allclose(before.lower, before.centre - reach)
@@ -84,7 +84,7 @@ def test_a_ball_is_stretched_by_factors_on_its_way_to_the_first_sum(factors: tup
 def test_a_box_without_a_ball_is_interval_arithmetic() -> None:
     program, image = _net(relu()), _image()
     wide = Region(image, image - EPS, image + EPS, torch.tensor([100.0], dtype=torch.float64))
-    before = propagate(program, wide, global_bound(program, TIGHT), solver=TIGHT).before[program.blocks[0].node]
+    before = propagate(program, wide, global_bound(program, TIGHT), solver=TIGHT).pre_activation[program.blocks[0].node]
     corners = torch.cartesian_prod(*(torch.tensor([-EPS, EPS], dtype=torch.float64),) * 3) + image
     z = program.blocks[0].value({program.input: corners})
     assert torch.allclose(before.upper[0], z.amax(0))
@@ -99,10 +99,10 @@ def test_everything_stays_inside(phi: str, seed: int) -> None:
     grid = torch.cartesian_prod(*(torch.linspace(-EPS, EPS, 13, dtype=torch.float64),) * 3)
     values = _values(program, image + grid[torch.linalg.vector_norm(grid, dim=1) <= EPS])
     everyone = torch.zeros(len(values[program.input]), dtype=torch.int64)
-    for rows in Rows:
-        trace = propagate(program, ball(image, EPS), bound, rows=rows, solver=TIGHT)
+    for weighting in RowWeighting:
+        trace = propagate(program, ball(image, EPS), bound, weighting=weighting, solver=TIGHT)
         for block in program.blocks:
-            hidden = trace.hidden[block.node]
+            hidden = trace.post_activation[block.node]
             assert hidden.region.select(everyone).contains(values[block.node], slack=1e-9).all()
             moved = (values[block.node] - hidden.region.centre).abs() > 1e-12
             assert not (moved & ~hidden.varying).any(), "a constant output moved"
@@ -114,17 +114,17 @@ def test_theorem_1_and_masked_norms(phi: str) -> None:
         program, image = _net(PHIS[phi], seed), _image(seed)
         bound = global_bound(program, TIGHT)
         masked = propagate(program, ball(image, EPS), bound, solver=TIGHT)
-        sharper = propagate(program, ball(image, EPS), bound, rows=Rows.SECANT, solver=TIGHT)
-        assert masked.lipschitz is not None
-        assert sharper.lipschitz is None, "a radius from secants is no Lipschitz constant"
-        assert (masked.lipschitz <= bound.lipschitz).all()
+        sharper = propagate(program, ball(image, EPS), bound, weighting=RowWeighting.SECANT, solver=TIGHT)
+        assert masked.logit_lipschitz is not None
+        assert sharper.logit_lipschitz is None, "a radius from secants is no Lipschitz constant"
+        assert (masked.logit_lipschitz <= bound.logit_lipschitz).all()
         for block in program.blocks:
             (term,) = block.terms
-            weights = row_weights(block, masked.before[block.node], Rows.MASK)
-            columns = masked.hidden[term.source].varying.double()
+            weights = row_weights(block, masked.pre_activation[block.node], RowWeighting.MASK)
+            columns = masked.post_activation[term.source].varying.double()
             truth = exact_norm(Masked(term, weights, columns))
             assert float(masked.norms[term].value) == pytest.approx(truth, rel=1e-5, abs=1e-12)
-            radii = [t.hidden[block.node].region.radius for t in (sharper, masked)]
+            radii = [t.post_activation[block.node].region.radius for t in (sharper, masked)]
             assert (radii[0] <= radii[1] * (1 + 1e-9)).all()
 
 
@@ -134,7 +134,7 @@ def test_the_global_bound_times_the_distance_bounds_the_movement(phi: str) -> No
     points = _normal(2000, 3, seed=1)
     moved = torch.linalg.vector_norm(program.logits(points[:1000]) - program.logits(points[1000:]), dim=1)
     distance = torch.linalg.vector_norm(points[:1000] - points[1000:], dim=1)
-    assert (moved <= global_bound(program, TIGHT).lipschitz * distance * (1 + 1e-9)).all()
+    assert (moved <= global_bound(program, TIGHT).logit_lipschitz * distance * (1 + 1e-9)).all()
 
 
 def test_nothing_varies_in_a_dead_network() -> None:
@@ -142,16 +142,16 @@ def test_nothing_varies_in_a_dead_network() -> None:
     node = apply(Linear(_normal(2, 4, seed=1)), apply(relu(), node))
     program = lower(Network(node), dtype=torch.float64)
     trace = propagate(program, ball(_image(), EPS), global_bound(program, TIGHT), solver=TIGHT)
-    assert not trace.hidden[program.blocks[0].node].varying.any()
-    assert trace.hidden[program.output].region.radius == 0
-    assert trace.lipschitz == 0
+    assert not trace.post_activation[program.blocks[0].node].varying.any()
+    assert trace.post_activation[program.output].region.radius == 0
+    assert trace.logit_lipschitz == 0
 
 
 def test_no_room_keeps_every_value_where_it_is() -> None:
     program, image = _net(relu()), _image(count=3)
     trace = propagate(program, ball(image, 0.0), global_bound(program, TIGHT))
     for block in program.blocks:
-        region = trace.hidden[block.node].region
+        region = trace.post_activation[block.node].region
         assert (region.radius == 0).all()
         assert torch.equal(region.lower, region.upper)
 
@@ -165,8 +165,8 @@ def test_norms_that_did_not_converge_fall_back_on_the_global_ones(cap: int) -> N
         assert (norm.converged | (norm.value == bound.norms[term])).all()
     (first,) = program.blocks[0].terms
     assert not trace.norms[first].converged.any()
-    assert trace.lipschitz is not None
-    assert (trace.lipschitz <= bound.lipschitz).all()
+    assert trace.logit_lipschitz is not None
+    assert (trace.logit_lipschitz <= bound.logit_lipschitz).all()
 
 
 def test_a_global_norm_that_did_not_converge_is_answered_by_a_crude_upper_bound() -> None:
@@ -204,10 +204,10 @@ def test_branches_and_concatenations_are_never_below_the_dense_norm() -> None:
         points = _normal(2000, 3, seed=2)
         moved = torch.linalg.vector_norm(program.logits(points[:1000]) - program.logits(points[1000:]), dim=1)
         distance = torch.linalg.vector_norm(points[:1000] - points[1000:], dim=1)
-        assert (moved <= bound.lipschitz * distance * (1 + 1e-9)).all()
+        assert (moved <= bound.logit_lipschitz * distance * (1 + 1e-9)).all()
         trace = propagate(program, ball(_image(), EPS), bound, solver=TIGHT)
-        assert trace.lipschitz is not None
-        assert (trace.lipschitz <= bound.lipschitz * (1 + 1e-9)).all()
+        assert trace.logit_lipschitz is not None
+        assert (trace.logit_lipschitz <= bound.logit_lipschitz * (1 + 1e-9)).all()
 
 
 @pytest.mark.parametrize("scale", [1e-30, 1e-22, 1e-12])
@@ -221,7 +221,7 @@ def test_small_weights_do_not_close_the_box(scale: float) -> None:
         points = _image().float() + EPS * torch.nn.functional.normalize(_normal(50, 3, seed=1).float())
         values, everyone = _values(program, points), torch.zeros(50, dtype=torch.int64)
         for block in program.blocks:
-            region = trace.hidden[block.node].region
+            region = trace.post_activation[block.node].region
             away = (values[block.node] - region.centre) / region.radius
             assert torch.linalg.vector_norm(away, dim=1).max() <= 1 + 1e-3
             above = (values[block.node] - region.centre) <= (region.upper - region.centre) * (1 + 1e-3)
@@ -236,9 +236,9 @@ def test_poisoned_weights_leave_no_finite_radius(poison: float) -> None:
     hidden = apply(relu(), apply(Linear(weight), apply(Input((3,)))))
     program = lower(Network(apply(Linear(_normal(2, 4, seed=1)), hidden)), dtype=torch.float64)
     bound = global_bound(program)
-    assert not bound.lipschitz.isfinite()
+    assert not bound.logit_lipschitz.isfinite()
     trace = propagate(program, ball(_image(), EPS), bound)
-    assert not trace.hidden[program.output].region.radius.isfinite().any()
+    assert not trace.post_activation[program.output].region.radius.isfinite().any()
 
 
 def _diagonal(seed: int) -> tuple[Program, GlobalBound, Tensor]:
@@ -258,9 +258,11 @@ def test_a_start_at_the_wrong_singular_vector_does_not_stop_there(seed: int) -> 
     """
     program, bound, image = _diagonal(seed)
     block = program.blocks[0]
-    for rows in Rows:
-        trace = propagate(program, ball(image, 0.3), bound, rows=rows, start=Start.UNMASKED, seed=seed)
-        truth = exact_norm(Masked(block.terms[0], row_weights(block, trace.before[block.node], rows), torch.ones(1, 4)))
+    for weighting in RowWeighting:
+        trace = propagate(program, ball(image, 0.3), bound, weighting=weighting, start=Start.UNMASKED, seed=seed)
+        truth = exact_norm(
+            Masked(block.terms[0], row_weights(block, trace.pre_activation[block.node], weighting), torch.ones(1, 4))
+        )
         assert float(trace.norms[block.terms[0]].value) >= truth * (1 - 3e-2)
 
 
@@ -285,7 +287,7 @@ def test_a_batch_is_its_images_one_by_one() -> None:
     for i in range(4):
         alone = propagate(program, ball(images[i : i + 1], EPS), bound, solver=TIGHT)
         for block in program.blocks:
-            one, many = alone.hidden[block.node].region, together.hidden[block.node].region
+            one, many = alone.post_activation[block.node].region, together.post_activation[block.node].region
             assert torch.allclose(one.radius[0], many.radius[i], rtol=1e-5)
             assert torch.allclose(one.upper[0], many.upper[i], rtol=1e-5)
 

@@ -11,7 +11,16 @@ import torch
 from torch import Tensor
 
 from llcert import ops
-from llcert.bounds import Balls, LastLayer, Rows, global_bound, gloro_margins, lmt_margins, propagate, worst_margins
+from llcert.bounds import (
+    Balls,
+    LastLayer,
+    RowWeighting,
+    global_bound,
+    gloro_margins,
+    lmt_margins,
+    propagate,
+    worst_margins,
+)
 from llcert.ir import Input, LinearOp, Network, Node, Op, Shape, apply
 from llcert.ops import (
     Add,
@@ -55,14 +64,16 @@ def margins(
 ) -> dict[str, Tensor]:
     """The margins of all wrong classes by each way there is to bound them, `[batch * (classes - 1)]`."""
     bound = None if balls is Balls.BOX else global_bound(program, solver, joint=joint)
-    trace = propagate(program, ball(images, eps), bound, balls=balls, rows=Rows.MASK, solver=solver, joint=joint)
-    logits, last = trace.hidden[program.output].region.centre, LastLayer.of(program)
+    trace = propagate(
+        program, ball(images, eps), bound, balls=balls, weighting=RowWeighting.MASK, solver=solver, joint=joint
+    )
+    logits, last = trace.post_activation[program.output].region.centre, LastLayer.of(program)
     found = {
-        "box and ball": worst_margins(logits, labels, last, trace.hidden),
-        "ball": gloro_margins(logits, labels, last, trace.hidden),
+        "box and ball": worst_margins(logits, labels, last, trace.post_activation),
+        "ball": gloro_margins(logits, labels, last, trace.post_activation),
     }
-    if trace.lipschitz is not None:
-        found["logits"] = lmt_margins(logits, labels, trace.lipschitz * eps)
+    if trace.logit_lipschitz is not None:
+        found["logits"] = lmt_margins(logits, labels, trace.logit_lipschitz * eps)
     return {name: values[others(labels, logits.shape[1])] for name, values in found.items()}
 
 

@@ -78,7 +78,7 @@ def test_a_pass_is_the_same_without_asking_for_whole_maps(rectified: bool) -> No
     spared = enclose(program, ball, bound, MaskedOnly(watched))
     assert spared.side is Side.UPPER
     for block in program.blocks:
-        radii = (t.hidden[block.node].region.radius for t in (plain, spared))
+        radii = (t.post_activation[block.node].region.radius for t in (plain, spared))
         torch.testing.assert_close(*radii, rtol=1e-7, atol=0)
     assert (sum(watched.asked) > 0) == rectified
 

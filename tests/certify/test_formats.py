@@ -16,7 +16,7 @@ from random_graphs import random_image, random_network
 from torch import Tensor
 
 import llcert
-from llcert.bounds import Rows
+from llcert.bounds import RowWeighting
 from llcert.certify import Verdict
 from llcert.certify.plan import Plan
 from llcert.certify.settings import Semantics
@@ -24,7 +24,11 @@ from llcert.errors import UnsupportedModel
 from llcert.ir import Input, Network, apply
 from llcert.ops import Clamp, Linear
 
-PLANS = (Plan(local=True, backward=True), Plan(local=True), Plan(local=True, rows=Rows.SECANT, backward=True))
+PLANS = (
+    Plan(local=True, backward=True),
+    Plan(local=True),
+    Plan(local=True, weighting=RowWeighting.SECANT, backward=True),
+)
 
 
 @pytest.mark.parametrize("seed", range(30))

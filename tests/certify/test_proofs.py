@@ -14,7 +14,7 @@ from proofs import ORDERS, Silly, in_float32, prover
 from random_graphs import Draw, in_format, random_image, random_network
 from torch import Tensor
 
-from llcert.bounds import Rows, dual
+from llcert.bounds import RowWeighting, dual
 from llcert.bounds.enclose import enclose, enclosing_ball
 from llcert.certify.plan import Plan
 from llcert.certify.prover import Prover
@@ -29,8 +29,8 @@ PLANS = (
     Plan(local=True, backward=True),
     Plan(local=True),
     Plan(local=False),
-    Plan(local=True, rows=Rows.SECANT),
-    Plan(local=True, rows=Rows.SECANT, backward=True),
+    Plan(local=True, weighting=RowWeighting.SECANT),
+    Plan(local=True, weighting=RowWeighting.SECANT, backward=True),
 )
 EPS = (0.0, 1e-5, 0.03, 0.1, 0.2, 0.4, 1.0, 3.0)
 
@@ -72,7 +72,7 @@ def carried(own: Prover, image: Tensor, label: Tensor, plan: Plan, seed: int) ->
     """Bounds of all margins carried to the image, whether the prover needs them or not, with any choices."""
     solver = own.solver if plan.local else None
     ball = enclosing_ball(image.double(), own.eps)
-    trace = enclose(own.program, ball, own.bound, solver, rows=plan.rows, deployed=own.deployed)
+    trace = enclose(own.program, ball, own.bound, solver, weighting=plan.weighting, deployed=own.deployed)
     rows, backward = {own.program.output: dual.differences(label, own.program)}, dual.Backward(own.program)
     return [
         backward(trace, rows, dual.Tightest())[0],

@@ -10,7 +10,7 @@ from proofs import ORDERS, in_float32, points_of, prover
 from random_graphs import in_format, random_image, random_network
 from torch import Tensor
 
-from llcert.bounds import Rows, global_bound
+from llcert.bounds import RowWeighting, global_bound
 from llcert.bounds.ascent import Ascent
 from llcert.bounds.dual import Backward, Tightest, differences
 from llcert.bounds.enclose import enclose, enclosing_ball
@@ -28,7 +28,7 @@ from llcert.spectral import RandomLanczos, Side
 PLANS = (
     Plan(local=False),
     Plan(local=True),
-    Plan(local=True, rows=Rows.SECANT),
+    Plan(local=True, weighting=RowWeighting.SECANT),
     Plan(local=True, backward=True),
     Plan(local=False, backward=True),
 )

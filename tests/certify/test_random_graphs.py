@@ -16,7 +16,7 @@ from random_graphs import in_format, random_image, random_network
 from torch import Tensor
 
 from llcert.api import load
-from llcert.bounds import GlobalBound, Rows, Trace, global_bound, propagate
+from llcert.bounds import GlobalBound, RowWeighting, Trace, global_bound, propagate
 from llcert.bounds.forward import row_weights
 from llcert.certify import PGD, Certifier, Objective, Settings, Verdict
 from llcert.frontend.onnx_file import save
@@ -43,10 +43,10 @@ def test_bounds_of_a_random_graph(seed: int, tmp_path: Path) -> None:
     bound = global_bound(program, TIGHT)
     eps = [0.02, 0.1, 0.5][seed % 3]
     points = _points(image, eps, seed)
-    for rows in Rows:
-        trace = propagate(program, ball(image, eps), bound, rows=rows, solver=TIGHT, seed=seed)
+    for weighting in RowWeighting:
+        trace = propagate(program, ball(image, eps), bound, weighting=weighting, solver=TIGHT, seed=seed)
         _values_stay_inside(program, trace, points)
-        _norms_are_right(program, bound, trace, rows)
+        _norms_are_right(program, bound, trace, weighting)
     _export_agrees(network, image, tmp_path / "graph.onnx")
     _certified_balls_hold_no_attack(network, points, image, eps)
 
@@ -62,31 +62,33 @@ def _points(image: Tensor, eps: float, seed: int) -> Tensor:
 
 
 def _values_stay_inside(program: Program, trace: Trace, points: Tensor) -> None:
-    centre = program.logits(trace.hidden[program.input].region.centre)
+    centre = program.logits(trace.post_activation[program.input].region.centre)
     values: dict[Node, Tensor] = {program.input: points}
     for block in program.blocks:
         z = block.value(values)
         values[block.node] = z if block.activation is None else block.activation(z)
         everyone = torch.zeros(len(points), dtype=torch.int64)
-        assert trace.before[block.node].select(everyone).contains(z, slack=1e-9).all(), block.label
-        hidden = trace.hidden[block.node]
+        assert trace.pre_activation[block.node].select(everyone).contains(z, slack=1e-9).all(), block.label
+        hidden = trace.post_activation[block.node]
         region = replace(hidden.region, radius=hidden.region.radius * (1 + EARLY)).select(everyone)
         assert region.contains(values[block.node], slack=1e-9).all(), block.label
         moved = (values[block.node] - hidden.region.centre).abs() > 1e-12
         assert not (moved & ~hidden.varying).any(), f"{block.label}: a constant output moved"
-    if trace.lipschitz is not None:
-        distance = torch.linalg.vector_norm((points - trace.hidden[program.input].region.centre).flatten(1), dim=1)
+    if trace.logit_lipschitz is not None:
+        distance = torch.linalg.vector_norm(
+            (points - trace.post_activation[program.input].region.centre).flatten(1), dim=1
+        )
         growth = torch.linalg.vector_norm(values[program.output] - centre, dim=1)
-        assert (growth <= trace.lipschitz * distance * (1 + 1e-6) + 1e-12).all()
+        assert (growth <= trace.logit_lipschitz * distance * (1 + 1e-6) + 1e-12).all()
 
 
-def _norms_are_right(program: Program, bound: GlobalBound, trace: Trace, rows: Rows) -> None:
-    if trace.lipschitz is not None:
-        assert (trace.lipschitz <= bound.lipschitz).all(), "Theorem 1: local <= global"
+def _norms_are_right(program: Program, bound: GlobalBound, trace: Trace, weighting: RowWeighting) -> None:
+    if trace.logit_lipschitz is not None:
+        assert (trace.logit_lipschitz <= bound.logit_lipschitz).all(), "Theorem 1: local <= global"
     for block in program.blocks:
-        weights = row_weights(block, trace.before[block.node], rows)
+        weights = row_weights(block, trace.pre_activation[block.node], weighting)
         for term in block.terms:
-            columns = trace.hidden[term.source].varying.to(torch.float64)
+            columns = trace.post_activation[term.source].varying.to(torch.float64)
             local = exact_norm(Masked(term, weights, columns))
             slope = torch.ones(1, *block.pre.shape, dtype=torch.float64)
             if block.activation is not None:

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from llcert.api import load
-from llcert.bounds import Rows, worst_margins
+from llcert.bounds import RowWeighting, worst_margins
 from llcert.certify import Assurance, Certifier, Settings, Verdict
 from llcert.ops import MaxMin
 from llcert.spectral import PowerIteration
@@ -55,20 +55,20 @@ def _compare(shared: Path, name: str, images: int) -> None:
     norms = torch.tensor([float(paper.bound.norms[b.terms[0]]) for b in blocks], dtype=torch.float64)
     assert (norms / torch.from_numpy(stored["global_norms"]) - 1).abs().max() <= 1e-3
 
-    trace = paper.local.trace(pixels, torch.arange(len(pixels)), Rows.MASK, seed=0)
+    trace = paper.local.trace(pixels, torch.arange(len(pixels)), RowWeighting.MASK, seed=0)
     local = torch.stack([trace.norms[b.terms[0]].value for b in blocks], 1)
     assert (local / given["local_norms"]).max() <= 1 + SLACK
 
     for number, block in enumerate(blocks):
         clipped_maxmin = isinstance(block.activation, MaxMin)
-        region = trace.hidden[block.node].region if clipped_maxmin else trace.before[block.node]
+        region = trace.post_activation[block.node].region if clipped_maxmin else trace.pre_activation[block.node]
         lower, upper = region.lower.flatten(1).mean(1), region.upper.flatten(1).mean(1)
         slack = SLACK * (given["mean_upper"][:, number] - given["mean_lower"][:, number])
         assert (lower >= given["mean_lower"][:, number] - slack).all(), f"lower of block {number}"
         assert (upper <= given["mean_upper"][:, number] + slack).all(), f"upper of block {number}"
-        assert (trace.hidden[block.node].varying.flatten(1).sum(1) <= given["varying"][:, number]).all()
+        assert (trace.post_activation[block.node].varying.flatten(1).sum(1) <= given["varying"][:, number]).all()
 
-    margins = worst_margins(logits, labels, paper.local.last, trace.hidden)
+    margins = worst_margins(logits, labels, paper.local.last, trace.post_activation)
     worst = torch.where(torch.isinf(margins), logits, logits.gather(1, labels[:, None]) - margins)
     assert (worst <= given["worst_logits"] + SLACK * given["worst_logits"].abs().clamp(min=1)).all()
 

@@ -139,7 +139,7 @@ def test_a_shrunken_global_bound_is_noticed(scale: float) -> None:
     small = GlobalBound(
         {t: n / 100 for t, n in bound.norms.items()},
         bound.vectors,
-        {n: g / 100 for n, g in bound.growth.items()},
+        {n: g / 100 for n, g in bound.lipschitz.items()},
         bound.output,
         bound.side,
     )

@@ -21,7 +21,7 @@ from random_graphs import random_image
 from shared_graphs import shared_network
 from torch import Tensor
 
-from llcert.bounds import GlobalBound, Rows, Start, Trace, propagate
+from llcert.bounds import GlobalBound, RowWeighting, Start, Trace, propagate
 from llcert.bounds.dual import Backward, Tightest
 from llcert.bounds.enclose import enclose, enclosing_ball
 from llcert.bounds.forward import row_weights
@@ -42,7 +42,7 @@ EPS = (0.0, 1e-4, 0.02, 0.1, 0.3, 1.0)
 PLANS = (
     Plan(local=True, backward=True),
     Plan(local=False),
-    Plan(local=True, rows=Rows.SECANT),
+    Plan(local=True, weighting=RowWeighting.SECANT),
     Plan(local=True, boxes=True, backward=True),
     Plan(local=False, looped=True),
 )
@@ -72,20 +72,20 @@ def single(seed: int) -> Network:
 
 def check(seed: int) -> None:
     network, eps, semantics = single(seed), EPS[seed % len(EPS)], list(Semantics)[seed % 4 // 3]
-    image, rows = random_image(network, seed).float(), list(Rows)[seed // 2 % 2]
+    image, weighting = random_image(network, seed).float(), list(RowWeighting)[seed // 2 % 2]
     own = prover(network, eps, semantics)
     program = own.program
     bound = own.looped() if own.looped is not None and seed % 2 else own.bound
     with torch.no_grad():
         region = enclosing_ball(image.double(), eps)
-        trace = enclose(program, region, bound, own.solver, rows=rows, deployed=own.deployed)
+        trace = enclose(program, region, bound, own.solver, weighting=weighting, deployed=own.deployed)
     points = torch.cat([points_of(image, eps * (1 - 1e-6), 24, seed), ascended(program, trace, image, eps, seed)])
     observed = [values_of(program, points)]
     if semantics is Semantics.FLOAT32:
         observed += evaluations(network, program, points, image, eps, seed)
     for before, after in observed:
         stays_inside(program, trace, before, after)
-    norms_are_right(program, bound, trace, rows)
+    norms_are_right(program, bound, trace, weighting)
     growth_is_right(own, image, eps, points)
     with torch.no_grad():
         rows_hold(program, trace, observed, seed)
@@ -96,7 +96,7 @@ def ascended(program: Program, trace: Trace, image: Tensor, eps: float, seed: in
     """Points of the ball that move some value far: its weighted length, or a weighted sum of its entries."""
     generator = torch.Generator().manual_seed(seed + 1)
     block = program.blocks[int(torch.randint(len(program.blocks), (), generator=generator))]
-    centre, (weights, _) = trace.before[block.node].centre, trace.weighted[block.node]
+    centre, (weights, _) = trace.pre_activation[block.node].centre, trace.weighted[block.node]
     direction = torch.randn(12, *block.pre.shape, generator=generator, dtype=torch.float64)
     points = points_of(image, eps / 2, 12, seed + 2)
     for _ in range(5):
@@ -134,12 +134,12 @@ def evaluations(
         yield deployed_values(network, program, values)
 
 
-def norms_are_right(program: Program, bound: GlobalBound, trace: Trace, rows: Rows) -> None:
+def norms_are_right(program: Program, bound: GlobalBound, trace: Trace, weighting: RowWeighting) -> None:
     """Masked norms are at least the dense ones, and never above the global ones, block by block."""
     for block in program.blocks:
-        weights = torch.minimum(row_weights(block, trace.before[block.node], rows), _slopes(block))
+        weights = torch.minimum(row_weights(block, trace.pre_activation[block.node], weighting), _slopes(block))
         for term in block.terms:
-            columns = trace.hidden[term.source].varying.to(torch.float64)
+            columns = trace.post_activation[term.source].varying.to(torch.float64)
             local = exact_norm(Masked(term, weights, columns))
             unmasked = exact_norm(Masked(term, _slopes(block), torch.ones_like(columns)))
             assert local * (1 - TINY) <= float(trace.norms[term].value), block.label
@@ -161,7 +161,7 @@ def growth_is_right(own: Prover, image: Tensor, eps: float, points: Tensor) -> N
     apart = _between(points, order)
     for block in program.blocks:
         found = _between(after[block.node], order)
-        for growth in (trace.growth[block.node], bound.growth[block.node]):
+        for growth in (trace.lipschitz[block.node], bound.lipschitz[block.node]):
             assert bool((found <= float(growth) * apart * (1 + 1e-9) + TINY * _scale(after[block.node])).all()), (
                 block.label
             )

@@ -7,7 +7,7 @@ import torch
 from attacks import adversary, unbounded
 from torch import Tensor
 
-from llcert.bounds import GlobalBound, Rows, global_bound
+from llcert.bounds import GlobalBound, RowWeighting, global_bound
 from llcert.certify import Attack, Clean, Global, Local, Verdict
 from llcert.certify.claim import FIRST, positive
 from llcert.ir import Input, Network, apply
@@ -89,8 +89,8 @@ def test_local_measures_every_image() -> None:
     finding = Local(program, 0.05, bound)(images, labels, INDICES, unbounded(program, images))
     assert finding.lipschitz is not None
     assert finding.growth is not None
-    assert (finding.lipschitz <= bound.lipschitz).all()
-    assert (finding.growth <= bound.growth[program.blocks[1].node] * (1 + 1e-9)).all()
+    assert (finding.lipschitz <= bound.logit_lipschitz).all()
+    assert (finding.growth <= bound.lipschitz[program.blocks[1].node] * (1 + 1e-9)).all()
     assert len(finding.layers) == 3
     for layer in finding.layers:
         assert layer.norm.shape == layer.iterations.shape == layer.varying.shape == (40,)
@@ -108,8 +108,10 @@ def test_a_kept_pass_is_of_the_very_images() -> None:
         found, own = kept.masked(wanted, some), fresh.masked(wanted.clone(), some)
         fresh.forget()
         for block in program.blocks:
-            assert torch.equal(found.before[block.node].lower, own.before[block.node].lower)
-            assert torch.equal(found.hidden[block.node].region.radius, own.hidden[block.node].region.radius)
+            assert torch.equal(found.pre_activation[block.node].lower, own.pre_activation[block.node].lower)
+            assert torch.equal(
+                found.post_activation[block.node].region.radius, own.post_activation[block.node].region.radius
+            )
 
 
 def test_attack_keeps_its_witnesses() -> None:
@@ -150,10 +152,13 @@ def test_the_second_pass_starts_near_the_first_but_not_on_it() -> None:
     program = _net()
     images, _ = _batch(program)
     local = Local(program, 0.05, global_bound(program))
-    first = local.trace(images, INDICES, Rows.MASK, seed=0)
-    second = local.trace(images, INDICES, Rows.SECANT, seed=0, before=first)
+    first = local.trace(images, INDICES, RowWeighting.MASK, seed=0)
+    second = local.trace(images, INDICES, RowWeighting.SECANT, seed=0, before=first)
     for block in program.blocks:
-        assert (second.hidden[block.node].region.radius <= first.hidden[block.node].region.radius * (1 + 1e-3)).all()
+        assert (
+            second.post_activation[block.node].region.radius
+            <= first.post_activation[block.node].region.radius * (1 + 1e-3)
+        ).all()
 
 
 def _diagonal(seed: int) -> tuple[Program, GlobalBound, Tensor]:
@@ -172,10 +177,10 @@ def test_a_vector_of_the_first_pass_does_not_stop_the_second_early(seed: int) ->
     program, bound, image = _diagonal(seed)
     local = Local(program, 0.3, bound)
     block = program.blocks[0]
-    first = local.trace(image, INDICES[:1], Rows.MASK, seed=0)
-    second = local.trace(image, INDICES[:1], Rows.SECANT, seed=0, before=first)
+    first = local.trace(image, INDICES[:1], RowWeighting.MASK, seed=0)
+    second = local.trace(image, INDICES[:1], RowWeighting.SECANT, seed=0, before=first)
     assert block.activation is not None
-    secants = block.activation.secant(second.before[block.node])
+    secants = block.activation.secant(second.pre_activation[block.node])
     weight = block.terms[0].adjoint(torch.eye(4, dtype=torch.float64))
     truth = float((secants[0] * weight.diagonal()).max())
     assert float(second.norms[block.terms[0]].value) >= truth * (1 - 1e-2)

@@ -128,9 +128,9 @@ def test_a_constant_that_is_not_computed_exactly_varies() -> None:
     net, image = network(Flat()), torch.tensor([[-0.5]])
     program, trace = proved(net, image, 0.1)
     block = next(b for b in program.blocks if b.activation is not None)
-    assert bool(trace.hidden[block.node].varying.all())
+    assert bool(trace.post_activation[block.node].varying.all())
     points = torch.linspace(-0.6, -0.4, 1001)[:, None]
     for values in (Flat()(points).double(), Flat()(points.double())):
-        region = trace.hidden[block.node].region
+        region = trace.post_activation[block.node].region
         assert bool(((values >= region.lower) & (values <= region.upper)).all())
         assert bool(((values - region.centre).abs() <= region.radius).all())

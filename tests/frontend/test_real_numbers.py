@@ -35,7 +35,7 @@ def exact(values: Tensor) -> Exact:
 def holds(network: Network, image: Tensor, value: Exact) -> None:
     """Asserts that the enclosure of one point holds the exact value, and nothing that float32 could tell from it."""
     program, trace = proved(network, image, 0.0, deployed=False)
-    region = trace.hidden[program.output].region
+    region = trace.post_activation[program.output].region
     assert region.lower.numel() == len(value)
     for low, high, v in zip(region.lower.flatten(), region.upper.flatten(), value, strict=True):
         assert Fraction(float(low)) <= v <= Fraction(float(high))

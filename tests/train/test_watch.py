@@ -14,7 +14,7 @@ from toys import TOYS, toy, toy_batch
 
 import llcert
 import llcert_train.watch
-from llcert.bounds import LastLayer, Rows, global_bound, propagate, worst_margins
+from llcert.bounds import LastLayer, RowWeighting, global_bound, propagate, worst_margins
 from llcert.certify import PGD
 from llcert.certify.verdict import Verdict
 from llcert.ir import Network
@@ -78,11 +78,13 @@ def by_hand(watch: Watch) -> tuple[Tensor, Tensor, Tensor]:
     """Margins, logits and local norms by the 0/1 masks alone, with norms that have converged."""
     with torch.no_grad():
         bound = global_bound(watch.program, TIGHT)
-        trace = propagate(watch.program, ball(watch.images, watch.eps), bound, rows=Rows.MASK, solver=TIGHT)
+        trace = propagate(
+            watch.program, ball(watch.images, watch.eps), bound, weighting=RowWeighting.MASK, solver=TIGHT
+        )
         logits = watch.program.logits(watch.images)
-        margins = worst_margins(logits, watch.labels, LastLayer.of(watch.program), trace.hidden)
-    assert trace.lipschitz is not None
-    return margins.amin(1), logits, trace.lipschitz
+        margins = worst_margins(logits, watch.labels, LastLayer.of(watch.program), trace.post_activation)
+    assert trace.logit_lipschitz is not None
+    return margins.amin(1), logits, trace.logit_lipschitz
 
 
 @pytest.mark.parametrize("name", TOYS)
@@ -109,9 +111,9 @@ def test_robust_loss_is_that_of_the_worst_logits() -> None:
     watch = watched(network, images, labels, 0.1)
     with torch.no_grad():
         bound = global_bound(watch.program, TIGHT)
-        trace = propagate(watch.program, ball(images, 0.1), bound, rows=Rows.MASK, solver=TIGHT)
+        trace = propagate(watch.program, ball(images, 0.1), bound, weighting=RowWeighting.MASK, solver=TIGHT)
         logits = watch.program.logits(images)
-        margins = worst_margins(logits, labels, LastLayer.of(watch.program), trace.hidden)
+        margins = worst_margins(logits, labels, LastLayer.of(watch.program), trace.post_activation)
     own = F.one_hot(labels, 4).bool()
     worst = torch.where(own, 0.0, -margins)  # relative to the true logit
     assert watch({}).robust_loss == pytest.approx(float(F.cross_entropy(worst, labels)), rel=SLACK)
