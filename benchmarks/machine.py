@@ -12,8 +12,8 @@ from typing import Any
 import torch
 
 from llcert.certify.arithmetic import full_precision
-from llcert.environment import versions
 from llcert.job import device_name
+from llcert.machine.versions import versions
 from llcert.region import channels_last
 
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
-from llcert.environment import VERSION
 from llcert.errors import InvalidInput, LlcertError, NumericalError, UnsupportedModel
+from llcert.machine.versions import VERSION
 
 if TYPE_CHECKING:
     from llcert.api import certify, from_torch, load

@@ -1,6 +1,6 @@
 """Batches that were finished before those in front of them, until their turn comes: one file each, whole or not there.
 
-Every process of a team writes here what it has finished, so that it survives whatever ends the run; the first process
+Every process of a group writes here what it has finished, so that it survives whatever ends the run; the first process
 moves it to where it belongs.
 """
 
@@ -58,7 +58,7 @@ class Ahead:
         return {int(file.stem) for file in self.path.glob("*.json") if file.stem.isdecimal()}
 
     def clear(self) -> None:
-        """Removes the folder and what a team wrote there, nothing else."""
+        """Removes the folder and what a group wrote there, nothing else."""
         if self.path is not None:
             clear_ahead(self.path)
 

@@ -16,7 +16,7 @@ from torch import Tensor
 from llcert.bounds.evaluation import Evaluation, bytes_an_image, evaluation, images_at_once, least_evaluation
 from llcert.errors import InvalidInput, UnsupportedModel
 from llcert.ir import Input, Network, Node, Original, evaluate_as_run, topological
-from llcert.memory import free_memory
+from llcert.machine.memory import free_memory
 from llcert.ops import Cast
 from llcert.probing import inputs_of
 from llcert.program import Program, lower

@@ -21,7 +21,7 @@ class NumericalError(LlcertError):
 
 
 class Stopped(Exception):
-    """Another process of a team has stopped before this one, and told why. code: the exit code of all."""
+    """Another process of a group has stopped before this one, and told why. code: the exit code of all."""
 
     def __init__(self, code: int) -> None:
         super().__init__(f"stopped with {code}")

@@ -30,22 +30,23 @@ from llcert.certify import (
     Settings,
     Top,
     Witness,
+    batch_size_for,
+    check_one_image_fits,
     stated,
 )
 from llcert.comparison import Agreement, compared
 from llcert.data import NAMED, Dataset, Progress, load_dataset, select
-from llcert.environment import versions
 from llcert.eps_file import read_radii
 from llcert.errors import InvalidInput
 from llcert.frontend.adapt import adapt
 from llcert.ir import Network, topological
-from llcert.memory import free_memory, out_of_memory
+from llcert.machine.memory import free_memory, out_of_memory
+from llcert.machine.versions import versions
 from llcert.program import lower
 from llcert.question import Question, parse_eps, parse_numbers, parse_range
 from llcert.region import UNIT, PixelRange
 from llcert.report import Subject
 from llcert.report.layers import layers
-from llcert.sizing import batch_size_for, check_room
 from llcert.spectral import Lanczos, PowerIteration
 
 E = TypeVar("E", bound=enum.Enum)
@@ -97,7 +98,7 @@ def _certifier(
     network: Network, settings: Settings, device: torch.device, dtype: torch.dtype, witness: Witness | None
 ) -> Certifier:
     proved = settings.assurance is not Assurance.ESTIMATE
-    check_room(lower(network, device, dtype), network.source or "the network", proved=proved)
+    check_one_image_fits(lower(network, device, dtype), network.source or "the network", proved=proved)
     try:
         return Certifier.of(network, settings, device, dtype, witness)
     except (RuntimeError, MemoryError) as error:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from llcert.layout import flat
-from llcert.memory import at_once
+from llcert.machine.memory import at_once
 from llcert.program import Block, Program
 
 _EACH = 4

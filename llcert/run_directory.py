@@ -179,7 +179,7 @@ def open_directory(path: Path, *, resume: bool, overwrite: bool) -> RunDirectory
 
 
 def clear_ahead(path: Path) -> None:
-    """Removes the folder of batches ahead with what a team wrote there, nothing else."""
+    """Removes the folder of batches ahead with what a group wrote there, nothing else."""
     for pattern in ("[0-9]*.json", ".[0-9]*.json.part"):
         for file in path.glob(pattern):
             file.unlink(missing_ok=True)

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from llcert.data.dataset import Dataset, Labels, subset
 from llcert.errors import InvalidInput
-from llcert.memory import free_memory
+from llcert.machine.memory import free_memory
 
 Positions = npt.NDArray[np.int64]
 Progress = Callable[[int], None]

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from llcert.errors import InvalidInput
-from llcert.processes import team_size
+from llcert.machine.environment import group_size
 
 
 @dataclass(frozen=True)
@@ -77,7 +77,7 @@ class Team:
 @contextmanager
 def assembled(device: torch.device) -> Iterator[Team]:
     """The team that torchrun started, or this process alone; gloo on the CPU, NCCL on GPUs."""
-    size = team_size()
+    size = group_size()
     if size == 1:
         yield Team()
         return

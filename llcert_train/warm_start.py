@@ -10,7 +10,7 @@ from torch import Tensor
 
 from llcert.bounds.forward import nudged
 from llcert.errors import InvalidInput
-from llcert.memory import free_memory
+from llcert.machine.memory import free_memory
 from llcert.program import Program, Term
 from llcert_train.settings import WarmPlace, WarmType
 

@@ -12,14 +12,13 @@ from torch import Tensor
 from llcert.bounds import Balls, GlobalBound, RowWeighting, Trace, global_bound, propagate, worst_margins
 from llcert.bounds.forward import nudged
 from llcert.bounds.liplt import Composed
-from llcert.certify import FIRST, PGD, Global, Local, Perturbations, Target, positive
+from llcert.certify import FIRST, PGD, Global, Local, Perturbations, Target, batch_size_for, positive
 from llcert.certify.arithmetic import full_precision
 from llcert.layout import flat
 from llcert.program import Program, Term
 from llcert.report.layers import layers
 from llcert.report.numbers import finite, histogram, mean
 from llcert.report.subject import Layer as Named
-from llcert.sizing import batch_size_for
 from llcert.spectral import PowerIteration
 from llcert_train.losses import worst_logits
 from llcert_train.metrics import HeldOut, Layer

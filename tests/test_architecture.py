@@ -14,11 +14,11 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 LAYERS = (
-    ("batch_size", "environment", "errors", "gradients", "layout", "rounding"),
-    ("check", "processes", "region", "relaxation"),
+    ("batch_size", "errors", "gradients", "layout", "rounding"),
+    ("check", "machine", "region", "relaxation"),
     ("spectral",),
     ("ir",),
-    ("memory", "registry"),
+    ("registry",),
     ("ops",),
     ("passes",),
     ("frontend",),
@@ -26,9 +26,9 @@ LAYERS = (
     ("bounds", "probing"),
     ("comparison",),
     ("certify",),
-    ("data", "question", "sizing"),
+    ("data", "question"),
     ("eps_file", "report"),
-    ("run_directory", "team"),
+    ("run_directory",),
     ("ahead", "evidence"),
     ("dealing", "job"),
     ("api",),

@@ -1,10 +1,9 @@
-"""How batches are dealt out and come together, by threads in place of processes, and what ends a team."""
+"""How batches are dealt out and come together, by threads in place of processes, and what ends a group."""
 
 from __future__ import annotations
 
 import json
 import random
-import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -17,10 +16,10 @@ from torch.distributed import HashStore
 from llcert.ahead import Ahead
 from llcert.certify import BatchResult, LayerMeasure, Sample, StageCount, Verdict
 from llcert.dealing import help_out, in_order
-from llcert.errors import InvalidInput, LlcertError, Stopped
+from llcert.errors import InvalidInput
+from llcert.machine.process_group import ProcessGroup
 from llcert.report.tally import rounded
 from llcert.run_directory import batch_json, sample_json
-from llcert.team import Team, meet
 
 
 def batch(number: int) -> BatchResult:
@@ -57,9 +56,10 @@ def test_in_order_whoever_computes_them(size: int, tmp_path: Path) -> None:
     assert ahead.numbers() == {3, 7}
     with ThreadPoolExecutor(size) as others:
         helping = [
-            others.submit(help_out, slow(rank), Team(rank, size, store), ahead, dealt=dealt) for rank in range(1, size)
+            others.submit(help_out, slow(rank), ProcessGroup(rank, size, store), ahead, dealt=dealt)
+            for rank in range(1, size)
         ]
-        found = list(in_order(slow(0), Team(0, size, store), ahead, numbers=range(2, 20), dealt=dealt))
+        found = list(in_order(slow(0), ProcessGroup(0, size, store), ahead, numbers=range(2, 20), dealt=dealt))
         for one in helping:
             one.result()
     assert [lines(result) for result in found] == [lines(batch(number)) for number in range(2, 20)]
@@ -71,7 +71,7 @@ def test_in_order_whoever_computes_them(size: int, tmp_path: Path) -> None:
 def test_a_batch_lies_ahead_until_it_is_written(tmp_path: Path) -> None:
     ahead = Ahead(tmp_path / "ahead")
     ahead.put(0, batch(0))
-    results = in_order(batch, Team(), ahead, numbers=range(2), dealt=[1])
+    results = in_order(batch, ProcessGroup(), ahead, numbers=range(2), dealt=[1])
     next(results)
     assert ahead.numbers() == {0}
     next(results)
@@ -79,7 +79,7 @@ def test_a_batch_lies_ahead_until_it_is_written(tmp_path: Path) -> None:
 
 
 def test_one_alone_needs_no_folder() -> None:
-    assert len(list(in_order(batch, Team(), Ahead(), numbers=range(3), dealt=range(3)))) == 3
+    assert len(list(in_order(batch, ProcessGroup(), Ahead(), numbers=range(3), dealt=range(3)))) == 3
 
 
 def test_what_lies_ahead_is_read_as_it_was(tmp_path: Path) -> None:
@@ -124,76 +124,3 @@ def test_rounding_twice_changes_nothing() -> None:
         assert once.radius is not None
         assert once.radius <= radius <= once.radius * (1 + 2e-8)
         assert rounded(once).radius == once.radius
-
-
-def test_who_stops_first_tells() -> None:
-    store = HashStore()
-    first, second = (Team(rank, 2, store) for rank in range(2))
-    first.check()
-    assert second.stop(3) == (True, 3)
-    assert first.stop(2) == (False, 3)
-    for ask in (first.check, first.deal, first.wait, first.told):
-        with pytest.raises(Stopped) as stopped:
-            ask()
-        assert stopped.value.code == 3
-
-
-def test_nobody_leaves_work_undone_in_silence() -> None:
-    store = HashStore()
-    assert Team(1, 2, store).part(0) == 0
-    Team(0, 2, store).wait()
-    assert Team(1, 2, store).part(3) == 3
-    with pytest.raises(Stopped):
-        Team(0, 2, store).wait()
-    assert Team(0, 2, store).part(130) == 3
-
-
-def test_an_interrupt_is_one_for_all() -> None:
-    store = HashStore()
-    Team(1, 2, store).stop(130)
-    with pytest.raises(KeyboardInterrupt):
-        Team(0, 2, store).wait()
-
-
-def test_the_first_process_says_what_to_do() -> None:
-    store = HashStore()
-    plan = {"dealt": [1, 2], "ahead": "x"}
-    with ThreadPoolExecutor(1) as other:
-        told = other.submit(Team(1, 2, store).told)
-        Team(0, 2, store).tell(plan)
-        assert told.result(timeout=10) == plan
-
-
-@pytest.mark.parametrize("rank", [0, 1])
-def test_nobody_waits_for_a_process_that_is_gone(rank: int) -> None:
-    team = Team(rank, 2, HashStore(), patience=0.1)
-    with pytest.raises(LlcertError, match=f"process {1 - rank} of 2 is gone"):
-        team.disband() if team.leads else team.told()
-
-
-def test_a_process_that_lives_is_waited_for() -> None:
-    """Of three, one has left long ago."""
-    store, over = HashStore(), threading.Event()
-    Team(2, 3, store).part()
-
-    def live() -> None:
-        while not over.wait(0.02):
-            store.add("beat 1", 1)
-        Team(1, 3, store).part()
-
-    with ThreadPoolExecutor(1) as other:
-        other.submit(live)
-        threading.Timer(0.5, over.set).start()
-        Team(0, 3, store, patience=0.2).disband()
-
-
-@pytest.mark.parametrize(("said", "words"), [({}, "RANK is not set"), ({"RANK": "x"}, "did not find each other")])
-def test_an_environment_that_no_torchrun_made(
-    said: dict[str, str], words: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    for name in ("RANK", "MASTER_ADDR", "MASTER_PORT"):
-        monkeypatch.delenv(name, raising=False)
-    for name, value in {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "1", **said}.items():
-        monkeypatch.setenv(name, value)
-    with pytest.raises(InvalidInput, match=words):
-        meet()

@@ -206,7 +206,7 @@ def test_import_is_light_and_needs_no_metadata() -> None:
         "from llcert.cli import main\n"
         "code = main(['--version'])\n"
         "print(code, 'torch' in sys.modules)\n"
-        "from llcert.environment import versions\n"
+        "from llcert.machine.versions import versions\n"
         "print(versions())"
     )
     assert said.splitlines()[:2] == [f"llcert {llcert.__version__}", "0 False"]

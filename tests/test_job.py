@@ -10,14 +10,12 @@ from torch import Tensor
 
 import llcert
 from llcert.api import images_and_labels
-from llcert.certify import Certifier, Settings
+from llcert.certify import Certifier
 from llcert.errors import InvalidInput
 from llcert.ir import Input, Network, apply
 from llcert.job import fingerprint, prepare
 from llcert.ops import Linear, relu
-from llcert.program import lower
 from llcert.question import Question
-from llcert.sizing import MOST, batch_size_for, own_threads, threads_for
 
 
 def network(scale: float = 1.0, classes: int = 3) -> Network:
@@ -93,32 +91,3 @@ def test_a_network_too_large_for_the_device_is_told(monkeypatch: pytest.MonkeyPa
 def test_fingerprints_tell_networks_apart() -> None:
     assert fingerprint(network()) == fingerprint(network())
     assert fingerprint(network()) != fingerprint(network(scale=1.001))
-
-
-def test_batch_sizes_are_powers_of_two_within_memory(monkeypatch: pytest.MonkeyPatch) -> None:
-    program = Certifier.of(network(), Settings(eps=0.1)).program
-    assert batch_size_for(program) == MOST
-    monkeypatch.setattr("llcert.sizing.free_memory", lambda device: 100_000)
-    small = batch_size_for(program)
-    assert 1 <= small < MOST
-    assert small & (small - 1) == 0
-    monkeypatch.setattr("llcert.sizing.free_memory", lambda device: 0)
-    assert batch_size_for(program) == 1
-
-
-def test_small_networks_run_on_one_thread() -> None:
-    assert threads_for(Certifier.of(network(), Settings(eps=0.1)).program, 8) == 1
-    wide = apply(Linear(torch.zeros(1024, 1024)), apply(Input((1024,))))
-    assert threads_for(lower(Network(wide)), 8) == 8
-
-
-def test_threads_are_shared_where_nobody_chose(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(torch, "get_num_threads", lambda: 6)
-    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
-    monkeypatch.delenv("LOCAL_WORLD_SIZE", raising=False)
-    assert own_threads() == 6
-    for size, threads in (("4", 1), ("3", 2), ("12", 1)):
-        monkeypatch.setenv("LOCAL_WORLD_SIZE", size)
-        assert own_threads() == threads
-    monkeypatch.setenv("OMP_NUM_THREADS", "6")
-    assert own_threads() == 6

@@ -11,7 +11,7 @@ from torch import Tensor
 from llcert.bounds.enclose import at_points
 from llcert.bounds.roundoff import Passage
 from llcert.ir import Node
-from llcert.memory import at_once
+from llcert.machine.memory import at_once
 from llcert.program import Program
 from llcert.region import Region
 from llcert.rounding import direct_sums

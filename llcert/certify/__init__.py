@@ -10,7 +10,7 @@ from llcert.certify.cascade import BatchResult, Contradiction, Sample, StageCoun
 from llcert.certify.claim import FIRST, Claim, Never, Top, positive, stated
 from llcert.certify.dual import Dual
 from llcert.certify.explained import Proof, Row, Witness
-from llcert.certify.footprint import Footprint
+from llcert.certify.footprint import Footprint, batch_size_for, check_one_image_fits, multiplications
 from llcert.certify.perturbations import Perturbations
 from llcert.certify.prover import Prover
 from llcert.certify.radii import Eps, Radii, radii_of
@@ -62,7 +62,10 @@ __all__ = [
     "Top",
     "Verdict",
     "Witness",
+    "batch_size_for",
     "cascade",
+    "check_one_image_fits",
+    "multiplications",
     "positive",
     "radii_of",
     "stated",

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from llcert.certify.claim import FIRST, Claim
-from llcert.certify.room import Room
+from llcert.certify.memory_budget import MemoryBudget
 from llcert.certify.verdict import Assurance, Finding, LayerMeasure, Stage, Verdict
 from llcert.errors import NumericalError
 from llcert.program import Program
@@ -89,20 +89,20 @@ def cascade(  # noqa: PLR0913
     *,
     claim: Claim = FIRST,
     measure_all: bool = False,
-    room: Room | None = None,
+    memory: MemoryBudget | None = None,
     disputed: Tensor | None = None,
 ) -> BatchResult:
     """What the stages decide about one batch. The first stage is the clean prediction.
 
     images: `[batch, *input shape]`; labels, indices: `[batch]`. claim: whose references the stages are told.
     measure_all: decided images stay visible to the later stages, for their measures alone; their verdict stands.
-    room: where memory runs out, the images that are still open go on in parts, from the stage where it did.
+    memory: where memory runs out, the images that are still open go on in parts, from the stage where it did.
     disputed: images that the first stage alone is shown, boolean `[batch]`: they stay undecided unless it decides.
     Raises Contradiction where two stages disagree, InvalidInput where a single image does not fit into memory.
     """
     begun = time.perf_counter()
-    room = room or Room(images.device)
-    logits = torch.cat(room.parts("logits", indices, lambda part: program.logits(images[part])))
+    memory = memory or MemoryBudget(images.device)
+    logits = torch.cat(memory.parts("logits", indices, lambda part: program.logits(images[part])))
     prediction, references = logits[:, : program.classes].argmax(1), claim.reference(logits, labels, program.classes)
     ledger, seen = _Ledger.empty(*logits.shape), [_Seen(stage.name) for stage in stages]
     everything = torch.arange(len(images), device=images.device)
@@ -111,12 +111,12 @@ def cascade(  # noqa: PLR0913
     while waiting:  # the last first, so that each part goes through all later stages before the next one does
         number, visible = waiting.pop()
         stage = stages[number]
-        here, *rest = room.split(stage.name, visible)
+        here, *rest = memory.split(stage.name, visible)
         waiting += [(number, part) for part in reversed(rest)]
         started = time.perf_counter()
         known = ledger.bounds[here.cpu()].to(images.device)
         compute = partial(stage, images[here], references[here], indices[here], known)
-        found = room.tried(stage.name, indices[here], compute)
+        found = memory.tried(stage.name, indices[here], compute)
         for finding in found:
             ledger.enter(stage, here, finding, images, labels, indices)
             seen[number].enter(finding)

@@ -27,7 +27,7 @@ from llcert.certify.settings import Semantics, Settings
 from llcert.certify.verdict import Assurance
 from llcert.errors import UnsupportedModel
 from llcert.ir import Activation, Network, Node, Op, format_name, topological
-from llcert.memory import free_memory
+from llcert.machine.memory import free_memory
 from llcert.ops import Sigmoid
 from llcert.program import Program, lower
 from llcert.region import PixelRange

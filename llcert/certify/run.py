@@ -22,12 +22,12 @@ from llcert.certify.cascade import BatchResult, Contradiction, cascade
 from llcert.certify.dual import Dual
 from llcert.certify.explained import Witness
 from llcert.certify.footprint import Footprint
+from llcert.certify.memory_budget import MemoryBudget
 from llcert.certify.originals import Originals
 from llcert.certify.proved import Proved
 from llcert.certify.prover import Prover, provers_of
 from llcert.certify.radii import radii_of
 from llcert.certify.radius import RadiusSearch
-from llcert.certify.room import Room
 from llcert.certify.self_check import SelfCheck
 from llcert.certify.settings import AttackKind, Semantics, Settings
 from llcert.certify.stages import Clean, Global, Local
@@ -50,7 +50,7 @@ class Certifier:
     local: Local
     originals: Originals | None = None
     search: RadiusSearch | None = None
-    room: Room = field(default_factory=lambda: Room(torch.device("cpu")))
+    memory: MemoryBudget = field(default_factory=lambda: MemoryBudget(torch.device("cpu")))
 
     @staticmethod
     def of(
@@ -92,11 +92,11 @@ class Certifier:
         if settings.radius is not None:
             fixed = ~lower(network, device, torch.float64).dependent  # coarser formats lose small weights
             search = RadiusSearch(local, provers.get(settings.assurance), fixed, settings.radius)
-        room = Room(program.device, Footprint.of(program, proved=bool(provers)).bytes, local.forget)
+        memory = MemoryBudget(program.device, Footprint.of(program, proved=bool(provers)).bytes, local.forget)
         originals = None
         if network.original is not None and any(s.verdict is Verdict.CERTIFIED for s in stages):
             originals = Originals(network, network.original, settings.claim, device)
-        return Certifier(network, program, settings, bound, stages, local, originals, search, room)
+        return Certifier(network, program, settings, bound, stages, local, originals, search, memory)
 
     def __call__(self, images: Tensor, labels: Tensor, indices: Tensor, *, self_check: bool = False) -> BatchResult:
         """The verdicts on one batch, if asked with the self-check; in parts where the whole does not fit into memory.
@@ -126,7 +126,7 @@ class Certifier:
                 indices,
                 claim=self.settings.claim,
                 measure_all=self.settings.stages == ("local",),
-                room=self.room,
+                memory=self.memory,
                 disputed=self._disputed(images, labels, indices),
             )
             result = self._with_eps(result, indices)
@@ -141,7 +141,7 @@ class Certifier:
         originals = self.originals
         if originals is None:
             return torch.zeros(len(images), dtype=torch.bool, device=images.device)
-        parts = self.room.parts("comparison", indices, lambda part: originals.disputed(images[part], labels[part]))
+        parts = self.memory.parts("comparison", indices, lambda part: originals.disputed(images[part], labels[part]))
         return torch.cat(parts)
 
     def _check(self, images: Tensor, labels: Tensor, indices: Tensor, result: BatchResult) -> None:
@@ -151,7 +151,7 @@ class Certifier:
             some = replace(result, samples=tuple(result.samples[i] for i in part.tolist()))
             check(self.local, self.network, images[part], labels[part], indices[part], some, deployed=self._deployed)
 
-        self.room.parts("self-check", indices[: check.images], compute)
+        self.memory.parts("self-check", indices[: check.images], compute)
 
     @property
     def _deployed(self) -> bool:
@@ -175,7 +175,7 @@ class Certifier:
         given = images, labels, indices
         if any(right):
             chosen = torch.nonzero(torch.tensor(right, device=images.device))[:, 0]
-            found = self.room.parts("radius", indices[chosen], lambda part: search(*(t[chosen[part]] for t in given)))
+            found = self.memory.parts("radius", indices[chosen], lambda part: search(*(t[chosen[part]] for t in given)))
             radii[chosen] = torch.cat(found)
         samples = []
         share = (time.perf_counter() - begun) / max(len(images), 1)

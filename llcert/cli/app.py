@@ -17,11 +17,11 @@ from llcert.cli.check import check
 from llcert.cli.finetune import finetune, train
 from llcert.cli.inspect import inspect
 from llcert.cli.plot import plot
-from llcert.environment import VERSION
 from llcert.errors import LlcertError, NumericalError, Stopped
+from llcert.machine.versions import VERSION
 
 if TYPE_CHECKING:
-    from llcert.team import Team
+    from llcert.machine.process_group import ProcessGroup
 
 DONE, MISSED, BAD_INPUT, BUG, INTERRUPTED, PIPE_CLOSED = 0, 1, 2, 3, 130, 141
 
@@ -85,28 +85,28 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")  # a terminal that lacks a character still shows the rest
     try:
-        team = _team(sys.argv[1:] if arguments is None else arguments)
+        group = _group(sys.argv[1:] if arguments is None else arguments)
     except LlcertError as error:
         return _fail(str(error), BAD_INPUT, None)
     except KeyboardInterrupt:
         return INTERRUPTED
-    code = _command(arguments, team)
-    return code if team is None else team.part(code)
+    code = _command(arguments, group)
+    return code if group is None else group.leave(code)
 
 
-def _command(arguments: Sequence[str] | None, team: Team | None) -> int:
+def _command(arguments: Sequence[str] | None, group: ProcessGroup | None) -> int:
     """The exit code of the command, after telling whatever goes wrong."""
     try:
-        code = typer.main.get_command(app).main(args=arguments, prog_name="llcert", standalone_mode=False, obj=team)
+        code = typer.main.get_command(app).main(args=arguments, prog_name="llcert", standalone_mode=False, obj=group)
         sys.stdout.flush()
     except _UsageProblem as problem:
         message = cast(Any, problem).format_message()
         # without arguments the help was shown, and there is nothing to say
-        return _fail(message.rstrip(".") + "; llcert --help tells more", BAD_INPUT, team) if message else BAD_INPUT
+        return _fail(message.rstrip(".") + "; llcert --help tells more", BAD_INPUT, group) if message else BAD_INPUT
     except NumericalError as error:
-        return _fail(str(error), BUG, team)
+        return _fail(str(error), BUG, group)
     except LlcertError as error:
-        return _fail(str(error), BAD_INPUT, team)
+        return _fail(str(error), BAD_INPUT, group)
     except Stopped as stopped:
         return stopped.code
     except (KeyboardInterrupt, typer.Abort):
@@ -115,30 +115,30 @@ def _command(arguments: Sequence[str] | None, team: Team | None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return PIPE_CLOSED
     except OSError as error:
-        return _fail(str(error), BAD_INPUT, team)
+        return _fail(str(error), BAD_INPUT, group)
     except ModuleNotFoundError as error:
-        return _fail(f"the package {error.name} is not installed, and this needs it", BAD_INPUT, team)
+        return _fail(f"the package {error.name} is not installed, and this needs it", BAD_INPUT, group)
     except Exception as error:
         if _out_of_memory(error):
-            return _fail("out of memory; a smaller --batch-size or --samples may help", BAD_INPUT, team)
+            return _fail("out of memory; a smaller --batch-size or --samples may help", BAD_INPUT, group)
         told = "" if _debugging() else " (LLCERT_DEBUG=1 shows where)"
-        return _fail(f"a bug in llcert, please report it: {type(error).__name__}: {error}{told}", BUG, team)
+        return _fail(f"a bug in llcert, please report it: {type(error).__name__}: {error}{told}", BUG, group)
     return int(code or DONE)
 
 
-def _team(arguments: Sequence[str]) -> Team | None:
+def _group(arguments: Sequence[str]) -> ProcessGroup | None:
     """The processes that share the work of `llcert certify`, where there are several."""
     if os.environ.get("WORLD_SIZE", "1") == "1" or "certify" not in arguments[:1]:
         return None
-    from llcert.team import meet
+    from llcert.machine.process_group import join
 
-    return meet()
+    return join()
 
 
-def _fail(message: str, code: int, team: Team | None) -> int:
+def _fail(message: str, code: int, group: ProcessGroup | None) -> int:
     """Tells the user, unless another process has told before what went wrong; the exit code."""
-    if team is not None:
-        first, code = team.stop(code)
+    if group is not None:
+        first, code = group.stop(code)
         if not first:
             return code
     if _debugging():
@@ -149,7 +149,7 @@ def _fail(message: str, code: int, team: Team | None) -> int:
 
 
 def _out_of_memory(error: Exception) -> bool:
-    from llcert.memory import out_of_memory
+    from llcert.machine.memory import out_of_memory
 
     return out_of_memory(error)
 

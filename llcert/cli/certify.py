@@ -139,7 +139,7 @@ def certify(
     outputs = Outputs(
         out=out, resume=resume, overwrite=overwrite, proof=proof, json=json, tsv=tsv, fail_under=fail_under
     )
-    team = context.obj
-    if team is not None and not team.leads:
-        raise typer.Exit(share(model, team, folder=out or Path(), self_check=not no_self_check))
-    raise typer.Exit(run(model, question, outputs, self_check=not no_self_check, team=team))
+    group = context.obj
+    if group is not None and not group.leads:
+        raise typer.Exit(share(model, group, folder=out or Path(), self_check=not no_self_check))
+    raise typer.Exit(run(model, question, outputs, self_check=not no_self_check, group=group))

@@ -11,14 +11,14 @@ import torch
 from rich.console import Console
 
 from llcert.api import file_sha256, load
-from llcert.certify import Contradiction, Witness, radii_of
+from llcert.certify import Contradiction, Witness, multiplications, radii_of
 from llcert.cli.terminal import DownloadProgress
 from llcert.data import Dataset
 from llcert.errors import NumericalError
 from llcert.job import Job, device_of, prepare
-from llcert.processes import own_device
+from llcert.machine.environment import own_device
+from llcert.machine.threads import own_threads, threads_for
 from llcert.question import Question
-from llcert.sizing import own_threads, threads_for
 
 
 def job_of(
@@ -47,7 +47,7 @@ def job_of(
         self_check=self_check,
         witness=witness,
     )
-    torch.set_num_threads(threads_for(job.certifier.program, own_threads()))
+    torch.set_num_threads(threads_for(multiplications(job.certifier.program), own_threads()))
     return job
 
 

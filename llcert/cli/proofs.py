@@ -7,9 +7,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from llcert.certify import Assurance, BatchResult, Radii, Semantics, Verdict
-from llcert.environment import VERSION
 from llcert.errors import InvalidInput
 from llcert.evidence import Folder, Recorder, open_folder
+from llcert.machine.versions import VERSION
 from llcert.question import Question
 from llcert.report import Subject
 

@@ -20,11 +20,11 @@ from llcert.cli.terminal import stderr, stdout, uninterrupted, work_progress
 from llcert.data import Dataset
 from llcert.errors import InvalidInput
 from llcert.job import Job
+from llcert.machine.process_group import ProcessGroup
 from llcert.question import Question
 from llcert.report import Report, Tally
 from llcert.report.diagnosis import percent
 from llcert.run_directory import AHEAD, RunDirectory, dump, open_directory, write_atomically
-from llcert.team import Team
 
 _MISSED, _INTERRUPTED = 1, 130
 
@@ -63,14 +63,14 @@ def run(
     *,
     self_check: bool = True,
     dataset: Dataset | None = None,
-    team: Team | None = None,
+    group: ProcessGroup | None = None,
 ) -> int:
     """Answers a question about a model file; the exit code. Raises LlcertError for everything that cannot be done.
 
-    dataset: in place of the one the question names. team: the processes that share the work, led by this one.
+    dataset: in place of the one the question names. group: the processes that share the work, led by this one.
     """
-    team = team or Team()
-    if team.size > 1 and outputs.proof is not None:
+    group = group or ProcessGroup()
+    if group.size > 1 and outputs.proof is not None:
         raise InvalidInput("--proof: one process alone writes a certificate; start llcert without torchrun")
     directory = None
     if outputs.out is not None:
@@ -81,7 +81,7 @@ def run(
         proofs = Proofs.open(outputs.proof, question, resume=outputs.resume, overwrite=outputs.overwrite)
         question = replace(question, stages=question.stages or STAGES)
     witness = None if proofs is None else proofs.recorder
-    shared = team.size > 1
+    shared = group.size > 1
     job = job_of(
         Path(model), question, stderr(), self_check=self_check, dataset=dataset, witness=witness, shared=shared
     )
@@ -90,7 +90,7 @@ def run(
     tally = Tally(job.subject)
     try:
         with reproducible(job, outputs.out or Path()):
-            finished = _work(job, tally, directory, question, proofs, team)
+            finished = _work(job, tally, directory, question, proofs, group)
     finally:
         if directory is not None:
             directory.close()
@@ -98,10 +98,10 @@ def run(
     if directory is not None:
         directory.write_summary(report)
     if not finished:
-        _, code = team.stop(_INTERRUPTED)
+        _, code = group.stop(_INTERRUPTED)
         return _interrupted(report, model, outputs) if code == _INTERRUPTED else code
     code = _deliver(report, outputs)
-    team.disband()
+    group.await_members()
     return code
 
 
@@ -114,7 +114,12 @@ def _continued(question: Question, directory: RunDirectory) -> Question:
 
 
 def _work(
-    job: Job, tally: Tally, directory: RunDirectory | None, question: Question, proofs: Proofs | None, team: Team
+    job: Job,
+    tally: Tally,
+    directory: RunDirectory | None,
+    question: Question,
+    proofs: Proofs | None,
+    group: ProcessGroup,
 ) -> bool:
     """Adds the results of all batches to the tally and to the folder; False if the user interrupted."""
     done = directory.begin(question, job.identity) if directory else ()
@@ -123,9 +128,9 @@ def _work(
     for result in done:
         tally.add(result)
     try:
-        with _ahead(directory, team) as ahead, work_progress(stderr(), "images", total=len(job.indices)) as progress:
+        with _ahead(directory, group) as ahead, work_progress(stderr(), "images", total=len(job.indices)) as progress:
             progress.advance(len(tally))
-            for result in shared_results(job, question, team, ahead, done=len(done)):
+            for result in shared_results(job, question, group, ahead, done=len(done)):
                 with uninterrupted():
                     tally.add(result)
                     if proofs is not None:
@@ -142,11 +147,11 @@ def _work(
 
 
 @contextmanager
-def _ahead(directory: RunDirectory | None, team: Team) -> Iterator[Ahead]:
+def _ahead(directory: RunDirectory | None, group: ProcessGroup) -> Iterator[Ahead]:
     """Where finished batches wait for their turn: in the folder of the run, so that they outlive it, or for now."""
     if directory is not None:
         yield Ahead((directory.path / AHEAD).resolve())
-    elif team.size == 1:
+    elif group.size == 1:
         yield Ahead()
     else:
         with TemporaryDirectory(prefix="llcert-") as folder:

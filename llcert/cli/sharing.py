@@ -17,15 +17,17 @@ from llcert.cli.jobs import job_of, reproducible
 from llcert.dealing import help_out, in_order
 from llcert.errors import InvalidInput
 from llcert.job import Job
+from llcert.machine.process_group import ProcessGroup
 from llcert.question import Question
-from llcert.team import Team
 
 
-def shared_results(job: Job, question: Question, team: Team, ahead: Ahead, *, done: int) -> Iterator[BatchResult]:
+def shared_results(
+    job: Job, question: Question, group: ProcessGroup, ahead: Ahead, *, done: int
+) -> Iterator[BatchResult]:
     """The results of all batches but the first `done`, in order, whichever process computes them."""
     kept = ahead.numbers()
     dealt = [number for number in range(done, job.batches) if number not in kept]
-    team.tell(
+    group.publish(
         {
             "question": replace(question, batch_size=job.batch_size).to_json(),
             "identity": job.identity,
@@ -33,20 +35,20 @@ def shared_results(job: Job, question: Question, team: Team, ahead: Ahead, *, do
             "dealt": dealt,
         }
     )
-    return in_order(partial(_result, job, dealt), team, ahead, numbers=range(done, job.batches), dealt=dealt)
+    return in_order(partial(_result, job, dealt), group, ahead, numbers=range(done, job.batches), dealt=dealt)
 
 
-def share(model: str, team: Team, *, folder: Path, self_check: bool) -> int:
+def share(model: str, group: ProcessGroup, *, folder: Path, self_check: bool) -> int:
     """Takes a share of the batches of the run that the first process leads; the exit code.
 
     folder: for what shows a contradiction. Raises LlcertError for everything that cannot be done.
     """
-    plan = team.told()
+    plan = group.await_published()
     question, dealt = Question.from_json(plan["question"]), plan["dealt"]
     job = job_of(Path(model), question, Console(quiet=True), self_check=self_check, shared=True)
-    _compare(plan["identity"], job.identity, team.rank)
+    _compare(plan["identity"], job.identity, group.rank)
     with reproducible(job, folder):
-        help_out(partial(_result, job, dealt), team, Ahead(Path(plan["ahead"])), dealt=dealt)
+        help_out(partial(_result, job, dealt), group, Ahead(Path(plan["ahead"])), dealt=dealt)
     return 0
 
 

@@ -17,15 +17,16 @@ import torch
 from rich.console import Console
 
 import llcert
+from llcert.certify import multiplications
 from llcert.cli.running import Outputs
 from llcert.cli.running import run as certify
 from llcert.cli.terminal import DownloadProgress, stderr, work_progress
 from llcert.errors import InvalidInput
 from llcert.job import device_of
-from llcert.processes import own_device, own_rank
+from llcert.machine.environment import own_device, own_rank
+from llcert.machine.threads import threads_for
 from llcert.report.diagnosis import percent
 from llcert.run_directory import SUMMARY
-from llcert.sizing import threads_for
 from llcert_train.card import card
 from llcert_train.finetune import Planned, Step, finetune
 from llcert_train.folder import TrainingFolder, open_folder
@@ -90,7 +91,7 @@ def _recipe(request: Request, folder: TrainingFolder) -> Recipe:
 def _trained(job: Job, folder: TrainingFolder, console: Console) -> bool:
     """Trains to the end; False if the user interrupted, after a step that was finished and saved."""
     trainer = job.trainer
-    torch.set_num_threads(threads_for(trainer.program, torch.get_num_threads()))
+    torch.set_num_threads(threads_for(multiplications(trainer.program), torch.get_num_threads()))
     state = folder.checkpoint() if folder.stored is not None else None
     if state is not None:
         trainer.restore(state)

@@ -179,7 +179,7 @@ WEIGHTS = {"w": noise(4, 3, 3, 3), "k": noise(144, 5)}
 def test_one_image_at_a_time_agrees_as_well(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = written(tmp_path, onnx_model(BODY, WEIGHTS))
     together = load(path).notes[-1]
-    monkeypatch.setattr("llcert.memory.free_memory", lambda device: 1)
+    monkeypatch.setattr("llcert.machine.memory.free_memory", lambda device: 1)
     alone = load(path).notes[-1]
     assert together.split(" on ")[-1] == alone.split(" on ")[-1]
 
@@ -191,7 +191,7 @@ def test_an_image_that_does_not_fit_is_told(tmp_path: Path, monkeypatch: pytest.
     with pytest.raises(UnsupportedModel, match=r"one image takes about .* free; its value 'c' of shape \(4, 6, 6\)"):
         load(path)
     monkeypatch.undo()
-    monkeypatch.setattr("llcert.sizing.free_memory", lambda device: 1000)
+    monkeypatch.setattr("llcert.certify.footprint.free_memory", lambda device: 1000)
     with pytest.raises(InvalidInput, match=r"bounds of one image take about .*'c' of shape \(4, 6, 6\).*--assurance"):
         llcert.certify(network, (torch.rand(2, 3, 8, 8), torch.zeros(2, dtype=torch.int64)), eps=0.1)
 

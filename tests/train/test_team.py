@@ -14,7 +14,7 @@ from toy_runs import asked, same
 
 from llcert.cli import main
 from llcert.errors import InvalidInput
-from llcert.processes import own_device, own_rank
+from llcert.machine.environment import own_device, own_rank
 from llcert_train.team import Team, assembled
 
 

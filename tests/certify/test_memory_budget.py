@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from llcert.certify import Assurance, BatchResult, Certifier, Finding, Settings, Stage, Verdict
-from llcert.certify.room import Room
+from llcert.certify.memory_budget import MemoryBudget
 from llcert.errors import InvalidInput
 from llcert.ir import Input, Network, apply
 from llcert.ops import Linear, relu
@@ -109,10 +109,10 @@ def test_what_was_done_before_is_not_done_again() -> None:
 
 
 def test_an_estimate_cuts_before_anything_fails(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("llcert.certify.room.free_memory", lambda device: 1000)
-    room = Room(torch.device("cpu"), bytes=lambda images: 100 * images)
-    assert room.parts("any", torch.arange(12), len) == [3, 3, 3, 3]
-    huge = Room(torch.device("cpu"), bytes=lambda images: 10_000 * images)
+    monkeypatch.setattr("llcert.certify.memory_budget.free_memory", lambda device: 1000)
+    memory = MemoryBudget(torch.device("cpu"), bytes=lambda images: 100 * images)
+    assert memory.parts("any", torch.arange(12), len) == [3, 3, 3, 3]
+    huge = MemoryBudget(torch.device("cpu"), bytes=lambda images: 10_000 * images)
     assert huge.parts("any", torch.arange(3), len) == [1, 1, 1]
 
 
@@ -126,7 +126,7 @@ def test_other_errors_pass() -> None:
         raise RuntimeError("shapes differ")
 
     with pytest.raises(RuntimeError, match="shapes differ"):
-        Room(torch.device("cpu")).parts("any", torch.arange(4), broken)
+        MemoryBudget(torch.device("cpu")).parts("any", torch.arange(4), broken)
 
 
 def test_an_image_fits_once_nothing_else_is_kept() -> None:
@@ -137,7 +137,7 @@ def test_an_image_fits_once_nothing_else_is_kept() -> None:
             raise MemoryError
         return len(part)
 
-    assert Room(torch.device("cpu"), forget=kept.clear).parts("any", torch.arange(1), compute) == [1]
+    assert MemoryBudget(torch.device("cpu"), forget=kept.clear).parts("any", torch.arange(1), compute) == [1]
 
 
 def test_radii_are_the_same_in_parts() -> None:
@@ -160,7 +160,7 @@ LIMITED = """
 import json, resource, torch
 torch.set_num_threads(1)
 from llcert.certify import Assurance, Certifier, Settings
-from llcert.certify.room import Room
+from llcert.certify.memory_budget import MemoryBudget
 from llcert.ir import Input, Network, apply
 from llcert.ops import Linear, relu
 g = torch.Generator().manual_seed(0)
@@ -173,15 +173,16 @@ settings = Settings(eps=0.004, stages=("local",), assurance=Assurance.ESTIMATE)
 certifier = Certifier.of(network, settings)
 certifier(images[:1], network(images[:1]).argmax(1), torch.arange(1))  # threads and buffers of the libraries
 labels = network(images).argmax(1)
-room = Room(certifier.program.device, forget=certifier.local.forget)  # no estimate
-object.__setattr__(certifier, "room", room)
+memory = MemoryBudget(certifier.program.device, forget=certifier.local.forget)  # no estimate
+object.__setattr__(certifier, "memory", memory)
 used = next(int(line.split()[1]) for line in open("/proc/self/status") if line.startswith("VmSize"))
 results = []
 for limit in ((used << 10) + (48 << 20), resource.RLIM_INFINITY):
     resource.setrlimit(resource.RLIMIT_AS, (limit, resource.RLIM_INFINITY))
     result = certifier(images, labels, torch.arange(256))
-    results.append({"samples": [[s.index, s.verdict.value, s.margin] for s in result.samples], "most": dict(room.most)})
-    room.most.clear()
+    samples = [[s.index, s.verdict.value, s.margin] for s in result.samples]
+    results.append({"samples": samples, "most": dict(memory.most)})
+    memory.most.clear()
 print(json.dumps(results))
 """
 

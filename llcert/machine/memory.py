@@ -9,7 +9,7 @@ from pathlib import Path
 
 import torch
 
-from llcert.processes import local_size
+from llcert.machine.environment import local_size
 
 _UNKNOWN = 2 << 30
 _SHARE = 0.25

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from llcert import memory
-from llcert.memory import free_memory, out_of_memory
+from llcert.machine import memory
+from llcert.machine.memory import free_memory, out_of_memory
 
 CPU = torch.device("cpu")
 KILLED = "[enforce fail at alloc_cpu.cpp:127] err == 0. DefaultCPUAllocator: can't allocate memory: ..."

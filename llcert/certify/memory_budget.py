@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from llcert.errors import InvalidInput
-from llcert.memory import free_memory, out_of_memory, release
+from llcert.machine.memory import free_memory, out_of_memory, release
 
 T = TypeVar("T")
 
@@ -29,7 +29,7 @@ def _no_bytes(images: int) -> int:
 
 
 @dataclass(frozen=True)
-class Room:
+class MemoryBudget:
     """How many images each computation may hold at a time: by an estimate, and by what failed before.
 
     device: whose memory it is. bytes: estimate of what so many images take. forget: drops what is kept and can be

@@ -1,4 +1,4 @@
-"""What torchrun, or whoever started several processes, says about this one in its environment."""
+"""What torchrun says about a process in its environment: rank, number of processes, and which GPU is its own."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import torch
 from llcert.errors import InvalidInput
 
 
-def team_size() -> int:
+def group_size() -> int:
     """How many processes were started together; 1 for one that is alone.
 
     Raises InvalidInput where there are several and the environment does not say where they meet.

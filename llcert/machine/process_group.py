@@ -1,7 +1,8 @@
-"""The processes that share the batches of one run; one alone is a team too.
+"""The processes that certify the batches of one run together, as torchrun starts them; one process is a group of one.
 
-They talk through the store by which torchrun lets processes find each other: a few short texts and counters. Every wait
-looks at whether someone has stopped, or is gone.
+They communicate through torchrun's key-value store (the one of its rendezvous) and nothing else: a plan published by
+rank 0, a shared counter, an exit code, and a heartbeat of every process. There are no collectives: nothing is reduced,
+and a collective would block where a process is gone (docs/decisions/sharing.md).
 """
 
 from __future__ import annotations
@@ -21,9 +22,9 @@ from torch.distributed.distributed_c10d import PrefixStore, Store
 from torch.distributed.rendezvous import rendezvous
 
 from llcert.errors import InvalidInput, LlcertError, Stopped
-from llcert.processes import team_size
+from llcert.machine.environment import group_size
 
-_PLAN, _DEALT, _STOP = "plan", "dealt", "stop"
+_PLAN, _TAKEN, _STOP = "plan", "taken", "stop"
 _INTERRUPTED = 130
 _BEAT = 5.0
 _POLL = 0.05
@@ -32,10 +33,10 @@ _MEETING = timedelta(minutes=5)
 
 
 @dataclass
-class Team:
-    """rank: of this process, from 0. size: how many there are. store: what they have in common.
+class ProcessGroup:
+    """rank: of this process, from 0. size: number of processes. store: the key-value store that they share.
 
-    patience: seconds of silence after which a process counts as gone.
+    patience: seconds without a heartbeat after which a process counts as gone.
     """
 
     rank: int = 0
@@ -43,40 +44,43 @@ class Team:
     store: Store = field(default_factory=HashStore)
     patience: float = 300.0
     _heard: dict[int, tuple[int, float]] = field(default_factory=dict)
-    _pulse: _Pulse | None = None
+    _heartbeat: _Heartbeat | None = None
 
     @property
     def leads(self) -> bool:
-        """Whether this process is the one that writes and prints."""
+        """Whether this is rank 0, which writes all files and prints."""
         return self.rank == 0
 
-    def tell(self, plan: Mapping[str, Any]) -> None:
-        """Says what is to be done, as plain JSON values, to those who wait in `told`."""
+    def publish(self, plan: Mapping[str, Any]) -> None:
+        """Gives the plan of the run, of plain JSON values, to the processes that wait in `await_published`."""
         with _reaching():
             self.store.set(_PLAN, json.dumps(plan))
 
-    def told(self) -> dict[str, Any]:
-        """What the first process says is to be done."""
+    def await_published(self) -> dict[str, Any]:
+        """The plan that rank 0 publishes, once it has. Raises as `wait` does."""
         while not self._knows(_PLAN):
             self.wait()
         with _reaching():
             plan: dict[str, Any] = json.loads(self.store.get(_PLAN))
         return plan
 
-    def deal(self) -> int:
-        """0, 1, 2, ...: each number to one process. Raises as `check` does."""
+    def next_number(self) -> int:
+        """0, 1, 2, ...: the next number of a counter that the group shares, so that no two processes get the same one.
+
+        Raises as `check` does.
+        """
         self.check()
         with _reaching():
-            return self.store.add(_DEALT, 1) - 1
+            return self.store.add(_TAKEN, 1) - 1
 
     def check(self) -> None:
-        """Raises Stopped where another process has stopped, KeyboardInterrupt where the user stopped it."""
+        """Raises Stopped where another process has failed, KeyboardInterrupt where the user interrupted it."""
         if self._knows(_STOP):
             code = int(self.store.get(_STOP).decode().split()[0])
             raise KeyboardInterrupt if code == _INTERRUPTED else Stopped(code)
 
     def wait(self) -> None:
-        """Lets a moment pass. Raises as `check` does, and LlcertError where a process has been silent for too long."""
+        """Sleeps 0.05 s. Raises as `check` does, and LlcertError where a process has had no heartbeat for too long."""
         self.check()
         for rank in range(1, self.size) if self.leads else (0,):
             if not self._knows(_left(rank)) and self._silence(rank) > self.patience:
@@ -86,7 +90,7 @@ class Team:
         time.sleep(_POLL)
 
     def _silence(self, rank: int) -> float:
-        """Seconds since a process was last heard of, as far as this one has listened."""
+        """Seconds since the heartbeat of a process last changed, as seen from here."""
         with _reaching():
             count = self.store.add(_beat(rank), 0)
         before = self._heard.get(rank)
@@ -100,9 +104,10 @@ class Team:
             return self.store.check([key])
 
     def stop(self, code: int) -> tuple[bool, int]:
-        """Makes the others stop with this exit code; whether nobody has done so before, and the code of who was first.
+        """Ends the group with this exit code, unless it has one: whether this process is the first to stop, and the
+        exit code of the first.
 
-        Who is first tells the user; a process that reaches nobody any more is the first.
+        Only the first one prints its error. A process that cannot reach the store counts as the first.
         """
         mine = f"{code} {self.rank}"
         try:
@@ -111,24 +116,24 @@ class Team:
             first = mine
         return first == mine, int(first.split()[0])
 
-    def disband(self) -> None:
-        """Returns once the others are done. Raises as `wait` does."""
-        while not self._deserted():
+    def await_members(self) -> None:
+        """Returns once all other processes have left. Raises as `wait` does."""
+        while not self._alone():
             self.wait()
 
-    def _deserted(self) -> bool:
-        """Whether all but the first process have left."""
+    def _alone(self) -> bool:
+        """Whether every process but rank 0 has left."""
         return all(self._knows(_left(rank)) for rank in range(1, self.size))
 
-    def part(self, code: int = 0) -> int:
-        """The last thing a process does: stops the others where its exit code is not 0; the exit code of the team.
+    def leave(self, code: int = 0) -> int:
+        """The exit code of the group, as a process ends with `code` of its own: one that is not 0 stops the others.
 
-        The first process lingers a little, so that the others hear why it stopped.
+        Rank 0, which holds the store, stays up to 5 s so that the others can still read why it stopped.
         """
         if self.size == 1:
             return code
-        if self._pulse is not None:
-            self._pulse.end()
+        if self._heartbeat is not None:
+            self._heartbeat.end()
             # torchrun may end what is left now: the exit code is settled
             signal.signal(signal.SIGTERM, signal.SIG_IGN)
         if code:
@@ -136,13 +141,13 @@ class Team:
         end = time.monotonic() + _LINGER
         with suppress(LlcertError), _reaching():
             self.store.set(_left(self.rank), "")
-            while self.leads and not self._deserted() and time.monotonic() < end:
+            while self.leads and not self._alone() and time.monotonic() < end:
                 time.sleep(_POLL)
         return code
 
 
-class _Pulse(threading.Thread):
-    """Says again and again that a process is alive."""
+class _Heartbeat(threading.Thread):
+    """A thread that increments the counter of its process every 5 s."""
 
     def __init__(self, store: Store, rank: int) -> None:
         super().__init__(daemon=True)
@@ -155,7 +160,7 @@ class _Pulse(threading.Thread):
                 self._over.wait(_BEAT)
 
     def end(self) -> None:
-        """No more of it; the thread is over, or dies with the process."""
+        """Ends the thread, at the latest with the process."""
         self._over.set()
         self.join(timeout=_BEAT)
 
@@ -173,24 +178,24 @@ def _reaching() -> Iterator[None]:
     try:
         yield
     except DistError as error:
-        raise LlcertError("the first process of the team is not to be reached any more; --resume goes on") from error
+        raise LlcertError("the first process of the group cannot be reached any more; --resume goes on") from error
 
 
-def meet() -> Team:
-    """The team that torchrun started, or this process alone. SIGTERM, by which torchrun ends those that are left where
-    one fails, then interrupts like Ctrl-C.
+def join() -> ProcessGroup:
+    """The group that torchrun started, or this process alone. In a group SIGTERM, by which torchrun ends the processes
+    that are left where one fails, interrupts like Ctrl-C.
 
     Raises InvalidInput where the environment makes no sense, LlcertError where the processes do not find each other.
     """
-    size = team_size()
+    size = group_size()
     if size < 2:
-        return Team()
+        return ProcessGroup()
     try:
         store, rank, size = next(rendezvous("env://", timeout=_MEETING))
     except (DistError, ValueError, RuntimeError) as error:
         raise InvalidInput(f"the {size} processes did not find each other: {str(error).splitlines()[0]}") from error
     store = PrefixStore("llcert", store)
-    pulse = _Pulse(store, rank)
-    pulse.start()
+    heartbeat = _Heartbeat(store, rank)
+    heartbeat.start()
     signal.signal(signal.SIGTERM, signal.default_int_handler)
-    return Team(rank, size, store, _pulse=pulse)
+    return ProcessGroup(rank, size, store, _heartbeat=heartbeat)
