@@ -30,7 +30,7 @@ import torch
 
 import llcert
 from llcert.bounds import Balls, LastLayer, global_bound, propagate, worst_margins
-from llcert.certify.claim import positive
+from llcert.certify.specification import positive
 from llcert.data import load_dataset
 from llcert.data.dataset import ArrayImages
 from llcert.program import lower

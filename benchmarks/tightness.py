@@ -26,7 +26,7 @@ from llcert.api import load
 from llcert.bounds import RowWeighting, worst_margins
 from llcert.bounds.dual import Backward, Choice, Key, differences
 from llcert.certify import PGD, Perturbations, Target, Verdict, radii_of
-from llcert.certify.claim import positive
+from llcert.certify.specification import positive
 from llcert.data import load_dataset
 from llcert.job import Job, prepare
 from llcert.layout import Layout

@@ -22,12 +22,12 @@ from llcert.certify import (
     AttackKind,
     BatchResult,
     Certifier,
-    Claim,
     Eps,
     Never,
     Radii,
     Semantics,
     Settings,
+    Specification,
     Top,
     Witness,
     batch_size_for,
@@ -134,7 +134,7 @@ def prepare(
     dataset = dataset or _dataset(question, model, progress)
     chosen = select(question.samples, len(dataset))
     settings = replace(settings, eps=_of_chosen(settings.eps, question, dataset, chosen))
-    indices = _asked_about(settings.claim, dataset, chosen)
+    indices = _asked_about(settings.specification, dataset, chosen)
     _check_range(settings, dataset, indices)
     adapted, notes = adapt(network, dataset.image_shape, layout=question.layout, mean=question.mean, std=question.std)
     agreement = compared(adapted, _first_images(dataset, indices)) if adapted.original else None
@@ -173,7 +173,7 @@ def prepare(
         parity=agreement.difference if agreement else None,
         notes=(*network.notes, *(n for n in notes if not n.startswith(_NORMALISED)), *_agreed(agreement, dataset)),
         warnings=_warnings(dataset, network, settings),
-        claim=settings.claim,
+        specification=settings.specification,
         left_out=len(chosen) - len(indices),
         pixel_range=settings.pixel_range,
         clip_input=settings.clip_input,
@@ -232,7 +232,7 @@ def settings_of(question: Question, model: str) -> Settings:
         pgd=_pgd(question),
         solver=_solver(question),
         start=_choice(question.start, Start, "start", base.start),
-        claim=_claim(question),
+        specification=_specification(question),
     )
 
 
@@ -282,17 +282,17 @@ def _of_chosen(eps: Eps, question: Question, dataset: Dataset, chosen: range) ->
     )
 
 
-def _claim(question: Question) -> Claim:
+def _specification(question: Question) -> Specification:
     if question.target is not None:
         return Never(question.target)
     return FIRST if question.top is None else Top(question.top)
 
 
-def _asked_about(claim: Claim, dataset: Dataset, chosen: range) -> Sequence[int]:
+def _asked_about(specification: Specification, dataset: Dataset, chosen: range) -> Sequence[int]:
     """The chosen images of which the claim is asked."""
-    found = [i for i in chosen if claim.asks(int(dataset.labels[i]))]
+    found = [i for i in chosen if specification.asks(int(dataset.labels[i]))]
     if not found:
-        raise InvalidInput(f"{claim.name}: every chosen image has that label, so there is none to ask about")
+        raise InvalidInput(f"{specification.name}: every chosen image has that label, so there is none to ask about")
     return chosen if len(found) == len(chosen) else tuple(found)
 
 
@@ -399,7 +399,7 @@ def _settled(question: Question, settings: Settings, subject: Subject, dataset: 
     return {
         "eps": None if isinstance(settings.eps, Radii) else settings.eps,
         "radii_sha256": _radii_sha256(settings.eps),
-        "claim": stated(settings.claim, settings.within),
+        "claim": stated(settings.specification, settings.within),
         "data": dataset.name,
         "split": dataset.split,
         "samples": subject.selection,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from llcert.certify import FIRST, PGD, Adversary, Attacked, Claim, Eps, Perturbations, Target
+from llcert.certify import FIRST, PGD, Adversary, Attacked, Eps, Perturbations, Specification, Target
 from llcert.program import Program
 
 
@@ -17,18 +17,18 @@ def attacked(
     eps: float | Tensor,
     seed: int = 0,
     *,
-    claim: Claim = FIRST,
+    specification: Specification = FIRST,
     whole: bool = False,
 ) -> Attacked:
     """What PGD reaches in balls of radius eps, a number or `[batch]`; whole: also outside the pixel range."""
     radii = torch.as_tensor(eps, dtype=torch.float64).expand(len(images))
     around = (Perturbations.whole if whole else Perturbations.natural)(images, radii, program.dtype)
-    return pgd(Target(program, program.logits, claim), around, labels, seed + torch.arange(len(images)))
+    return pgd(Target(program, program.logits, specification), around, labels, seed + torch.arange(len(images)))
 
 
-def adversary(program: Program, eps: Eps, claim: Claim = FIRST) -> Adversary:
+def adversary(program: Program, eps: Eps, specification: Specification = FIRST) -> Adversary:
     """Who may use every point of the balls, and whose findings count by the program's own arithmetic."""
-    return Adversary(Target(program, program.logits, claim), eps)
+    return Adversary(Target(program, program.logits, specification), eps)
 
 
 def unbounded(program: Program, images: Tensor) -> Tensor:

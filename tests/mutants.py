@@ -398,9 +398,9 @@ MUTANTS = (
     Mutant(
         "a proof of another radius",
         "_margins",
-        "plan, radii_of(prover.eps, indices[chosen]))",
-        "plan, radii_of(prover.eps, indices[:len(chosen)]))",
-        "tests/certify/test_claim.py::test_each_image_has_its_own_radius",
+        "hint, radii_of(prover.eps, indices[chosen]))",
+        "hint, radii_of(prover.eps, indices[:len(chosen)]))",
+        "tests/certify/test_specification.py::test_each_image_has_its_own_radius",
     ),
     # the independent checker
     Mutant(

@@ -369,8 +369,8 @@ def test_a_model_that_disagrees_on_the_first_images_is_refused() -> None:
         disputed(disagreeing(tiny(), lambda logits: logits[3].neg_()))
 
 
-@pytest.mark.parametrize("claim", ["top", "target"])
-def test_other_claims_are_asked_of_the_original_too(claim: str) -> None:
+@pytest.mark.parametrize("specification", ["top", "target"])
+def test_other_claims_are_asked_of_the_original_too(specification: str) -> None:
     """The two largest logits exchanged: the label stays among the two, and the third is never answered."""
     network = tiny()
     order = network(IMAGES).argsort(1, descending=True)
@@ -380,7 +380,7 @@ def test_other_claims_are_asked_of_the_original_too(claim: str) -> None:
 
     third = int(order[12, 2])
     labels = torch.where(order[:, 0] == third, order[:, 1], order[:, 0])
-    question = {"top": 2} if claim == "top" else {"target": third}
+    question = {"top": 2} if specification == "top" else {"target": third}
     report = llcert.certify(disagreeing(network, change), (IMAGES, labels), 1e-5, **question)
     assert [s.index for s in report.samples if s.disputed] == [12]
 

@@ -313,13 +313,13 @@ def test_histogram_counts_everything() -> None:
 
 
 def test_other_claims_have_their_own_words() -> None:
-    never = replace(SUBJECT, claim=Never(3), left_out=2)
+    never = replace(SUBJECT, specification=Never(3), left_out=2)
     shown = text(report(FIRST, SECOND, subject=never))
     assert "the network never answers class 3; images of that class left out: 2" in " ".join(shown.split())
     assert "answered 3 already" in shown
     assert "misclassified" not in shown
     assert "never 3:" in shown
-    top = replace(SUBJECT, claim=Top(3))
+    top = replace(SUBJECT, specification=Top(3))
     shown = text(report(FIRST, SECOND, subject=top))
     assert "among the 3 largest logits" in shown
     assert "not in the top 3" in shown
@@ -329,7 +329,7 @@ def test_other_claims_have_their_own_words() -> None:
 
 def test_claims_that_are_mostly_true_hide_no_wrong_normalisation() -> None:
     samples = [replace(sample(i, Verdict.CERTIFIED, "global"), prediction=0) for i in range(12)]
-    found = report(BatchResult(tuple(samples), FIRST.stages, ()), subject=replace(SUBJECT, claim=Never(3)))
+    found = report(BatchResult(tuple(samples), FIRST.stages, ()), subject=replace(SUBJECT, specification=Never(3)))
     assert any("near chance" in warning for warning in found.warnings)
 
 

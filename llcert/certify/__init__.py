@@ -7,7 +7,6 @@ from typing import Any
 from llcert.certify.attack import PGD, Attacked, Deployed, Objective, Target
 from llcert.certify.attack_stages import Adversary, Attack, TargetedAttack
 from llcert.certify.cascade import BatchResult, Contradiction, Sample, StageCount, cascade
-from llcert.certify.claim import FIRST, Claim, Never, Top, positive, stated
 from llcert.certify.dual import Dual
 from llcert.certify.explained import Proof, Row, Witness
 from llcert.certify.footprint import Footprint, batch_size_for, check_one_image_fits, multiplications
@@ -17,6 +16,7 @@ from llcert.certify.radii import Eps, Radii, radii_of
 from llcert.certify.run import Certifier
 from llcert.certify.self_check import SelfCheck
 from llcert.certify.settings import STAGES, AttackKind, Semantics, Settings
+from llcert.certify.specification import FIRST, Never, Specification, Top, positive, stated
 from llcert.certify.stages import Clean, Global, Local
 from llcert.certify.targeted import Targeted
 from llcert.certify.verdict import Assurance, Finding, LayerMeasure, Stage, Verdict
@@ -32,7 +32,6 @@ __all__ = [
     "Attacked",
     "BatchResult",
     "Certifier",
-    "Claim",
     "Clean",
     "Contradiction",
     "Deployed",
@@ -54,6 +53,7 @@ __all__ = [
     "SelfCheck",
     "Semantics",
     "Settings",
+    "Specification",
     "Stage",
     "StageCount",
     "Target",

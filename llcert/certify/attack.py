@@ -9,8 +9,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from llcert.certify.claim import FIRST, Claim
 from llcert.certify.perturbations import Perturbations
+from llcert.certify.specification import FIRST, Specification
 from llcert.program import Program
 from llcert.region import length, spread
 
@@ -33,16 +33,16 @@ class Target:
 
     program: Program
     deployed: Deployed
-    claim: Claim = FIRST
+    specification: Specification = FIRST
 
     def refuted(self, points: Tensor, logits: Tensor, labels: Tensor) -> Tensor:
         """Whether the claim is false at each point, `[batch]`. logits: the program's there."""
         classes = self.program.classes
-        found = ~self.claim.holds(logits, labels, classes)
+        found = ~self.specification.holds(logits, labels, classes)
         where = torch.nonzero(found)[:, 0]
         if len(where):
             told = self.deployed(points[where].detach()).to(labels.device)
-            found[where] = ~self.claim.holds(told, labels[where], classes)
+            found[where] = ~self.specification.holds(told, labels[where], classes)
         return found
 
 
@@ -200,5 +200,5 @@ class PGD:
         return reached
 
     def _loss(self, target: Target, labels: Tensor) -> Loss:
-        of = target.claim.loss if self.objective is Objective.CROSS_ENTROPY else target.claim.violation
+        of = target.specification.loss if self.objective is Objective.CROSS_ENTROPY else target.specification.violation
         return lambda logits, paths: of(logits, labels[paths], target.program.classes)

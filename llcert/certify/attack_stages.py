@@ -79,8 +79,8 @@ class TargetedAttack:
     def __call__(self, images: Tensor, labels: Tensor, indices: Tensor, bounds: Tensor) -> Finding:
         adversary, target = self.adversary, self.adversary.target
         classes = target.program.classes
-        open_ = target.claim.open(bounds, labels, classes)
-        every = target.claim.rivals(labels, bounds.shape[1], classes)
+        open_ = target.specification.open(bounds, labels, classes)
+        every = target.specification.rivals(labels, bounds.shape[1], classes)
         rivals = torch.where(open_.any(1, keepdim=True), open_, every)
 
         def reach(around: Perturbations, some: Tensor) -> Attacked:

@@ -10,8 +10,8 @@ from torch import Tensor
 from llcert.bounds import Trace
 from llcert.bounds.branching import Branching, Leaves
 from llcert.bounds.dual import Backward, differences
-from llcert.certify.claim import positive
-from llcert.certify.plan import Branched, Plan
+from llcert.certify.proof_hint import BranchCover, ProofHint
+from llcert.certify.specification import positive
 from llcert.certify.stages import Local
 from llcert.certify.verdict import Finding, Verdict
 
@@ -42,33 +42,33 @@ class Branch:
             margins[position] = margin
             if leaves is not None:
                 found.append((here.expand(len(classes)), classes, leaves))
-        plan = Plan(local=True, boxes=self.boxes, backward=True, branched=_together(found) if found else None)
-        return Finding(positive(margins), margins, plans=(plan,))
+        hint = ProofHint(local=True, intermediate=self.boxes, backward=True, cover=_together(found) if found else None)
+        return Finding(positive(margins), margins, hints=(hint,))
 
     def _image(self, backward: Backward, trace: Trace, labels: Tensor) -> tuple[Tensor, Leaves | None, Tensor]:
         """The classes that the closed form hardly proves, parts of the ball for them, and the margin over all."""
-        program, claim = self.local.program, self.local.claim
+        program, specification = self.local.program, self.local.specification
         directions = differences(labels, program)
-        others = claim.others(directions.shape[1], program.classes)
+        others = specification.others(directions.shape[1], program.classes)
         bounds = torch.full_like(directions[:, 0], -torch.inf)
         bounds[:, others] = backward.closed(trace, directions[:, others])
         enough = self.branching.enough(backward, trace)
-        classes = torch.nonzero(claim.open(bounds - enough, labels, program.classes)[0])[:, 0]
+        classes = torch.nonzero(specification.open(bounds - enough, labels, program.classes)[0])[:, 0]
         if len(classes) == 0:
-            return classes, None, claim.margin(bounds, labels, program.classes)[0]
+            return classes, None, specification.margin(bounds, labels, program.classes)[0]
         leaves = self.branching(backward, trace, directions[0, classes])
         worst = torch.stack([leaves.bounds[leaves.rows == r].amin() for r in range(len(classes))])
         done = (
             3 * worst > enough
         )  # a third of the reserve mostly pays for a proof, too, where there was no time for more
         bounds[0, classes] = torch.fmax(bounds[0, classes], torch.where(done, worst, worst.clamp(max=0)))
-        return classes, leaves, claim.margin(bounds, labels, program.classes)[0]
+        return classes, leaves, specification.margin(bounds, labels, program.classes)[0]
 
 
-def _together(found: list[tuple[Tensor, Tensor, Leaves]]) -> Branched:
+def _together(found: list[tuple[Tensor, Tensor, Leaves]]) -> BranchCover:
     """The rows of all images in one."""
     shifted, count = [], 0
     for images, _, leaves in found:
         shifted.append(Leaves(leaves.rows + count, leaves.bounds, leaves.cuts, leaves.choices))
         count += len(images)
-    return Branched(torch.cat([f[0] for f in found]), torch.cat([f[1] for f in found]), Leaves.joined(shifted))
+    return BranchCover(torch.cat([f[0] for f in found]), torch.cat([f[1] for f in found]), Leaves.joined(shifted))

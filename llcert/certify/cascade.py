@@ -11,8 +11,8 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from llcert.certify.claim import FIRST, Claim
 from llcert.certify.memory_budget import MemoryBudget
+from llcert.certify.specification import FIRST, Specification
 from llcert.certify.verdict import Assurance, Finding, LayerMeasure, Stage, Verdict
 from llcert.errors import NumericalError
 from llcert.program import Program
@@ -87,14 +87,14 @@ def cascade(  # noqa: PLR0913
     labels: Tensor,
     indices: Tensor,
     *,
-    claim: Claim = FIRST,
+    specification: Specification = FIRST,
     measure_all: bool = False,
     memory: MemoryBudget | None = None,
     disputed: Tensor | None = None,
 ) -> BatchResult:
     """What the stages decide about one batch. The first stage is the clean prediction.
 
-    images: `[batch, *input shape]`; labels, indices: `[batch]`. claim: whose references the stages are told.
+    images: `[batch, *input shape]`; labels, indices: `[batch]`. specification: whose references the stages are told.
     measure_all: decided images stay visible to the later stages, for their measures alone; their verdict stands.
     memory: where memory runs out, the images that are still open go on in parts, from the stage where it did.
     disputed: images that the first stage alone is shown, boolean `[batch]`: they stay undecided unless it decides.
@@ -103,7 +103,10 @@ def cascade(  # noqa: PLR0913
     begun = time.perf_counter()
     memory = memory or MemoryBudget(images.device)
     logits = torch.cat(memory.parts("logits", indices, lambda part: program.logits(images[part])))
-    prediction, references = logits[:, : program.classes].argmax(1), claim.reference(logits, labels, program.classes)
+    prediction, references = (
+        logits[:, : program.classes].argmax(1),
+        specification.reference(logits, labels, program.classes),
+    )
     ledger, seen = _Ledger.empty(*logits.shape), [_Seen(stage.name) for stage in stages]
     everything = torch.arange(len(images), device=images.device)
     denied = torch.zeros_like(everything, dtype=torch.bool) if disputed is None else disputed.clone()

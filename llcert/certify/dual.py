@@ -10,8 +10,8 @@ from torch import Tensor
 from llcert.bounds import Trace
 from llcert.bounds.ascent import Ascent, enough_to_prove
 from llcert.bounds.dual import Backward, Tightest, differences
-from llcert.certify.claim import positive
-from llcert.certify.plan import Carried, Plan
+from llcert.certify.proof_hint import FixedRelaxation, ProofHint
+from llcert.certify.specification import positive
 from llcert.certify.stages import Local
 from llcert.certify.verdict import Finding, Verdict
 
@@ -39,22 +39,24 @@ class Dual:
         trace = self.local.refined(images, indices) if self.boxes else self.local.masked(images, indices)
         program = self.local.program
         backward = self.local.backward()
-        claim, directions = self.local.claim, differences(labels, program)
-        others = claim.others(directions.shape[1], program.classes)
+        specification, directions = self.local.specification, differences(labels, program)
+        others = specification.others(directions.shape[1], program.classes)
         margins = torch.full_like(directions[:, 0], -torch.inf)
         margins[:, others] = backward.closed(trace, directions[:, others])
-        open_ = claim.open(margins, labels, program.classes)
+        open_ = specification.open(margins, labels, program.classes)
         worst = _worst(open_, margins)
         first = self._ascended(backward, trace, directions, worst, margins)
         hopeful = positive(margins.gather(1, worst.long().argmax(1, keepdim=True)))
         rest = self._ascended(backward, trace, directions, open_ & ~worst & hopeful, margins)
-        margin = claim.margin(margins, labels, program.classes)
-        plan = Plan(local=True, boxes=self.boxes, backward=True, carried=Carried.joined([*first, *rest]))
-        return Finding(positive(margin), margin, bounds=margins, plans=(plan,))
+        margin = specification.margin(margins, labels, program.classes)
+        hint = ProofHint(
+            local=True, intermediate=self.boxes, backward=True, relaxation=FixedRelaxation.joined([*first, *rest])
+        )
+        return Finding(positive(margin), margin, bounds=margins, hints=(hint,))
 
     def _ascended(
         self, backward: Backward, trace: Trace, directions: Tensor, some: Tensor, margins: Tensor
-    ) -> list[Carried]:
+    ) -> list[FixedRelaxation]:
         """Raises some margins, boolean `[batch, logits]`, by an ascent; what it chose."""
         found = []
         image, row = torch.nonzero(some, as_tuple=True)
@@ -67,7 +69,7 @@ class Dual:
             backward(own, rows, start)
             bound, choices = self.ascent(backward, own, rows, start.chosen, enough_to_prove(backward.program, own))
             margins[i, j] = torch.fmax(margins[i, j], bound[:, 0])
-            found.append(Carried(i, j, choices))
+            found.append(FixedRelaxation(i, j, choices))
         return found
 
 

@@ -14,8 +14,8 @@ from llcert.bounds.dual import Backward, Choice, Chosen, Key, Stop, Tightest, di
 from llcert.bounds.enclose import Frame
 from llcert.bounds.forward import Trace
 from llcert.bounds.margin import best_multiplier
-from llcert.certify.claim import Claim
-from llcert.certify.plan import Plan
+from llcert.certify.proof_hint import ProofHint
+from llcert.certify.specification import Specification
 from llcert.ir import Node
 from llcert.layout import flat
 from llcert.program import Program
@@ -66,16 +66,18 @@ class Witness(Protocol):
         ...
 
 
-def explained(backward: Backward, trace: Trace, labels: Tensor, plan: Plan, ascent: Ascent, claim: Claim) -> Proof:
+def explained(
+    backward: Backward, trace: Trace, labels: Tensor, hint: ProofHint, ascent: Ascent, specification: Specification
+) -> Proof:
     """The proof of a plan: at the last hidden values, and from there on down to the image where the plan goes on."""
     program = backward.program
     directions = differences(labels, program)
     margins = torch.full_like(directions[:, 0], -torch.inf).scatter(1, labels[:, None], torch.inf)
     least = _LEAST * flat(trace.pre_activation[program.output].centre.abs()).amax(1)
     rows: dict[tuple[int, int], Row] = {}
-    wanted = claim.rivals(labels, margins.shape[1], program.classes)
+    wanted = specification.rivals(labels, margins.shape[1], program.classes)
     # which rows can be spared shows at the last hidden values; only the others are worth the way down
-    for step in (replace(plan, backward=False), plan) if claim.spare else (plan,):
+    for step in (replace(hint, backward=False), hint) if specification.spare else (hint,):
         image, other = torch.nonzero(wanted, as_tuple=True)
         search = _Search(backward, step, ascent)
         every = torch.arange(len(image), device=program.device)
@@ -84,8 +86,8 @@ def explained(backward: Backward, trace: Trace, labels: Tensor, plan: Plan, asce
             found, kept = search(trace.select(i), directions[i, j][:, None], least[i], (i, j))
             margins[i, j] = found
             rows |= {key: row for key, row in zip(zip(i.tolist(), j.tolist(), strict=True), kept, strict=True) if row}
-        wanted = claim.open(margins, labels, program.classes)
-    return Proof(trace, margins, rows, claim.margin(margins, labels, program.classes))
+        wanted = specification.open(margins, labels, program.classes)
+    return Proof(trace, margins, rows, specification.margin(margins, labels, program.classes))
 
 
 @dataclass(frozen=True)
@@ -93,7 +95,7 @@ class _Search:
     """Proves rows, one for each image of a trace."""
 
     backward: Backward
-    plan: Plan
+    hint: ProofHint
     ascent: Ascent
 
     def __call__(
@@ -113,7 +115,7 @@ class _Search:
 
         everything = torch.arange(len(least), device=rows.device)
         enter(everything, {}, self._last(trace, rows))
-        if self.plan.backward:
+        if self.hint.backward:
             choices: Mapping[Key, Choice] = {}
             for attempt in (self._closed, self._repeated, self._ascended):
                 still = torch.tensor([p for p, k in enumerate(kept) if k is None], device=rows.device).long()
@@ -141,8 +143,8 @@ class _Search:
 
     def _repeated(self, trace: Trace, rows: Tensor, which: tuple[Tensor, Tensor], still: Tensor) -> dict[Key, Choice]:
         choices = self._closed(trace, rows, which, still)
-        if self.plan.carried is not None:
-            self.plan.carried.fill(choices, which[0][still], which[1][still])
+        if self.hint.relaxation is not None:
+            self.hint.relaxation.fill(choices, which[0][still], which[1][still])
         return choices
 
     def _ascended(self, trace: Trace, rows: Tensor, which: tuple[Tensor, Tensor], still: Tensor) -> dict[Key, Choice]:

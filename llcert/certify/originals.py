@@ -8,7 +8,7 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from llcert.certify.claim import Claim
+from llcert.certify.specification import Specification
 from llcert.comparison import Rounded
 from llcert.ir import Network, Original
 from llcert.program import Program, lower
@@ -20,7 +20,7 @@ class Originals:
 
     network: Network
     original: Original
-    claim: Claim
+    specification: Specification
     device: torch.device | str
 
     @cached_property
@@ -35,5 +35,5 @@ class Originals:
         """
         rounded = images.to(self.network.input.dtype)
         theirs = self.original.logits(rounded).detach().to(images.device, torch.float64)
-        holds = self.claim.holds(theirs, labels, self.network.classes)
+        holds = self.specification.holds(theirs, labels, self.network.classes)
         return ~holds | Rounded.of(self.network, self.original, rounded, self._program).differs(theirs)

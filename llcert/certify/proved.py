@@ -9,11 +9,11 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from llcert.certify.claim import positive
 from llcert.certify.explained import Witness
-from llcert.certify.plan import Plan
+from llcert.certify.proof_hint import ProofHint
 from llcert.certify.prover import Prover
 from llcert.certify.radii import radii_of
+from llcert.certify.specification import positive
 from llcert.certify.verdict import Assurance, Finding, Stage, Verdict
 
 
@@ -57,32 +57,34 @@ class Proved:
     def _best(self, finding: Finding, positions: Tensor, images: Tensor, labels: Tensor, indices: Tensor) -> Tensor:
         """The best margins of the prover itself; tells the witness of its proofs."""
 
-        def margins(plan: Plan, chosen: Tensor) -> Tensor:
-            if not self.prover.knows(plan):
+        def margins(hint: ProofHint, chosen: Tensor) -> Tensor:
+            if not self.prover.knows(hint):
                 return torch.full((len(chosen),), -torch.inf, dtype=torch.float64, device=chosen.device)
             if self.witness is None:
-                return _margins(self.prover, images, labels, indices, plan, chosen)
+                return _margins(self.prover, images, labels, indices, hint, chosen)
             radii = radii_of(self.prover.eps, indices[chosen])
-            proof = self.prover.explained(images[chosen], labels[chosen], plan, radii)
+            proof = self.prover.explained(images[chosen], labels[chosen], hint, radii)
             self.witness.keep(proof, labels[chosen], indices[chosen])
             return proof.margin
 
         return _best(finding, positions, margins)
 
 
-def _margins(prover: Prover, images: Tensor, labels: Tensor, indices: Tensor, plan: Plan, chosen: Tensor) -> Tensor:
-    bounds = prover(images[chosen], labels[chosen], plan, radii_of(prover.eps, indices[chosen]))
-    return prover.claim.margin(bounds, labels[chosen], prover.program.classes)
+def _margins(
+    prover: Prover, images: Tensor, labels: Tensor, indices: Tensor, hint: ProofHint, chosen: Tensor
+) -> Tensor:
+    bounds = prover(images[chosen], labels[chosen], hint, radii_of(prover.eps, indices[chosen]))
+    return prover.specification.margin(bounds, labels[chosen], prover.program.classes)
 
 
-def _best(finding: Finding, positions: Tensor, margins: Callable[[Plan, Tensor], Tensor]) -> Tensor:
+def _best(finding: Finding, positions: Tensor, margins: Callable[[ProofHint, Tensor], Tensor]) -> Tensor:
     """The best proved margin of each of these images; plans are tried in turn on those that are still open."""
     best = torch.full((len(positions),), -torch.inf, dtype=torch.float64, device=positions.device)
-    for plan in finding.plans:
+    for hint in finding.hints:
         still = torch.nonzero(~positive(best))[:, 0]
         if len(still) == 0:
             break
         chosen = positions[still]
-        found = margins(plan.select(chosen), chosen)
+        found = margins(hint.select(chosen), chosen)
         best[still] = torch.fmax(best[still], found)
     return best

@@ -18,12 +18,12 @@ from llcert.bounds.forward import Trace
 from llcert.bounds.liplt import Composed
 from llcert.bounds.lipschitz import GlobalBound
 from llcert.bounds.unmasked import MaskedOnly, proved_bound
-from llcert.certify.claim import FIRST, Claim
 from llcert.certify.explained import Proof, Witness, explained
 from llcert.certify.heads import rounding, told_apart
-from llcert.certify.plan import Branched, Carried, Plan
+from llcert.certify.proof_hint import BranchCover, FixedRelaxation, ProofHint
 from llcert.certify.radii import Eps, Radii, above
 from llcert.certify.settings import Semantics, Settings
+from llcert.certify.specification import FIRST, Specification
 from llcert.certify.verdict import Assurance
 from llcert.errors import UnsupportedModel
 from llcert.ir import Activation, Network, Node, Op, format_name, topological
@@ -42,8 +42,8 @@ class Prover:
     program: in float64. bound: its proved norms. solver: of local norms. side: what they must be at least. eps: not
     below the radius that was asked. deployed: whether of the network as it is run too; else in real numbers alone.
     asked: what asks for boxes of the program's blocks. ascent: the last attempt on rows that the estimate certified.
-    within: the range of pixels that a claim is restricted to. frame: room for a checker. claim: whose margins count.
-    heads: of the network, behind its logits. looped: the bound with LipLT in it, which is costly and made when asked.
+    within: the range of pixels that a claim is restricted to. frame: room for a checker. specification: whose
+    margins count. heads: of the network, behind its logits. liplt: the bound with LipLT in it, costly, made when asked.
     """
 
     program: Program
@@ -56,56 +56,58 @@ class Prover:
     within: PixelRange | None = None
     ascent: Ascent = field(default_factory=lambda: Ascent(steps=60))
     frame: Frame | None = None
-    claim: Claim = FIRST
+    specification: Specification = FIRST
     heads: tuple[tuple[Op, ...], ...] = ()
-    looped: Callable[[], GlobalBound] | None = None
+    liplt: Callable[[], GlobalBound] | None = None
 
-    def __call__(self, images: Tensor, labels: Tensor, plan: Plan, eps: Tensor | None = None) -> Tensor:
+    def __call__(self, images: Tensor, labels: Tensor, hint: ProofHint, eps: Tensor | None = None) -> Tensor:
         """Lower bounds of `z_y - z_j` over each ball, `[batch, logits]`; infinite for j = y. NaN proves nothing.
 
         images: `[batch, *input shape]`, pixel units. labels: y, the claim's references; where j is no rival of any, the
         bound is -inf. eps: a radius for each image, `[batch]`, in place of the prover's one for all.
         """
         with torch.no_grad(), direct_sums():
-            trace = self._trace(images.to(torch.float64), plan, eps)
-            return self._told_apart(self._margins(trace, labels, plan), labels, trace)
+            trace = self._trace(images.to(torch.float64), hint, eps)
+            return self._told_apart(self._margins(trace, labels, hint), labels, trace)
 
-    def explained(self, images: Tensor, labels: Tensor, plan: Plan, eps: Tensor | None = None) -> Proof:
+    def explained(self, images: Tensor, labels: Tensor, hint: ProofHint, eps: Tensor | None = None) -> Proof:
         """The same, and how it was found."""
         with torch.no_grad(), direct_sums():
-            trace = self._trace(images.to(torch.float64), plan, eps)
-            proof = explained(self._backward(), trace, labels, plan, self.ascent, self.claim)
+            trace = self._trace(images.to(torch.float64), hint, eps)
+            proof = explained(self._backward(), trace, labels, hint, self.ascent, self.specification)
             margins = self._told_apart(proof.margins, labels, trace)
-            return replace(proof, margins=margins, margin=self.claim.margin(margins, labels, self.program.classes))
+            return replace(
+                proof, margins=margins, margin=self.specification.margin(margins, labels, self.program.classes)
+            )
 
     def _told_apart(self, margins: Tensor, labels: Tensor, trace: Trace) -> Tensor:
         """The margins that count behind the network's heads."""
-        logits, first = trace.post_activation[self.program.output].region, self.claim.spare == 0
+        logits, first = trace.post_activation[self.program.output].region, self.specification.spare == 0
         return told_apart(self.heads, margins, labels, logits, first=first) if self.deployed else margins
 
     def _backward(self) -> Backward:
         return Backward(self.program, clip=self.within is not None)
 
-    def _trace(self, images: Tensor, plan: Plan, eps: Tensor | None) -> Trace:
+    def _trace(self, images: Tensor, hint: ProofHint, eps: Tensor | None) -> Trace:
         if eps is None:
             if isinstance(self.eps, Radii):
                 raise ValueError("each image has its own radius; say which")
             eps = torch.full((len(images),), self.eps, dtype=torch.float64, device=images.device)
         form = self.program.input.rounding if self.deployed else None
         region = enclosing_ball(images, eps, within=self.within, deployed=form)
-        solver = Remembered(self.solver) if plan.local else None
+        solver = Remembered(self.solver) if hint.local else None
         enclosed = partial(
             enclose,
             self.program,
             region,
-            self._bound(plan),
+            self._bound(hint),
             solver,
-            weighting=plan.weighting,
+            weighting=hint.weighting,
             deployed=self.deployed,
             frame=self.frame,
         )
         trace = enclosed()
-        if plan.boxes:
+        if hint.intermediate:
             trace = enclosed(boxes=backward_boxes(self._backward(), trace, self.asked.probes))
         if trace.side is not Side.UPPER and trace.side is not self.side:
             raise ValueError(f"norms of side {trace.side.value} do not support a claim that needs {self.side.value}")
@@ -117,35 +119,35 @@ class Prover:
         kinds = [rounding(head) for head in self.heads]
         return self.deployed and any(op is not None and not isinstance(op, Sigmoid) for op in kinds)
 
-    def knows(self, plan: Plan) -> bool:
+    def knows(self, hint: ProofHint) -> bool:
         """Whether it has what a plan takes: where proofs are kept there is no LipLT."""
-        return not plan.looped or self.looped is not None
+        return not hint.liplt or self.liplt is not None
 
-    def _bound(self, plan: Plan) -> GlobalBound:
-        return self.looped() if plan.looped and self.looped is not None else self.bound
+    def _bound(self, hint: ProofHint) -> GlobalBound:
+        return self.liplt() if hint.liplt and self.liplt is not None else self.bound
 
-    def _margins(self, trace: Trace, labels: Tensor, plan: Plan) -> Tensor:
+    def _margins(self, trace: Trace, labels: Tensor, hint: ProofHint) -> Tensor:
         backward = self._backward()
         directions = differences(labels, self.program)
-        others = self.claim.others(directions.shape[1], self.program.classes)
+        others = self.specification.others(directions.shape[1], self.program.classes)
         margins = torch.full_like(directions[:, 0], -torch.inf)
         margins[:, others] = backward.last(trace, {self.program.output: directions[:, others]})
-        margins[:, others] = torch.fmax(margins, by_pairs(self.program, self._bound(plan), trace, labels))[:, others]
-        if plan.backward:
-            self._carry(backward, trace, directions, margins, labels, plan)
+        margins[:, others] = torch.fmax(margins, by_pairs(self.program, self._bound(hint), trace, labels))[:, others]
+        if hint.backward:
+            self._carry(backward, trace, directions, margins, labels, hint)
         return margins.scatter(1, labels[:, None], torch.inf)
 
     def _carry(
-        self, backward: Backward, trace: Trace, directions: Tensor, margins: Tensor, labels: Tensor, plan: Plan
+        self, backward: Backward, trace: Trace, directions: Tensor, margins: Tensor, labels: Tensor, hint: ProofHint
     ) -> None:
         """Raises the margins of what is open, carried down: in closed form, as chosen, by an ascent from there."""
         tried: list[_Attempt] = [_closed]
-        if plan.branched is None:
-            tried += [partial(_repeated, plan.carried), partial(_ascended, plan.carried, self.ascent)]
+        if hint.cover is None:
+            tried += [partial(_repeated, hint.relaxation), partial(_ascended, hint.relaxation, self.ascent)]
         else:
-            tried += [partial(_branched, plan.branched, self.ascent)]
+            tried += [partial(_branched, hint.cover, self.ascent)]
         for attempt in tried:
-            open_ = torch.nonzero(self.claim.open(margins, labels, self.program.classes))
+            open_ = torch.nonzero(self.specification.open(margins, labels, self.program.classes))
             for part in open_.split(backward.rows_at_once) if len(open_) else ():
                 image, row = part.unbind(1)
                 rows = {self.program.output: directions[image, row][:, None]}
@@ -162,7 +164,7 @@ def _closed(backward: Backward, trace: Trace, rows: Mapping[Node, Tensor], _: tu
 
 
 def _repeated(
-    carried: Carried | None,
+    relaxation: FixedRelaxation | None,
     backward: Backward,
     trace: Trace,
     rows: Mapping[Node, Tensor],
@@ -171,18 +173,18 @@ def _repeated(
     """With the choices that the estimate made; nothing where it made none."""
     (only,) = rows.values()
     found = torch.full(only.shape[:2], -torch.inf, dtype=only.dtype, device=only.device)
-    if carried is None:
+    if relaxation is None:
         return found
-    here, there = carried.find(*which)
+    here, there = relaxation.find(*which)
     if len(here):
-        choices = {k: Choice(c.slopes[there].double(), c.lam[there].double()) for k, c in carried.choices.items()}
+        choices = {k: Choice(c.slopes[there].double(), c.lam[there].double()) for k, c in relaxation.choices.items()}
         chosen = {n: r[here] for n, r in rows.items()}
         found[here] = backward(trace.select(here), chosen, Chosen(choices), stops=True)
     return found
 
 
 def _branched(
-    branched: Branched,
+    cover: BranchCover,
     ascent: Ascent,
     backward: Backward,
     trace: Trace,
@@ -193,11 +195,11 @@ def _branched(
     (only,) = rows.values()
     found = torch.full(only.shape[:2], -torch.inf, dtype=only.dtype, device=only.device)
     known = {pair: i for i, pair in enumerate(zip(*(w.tolist() for w in which), strict=True))}
-    for row, pair in enumerate(zip(branched.images.tolist(), branched.classes.tolist(), strict=True)):
+    for row, pair in enumerate(zip(cover.images.tolist(), cover.classes.tolist(), strict=True)):
         if pair not in known:
             continue
         at = known[pair]
-        leaves = branched.leaves.select(branched.leaves.rows == row).double()
+        leaves = cover.leaves.select(cover.leaves.rows == row).double()
         images = torch.full_like(leaves.rows, at)
         bounds = bounds_of(backward, trace.select(images), {n: r[images] for n, r in rows.items()}, leaves, ascent)
         found[at] = bounds.amin() if len(bounds) else -torch.inf
@@ -205,7 +207,7 @@ def _branched(
 
 
 def _ascended(
-    carried: Carried | None,
+    relaxation: FixedRelaxation | None,
     ascent: Ascent,
     backward: Backward,
     trace: Trace,
@@ -216,8 +218,8 @@ def _ascended(
     start = Tightest()
     backward(trace, rows, start)
     choices = dict(start.chosen)
-    if carried is not None:
-        carried.fill(choices, *which)
+    if relaxation is not None:
+        relaxation.fill(choices, *which)
     return ascent(backward, trace, rows, choices, enough=0.0)[0]
 
 
@@ -293,7 +295,7 @@ def provers_of(
         bound = proved_bound(program, whole)
 
     @cache
-    def looped() -> GlobalBound:
+    def liplt() -> GlobalBound:
         with torch.no_grad(), direct_sums():
             return proved_bound(program, whole, Composed.of(program))
 
@@ -309,9 +311,9 @@ def provers_of(
             asked=asked,
             within=settings.within,
             frame=frame if assurance is Assurance.DETERMINISTIC else None,
-            claim=settings.claim,
+            specification=settings.specification,
             heads=network.heads,
-            looped=None if frame else looped,
+            liplt=None if frame else liplt,
         )
         for assurance, (solver, side) in solvers.items()
     }

@@ -9,15 +9,15 @@ from torch import Tensor
 
 from llcert.bounds import LastLayer, Start, propagate
 from llcert.bounds.dual import differences
-from llcert.certify.claim import positive
-from llcert.certify.plan import Plan
+from llcert.certify.proof_hint import ProofHint
 from llcert.certify.prover import Prover
+from llcert.certify.specification import positive
 from llcert.certify.stages import Local
 from llcert.region import ball, length
 
 _GROWTH = 1.5
 _DOUBLINGS = 24
-_PLANS = (Plan(local=True, backward=True), Plan(local=False))
+_HINTS = (ProofHint(local=True, backward=True), ProofHint(local=False))
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,7 @@ class RadiusSearch:
         images: `[batch, *input shape]`, of which the claim is true. indices: in the data set.
         """
         program = self.local.program
-        labels = self.local.claim.reference(program.logits(images), labels, program.classes)
+        labels = self.local.specification.reference(program.logits(images), labels, program.classes)
         low = self._by_global_norms(images, labels)
         found = self._searched(images, labels, indices, low)
         radii = found if self.prover is None else self._proved(images, labels, low, found)
@@ -53,16 +53,18 @@ class RadiusSearch:
         program = self.local.program
         pairs = self.fixed[labels][:, None] & self.fixed
         # behind a softmax a logit far below others is lost, and how far they go nobody knows; the first one is not
-        softened = self.prover is not None and self.prover.softened and self.local.claim.spare > 0
+        softened = self.prover is not None and self.prover.softened and self.local.specification.spare > 0
         if softened or not bool(pairs.any()):
             return torch.zeros_like(labels, dtype=torch.bool)
         if self.prover is None:
             logits = program.logits(images)
             bounds = logits.gather(1, labels[:, None]) - logits
         else:
-            bounds = self.prover(images, labels, Plan(local=False), eps=torch.zeros(len(images), dtype=torch.float64))
+            bounds = self.prover(
+                images, labels, ProofHint(local=False), eps=torch.zeros(len(images), dtype=torch.float64)
+            )
         bounds = torch.where(pairs, bounds, -torch.inf)
-        return positive(self.local.claim.margin(bounds, labels, program.classes))
+        return positive(self.local.specification.margin(bounds, labels, program.classes))
 
     def _by_global_norms(self, images: Tensor, labels: Tensor) -> Tensor:
         """The radius of the global bound, `margin / (||w_j - w_y|| L)` for the nearest class that is not spared."""
@@ -75,7 +77,7 @@ class RadiusSearch:
         growth = growth if bound.pairs is None else torch.minimum(growth, bound.pairs[labels])
         radii = (logits.gather(1, labels[:, None]) - logits) / growth
         never = torch.finfo(radii.dtype).max
-        nearest = self.local.claim.margin(radii.clamp(max=never), labels, program.classes)
+        nearest = self.local.specification.margin(radii.clamp(max=never), labels, program.classes)
         return torch.where(positive(nearest) & (nearest < never), nearest, 0.0).double()
 
     def _searched(self, images: Tensor, labels: Tensor, indices: Tensor, low: Tensor) -> Tensor:
@@ -106,18 +108,18 @@ class RadiusSearch:
         seeds = local.seed + indices[some]
         trace = propagate(program, region, local.bound, solver=local.solver, start=Start.UNMASKED, seed=seeds)
         directions = differences(labels[some], program)
-        others = local.claim.others(directions.shape[1], program.classes)
+        others = local.specification.others(directions.shape[1], program.classes)
         bounds = torch.full_like(directions[:, 0], -torch.inf)
         bounds[:, others] = local.backward().closed(trace, directions[:, others])
-        return positive(local.claim.margin(bounds, labels[some], program.classes))
+        return positive(local.specification.margin(bounds, labels[some], program.classes))
 
     def _proved(self, images: Tensor, labels: Tensor, low: Tensor, found: Tensor) -> Tensor:
         """What a proof leaves of the radii: the searched ones, a tolerance less, or those of the global norms."""
         assert self.prover is not None
         best = torch.zeros_like(found)
-        near, far = _PLANS
-        far = replace(far, looped=self.prover.looped is not None)
-        for plan, radii in (
+        near, far = _HINTS
+        far = replace(far, liplt=self.prover.liplt is not None)
+        for hint, radii in (
             (near, found),
             (near, found * (1 - self.tolerance)),
             (far, low * (1 - 1e-6)),
@@ -126,7 +128,7 @@ class RadiusSearch:
             left = torch.nonzero((best == 0) & (radii > 0))[:, 0]
             if len(left) == 0:
                 break
-            bounds = self.prover(images[left], labels[left], plan, eps=radii[left])
-            margin = self.local.claim.margin(bounds, labels[left], self.local.program.classes)
+            bounds = self.prover(images[left], labels[left], hint, eps=radii[left])
+            margin = self.local.specification.margin(bounds, labels[left], self.local.program.classes)
             best[left] = torch.where(positive(margin), radii[left], best[left])
         return best

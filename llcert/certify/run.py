@@ -67,7 +67,7 @@ class Certifier:
         """
         if network.classes < 2:
             raise InvalidInput(f"{network.source or 'the network'} has {network.classes} output; a class needs a rival")
-        settings.claim.check(network.classes)
+        settings.specification.check(network.classes)
         program = lower(network, device, dtype)
         with torch.no_grad(), full_precision():
             bound = global_bound(program, seed=settings.seed)
@@ -84,7 +84,7 @@ class Certifier:
             start=settings.start,
             within=settings.within,
             seed=settings.seed,
-            claim=settings.claim,
+            specification=settings.specification,
             other=provers[settings.assurance].asked if provers else None,
         )
         stages = _stages(program, settings, bound, local, provers, witness, _deployed(network))
@@ -95,7 +95,7 @@ class Certifier:
         memory = MemoryBudget(program.device, Footprint.of(program, proved=bool(provers)).bytes, local.forget)
         originals = None
         if network.original is not None and any(s.verdict is Verdict.CERTIFIED for s in stages):
-            originals = Originals(network, network.original, settings.claim, device)
+            originals = Originals(network, network.original, settings.specification, device)
         return Certifier(network, program, settings, bound, stages, local, originals, search, memory)
 
     def __call__(self, images: Tensor, labels: Tensor, indices: Tensor, *, self_check: bool = False) -> BatchResult:
@@ -124,7 +124,7 @@ class Certifier:
                 images,
                 labels,
                 indices,
-                claim=self.settings.claim,
+                specification=self.settings.specification,
                 measure_all=self.settings.stages == ("local",),
                 memory=self.memory,
                 disputed=self._disputed(images, labels, indices),
@@ -201,7 +201,7 @@ def _stages(
     witness: Witness | None,
     deployed: Deployed,
 ) -> tuple[Stage, ...]:
-    target = Target(program, deployed, settings.claim)
+    target = Target(program, deployed, settings.specification)
     adversary = Adversary(target, settings.eps, settings.pixel_range, settings.clip_input, settings.seed)
     stages = [_BUILD[name](settings, bound, local, adversary) for name in settings.running]
     weaker = {a: p for a, p in provers.items() if a is not settings.assurance}
@@ -211,7 +211,7 @@ def _stages(
         else s
         for s in stages
     ]
-    return (Clean(program, settings.claim), *proved)
+    return (Clean(program, settings.specification), *proved)
 
 
 def _deployed(network: Network) -> Deployed:
@@ -226,7 +226,7 @@ def _pgd(settings: Settings) -> PGD:
 
 
 _BUILD: dict[str, Callable[[Settings, GlobalBound, Local, Adversary], Stage]] = {
-    "global": lambda settings, bound, local, _: Global(local.program, settings.eps, bound, settings.claim),
+    "global": lambda settings, bound, local, _: Global(local.program, settings.eps, bound, settings.specification),
     "local": lambda settings, bound, local, _: local,
     "attack": lambda settings, bound, local, adversary: Attack(adversary, _pgd(settings)),
     "dual": lambda settings, bound, local, _: Dual(local),

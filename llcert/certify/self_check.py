@@ -74,7 +74,7 @@ class SelfCheck:
             self._still(exact, traces[0], before, there, radii)
             speaking = [there[exact.output][1], *([evaluate_as_run(network.output, at)] if deployed else [])]
             for logits in speaking:
-                holds = local.claim.holds(logits, labels, exact.classes)
+                holds = local.specification.holds(logits, labels, exact.classes)
                 for i in torch.nonzero(~holds)[:, 0].tolist():
                     if certified[i]:
                         raise Contradiction(int(indices[i]), int(labels[i]), images[i], at[i])
@@ -87,7 +87,7 @@ class SelfCheck:
             noise = torch.randn(images.shape, generator=generator).to(anchors)
             points = anchors + noise * spread(radii / length(noise), noise)
             found.append(points if local.within is None else local.within.clip(points))
-        target = Target(local.program, local.program.logits, local.claim)
+        target = Target(local.program, local.program.logits, local.specification)
         adversary = Adversary(target, local.eps, local.within or UNIT, restricted=local.within is not None)
         reached = self.pgd(target, adversary.allowed(images, indices), labels, local.seed + indices)
         return [*found, reached.points.double()]

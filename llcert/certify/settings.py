@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 
 from llcert.bounds import Start
 from llcert.certify.attack import PGD
-from llcert.certify.claim import FIRST, Claim
 from llcert.certify.radii import Eps, Radii
+from llcert.certify.specification import FIRST, Specification
 from llcert.certify.targeted import Targeted
 from llcert.certify.verdict import Assurance
 from llcert.errors import InvalidInput
@@ -48,7 +48,7 @@ class Settings:
     image. radius: relative tolerance of a search for each image's largest certified radius, None for no search.
     clip_input: claim only of the points of a ball that lie in the pixel range. pixel_range: what a pixel may be.
     attack: of which kind; pgd, targeted: its parts.
-    solver, start: of estimated norms. seed: of attacks and starting vectors. claim: of every point of a ball.
+    solver, start: of estimated norms. seed: of attacks and starting vectors. specification: of every point of a ball.
     """
 
     eps: Eps
@@ -67,7 +67,7 @@ class Settings:
     targeted: Targeted = field(default_factory=Targeted)
     solver: Lanczos | PowerIteration = field(default_factory=Lanczos)
     start: Start = Start.UNMASKED
-    claim: Claim = FIRST
+    specification: Specification = FIRST
 
     def __post_init__(self) -> None:
         if not isinstance(self.eps, Radii) and not 0 <= self.eps < float("inf"):

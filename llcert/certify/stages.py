@@ -13,9 +13,9 @@ from llcert.bounds import GlobalBound, LastLayer, RowWeighting, Start, Trace, pr
 from llcert.bounds.boxes import Asked, backward_boxes
 from llcert.bounds.dual import Backward
 from llcert.bounds.forward import nudged
-from llcert.certify.claim import FIRST, Claim, positive
-from llcert.certify.plan import Plan
+from llcert.certify.proof_hint import ProofHint
 from llcert.certify.radii import Eps, radii_of
+from llcert.certify.specification import FIRST, Specification, positive
 from llcert.certify.verdict import Finding, LayerMeasure, Verdict
 from llcert.layout import flat
 from llcert.program import Program, Term
@@ -28,12 +28,12 @@ class Clean:
     """Decides the images of which the claim is false without any perturbation: misclassified."""
 
     program: Program
-    claim: Claim = FIRST
+    specification: Specification = FIRST
     name: str = "clean"
     verdict: Verdict = Verdict.MISCLASSIFIED
 
     def __call__(self, images: Tensor, labels: Tensor, indices: Tensor, bounds: Tensor) -> Finding:
-        return Finding(~self.claim.holds(self.program.logits(images), labels, self.program.classes))
+        return Finding(~self.specification.holds(self.program.logits(images), labels, self.program.classes))
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,7 @@ class Global:
     program: Program
     eps: Eps
     bound: GlobalBound
-    claim: Claim = FIRST
+    specification: Specification = FIRST
     name: str = "global"
     verdict: Verdict = Verdict.CERTIFIED
 
@@ -72,10 +72,10 @@ class Global:
     def __call__(self, images: Tensor, labels: Tensor, indices: Tensor, bounds: Tensor) -> Finding:
         logits = self.program.logits(images)
         margins = logits.gather(1, labels[:, None]) - logits - self.increases(labels, radii_of(self.eps, indices))
-        margin = self.claim.margin(margins, labels, self.program.classes)
-        looped = (Plan(local=False, looped=True),) if self.bound.pairs is not None else ()
-        plans = Plan(local=False), *looped, Plan(local=False, backward=True)
-        return Finding(positive(margin), margin, bounds=margins, plans=plans)
+        margin = self.specification.margin(margins, labels, self.program.classes)
+        liplt = (ProofHint(local=False, liplt=True),) if self.bound.pairs is not None else ()
+        hints = ProofHint(local=False), *liplt, ProofHint(local=False, backward=True)
+        return Finding(positive(margin), margin, bounds=margins, hints=hints)
 
 
 class LastTrace:
@@ -103,7 +103,11 @@ class LastTrace:
         return self._trace.select(where)
 
 
-_PLANS = (Plan(local=True), Plan(local=True, backward=True), Plan(local=True, weighting=RowWeighting.SECANT))
+_HINTS = (
+    ProofHint(local=True),
+    ProofHint(local=True, backward=True),
+    ProofHint(local=True, weighting=RowWeighting.SECANT),
+)
 
 
 @dataclass(frozen=True)
@@ -121,7 +125,7 @@ class Local:
     start: Start = Start.UNMASKED
     within: PixelRange | None = None
     seed: int = 0
-    claim: Claim = FIRST
+    specification: Specification = FIRST
     other: Asked | None = None
     name: str = "local"
     verdict: Verdict = Verdict.CERTIFIED
@@ -215,10 +219,10 @@ class Local:
             bounds[still] = torch.fmax(bounds[still], better)
             growth[still] = torch.fmin(growth[still], self._growth(sharper, indices[still]))
         layers = _layers(self.program, masked)
-        return Finding(positive(margin), margin, masked.logit_lipschitz, growth, bounds, layers, plans=_PLANS)
+        return Finding(positive(margin), margin, masked.logit_lipschitz, growth, bounds, layers, hints=_HINTS)
 
     def _margin(self, bounds: Tensor, labels: Tensor) -> Tensor:
-        return self.claim.margin(bounds, labels, self.program.classes)
+        return self.specification.margin(bounds, labels, self.program.classes)
 
     def _growth(self, trace: Trace, indices: Tensor) -> Tensor:
         """Radius of the values the last linear map starts from, over eps, `[images]`; NaN for eps = 0."""

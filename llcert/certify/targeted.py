@@ -46,7 +46,9 @@ class Targeted:
 
 def _towards(target: Target, labels: Tensor, rivals: Tensor) -> Loss:
     """How far the claim is violated with the help of one rival. labels, rivals: `[paths]`."""
-    return lambda logits, paths: target.claim.violation_by(logits, labels[paths], rivals[paths], target.program.classes)
+    return lambda logits, paths: target.specification.violation_by(
+        logits, labels[paths], rivals[paths], target.program.classes
+    )
 
 
 def _paths(program: Program, images: Tensor, rivals: Tensor) -> Iterator[tuple[Tensor, Tensor]]:

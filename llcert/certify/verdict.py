@@ -9,7 +9,7 @@ from typing import Protocol
 
 from torch import Tensor
 
-from llcert.certify.plan import Plan
+from llcert.certify.proof_hint import ProofHint
 
 
 class Verdict(enum.Enum):
@@ -55,7 +55,7 @@ class Finding:
     growth: radius of the last hidden values over eps. layers: one measure a term. counterexample: for an attack, the
     points that it found, the worst where none refutes, `[images, *shape]`; in_range: whether their pixels are in the
     pixel range, boolean `[images]`. What a stage does not compute is None.
-    plans: for certificates, how a proof may repeat them, cheapest first. assurance: of what was decided, if certified.
+    hints: for certificates, how they may be proved, cheapest first. assurance: of what was decided, if certified.
     weaker: what would be certified under weaker assurances, boolean `[images]` each.
     """
 
@@ -67,7 +67,7 @@ class Finding:
     layers: tuple[LayerMeasure, ...] = ()
     counterexample: Tensor | None = None
     in_range: Tensor | None = None
-    plans: tuple[Plan, ...] = ()
+    hints: tuple[ProofHint, ...] = ()
     assurance: Assurance = Assurance.ESTIMATE
     weaker: Mapping[Assurance, Tensor] = field(default_factory=dict)
 

@@ -58,7 +58,12 @@ class Proofs:
         semantics = Semantics.FLOAT32 if self.recorder.single else Semantics.REAL
         eps = subject.eps if isinstance(subject.eps, Radii) else subject.eps_text
         self.folder.begin(
-            canonical, eps=eps, semantics=semantics.value, about=about, claim=subject.claim, within=subject.within
+            canonical,
+            eps=eps,
+            semantics=semantics.value,
+            about=about,
+            specification=subject.specification,
+            within=subject.within,
         )
 
     def require(self, results: Iterable[BatchResult]) -> None:

@@ -193,8 +193,8 @@ def tsv_lines(report: Report) -> Iterable[str]:
     by which assurance where that is a weaker one than `deterministic`.
     """
     subject, more = report.subject, {}
-    if subject.claim != FIRST:
-        more["claim"] = " ".join(f"{k} {v}" for k, v in subject.claim.to_json().items())
+    if subject.specification != FIRST:
+        more["claim"] = " ".join(f"{k} {v}" for k, v in subject.specification.to_json().items())
     if subject.within is not None:
         more["within"] = ",".join(subject.within.texts)
     if subject.assurance is not Assurance.DETERMINISTIC:

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from llcert.certify import FIRST, Claim, Never, Radii, stated
+from llcert.certify import FIRST, Never, Radii, Specification, stated
 from llcert.errors import InvalidInput
 from llcert.evidence.canonical import Canonical
 from llcert.evidence.recorder import Evidence
@@ -36,7 +36,7 @@ class Folder:
 
     path: Path
     stored: Mapping[str, Any] | None = None
-    _claim: Claim = FIRST
+    _specification: Specification = FIRST
     _radii: Radii | None = None
     _head: dict[str, Any] = field(default_factory=dict)
     _hashes: dict[str, str] = field(default_factory=dict)
@@ -49,7 +49,7 @@ class Folder:
         eps: str | Radii,
         semantics: str,
         about: Mapping[str, Any],
-        claim: Claim = FIRST,
+        specification: Specification = FIRST,
         within: PixelRange | None = None,
     ) -> None:
         """Writes the network, and a certificate of no image or of those an earlier run wrote.
@@ -57,11 +57,17 @@ class Folder:
         eps: as the user wrote it, or of each image, with texts. about: `model` and `source`. within: the range of
         pixels that the claim is restricted to. Raises InvalidInput where the earlier run asked something else.
         """
-        self._claim = claim
+        self._specification = specification
         if isinstance(eps, Radii):
             self._radii = replace(eps, texts=tuple(exact(text) for text in eps.texts))
         common = None if isinstance(eps, Radii) else exact(eps)
-        self._head = {"format": 1, "claim": stated(claim, within), "eps": common, "semantics": semantics, **about}
+        self._head = {
+            "format": 1,
+            "claim": stated(specification, within),
+            "eps": common,
+            "semantics": semantics,
+            **about,
+        }
         graph, model = dump(canonical.graph()).encode(), packed(canonical.arrays)
         network = {GRAPH: graph, MODEL: model}
         hashes = {name: _sha256(content) for name, content in network.items()}
@@ -98,7 +104,7 @@ class Folder:
         content = packed(evidence.arrays)
         (self.path / name).write_bytes(content)
         self._hashes[name] = _sha256(content)
-        role = "reference" if isinstance(self._claim, Never) else "label"
+        role = "reference" if isinstance(self._specification, Never) else "label"
         known = {"index": index, role: evidence.reference, **self._eps(index)}
         self._images[index] = {**known, "file": name, "margin": evidence.margin}
 

@@ -38,7 +38,7 @@ def render(report: Summary) -> RenderableType:
     parts: list[RenderableType] = [
         _asked(report),
         Text(),
-        _Bar(report.outcomes, report.subject.claim.broken),
+        _Bar(report.outcomes, report.subject.specification.broken),
         Text(),
         _accuracies(report),
         Text(),
@@ -91,7 +91,7 @@ def _asked(report: Summary) -> RenderableType:
     grid.add_row("model", plain(subject.model))
     grid.add_row("data", plain(f"{subject.data}, {subject.split}, images {subject.selection} ({done})"))
     grid.add_row("eps", plain(f"{_eps(subject)} in pixel units (pixels in {subject.pixel_range.words})"))
-    if subject.claim != FIRST or subject.clip_input:
+    if subject.specification != FIRST or subject.clip_input:
         left = f"; images of that class left out: {subject.left_out}" if subject.left_out else ""
         grid.add_row("claim", plain(f"{subject.claim_words}{left}"))
     grid.add_row("input", plain(subject.normalisation))
@@ -115,7 +115,7 @@ def _accuracies(report: Summary) -> RenderableType:
     if report.attacked(in_range=False):
         columns["in pixel range"] = report.attacked_accuracy_in_range
     columns["certified"] = report.certified_accuracy
-    table.add_column(f"{report.subject.claim.name}:", no_wrap=True)
+    table.add_column(f"{report.subject.specification.name}:", no_wrap=True)
     for name in columns:
         table.add_column(name, justify="right", no_wrap=True)
     table.add_row("", *(percent(a) for a in columns.values()))

@@ -45,7 +45,7 @@ def _contradicted(report: Summary) -> tuple[str, ...]:
 
 def _accuracy(report: Summary) -> float:
     """Share of right predictions, whatever is claimed."""
-    if report.subject.claim == FIRST or not report.samples:
+    if report.subject.specification == FIRST or not report.samples:
         return report.clean_accuracy
     return sum(s.prediction == s.label for s in report.samples) / len(report.samples)
 
@@ -60,7 +60,7 @@ def held_down_by(report: Summary) -> str:
     if losses[largest] == 0:
         return "Nothing: every image is certified."
     if largest is Verdict.MISCLASSIFIED:
-        broken = report.subject.claim.broken
+        broken = report.subject.specification.broken
         return f"The network's own errors: {share} of the images are {broken} before any perturbation."
     outside = report.attacked(in_range=False)
     if largest is Verdict.ATTACKED and report.subject.clippable and 2 * outside > losses[largest]:

@@ -68,7 +68,7 @@ class Report(Summary):
             "warnings": list(self.warnings),
             "held_down_by": held_down_by(self),
             "radii": [s.eps for s in self.samples] if isinstance(subject.eps, Radii) else None,
-            "claim": stated(subject.claim, subject.within),
+            "claim": stated(subject.specification, subject.within),
             "claim_words": subject.claim_words,
             "left_out": subject.left_out,
             "attack": subject.attack.value if "attack" in subject.stages else None,

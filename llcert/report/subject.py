@@ -6,7 +6,7 @@ import statistics
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from llcert.certify import FIRST, Assurance, AttackKind, Claim, Eps, Radii, Semantics
+from llcert.certify import FIRST, Assurance, AttackKind, Eps, Radii, Semantics, Specification
 from llcert.region import UNIT, PixelRange
 
 
@@ -57,7 +57,7 @@ class Subject:
     parity: float | None = None
     notes: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()
-    claim: Claim = FIRST
+    specification: Specification = FIRST
     left_out: int = 0
     pixel_range: PixelRange = UNIT
     clip_input: bool = False
@@ -71,7 +71,7 @@ class Subject:
     def claim_words(self) -> str:
         """What is claimed, as the end of a sentence about every point of the ball."""
         limit = f", as long as all pixels stay in {self.pixel_range.words}" if self.clip_input else ""
-        return f"{self.claim.words}{limit}"
+        return f"{self.specification.words}{limit}"
 
     @property
     def middle_eps(self) -> float:

@@ -14,7 +14,7 @@ from llcert.bounds.branching import Branching, Leaves, _put, bounds_of, cut
 from llcert.bounds.dual import Backward, Tightest, differences
 from llcert.bounds.enclose import enclose, enclosing_ball
 from llcert.certify import Assurance, Certifier, Settings, Verdict
-from llcert.certify.plan import Branched
+from llcert.certify.proof_hint import BranchCover
 from llcert.certify.prover import _branched
 from llcert.ir import Input, Network, apply
 from llcert.ops import Conv, Linear, MaxMin, Reshape, Sigmoid, relu
@@ -83,8 +83,8 @@ def test_what_parts_prove_together_no_point_of_the_ball_contradicts(seed: int, p
     none = torch.zeros(len(rows), dtype=torch.int64)
     classes = torch.arange(len(rows) + 1)[torch.arange(len(rows) + 1) != int(label)]
     output = {backward.program.output: rows[:, None]}
-    branched = Branched(none, classes, leaves)
-    found = _branched(branched, Ascent(steps=4), backward, trace.select(none), output, (none, classes))[:, 0]
+    cover = BranchCover(none, classes, leaves)
+    found = _branched(cover, Ascent(steps=4), backward, trace.select(none), output, (none, classes))[:, 0]
     values = network(points_of(image, eps, 2000, seed=seed)) @ rows.T
     assert bool(torch.isfinite(found).all())
     assert bool((found <= values.amin(0) + 1e-9).all())
@@ -184,7 +184,9 @@ def test_what_the_closed_form_hardly_proves_is_not_lost_where_time_runs_out() ->
     settings = Settings(eps, stages=("branch",), assurance=Assurance.ESTIMATE, branch_seconds=1e-6)
     certifier = Certifier.of(network, settings)
     backward, trace = Backward(certifier.program), certifier.local.refined(image, index)
-    closed = certifier.local.claim.margin(backward.closed(trace, differences(label, certifier.program)), label, 3)
+    closed = certifier.local.specification.margin(
+        backward.closed(trace, differences(label, certifier.program)), label, 3
+    )
     assert 0 < float(closed) < Branching().enough(backward, trace)
     (sample,) = certifier(image, label, index).samples
     assert sample.verdict is Verdict.CERTIFIED

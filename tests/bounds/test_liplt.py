@@ -18,7 +18,7 @@ from llcert.bounds import global_bound
 from llcert.bounds.liplt import Composed, _between, steps_of
 from llcert.bounds.slopes import steepest
 from llcert.bounds.unmasked import proved_bound
-from llcert.certify.plan import Plan
+from llcert.certify.proof_hint import ProofHint
 from llcert.ir import Input, Network, Node, apply
 from llcert.ops import Affine, Leaky, Linear, MaxMin, Sigmoid, Tanh, relu
 from llcert.program import Program, Term, lower
@@ -199,9 +199,9 @@ def test_margins_of_pairs_pay_for_rounding(seed: int) -> None:
     network = Network(apply(Linear(last, torch.zeros(3)), apply(Affine(shift=-offset), inner)))
     own, image = prover(network, 0.0), torch.rand(1, 4, generator=draw)
     label = network(image.double()).argmax(1)
-    assert own.looped is not None
-    assert own.looped().pairs is not None
-    proved = own(image, label, Plan(local=False, looped=True))[0]
+    assert own.liplt is not None
+    assert own.liplt().pairs is not None
+    proved = own(image, label, ProofHint(local=False, liplt=True))[0]
     for order in ORDERS.values():
         logits = in_float32(network, image, order)[network.output].double()[0]
         assert bool((proved <= logits[label] - logits)[torch.arange(3) != label].all())

@@ -15,7 +15,7 @@ from llcert.bounds.enclose import enclose, enclosing_ball
 from llcert.bounds.join import SideBySide
 from llcert.bounds.unmasked import MaskedOnly, operator_bound, proved_bound, unmasked_bound
 from llcert.certify import Assurance, Settings
-from llcert.certify.plan import Plan
+from llcert.certify.proof_hint import ProofHint
 from llcert.certify.prover import provers_of
 from llcert.ir import Input, Network, apply
 from llcert.ops import Conv, Linear, MaxMin, Reshape, relu
@@ -132,7 +132,7 @@ def test_maxmin_networks_ask_for_no_norm_of_an_image() -> None:
     watched = Watched()
     object.__setattr__(prover.solver, "solver", watched)
     images = torch.rand(3, 2, 5, 5, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
-    margins = [prover(images, net(images).argmax(1), Plan(local=local)) for local in (False, True)]
+    margins = [prover(images, net(images).argmax(1), ProofHint(local=local)) for local in (False, True)]
     torch.testing.assert_close(*margins, rtol=1e-7, atol=1e-9)
     assert sum(watched.asked) == 0
 

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from llcert.certify import PGD
-from llcert.certify.claim import FIRST, Top
+from llcert.certify.specification import FIRST, Top
 from llcert.ir import Input, Network, apply
 from llcert.ops import Linear, Reshape, relu
 from llcert.program import Program, lower
@@ -163,9 +163,9 @@ def test_patience_ends_what_gets_nowhere(patience: int, looks: int, monkeypatch:
     seen: list[int] = []
     real = Top.loss
 
-    def counted(claim: Top, logits: Tensor, labels: Tensor, classes: int) -> Tensor:
+    def counted(specification: Top, logits: Tensor, labels: Tensor, classes: int) -> Tensor:
         seen.append(len(logits))
-        return real(claim, logits, labels, classes)
+        return real(specification, logits, labels, classes)
 
     monkeypatch.setattr(Top, "loss", counted)
     attack = PGD(steps=60, patience=patience)

@@ -18,16 +18,16 @@ from torch import Tensor
 import llcert
 from llcert.bounds import RowWeighting
 from llcert.certify import Verdict
-from llcert.certify.plan import Plan
+from llcert.certify.proof_hint import ProofHint
 from llcert.certify.settings import Semantics
 from llcert.errors import UnsupportedModel
 from llcert.ir import Input, Network, apply
 from llcert.ops import Clamp, Linear
 
-PLANS = (
-    Plan(local=True, backward=True),
-    Plan(local=True),
-    Plan(local=True, weighting=RowWeighting.SECANT, backward=True),
+HINTS = (
+    ProofHint(local=True, backward=True),
+    ProofHint(local=True),
+    ProofHint(local=True, weighting=RowWeighting.SECANT, backward=True),
 )
 
 
@@ -40,12 +40,12 @@ def test_no_proved_margin_is_above_one_that_a_run_shows(seed: int) -> None:
     away = torch.linalg.vector_norm((points.double() - image.double()).flatten(1), dim=1)
     points = torch.cat([image, points[away <= eps]])
     others = torch.arange(network.classes) != int(label)
-    for plan in PLANS:
-        margins = prover(network, eps)(image, label, plan)[0]
+    for hint in HINTS:
+        margins = prover(network, eps)(image, label, hint)[0]
         for order in range(4):
             logits = in_own_formats(network, points, 4 * seed + order, flush=order == 3)[network.output].double()
             observed = (logits[:, label] - logits).amin(0)
-            assert bool(((margins <= observed) | (margins == -torch.inf))[others].all()), plan
+            assert bool(((margins <= observed) | (margins == -torch.inf))[others].all()), hint
 
 
 BODIES = {
@@ -98,4 +98,4 @@ def test_what_the_format_of_a_value_cannot_hold_proves_nothing_of_a_run() -> Non
     with pytest.raises(UnsupportedModel, match=r"ReLU-theta clip: its high is no float32 number.*--semantics real"):
         prover(network, 0.1)
     image: Tensor = torch.tensor([[0.05, 0.0]])
-    assert prover(network, 0.01, Semantics.REAL)(image, torch.tensor([0]), PLANS[0])[0, 1] > 0
+    assert prover(network, 0.01, Semantics.REAL)(image, torch.tensor([0]), HINTS[0])[0, 1] > 0

@@ -10,8 +10,8 @@ from onnx_text import imported, noise
 from torch import Tensor
 
 import llcert
-from llcert.certify.claim import FIRST, Top
 from llcert.certify.heads import told_apart
+from llcert.certify.specification import FIRST, Top
 from llcert.errors import UnsupportedModel
 from llcert.ops import Head, Sigmoid
 from llcert.region import Region
@@ -32,19 +32,19 @@ def logits(count: int, classes: int, seed: int) -> Tensor:
 
 
 @pytest.mark.parametrize("kind", HEADS)
-@pytest.mark.parametrize("claim", [FIRST, Top(3)])
-def test_what_is_told_apart_is_apart_in_float32(kind: str, claim: Top) -> None:
+@pytest.mark.parametrize("specification", [FIRST, Top(3)])
+def test_what_is_told_apart_is_apart_in_float32(kind: str, specification: Top) -> None:
     op, answer = HEADS[kind]
     z = logits(20000, 6, seed=1)
-    references = claim_references = z.topk(claim.count).indices[:, -1]
+    references = z.topk(specification.count).indices[:, -1]
     wide = z.double()
     margins = wide.gather(1, references[:, None]) - wide
     margins = margins.scatter(1, references[:, None], torch.inf)
     region = Region(wide, wide, wide, torch.zeros(len(z)))
-    kept = told_apart(((op,),), margins, references, region, first=claim.spare == 0)
-    proved = claim.margin(kept, claim_references, 6) > 0
+    kept = told_apart(((op,),), margins, references, region, first=specification.spare == 0)
+    proved = specification.margin(kept, references, 6) > 0
     assert 0.1 < float(proved.float().mean()) < 1
-    assert bool(claim.holds(answer(z), references, 6)[proved].all())
+    assert bool(specification.holds(answer(z), references, 6)[proved].all())
 
 
 @pytest.mark.parametrize("low", [-30.0, -3.0, 0.0, 4.0])

@@ -10,7 +10,7 @@ from torch import Tensor
 
 import llcert
 from llcert.certify import Assurance, Certifier, Semantics, Settings, Verdict
-from llcert.certify.plan import Plan
+from llcert.certify.proof_hint import ProofHint
 from llcert.certify.prover import provers_of
 from llcert.errors import InvalidInput
 from llcert.ir import Input, Network, apply
@@ -92,9 +92,9 @@ def test_proved_margins_hold_at_every_point_of_the_range(seed: int, semantics: S
     label = network(image).argmax(1)
     settings = Settings(eps, clip_input=True, pixel_range=within, semantics=semantics)
     prover = provers_of(network, settings, "cpu")[Assurance.DETERMINISTIC]
-    margins = prover(image, label, Plan(local=True, backward=True))
+    margins = prover(image, label, ProofHint(local=True, backward=True))
     whole = provers_of(network, Settings(eps, semantics=semantics), "cpu")[Assurance.DETERMINISTIC]
-    assert bool((margins >= whole(image, label, Plan(local=True, backward=True)) - 1e-9).all())
+    assert bool((margins >= whole(image, label, ProofHint(local=True, backward=True)) - 1e-9).all())
     steps = torch.linspace(0, 0.45, 400, dtype=torch.float64)
     points = torch.cartesian_prod(steps, steps)
     points = points[torch.linalg.vector_norm(points - image.double(), dim=1) <= eps]
@@ -108,7 +108,7 @@ def test_a_linear_map_is_bounded_tightly() -> None:
     """The least value of x + y over the square alone, where the disc holds all of it."""
     settings = Settings(3.0, clip_input=True, semantics=Semantics.REAL)
     prover = provers_of(corner(2), settings, "cpu")[Assurance.DETERMINISTIC]
-    margin = prover(torch.tensor([[0.5, 0.25]]), torch.tensor([0]), Plan(local=True))[0, 1]
+    margin = prover(torch.tensor([[0.5, 0.25]]), torch.tensor([0]), ProofHint(local=True))[0, 1]
     assert float(margin) == pytest.approx(0.05, abs=1e-6)
     assert float(margin) <= float(torch.tensor(0.05))
 

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from llcert.bounds import RowWeighting, dual
 from llcert.bounds.enclose import enclose, enclosing_ball
-from llcert.certify.plan import Plan
+from llcert.certify.proof_hint import ProofHint
 from llcert.certify.prover import Prover
 from llcert.certify.settings import Semantics
 from llcert.ir import Input, Network, Node, apply, place
@@ -25,12 +25,12 @@ from llcert.ops import Add, Affine, BatchNorm, Clamp, Concat, Leaky, Linear, Max
 BATCH = 50
 """Networks a test; one in five is a random graph over all operators, the others have two inputs."""
 
-PLANS = (
-    Plan(local=True, backward=True),
-    Plan(local=True),
-    Plan(local=False),
-    Plan(local=True, weighting=RowWeighting.SECANT),
-    Plan(local=True, weighting=RowWeighting.SECANT, backward=True),
+HINTS = (
+    ProofHint(local=True, backward=True),
+    ProofHint(local=True),
+    ProofHint(local=False),
+    ProofHint(local=True, weighting=RowWeighting.SECANT),
+    ProofHint(local=True, weighting=RowWeighting.SECANT, backward=True),
 )
 EPS = (0.0, 1e-5, 0.03, 0.1, 0.2, 0.4, 1.0, 3.0)
 
@@ -51,8 +51,8 @@ def test_no_proved_margin_is_above_an_observed_one(first: int) -> None:
 def check(network: Network, image: Tensor, eps: float, seed: int) -> None:
     semantics = list(Semantics)[seed // 7 % 2]
     label = network(image.double()).argmax(1)
-    own, plan = prover(network, eps, semantics), PLANS[seed % len(PLANS)]
-    every = torch.stack([own(image, label, plan)[0], *carried(own, image, label, plan, seed)])
+    own, hint = prover(network, eps, semantics), HINTS[seed % len(HINTS)]
+    every = torch.stack([own(image, label, hint)[0], *carried(own, image, label, hint, seed)])
     margins = torch.where(every.isnan(), -torch.inf, every).amax(0)
     found = least_margins(network, image.double(), int(label), eps * (1 - 1e-9), seed)
     others = torch.arange(len(margins)) != label
@@ -68,11 +68,11 @@ def check(network: Network, image: Tensor, eps: float, seed: int) -> None:
 
 
 @torch.no_grad()
-def carried(own: Prover, image: Tensor, label: Tensor, plan: Plan, seed: int) -> list[Tensor]:
+def carried(own: Prover, image: Tensor, label: Tensor, hint: ProofHint, seed: int) -> list[Tensor]:
     """Bounds of all margins carried to the image, whether the prover needs them or not, with any choices."""
-    solver = own.solver if plan.local else None
+    solver = own.solver if hint.local else None
     ball = enclosing_ball(image.double(), own.eps)
-    trace = enclose(own.program, ball, own.bound, solver, weighting=plan.weighting, deployed=own.deployed)
+    trace = enclose(own.program, ball, own.bound, solver, weighting=hint.weighting, deployed=own.deployed)
     rows, backward = {own.program.output: dual.differences(label, own.program)}, dual.Backward(own.program)
     return [
         backward(trace, rows, dual.Tightest())[0],

@@ -15,22 +15,22 @@ from llcert.bounds.ascent import Ascent
 from llcert.bounds.dual import Backward, Tightest, differences
 from llcert.bounds.enclose import enclose, enclosing_ball
 from llcert.certify import Assurance, Global, Settings
-from llcert.certify.claim import FIRST, positive
-from llcert.certify.plan import Carried, Plan
+from llcert.certify.proof_hint import FixedRelaxation, ProofHint
 from llcert.certify.proved import Proved
 from llcert.certify.prover import provers_of
 from llcert.certify.settings import Semantics
+from llcert.certify.specification import FIRST, positive
 from llcert.ir import Input, Network, apply, place
 from llcert.ops import Linear, MaxMin, relu
 from llcert.program import lower
 from llcert.spectral import RandomLanczos, Side
 
-PLANS = (
-    Plan(local=False),
-    Plan(local=True),
-    Plan(local=True, weighting=RowWeighting.SECANT),
-    Plan(local=True, backward=True),
-    Plan(local=False, backward=True),
+HINTS = (
+    ProofHint(local=False),
+    ProofHint(local=True),
+    ProofHint(local=True, weighting=RowWeighting.SECANT),
+    ProofHint(local=True, backward=True),
+    ProofHint(local=False, backward=True),
 )
 
 
@@ -63,11 +63,11 @@ def test_margins_hold_at_every_point(semantics: Semantics, eps: float) -> None:
         network = dense(seed)
         images, labels = batch(network)
         own = prover(network, eps, semantics)
-        for plan in PLANS:
-            margins = own(images, labels, plan)
+        for hint in HINTS:
+            margins = own(images, labels, hint)
             for i, label in enumerate(labels.tolist()):
                 points = points_of(images[i : i + 1], eps * (1 - 1e-9), 200, seed)
-                assert bool((margins[i] <= observed(network(points), label) + 1e-14).all()), plan
+                assert bool((margins[i] <= observed(network(points), label) + 1e-14).all()), hint
 
 
 @pytest.mark.parametrize("seed", range(12))
@@ -78,7 +78,7 @@ def test_margins_hold_in_float32_whatever_the_order_of_sums(seed: int) -> None:
     points = points_of(image, eps * (1 - 1e-6), 30, seed).float()
     inside = torch.linalg.vector_norm((points.double() - image.double()).flatten(1), dim=1) <= eps
     points = torch.cat([image, points[inside]])
-    margins = prover(network, eps)(image, label, Plan(local=True, backward=True))[0]
+    margins = prover(network, eps)(image, label, ProofHint(local=True, backward=True))[0]
     for order in (None, *ORDERS.values()):
         for flush in (False, True):
             logits = in_float32(network, points, order, flush=flush)[network.output].double()
@@ -88,7 +88,7 @@ def test_margins_hold_in_float32_whatever_the_order_of_sums(seed: int) -> None:
 def test_float32_costs_something_and_little() -> None:
     network = dense()
     images, labels = batch(network)
-    real, single = (prover(network, 0.01, s)(images, labels, PLANS[3]) for s in (Semantics.REAL, Semantics.FLOAT32))
+    real, single = (prover(network, 0.01, s)(images, labels, HINTS[3]) for s in (Semantics.REAL, Semantics.FLOAT32))
     others = torch.nn.functional.one_hot(labels, 3) == 0
     assert bool((single < real)[others].all())
     assert bool((single > real - 1e-4)[others].all())
@@ -97,7 +97,7 @@ def test_float32_costs_something_and_little() -> None:
 def test_more_work_never_proves_less() -> None:
     network = dense()
     images, labels = batch(network, 8)
-    unmasked, local, secant, backward, _ = (prover(network, 0.2)(images, labels, p) for p in PLANS)
+    unmasked, local, secant, backward, _ = (prover(network, 0.2)(images, labels, p) for p in HINTS)
     assert bool((local >= unmasked - 1e-9).all())
     assert bool((backward >= local).all())
     assert secant.shape == local.shape
@@ -111,9 +111,9 @@ def test_what_global_norms_leave_open_is_carried_down() -> None:
     loose = replace(own, bound=replace(own.bound, norms={t: 1.3 * n for t, n in own.bound.norms.items()}))
     stage = Global(program, eps, global_bound(program))
     estimated = stage(images, labels, torch.arange(60), torch.full((60, 3), -torch.inf))
-    assert estimated.plans[-1] == Plan(local=False, backward=True)
+    assert estimated.hints[-1] == ProofHint(local=False, backward=True)
     found = Proved(stage, loose, Assurance.DETERMINISTIC, {})(images, labels, torch.arange(60), images)
-    plain = positive(FIRST.margin(loose(images, labels, PLANS[0]), labels, 3)) & estimated.decided
+    plain = positive(FIRST.margin(loose(images, labels, HINTS[0]), labels, 3)) & estimated.decided
     assert bool((found.decided >= plain).all())
     assert int(estimated.decided.sum()) >= int(found.decided.sum()) > int(plain.sum())
 
@@ -121,7 +121,7 @@ def test_what_global_norms_leave_open_is_carried_down() -> None:
 def test_no_room_proves_the_margins_of_the_image() -> None:
     network = dense()
     images, labels = batch(network)
-    margins = prover(network, 0.0, Semantics.REAL)(images, labels, PLANS[1])
+    margins = prover(network, 0.0, Semantics.REAL)(images, labels, HINTS[1])
     logits = network(images.double())
     expected = logits.gather(1, labels[:, None]) - logits
     others = torch.nn.functional.one_hot(labels, 3) == 0
@@ -140,8 +140,8 @@ def test_a_broken_image_proves_nothing(broken: float) -> None:
     network = dense()
     images, labels = batch(network)
     images[0, 1] = broken
-    for plan in PLANS:
-        margins = prover(network, 0.01)(images, labels, plan)
+    for hint in HINTS:
+        margins = prover(network, 0.01)(images, labels, hint)
         assert not bool(positive(margins[0].amin()))
         assert bool(margins[1:].isfinite().any()), "the others are not disturbed"
 
@@ -154,8 +154,8 @@ def test_broken_weights_prove_nothing(broken: float, semantics: Semantics) -> No
         layers = [n.op for n in network.operators() if isinstance(n.op, Linear)]
         layers[number].weight[0, 0] = broken
         images, labels = batch(network)
-        for plan in PLANS:
-            assert not bool(positive(prover(network, 0.0, semantics)(images, labels, plan).amin(1)).any())
+        for hint in HINTS:
+            assert not bool(positive(prover(network, 0.0, semantics)(images, labels, hint).amin(1)).any())
 
 
 def test_what_an_ascent_found_is_proved_again() -> None:
@@ -170,15 +170,15 @@ def test_what_an_ascent_found_is_proved_again() -> None:
         start = Tightest()
         Backward(own.program)(trace.select(image), rows, start)
         found, choices = Ascent(steps=10)(Backward(own.program), trace.select(image), rows, start.chosen)
-    carried = Carried(image, torch.arange(3).repeat(6), choices)
-    plan = Plan(local=True, backward=True, carried=carried)
-    margins = own(images, labels, plan)
-    assert bool((margins >= own(images, labels, PLANS[3])).all())
+    relaxation = FixedRelaxation(image, torch.arange(3).repeat(6), choices)
+    hint = ProofHint(local=True, backward=True, relaxation=relaxation)
+    margins = own(images, labels, hint)
+    assert bool((margins >= own(images, labels, HINTS[3])).all())
     others = (torch.nn.functional.one_hot(labels, 3) == 0).flatten()
     reached = (margins.flatten() > 0) | (margins.flatten() >= found[:, 0] - 1e-4)  # what is proved is left alone
     assert bool(reached[others].all())
     positions = torch.tensor([4, 1])
-    some = own(images[positions], labels[positions], plan.select(positions))
+    some = own(images[positions], labels[positions], hint.select(positions))
     torch.testing.assert_close(some, margins[positions], atol=1e-9, rtol=1e-9)
 
 
@@ -202,7 +202,7 @@ def test_silly_choices_of_an_ascent_prove_no_more_than_is_true() -> None:
             )
             for k, c in start.chosen.items()
         }
-        margins = own(images, labels, Plan(True, backward=True, carried=Carried(image, row, choices)))
+        margins = own(images, labels, ProofHint(True, backward=True, relaxation=FixedRelaxation(image, row, choices)))
         for i, label in enumerate(labels.tolist()):
             logits = network(points_of(images[i : i + 1], 0.2 * (1 - 1e-9), 300, seed))
             assert bool((margins[i] <= observed(logits, label) + 1e-14).all())
@@ -213,8 +213,8 @@ def test_norms_that_are_only_probable_do_not_pass_for_proved() -> None:
     images, labels = batch(network)
     wrong = replace(prover(network, 0.1), solver=RandomLanczos())
     with pytest.raises(ValueError, match="probable"):
-        wrong(images, labels, PLANS[1])
-    assert wrong(images, labels, PLANS[0]).isfinite().any(), "unmasked norms are proved"
+        wrong(images, labels, HINTS[1])
+    assert wrong(images, labels, HINTS[0]).isfinite().any(), "unmasked norms are proved"
 
 
 def test_every_assurance_below_the_one_asked_has_a_prover() -> None:
@@ -231,7 +231,7 @@ def test_a_value_has_its_own_format_whatever_its_parameters_are_stored_in() -> N
     network, wide = dense(), dense(dtype=torch.float64)
     stored = Network(place(network.output, "cpu", torch.float64))
     images, labels = batch(network)
-    single, again, double = (prover(n, 0.01)(images, labels, PLANS[0]) for n in (network, stored, wide))
+    single, again, double = (prover(n, 0.01)(images, labels, HINTS[0]) for n in (network, stored, wide))
     others = single.isfinite()
     assert others.any()
     assert torch.equal(single[others], again[others])

@@ -11,7 +11,7 @@ from proofs import points_of
 from rich.console import Console
 
 import llcert
-from llcert.certify import Assurance, Certifier, Claim, Never, Semantics, Settings, Top, Verdict
+from llcert.certify import Assurance, Certifier, Never, Semantics, Settings, Specification, Top, Verdict
 from llcert.cli.running import tsv_lines
 from llcert.errors import InvalidInput
 from llcert.ir import Input, Network, apply
@@ -126,8 +126,8 @@ def test_a_network_that_does_not_read_its_image_has_no_radius(
 def test_what_depends_on_the_image_bounds_the_radius_of_claims_that_need_it() -> None:
     network, images = constant(hidden=False, image=True), torch.full((1, 4), 0.01)
 
-    def radius(label: int, claim: Claim) -> float | None:
-        settings = Settings(0.001, radius=0.01, claim=claim)
+    def radius(label: int, specification: Specification) -> float | None:
+        settings = Settings(0.001, radius=0.01, specification=specification)
         (sample,) = Certifier.of(network, settings)(images, torch.tensor([label]), torch.arange(1)).samples
         return sample.radius
 

@@ -25,7 +25,7 @@ from llcert.bounds import GlobalBound, RowWeighting, Start, Trace, propagate
 from llcert.bounds.dual import Backward, Tightest
 from llcert.bounds.enclose import enclose, enclosing_ball
 from llcert.bounds.forward import row_weights
-from llcert.certify.plan import Plan
+from llcert.certify.proof_hint import ProofHint
 from llcert.certify.prover import Prover
 from llcert.certify.settings import Semantics
 from llcert.frontend.onnx_file import load, save
@@ -39,12 +39,12 @@ BATCH = 10
 """Networks a test."""
 
 EPS = (0.0, 1e-4, 0.02, 0.1, 0.3, 1.0)
-PLANS = (
-    Plan(local=True, backward=True),
-    Plan(local=False),
-    Plan(local=True, weighting=RowWeighting.SECANT),
-    Plan(local=True, boxes=True, backward=True),
-    Plan(local=False, looped=True),
+HINTS = (
+    ProofHint(local=True, backward=True),
+    ProofHint(local=False),
+    ProofHint(local=True, weighting=RowWeighting.SECANT),
+    ProofHint(local=True, intermediate=True, backward=True),
+    ProofHint(local=False, liplt=True),
 )
 TINY = 1e-12
 """What float64 may err in the values that bounds are compared with, relative."""
@@ -75,7 +75,7 @@ def check(seed: int) -> None:
     image, weighting = random_image(network, seed).float(), list(RowWeighting)[seed // 2 % 2]
     own = prover(network, eps, semantics)
     program = own.program
-    bound = own.looped() if own.looped is not None and seed % 2 else own.bound
+    bound = own.liplt() if own.liplt is not None and seed % 2 else own.bound
     with torch.no_grad():
         region = enclosing_ball(image.double(), eps)
         trace = enclose(program, region, bound, own.solver, weighting=weighting, deployed=own.deployed)
@@ -207,7 +207,7 @@ def _below(bounds: Tensor, parts: list[tuple[Tensor, Tensor]]) -> bool:
 def margins_hold(own: Prover, image: Tensor, observed: list[Tensor], seed: int) -> None:
     """Proved margins between the logits of the program, a final ReLU's zero among them, are below observed ones."""
     label = own.program.logits(image.double()).argmax(1)
-    proved = own(image, label, PLANS[seed % len(PLANS)])[0]
+    proved = own(image, label, HINTS[seed % len(HINTS)])[0]
     for logits in observed:
         found = (logits[:, label] - logits).amin(0)
         others = torch.arange(len(found)) != label
@@ -224,7 +224,7 @@ def check_file(seed: int, path: Path) -> None:
     points = points_of(image, eps * (1 - 1e-6), 40, seed).float()
     away = torch.linalg.vector_norm(flat(points.double() - image.double()), dim=1)
     points = torch.cat([image, points[away <= eps]])
-    proved = prover(network, eps)(image, label, PLANS[seed % len(PLANS)])[0]
+    proved = prover(network, eps)(image, label, HINTS[seed % len(HINTS)])[0]
     for level in ("ORT_ENABLE_ALL", "ORT_DISABLE_ALL"):
         logits = answers(path, points, level)
         found = (logits[:, label] - logits).amin(0)

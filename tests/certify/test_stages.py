@@ -9,7 +9,7 @@ from torch import Tensor
 
 from llcert.bounds import GlobalBound, RowWeighting, global_bound
 from llcert.certify import Attack, Clean, Global, Local, Verdict
-from llcert.certify.claim import FIRST, positive
+from llcert.certify.specification import FIRST, positive
 from llcert.ir import Input, Network, apply
 from llcert.ops import Linear, relu
 from llcert.program import Program, lower

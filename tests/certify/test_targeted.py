@@ -15,12 +15,12 @@ from llcert.certify import (
     Attack,
     AttackKind,
     Certifier,
-    Claim,
     Deployed,
     Finding,
     Never,
     Objective,
     Settings,
+    Specification,
     Target,
     TargetedAttack,
     Top,
@@ -50,8 +50,10 @@ def _images() -> Tensor:
     return torch.rand(60, 6, generator=torch.Generator().manual_seed(3))
 
 
-def _attack(program: Program, images: Tensor, labels: Tensor, eps: float, *, claim: Claim = FIRST) -> Finding:
-    stage = TargetedAttack(adversary(program, eps, claim))
+def _attack(
+    program: Program, images: Tensor, labels: Tensor, eps: float, *, specification: Specification = FIRST
+) -> Finding:
+    stage = TargetedAttack(adversary(program, eps, specification))
     return stage(images, labels, torch.arange(len(images)), unbounded(program, images))
 
 
@@ -138,19 +140,21 @@ def test_it_is_broken_only_if_the_deployed_network_says_so() -> None:
 
 
 @pytest.mark.parametrize("scale", [1e-30, 1e-8, 1e20, 1e30])
-@pytest.mark.parametrize("claim", [FIRST, Top(2), Never(1)], ids=str)
-def test_the_scale_of_the_logits_does_not_matter(claim: Claim, scale: float) -> None:
+@pytest.mark.parametrize("specification", [FIRST, Top(2), Never(1)], ids=str)
+def test_the_scale_of_the_logits_does_not_matter(specification: Specification, scale: float) -> None:
     images = _images()
     plain, scaled = lower(_deep()), lower(_deep(scale))
-    labels = claim.reference(plain.logits(images), plain.logits(images).argmax(1), 5)
-    right = claim.holds(plain.logits(images), labels, 5)
+    labels = specification.reference(plain.logits(images), plain.logits(images).argmax(1), 5)
+    right = specification.holds(plain.logits(images), labels, 5)
     images, labels = images[right], labels[right]
     assert torch.equal(scaled.logits(images).argmax(1), plain.logits(images).argmax(1))
-    known, found = (_attack(p, images, labels, 0.5, claim=claim).decided for p in (plain, scaled))
+    known, found = (_attack(p, images, labels, 0.5, specification=specification).decided for p in (plain, scaled))
     assert 0 < int(known.sum()) < len(known)
     assert torch.equal(known, found)
     pgd = PGD(objective=Objective.MARGIN)
-    known, found = (attacked(pgd, p, images, labels, 0.5, claim=claim, whole=True).refuted for p in (plain, scaled))
+    known, found = (
+        attacked(pgd, p, images, labels, 0.5, specification=specification, whole=True).refuted for p in (plain, scaled)
+    )
     assert int(known.sum()) > 0
     assert torch.equal(known, found)
 

@@ -11,7 +11,7 @@ import pytest
 import torch
 from random_graphs import random_image, random_network
 
-from llcert.certify import Certifier, Claim, Never, Radii, Settings, Top
+from llcert.certify import Certifier, Never, Radii, Settings, Specification, Top
 from llcert.check import check
 from llcert.cli import main
 from llcert.errors import InvalidInput, UnsupportedModel
@@ -46,13 +46,13 @@ def accepted(folder: Path) -> list[bool]:
     return [r.accepted for r in check(folder)]
 
 
-@pytest.mark.parametrize("claim", [("--target", 8), ("--top", 2), ("--top", 5)])
-def test_what_is_certified_is_there_and_accepted(claim: tuple[str, int], radii: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("specification", [("--target", 8), ("--top", 2), ("--top", 5)])
+def test_what_is_certified_is_there_and_accepted(specification: tuple[str, int], radii: Path, tmp_path: Path) -> None:
     proof, out = tmp_path / "proof", tmp_path / "out"
-    assert certify(proof, *claim, "--eps-file", radii, "--out", out) == 0
+    assert certify(proof, *specification, "--eps-file", radii, "--out", out) == 0
     samples = [json.loads(line) for line in (out / "samples.jsonl").read_text().splitlines()]
     content = claims(proof)
-    assert content["claim"] == {"never" if claim[0] == "--target" else "top": claim[1]}
+    assert content["claim"] == {"never" if specification[0] == "--target" else "top": specification[1]}
     assert content["eps"] is None
     known = {entry["index"]: entry for entry in content["images"]}
     certified = [s for s in samples if s["verdict"] == "certified"]
@@ -62,7 +62,7 @@ def test_what_is_certified_is_there_and_accepted(claim: tuple[str, int], radii: 
         entry = known[sample["index"]]
         assert entry["eps"] == f"{40 + 5 * sample['index']}/255"
         assert sample["eps"] == float(Fraction(entry["eps"]))
-        role = "reference" if claim[0] == "--target" else "label"
+        role = "reference" if specification[0] == "--target" else "label"
         assert entry[role] == sample["prediction" if role == "reference" else "label"]
     assert all(accepted(proof))
     larger = [entry | {"eps": str(Fraction(entry["eps"]) * 3)} for entry in content["images"]]
@@ -145,8 +145,8 @@ def test_ranges_that_are_none_are_refused(within: object, tmp_path: Path) -> Non
 
 
 @pytest.mark.parametrize("clipped", [False, True])
-@pytest.mark.parametrize("claim", [Top(2), Never(0)], ids=str)
-def test_random_graphs(claim: Claim, clipped: bool, tmp_path: Path) -> None:
+@pytest.mark.parametrize("specification", [Top(2), Never(0)], ids=str)
+def test_random_graphs(specification: Specification, clipped: bool, tmp_path: Path) -> None:
     """Also of networks that end in a ReLU, whose logits have to exceed its zero."""
     written = 0
     for seed in range(14):
@@ -157,7 +157,7 @@ def test_random_graphs(claim: Claim, clipped: bool, tmp_path: Path) -> None:
         images = image + 0.1 * torch.randn(3, *image.shape[1:], generator=torch.Generator().manual_seed(seed))
         images, recorder = images.to(net.dtype), Recorder()
         radii = Radii((0.001, 0.01, 0.1), ("1/1000", "0.01", "1e-1"))
-        settings = Settings(radii, stages=("global", "local", "dual"), claim=claim)
+        settings = Settings(radii, stages=("global", "local", "dual"), specification=specification)
         try:
             certifier = Certifier.of(net, settings, dtype=net.dtype, witness=recorder)
         except UnsupportedModel:
@@ -165,7 +165,7 @@ def test_random_graphs(claim: Claim, clipped: bool, tmp_path: Path) -> None:
         certifier(images, net(images).argmax(1), torch.arange(3))
         assert recorder.canonical is not None
         folder = open_folder(tmp_path / str(seed), resume=False, overwrite=False)
-        folder.begin(recorder.canonical, eps=radii, semantics="real", about={}, claim=claim)
+        folder.begin(recorder.canonical, eps=radii, semantics="real", about={}, specification=specification)
         for index, evidence in sorted(recorder.found.items()):
             folder.add(index, evidence)
         folder.commit()

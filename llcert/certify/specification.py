@@ -1,4 +1,4 @@
-"""What a certificate claims of every point of a ball, and which differences of logits prove it."""
+"""Specifications: what is claimed of the logits at every point of a ball, and which margins `z_y - z_j` prove it."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from llcert.errors import InvalidInput
 from llcert.region import PixelRange
 
 
-class Claim(ABC):
-    """A claim about the logits at every point of a ball.
+class Specification(ABC):
+    """A property of the logits that is claimed at every point of a ball.
 
-    One class of each image, its *reference*, is compared with others, its *rivals*: the claim holds where
+    One class of each image, its *reference*, is compared with others, its *rivals*: it holds where
     `z_reference - z_rival > 0` for all of them but `spare`. Logits are `[batch, classes]`, or have one more entry, a
     zero that stands for a final ReLU: `relu(z)_a > relu(z)_b` exactly if `z_a > z_b` and `z_a > 0`. It is a rival of
     every reference, is never spared, and is no class. Bounds are lower bounds of the differences `z_reference - z_j`,
@@ -116,7 +116,7 @@ class Claim(ABC):
 
 
 @dataclass(frozen=True)
-class Top(Claim):
+class Top(Specification):
     """The label stays among the `count` largest logits, strictly: fewer than `count` other classes reach its logit."""
 
     count: int = 1
@@ -166,7 +166,7 @@ FIRST = Top()
 
 
 @dataclass(frozen=True)
-class Never(Claim):
+class Never(Specification):
     """The network never answers the class `target`: another logit is strictly larger at every point.
 
     The reference is the largest other logit at the image itself, which is the network's answer there unless the claim
@@ -213,9 +213,9 @@ class Never(Claim):
         return torch.tensor([j for j in range(classes) if j != self.target], device=logits.device)
 
 
-def stated(claim: Claim, within: PixelRange | None) -> dict[str, Any]:
+def stated(specification: Specification, within: PixelRange | None) -> dict[str, Any]:
     """The claim as files state it, with the range of pixels it is restricted to where it is."""
-    return claim.to_json() if within is None else {**claim.to_json(), "within": list(within.texts)}
+    return specification.to_json() if within is None else {**specification.to_json(), "within": list(within.texts)}
 
 
 def positive(margin: Tensor) -> Tensor:

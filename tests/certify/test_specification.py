@@ -17,19 +17,19 @@ from llcert.certify import (
     PGD,
     Assurance,
     Certifier,
-    Claim,
     Clean,
     Global,
     Local,
     Never,
     Radii,
     Settings,
+    Specification,
     TargetedAttack,
     Top,
     Verdict,
     positive,
 )
-from llcert.certify.plan import Plan
+from llcert.certify.proof_hint import ProofHint
 from llcert.certify.prover import provers_of
 from llcert.errors import InvalidInput
 from llcert.ir import Input, Network, apply
@@ -41,14 +41,14 @@ CLAIMS = (FIRST, Top(2), Top(3), Never(0), Never(2))
 CLASSES = 4
 
 
-def truth(claim: Claim, shown: list[float], label: int) -> bool:
+def truth(specification: Specification, shown: list[float], label: int) -> bool:
     """What the claim says of a network that answers with these numbers, by its definition."""
     if any(z != z for z in shown):
         return False
-    if isinstance(claim, Never):
-        return any(z > shown[claim.target] for z in shown)
-    assert isinstance(claim, Top)
-    return sum(z >= shown[label] for j, z in enumerate(shown) if j != label) < claim.count
+    if isinstance(specification, Never):
+        return any(z > shown[specification.target] for z in shown)
+    assert isinstance(specification, Top)
+    return sum(z >= shown[label] for j, z in enumerate(shown) if j != label) < specification.count
 
 
 def logits_of_all_kinds() -> Tensor:
@@ -56,76 +56,78 @@ def logits_of_all_kinds() -> Tensor:
 
 
 @pytest.mark.parametrize("clipped", [False, True])
-@pytest.mark.parametrize("claim", CLAIMS, ids=str)
+@pytest.mark.parametrize("specification", CLAIMS, ids=str)
 @pytest.mark.parametrize("label", [0, 3])
-def test_a_claim_holds_where_its_definition_says_so(claim: Claim, label: int, clipped: bool) -> None:
+def test_a_claim_holds_where_its_definition_says_so(specification: Specification, label: int, clipped: bool) -> None:
     """With a zero behind them, logits stand for themselves behind a ReLU."""
     logits = logits_of_all_kinds()
     with_zero = torch.cat((logits, torch.zeros(len(logits), 1)), 1) if clipped else logits
-    found = claim.holds(with_zero, torch.full((len(logits),), label), CLASSES)
+    found = specification.holds(with_zero, torch.full((len(logits),), label), CLASSES)
     for row, holds in zip(logits.tolist(), found.tolist(), strict=True):
-        expected = truth(claim, [max(z, 0.0) if clipped and z == z else z for z in row], label)
+        expected = truth(specification, [max(z, 0.0) if clipped and z == z else z for z in row], label)
         finite = all(abs(z) < float("inf") for z in row)
         assert holds == expected if finite else holds <= expected, row
 
 
 @pytest.mark.parametrize("clipped", [False, True])
-@pytest.mark.parametrize("claim", CLAIMS, ids=str)
-def test_bounds_that_prove_a_claim_make_it_true(claim: Claim, clipped: bool) -> None:
+@pytest.mark.parametrize("specification", CLAIMS, ids=str)
+def test_bounds_that_prove_a_claim_make_it_true(specification: Specification, clipped: bool) -> None:
     """Of exact differences the margin is above 0 only where the claim holds, and wherever it does for finite logits."""
     logits = logits_of_all_kinds()
     logits = torch.cat((logits, torch.zeros(len(logits), 1)), 1) if clipped else logits
     labels = torch.full((len(logits),), 1)
-    reference = claim.reference(logits, labels, CLASSES)
+    reference = specification.reference(logits, labels, CLASSES)
     bounds = logits.gather(1, reference[:, None]) - logits
-    margin = claim.margin(bounds, reference, CLASSES)
-    holds, finite = claim.holds(logits, labels, CLASSES), torch.isfinite(logits).all(1)
+    margin = specification.margin(bounds, reference, CLASSES)
+    holds, finite = specification.holds(logits, labels, CLASSES), torch.isfinite(logits).all(1)
     known = torch.isfinite(bounds).all(1)
     assert torch.equal(positive(margin)[finite], holds[finite])
     assert not bool((positive(margin) & ~holds & known).any())
-    still = claim.open(bounds, reference, CLASSES)
+    still = specification.open(bounds, reference, CLASSES)
     assert torch.equal(~still.any(1), positive(margin) | (margin == torch.inf))
 
 
 @pytest.mark.parametrize("clipped", [False, True])
-@pytest.mark.parametrize("claim", CLAIMS, ids=str)
-def test_a_claim_is_violated_as_far_as_its_worst_rival_violates_it(claim: Claim, clipped: bool) -> None:
+@pytest.mark.parametrize("specification", CLAIMS, ids=str)
+def test_a_claim_is_violated_as_far_as_its_worst_rival_violates_it(specification: Specification, clipped: bool) -> None:
     logits = torch.tensor([*itertools.product((-1.5, -1.0, 0.0, 0.5, 2.0), repeat=CLASSES)])
     logits = torch.cat((logits, torch.zeros(len(logits), 1)), 1) if clipped else logits
     labels = torch.full((len(logits),), 1)
-    violation = claim.violation(logits, labels, CLASSES)
-    assert torch.equal(violation >= 0, ~claim.holds(logits, labels, CLASSES))
-    rivals = claim.rivals(claim.reference(logits, labels, CLASSES), logits.shape[1], CLASSES)
+    violation = specification.violation(logits, labels, CLASSES)
+    assert torch.equal(violation >= 0, ~specification.holds(logits, labels, CLASSES))
+    rivals = specification.rivals(specification.reference(logits, labels, CLASSES), logits.shape[1], CLASSES)
     image, rival = torch.nonzero(rivals, as_tuple=True)
     each = torch.full_like(logits, -torch.inf)
-    each[image, rival] = claim.violation_by(logits[image], labels[image], rival, CLASSES)
+    each[image, rival] = specification.violation_by(logits[image], labels[image], rival, CLASSES)
     assert torch.equal(each.amax(1), violation)
     for row, values in zip(logits[::7].tolist(), each[::7].tolist(), strict=True):
         for j, value in enumerate(values):
-            if isinstance(claim, Top) and j < CLASSES and j != 1:
+            if isinstance(specification, Top) and j < CLASSES and j != 1:
                 others = sorted((z for k, z in enumerate(row[:CLASSES]) if k not in (1, j)), reverse=True)
-                assert value == min([row[j], *others[: claim.spare]]) - row[1]
+                assert value == min([row[j], *others[: specification.spare]]) - row[1]
 
 
-@pytest.mark.parametrize("claim", CLAIMS, ids=str)
+@pytest.mark.parametrize("specification", CLAIMS, ids=str)
 @pytest.mark.parametrize("hostile", [torch.nan, torch.inf, -torch.inf, 0.0, -1.0])
-def test_what_is_unknown_proves_nothing(claim: Claim, hostile: float) -> None:
+def test_what_is_unknown_proves_nothing(specification: Specification, hostile: float) -> None:
     reference = torch.tensor([1])
-    assert not positive(claim.margin(torch.full((1, CLASSES), hostile), reference, CLASSES)).any()
-    assert not positive(claim.margin(torch.full((1, CLASSES + 1), hostile), reference, CLASSES)).any()
+    assert not positive(specification.margin(torch.full((1, CLASSES), hostile), reference, CLASSES)).any()
+    assert not positive(specification.margin(torch.full((1, CLASSES + 1), hostile), reference, CLASSES)).any()
     zero = torch.tensor([[1.0] * CLASSES + [hostile]])
-    assert not positive(claim.margin(zero, reference, CLASSES)).any(), "the zero is never spared"
+    assert not positive(specification.margin(zero, reference, CLASSES)).any(), "the zero is never spared"
 
 
 def test_the_reference_is_never_the_target() -> None:
-    for claim in (Never(0), Never(2)):
-        assert not (claim.reference(logits_of_all_kinds(), torch.zeros(1), CLASSES) == claim.target).any()
+    for specification in (Never(0), Never(2)):
+        assert not (
+            specification.reference(logits_of_all_kinds(), torch.zeros(1), CLASSES) == specification.target
+        ).any()
 
 
-@pytest.mark.parametrize("claim", [Top(0), Top(4), Top(-1), Never(4), Never(-1)])
-def test_claims_that_mean_nothing_are_refused(claim: Claim) -> None:
+@pytest.mark.parametrize("specification", [Top(0), Top(4), Top(-1), Never(4), Never(-1)])
+def test_claims_that_mean_nothing_are_refused(specification: Specification) -> None:
     with pytest.raises(InvalidInput, match=r"4 classes|classes 0 to 3"):
-        Certifier.of(network(0), Settings(0.1, claim=claim))
+        Certifier.of(network(0), Settings(0.1, specification=specification))
 
 
 # networks of two inputs, whose discs are sampled densely
@@ -152,31 +154,31 @@ def asked(net: Network, count: int, seed: int) -> tuple[Tensor, Tensor, Radii]:
     return images, labels, Radii(tuple(radii.tolist()), first=100)
 
 
-def always(claim: Claim, net: Network, image: Tensor, label: int, eps: float, seed: int) -> bool:
+def always(specification: Specification, net: Network, image: Tensor, label: int, eps: float, seed: int) -> bool:
     """Whether the claim is true at every one of many points of a disc."""
     rows = net(points_of(image[None], eps, 2000, seed)).tolist()
-    return all(truth(claim, row, label) for row in rows)
+    return all(truth(specification, row, label) for row in rows)
 
 
 STAGES = ("global", "attack", "local", "dual", "boxes")
 
 
 @pytest.mark.parametrize("clipped", [False, True])
-@pytest.mark.parametrize("claim", [Top(2), Top(3), Never(1), Never(3)], ids=str)
-def test_discs(claim: Claim, clipped: bool) -> None:
+@pytest.mark.parametrize("specification", [Top(2), Top(3), Never(1), Never(3)], ids=str)
+def test_discs(specification: Specification, clipped: bool) -> None:
     true, proved, certified = 0, 0, 0
     for seed in range(3):
         net = network(seed, clipped=clipped)
         images, labels, radii = asked(net, 40, seed)
-        certifier = Certifier.of(net, Settings(radii, stages=STAGES, pgd=PGD(steps=30), claim=claim))
+        certifier = Certifier.of(net, Settings(radii, stages=STAGES, pgd=PGD(steps=30), specification=specification))
         result = certifier(images, labels, torch.arange(100, 140), self_check=True)
         for i, sample in enumerate(result.samples):
             assert sample.eps == radii.values[i]
             assert sample.label == int(labels[i])
-            robust = always(claim, net, images[i], int(labels[i]), radii.values[i], seed)
+            robust = always(specification, net, images[i], int(labels[i]), radii.values[i], seed)
             assert robust or sample.verdict is not Verdict.CERTIFIED, "a certificate is false"
             if sample.verdict is Verdict.MISCLASSIFIED:
-                assert not truth(claim, net(images[i][None])[0].tolist(), int(labels[i]))
+                assert not truth(specification, net(images[i][None])[0].tolist(), int(labels[i]))
             certified += sample.verdict is Verdict.CERTIFIED
             # points that are sampled may leave out what an attack finds, but mostly not
             true += robust and sample.verdict is not Verdict.ATTACKED
@@ -185,8 +187,8 @@ def test_discs(claim: Claim, clipped: bool) -> None:
     assert proved >= 0.8 * true, f"only {proved} of {true} true claims are proved"
 
 
-@pytest.mark.parametrize("claim", [FIRST, Top(2), Never(1)], ids=str)
-def test_an_attack_leaves_a_point_where_the_claim_is_false(claim: Claim) -> None:
+@pytest.mark.parametrize("specification", [FIRST, Top(2), Never(1)], ids=str)
+def test_an_attack_leaves_a_point_where_the_claim_is_false(specification: Specification) -> None:
     found, missed = 0, 0
     for seed in range(6):
         net = network(seed)
@@ -194,10 +196,10 @@ def test_an_attack_leaves_a_point_where_the_claim_is_false(claim: Claim) -> None
         images, labels, radii = asked(net, 40, seed)
         indices = torch.arange(100, 140)
         bounds = unbounded(program, images)
-        open_ = ~Clean(program, claim)(images, labels, indices, bounds).decided
+        open_ = ~Clean(program, specification)(images, labels, indices, bounds).decided
         if not open_.any():
             continue
-        attack = TargetedAttack(adversary(program, radii, claim))
+        attack = TargetedAttack(adversary(program, radii, specification))
         finding = attack(images[open_], labels[open_], indices[open_], bounds[open_])
         assert finding.counterexample is not None
         sizes = torch.tensor(radii.values, dtype=torch.float64)[open_]
@@ -206,10 +208,10 @@ def test_an_attack_leaves_a_point_where_the_claim_is_false(claim: Claim) -> None
         for row, label in zip(
             net(finding.counterexample)[finding.decided].tolist(), labels[open_][finding.decided].tolist(), strict=True
         ):
-            assert not truth(claim, row, label)
+            assert not truth(specification, row, label)
         broken = torch.tensor(
             [
-                not always(claim, net, image, label, eps, seed)
+                not always(specification, net, image, label, eps, seed)
                 for image, label, eps in zip(images[open_], labels[open_].tolist(), sizes.tolist(), strict=True)
             ]
         )
@@ -219,11 +221,11 @@ def test_an_attack_leaves_a_point_where_the_claim_is_false(claim: Claim) -> None
     assert found > 4 * missed
 
 
-@pytest.mark.parametrize("claim", [Top(2), Never(1)], ids=str)
-def test_a_search_for_radii_and_branching_keep_to_the_claim(claim: Claim) -> None:
+@pytest.mark.parametrize("specification", [Top(2), Never(1)], ids=str)
+def test_a_search_for_radii_and_branching_keep_to_the_claim(specification: Specification) -> None:
     net = network(2)
     images, labels, radii = asked(net, 16, 2)
-    settings = Settings(radii, stages=("branch",), branch_seconds=2.0, radius=0.05, claim=claim)
+    settings = Settings(radii, stages=("branch",), branch_seconds=2.0, radius=0.05, specification=specification)
     samples = Certifier.of(net, settings)(images, labels, torch.arange(100, 116)).samples
     assert any(s.verdict is Verdict.CERTIFIED for s in samples)
     for i, sample in enumerate(samples):
@@ -231,21 +233,21 @@ def test_a_search_for_radii_and_branching_keep_to_the_claim(claim: Claim) -> Non
         if sample.verdict is Verdict.CERTIFIED:
             assert sample.radius >= radii.values[i]
         if sample.radius > 0:
-            assert always(claim, net, images[i], int(labels[i]), sample.radius * (1 - 1e-9), 2)
+            assert always(specification, net, images[i], int(labels[i]), sample.radius * (1 - 1e-9), 2)
 
 
-@pytest.mark.parametrize("claim", [Top(2), Never(1)], ids=str)
+@pytest.mark.parametrize("specification", [Top(2), Never(1)], ids=str)
 @pytest.mark.parametrize("assurance", Assurance)
-def test_no_radius_certifies_what_is_true(claim: Claim, assurance: Assurance) -> None:
+def test_no_radius_certifies_what_is_true(specification: Specification, assurance: Assurance) -> None:
     net = network(1)
     images, labels, _ = asked(net, 20, 1)
-    samples = Certifier.of(net, Settings(0.0, assurance=assurance, claim=claim))(
+    samples = Certifier.of(net, Settings(0.0, assurance=assurance, specification=specification))(
         images, labels, torch.arange(20)
     ).samples
     kinds = {s.verdict for s in samples}
     assert kinds <= {Verdict.CERTIFIED, Verdict.MISCLASSIFIED}
     for row, sample in zip(net(images).tolist(), samples, strict=True):
-        assert (sample.verdict is Verdict.CERTIFIED) == truth(claim, row, sample.label)
+        assert (sample.verdict is Verdict.CERTIFIED) == truth(specification, row, sample.label)
 
 
 def test_weaker_claims_are_never_harder() -> None:
@@ -255,41 +257,47 @@ def test_weaker_claims_are_never_harder() -> None:
     bound = global_bound(program)
     for kind in (Global, Local):
         before = torch.zeros(40, dtype=torch.bool)
-        for claim in (FIRST, Top(2), Top(3)):
-            now = kind(program, radii, bound, claim=claim)(images, labels, indices, unbounded(program, images)).decided
+        for specification in (FIRST, Top(2), Top(3)):
+            now = kind(program, radii, bound, specification=specification)(
+                images, labels, indices, unbounded(program, images)
+            ).decided
             assert not (before & ~now).any()
             before = now
 
 
 @pytest.mark.parametrize("weight", [1e30, torch.inf, torch.nan])
-@pytest.mark.parametrize("claim", CLAIMS, ids=str)
-def test_overflow_and_nan_certify_nothing(claim: Claim, weight: float) -> None:
+@pytest.mark.parametrize("specification", CLAIMS, ids=str)
+def test_overflow_and_nan_certify_nothing(specification: Specification, weight: float) -> None:
     generator = torch.Generator().manual_seed(0)
     node = apply(Input((2,)))
     for before, after in ((2, 6), (6, 6), (6, 4)):
         node = apply(relu(), apply(Linear(torch.randn(after, before, generator=generator) * weight), node))
     net = Network(node.inputs[0])
     images, labels = torch.rand(20, 2, generator=generator), torch.arange(20) % 4
-    samples = Certifier.of(net, Settings(0.1, claim=claim, pgd=PGD(steps=3)))(images, labels, torch.arange(20)).samples
+    samples = Certifier.of(net, Settings(0.1, specification=specification, pgd=PGD(steps=3)))(
+        images, labels, torch.arange(20)
+    ).samples
     assert not any(s.verdict is Verdict.CERTIFIED for s in samples)
 
 
-@pytest.mark.parametrize("claim", CLAIMS, ids=str)
-def test_ties_certify_nothing(claim: Claim) -> None:
+@pytest.mark.parametrize("specification", CLAIMS, ids=str)
+def test_ties_certify_nothing(specification: Specification) -> None:
     net = Network(apply(Linear(torch.zeros(4, 2), torch.ones(4)), apply(Input((2,)))))
     images, labels = torch.rand(8, 2), torch.arange(8) % 4
     for stages in (("global", "local", "dual"), ("local",)):
-        samples = Certifier.of(net, Settings(0.1, stages=stages, claim=claim))(images, labels, torch.arange(8)).samples
+        samples = Certifier.of(net, Settings(0.1, stages=stages, specification=specification))(
+            images, labels, torch.arange(8)
+        ).samples
         assert all(s.verdict is Verdict.MISCLASSIFIED for s in samples)
 
 
 def test_only_rivals_are_carried() -> None:
     net = network(0)
     images, labels, _ = asked(net, 5, 0)
-    prover = provers_of(net, Settings(0.05, claim=Never(2)), "cpu")[Assurance.DETERMINISTIC]
+    prover = provers_of(net, Settings(0.05, specification=Never(2)), "cpu")[Assurance.DETERMINISTIC]
     reference = Never(2).reference(net(images), labels, CLASSES)
-    every = replace(prover, claim=FIRST)(images, reference, Plan(local=True, backward=True))
-    some = prover(images, reference, Plan(local=True, backward=True))
+    every = replace(prover, specification=FIRST)(images, reference, ProofHint(local=True, backward=True))
+    some = prover(images, reference, ProofHint(local=True, backward=True))
     torch.testing.assert_close(some[:, 2], every[:, 2])
     rest = torch.ones(5, CLASSES, dtype=torch.bool).scatter(1, reference[:, None], False)
     rest[:, 2] = False
@@ -337,7 +345,7 @@ def test_a_prover_of_many_radii_must_be_told_which() -> None:
     images, labels, radii = asked(net, 4, 0)
     prover = provers_of(net, Settings(radii), "cpu")[Assurance.DETERMINISTIC]
     with pytest.raises(ValueError, match="own radius"):
-        prover(images, labels, Plan(local=True))
+        prover(images, labels, ProofHint(local=True))
     assert isinstance(prover.eps, Radii)
     assert all(b > a for a, b in zip(radii.values[1:], prover.eps.values[1:], strict=True))
     assert prover.eps.values[0] == 0.0
