@@ -54,11 +54,12 @@ def _module(name: str, code: str, path: Path, monkeypatch: pytest.MonkeyPatch) -
 
 
 @pytest.mark.usefixtures("clean_registries")
-def test_the_tutorial_adds_an_operator(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (where, operator), (_, test) = blocks(ROOT / "docs/adding_an_operator.md", "python")
-    assert where == "file=llcert/ops/softplus.py"
-    _module("llcert.ops.softplus", operator, tmp_path / "softplus.py", monkeypatch)
-    module = _module("test_softplus", test, tmp_path / "test_softplus.py", monkeypatch)
+@pytest.mark.parametrize("name", ["softplus", "cumsum"])
+def test_the_tutorial_adds_an_operator(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    code = dict(blocks(ROOT / "docs/adding_an_operator.md", "python"))
+    operator, test = (code[f"file={path}"] for path in (f"llcert/ops/{name}.py", f"tests/ops/test_{name}.py"))
+    _module(f"llcert.ops.{name}", operator, tmp_path / f"{name}.py", monkeypatch)
+    module = _module(f"test_{name}", test, tmp_path / f"test_{name}.py", monkeypatch)
     tests = [f for name, f in vars(module).items() if name.startswith("test_")]
     assert len(tests) == test.count("\ndef test_")
     for number, function in enumerate(tests):
@@ -68,7 +69,7 @@ def test_the_tutorial_adds_an_operator(tmp_path: Path, monkeypatch: pytest.Monke
 
 
 def test_the_tutorial_leaves_nothing_behind() -> None:
-    assert "Softplus" not in registry.onnx_importers
+    assert not {"Softplus", "CumSum"} & set(registry.onnx_importers)
 
 
 @pytest.mark.parametrize("document", ["README.md", "docs/data.md"])
