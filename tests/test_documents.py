@@ -92,7 +92,7 @@ def test_the_pasted_report_is_about_the_network_in_the_repository() -> None:
 
 
 def operator_table() -> str:
-    """The README's table of operators: which file reads which ONNX and aten operators."""
+    """The table of docs/models.md: which file reads which ONNX and aten operators."""
     onnx, torch = defaultdict[str, list[str]](list), defaultdict[str, list[str]](list)
     for table, readers in ((onnx, registry.onnx_importers), (torch, registry.torch_importers)):
         for kind, reader in readers.items():
@@ -102,12 +102,12 @@ def operator_table() -> str:
         # private names are what newer torch versions call the public ones
         public = [kind for kind in torch[file] if not kind.startswith("_")]
         names = (", ".join(sorted(kinds)) for kinds in (onnx[file], public))
-        lines.append(f"| [{file}](llcert/ops/{file}.py) | {' | '.join(names)} |")
+        lines.append(f"| [{file}](../llcert/ops/{file}.py) | {' | '.join(names)} |")
     return "\n".join(lines)
 
 
 def test_the_table_of_operators_is_that_of_the_code() -> None:
-    assert operator_table() in (ROOT / "README.md").read_text(), f"put into README.md:\n{operator_table()}"
+    assert operator_table() in (ROOT / "docs/models.md").read_text(), f"put into docs/models.md:\n{operator_table()}"
 
 
 def recipe_table() -> str:
