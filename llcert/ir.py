@@ -286,7 +286,7 @@ class Activation(Op):
         """Upper bounds `s`, `[batch, *input shape]`, with `||phi(a) - phi(b)|| <= ||s * (a - b)||` for a, b in `z`."""
 
     def secant(self, z: Region) -> Tensor:
-        """Upper bounds like `slope`, but for `b = z.centre` alone (METHOD, section 3); never larger than `slope`."""
+        """Like `slope`, but for `b = z.centre` alone (docs/method.md, section 4); never larger than `slope`."""
         return self.slope(z)
 
     def summed(self, z: Region) -> Tensor | None:

@@ -1,4 +1,4 @@
-"""Linear bounds of activations over a box and an ellipsoid: the step a backward pass takes at each (METHOD, section 7).
+"""Linear bounds of activations over a box and an ellipsoid, one step of a backward pass (docs/method.md, section 9).
 
 For a row `a`, any slopes `s` and any `lam >= 0`, over all z with `l <= z <= u` and `||w (z - c)|| <= r`,
 
@@ -211,7 +211,7 @@ class Relaxation:
             yield slope, start, end, self.values[i] - slope * start - self.at_centre
 
     def _slack(self, rows: Tensor, slopes: Tensor, lam: Tensor, rounding: Rounding, layout: Layout) -> Tensor:
-        """What rounding may have added to `h` (docs/soundness.md, lemma 6).
+        """What rounding may have added to `h` (docs/method.md, section 12, lemma 6).
 
         With W the width of the box, the centre in it, every number an entry's minimum is made of is at most
         `|a| (|phi| + S W) + |g| (|c| + W) + mu W^2`, S the steepest slope; a minimiser that is off by the rounding of

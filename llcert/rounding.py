@@ -1,4 +1,4 @@
-"""What rounding may do to a computed number, and how to stay on the safe side of it (METHOD, section 8)."""
+"""What rounding may do to a computed number, and how to stay on the safe side of it (docs/method.md, section 12)."""
 
 from __future__ import annotations
 

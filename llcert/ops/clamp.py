@@ -83,7 +83,7 @@ class Clamp(Activation):
         return self.varying(z).to(z.centre.dtype)
 
     def secant(self, z: Region) -> Tensor:
-        """From the centre: what lies past a bound only moves once it is back inside (METHOD, section 3)."""
+        """The steepest chord from the centre to a point of the box (docs/method.md, Proposition 4.3)."""
         c, one = z.centre, torch.ones_like(z.centre)
         s = one
         if self.low is not None:

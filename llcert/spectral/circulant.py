@@ -1,4 +1,4 @@
-"""Bounds of convolutions without masks, by the Fourier transform of a padded torus (METHOD, 4f)."""
+"""Bounds of convolutions without masks, by the Fourier transform of a padded torus (docs/method.md, section 7.4)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Norms that are upper bounds with a stated probability: Lanczos from a random start (METHOD, 4c)."""
+"""Norms that are upper bounds with a stated probability: Lanczos from a random start (docs/method.md, section 7.5)."""
 
 from __future__ import annotations
 

@@ -24,7 +24,9 @@ from llcert.spectral.sparse import SparseMap
 
 @dataclass(frozen=True)
 class Verified:
-    """Proves upper bounds of norms: `tau I - A* A` is positive definite by a Cholesky factorisation (METHOD, 4d-e).
+    """Proves upper bounds of norms: a Cholesky factorisation shows that `tau I - A* A` is positive definite.
+
+    docs/method.md, section 7.3.
 
     largest: side of the largest Gram matrix. memory: bytes of a factorisation, and of a map written out; operations:
     of a factorisation, for each image it serves. What needs more is refused, so it has not converged. group: images

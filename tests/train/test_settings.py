@@ -422,7 +422,7 @@ def test_recipes_name_what_exists(name: str) -> None:
     ],
 )
 def test_recipes_train_at_the_papers_radius(name: str, trained_at: float, tolerance: float) -> None:
-    """METHOD, section 9."""
+    """The paper's recipe (docs/method.md, section 16)."""
     recipe = read_recipe(name)
     assert recipe.overshoot * positive_eps(recipe.eps) == pytest.approx(trained_at, abs=tolerance)
     assert (recipe.rate, recipe.final_rate, recipe.decay_from, recipe.batch) == (1e-3, 1e-6, 0.5, 256)
