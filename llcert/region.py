@@ -39,7 +39,7 @@ class Region:
         return maximum(self.upper - self.centre, self.centre - self.lower)
 
     def box_to_ball(self) -> Region:
-        """The same set, its radius cut to the distance of the farthest corner of its box (docs/method.md, section 3)."""
+        """The same set, its radius cut to the farthest corner of its box (docs/method.md, section 3)."""
         return replace(self, radius=minimum(self.radius, length(self.reach)))
 
     def ball_to_box(self) -> Region:
