@@ -126,7 +126,7 @@ def rivals(job: Job) -> dict[str, Any]:
             )
             middle = time.perf_counter()
             rows = differences(labels, program)
-            bounds = Backward(program)(trace, {program.output: rows}, _linear)
+            bounds = Backward(program)(trace, {program.output: rows}, _linear).lower
             bounds[torch.arange(len(labels)), labels] = torch.inf
             counts["linear"] += int(positive(bounds.amin(1)).sum())
             seconds["paper"] += middle - begun

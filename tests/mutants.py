@@ -312,8 +312,8 @@ MUTANTS = (
     # backward pass
     Mutant(
         "what is pending overwritten where rows meet",
-        "Backward._affine",
-        "pending[term.source] + part if term.source in pending else part",
+        "_Walk.hand_on",
+        "self.pending[node] + part if node in self.pending else part",
         "part",
         "tests/certify/test_shared_graphs.py::test_bounds_of_networks_with_shared_values",
     ),

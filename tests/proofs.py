@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -73,20 +73,18 @@ def values_of(program: Program, points: Tensor) -> tuple[dict[Node, Tensor], dic
     return before, after
 
 
-@dataclass
+@dataclass(frozen=True)
 class Silly:
-    """Any slopes and multipliers, from a seed; keeps them."""
+    """Any slopes and multipliers, from a seed."""
 
     seed: int
-    chosen: dict[Key, Choice] = field(default_factory=dict)
 
     def __call__(self, key: Key, step: Relaxation, rows: Tensor, layout: Layout = PER_ROW) -> Choice:
         generator = torch.Generator().manual_seed(self.seed + 100 * key[0] + key[1])
         noise = torch.randn(rows.shape, generator=generator, dtype=rows.dtype)
         slopes = step.slopes(rows) + noise * (torch.rand(rows.shape, generator=generator) < 0.3)
         lam = torch.rand(rows.shape[:2], generator=generator, dtype=rows.dtype) * 3
-        self.chosen[key] = Choice(slopes, torch.where(lam < 1, 0.0, lam))
-        return self.chosen[key]
+        return Choice(slopes, torch.where(lam < 1, 0.0, lam))
 
 
 Order = Callable[[Doubles], Singles]

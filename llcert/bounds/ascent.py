@@ -9,12 +9,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from llcert.bounds.dual import Backward, Choice, Chosen, Key
+from llcert.bounds.dual import Backward, Choice, Fixed, Key
 from llcert.bounds.forward import Trace
 from llcert.ir import Node
-from llcert.layout import PER_ROW, Layout, flat
+from llcert.layout import flat
 from llcert.program import Program
-from llcert.relaxation import Relaxation
 
 _LOOK = 5
 """Steps between two looks at which images are done."""
@@ -45,12 +44,12 @@ class Ascent:
         start: Mapping[Key, Choice],
         enough: float | Tensor = math.inf,
     ) -> tuple[Tensor, dict[Key, Choice]]:
-        """The best bounds, `[batch, rows]`, and the choices that give them. start: as a `Tightest` left it.
+        """The best bounds, `[batch, rows]`, and the choices that give them. start: of a backward pass of these rows.
 
         enough: above it a bound need not get any better; one for all or each its own.
         """
         if not start:
-            return backward(trace, rows, Chosen({})), {}
+            return backward(trace, rows, Fixed({})).lower, {}
         climb = _Climb(start)
         best, found = climb.evaluate(backward, trace, rows)
         asked = torch.as_tensor(enough, dtype=best.dtype, device=best.device).expand_as(best)
@@ -124,12 +123,13 @@ class _Climb:
         """The bound, `[batch, rows]`, and the choices that give it."""
         with torch.enable_grad():
             leaves = [v.value.requires_grad_() for pair in self.free.values() for v in pair]
-            following = _Following({k: Choice(s.value, logs.value.exp()) for k, (s, logs) in self.free.items()})
-            bound = backward(trace, rows, following)
+            choices = {k: Choice(s.value, logs.value.exp()) for k, (s, logs) in self.free.items()}
+            found = backward(trace, rows, Fixed(choices))
+            bound = found.lower
             self.gradients = ()
             if bound.requires_grad:
                 self.gradients = torch.autograd.grad(bound.sum(), leaves, materialize_grads=True)
-        chosen = {k: Choice(c.slopes.detach(), c.lam.detach()) for k, c in following.chosen.items()}
+        chosen = {k: Choice(c.slopes.detach(), c.lam.detach()) for k, c in found.choices.items()}
         return bound.detach(), chosen
 
     def move(self, rates: tuple[float, float], step: int) -> bool:
@@ -140,17 +140,6 @@ class _Climb:
         for (variable, rate), gradient in zip(variables, self.gradients, strict=True):
             variable.move(gradient, rate, step)
         return True
-
-
-class _Following:
-    """Chooses what the variables say, also for settled entries: less of them is a part of stopping here."""
-
-    def __init__(self, choices: Mapping[Key, Choice]) -> None:
-        self.choices, self.chosen = choices, dict[Key, Choice]()
-
-    def __call__(self, key: Key, step: Relaxation, rows: Tensor, layout: Layout = PER_ROW) -> Choice:
-        self.chosen[key] = self.choices[key]
-        return self.choices[key]
 
 
 def _keep(

@@ -106,4 +106,4 @@ def _lower(backward: Backward, trace: Trace, index: int, rows: Tensor, asked: As
     batch = len(trace.pre_activation[backward.program.blocks[index].node].centre)
     policy = Tightest(iterations=2)
     every = rows.expand(batch, *rows.shape)
-    return backward.before(trace, index, every, policy, layouts=asked.layouts, layout=asked.asked)
+    return backward.before(trace, index, every, policy, layouts=asked.layouts, layout=asked.asked).lower

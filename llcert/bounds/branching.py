@@ -13,10 +13,10 @@ import torch
 from torch import Tensor
 
 from llcert.bounds.ascent import Ascent, enough_to_prove
-from llcert.bounds.dual import Backward, Choice, Chosen, Key, Tightest
+from llcert.bounds.dual import Backward, Choice, Fixed, Key, Tightest
 from llcert.bounds.forward import Trace
 from llcert.ir import Node
-from llcert.layout import Layout, flat
+from llcert.layout import flat
 from llcert.relaxation import Relaxation
 
 Cuts = Mapping[Key, tuple[Tensor, Tensor]]
@@ -114,10 +114,10 @@ class Branching:
         return float(enough_to_prove(backward.program, trace, self.reserve).max())
 
     def _root(self, backward: Backward, trace: Trace, rows: Tensor) -> Leaves:
-        own, start = trace.select(torch.zeros(len(rows), dtype=torch.int64, device=rows.device)), Tightest()
+        own = trace.select(torch.zeros(len(rows), dtype=torch.int64, device=rows.device))
         carried = {backward.program.output: rows[:, None]}
-        backward(own, carried, start)
-        bounds, choices = replace(self.ascent, steps=40)(backward, own, carried, start.chosen)
+        start = backward(own, carried, Tightest()).choices
+        bounds, choices = replace(self.ascent, steps=40)(backward, own, carried, start)
         nothing = {k: _nothing(_step(backward, own, k)) for k in choices}
         return Leaves(torch.arange(len(rows), device=rows.device), bounds[:, 0], nothing, choices)
 
@@ -175,13 +175,8 @@ def _largest_losses(
     backward: Backward, trace: Trace, rows: Mapping[Node, Tensor], choices: Mapping[Key, Choice]
 ) -> list[tuple[Key, int]] | None:
     """For each image of the trace the step and the entry that takes most off its bound; None where none takes any."""
-    found: dict[Key, Tensor] = {}
-
-    def policy(key: Key, step: Relaxation, arriving: Tensor, layout: Layout) -> Choice:
-        found[key] = flat(step.losses(arriving, choices[key].slopes, choices[key].lam))
-        return choices[key]
-
-    backward(trace, rows, policy)
+    passed = backward(trace, rows, Fixed(choices)).coefficients
+    found = {k: flat(_step(backward, trace, k).losses(a, choices[k].slopes, choices[k].lam)) for k, a in passed.items()}
     keys = list(found)
     if not keys:
         return None
@@ -210,7 +205,7 @@ def bounds_of(backward: Backward, trace: Trace, rows: Mapping[Node, Tensor], lea
     trace, rows: of each leaf.
     """
     own = cut(backward, trace, leaves.cuts)
-    bounds = backward(own, rows, Chosen(leaves.choices))[:, 0]
+    bounds = backward(own, rows, Fixed(leaves.choices)).lower[:, 0]
     left = torch.nonzero(~(bounds > 0))[:, 0]
     if len(left):
         some = leaves.select(left)

@@ -7,7 +7,7 @@ paper's local bound and linear bound propagation are the two ends of one family.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from types import MappingProxyType
@@ -49,34 +49,47 @@ class Choice:
 
 
 Policy = Callable[[Key, Relaxation, Tensor, Layout], Choice]
-"""Chooses at a step, for the rows that reach it and their layout."""
+"""Chooses at a step, for the objectives' coefficients on its output and their layout; keeps nothing."""
 
 
 @dataclass(frozen=True)
 class Tightest:
-    """Slopes that are tightest over the box, and multipliers by a search; keeps what it chose.
+    """Slopes that are tightest over the box (CROWN's for a ReLU), and multipliers by a search.
 
     iterations: of the search.
     """
 
     iterations: int = 8
-    chosen: dict[Key, Choice] = field(default_factory=dict)
 
     def __call__(self, key: Key, step: Relaxation, rows: Tensor, layout: Layout = PER_ROW) -> Choice:
         slopes = step.slopes(rows)
         lam, constant = step.multipliers(rows, slopes, self.iterations, layout)
-        self.chosen[key] = Choice(slopes, lam)
         return Choice(slopes, lam, constant)
 
 
 @dataclass(frozen=True)
-class Chosen:
-    """What was chosen before, as it is."""
+class Fixed:
+    """Slopes and multipliers that are known already."""
 
-    chosen: Mapping[Key, Choice]
+    choices: Mapping[Key, Choice]
 
     def __call__(self, key: Key, step: Relaxation, rows: Tensor, layout: Layout = PER_ROW) -> Choice:
-        return self.chosen[key]
+        return self.choices[key]
+
+
+@dataclass(frozen=True)
+class BackwardBounds:
+    """What a backward pass found.
+
+    lower: lower bounds of the objectives, `[batch, bounds]`. choices: at every step that was passed. coefficients: of
+    the objectives on the output of every such step, `[batch, rows, *shape]`. paid: what `lower` pays for rounding where
+    the objectives stop last, `[batch, bounds]`.
+    """
+
+    lower: Tensor
+    choices: Mapping[Key, Choice]
+    coefficients: Mapping[Key, Tensor]
+    paid: Tensor
 
 
 @dataclass(frozen=True)
@@ -116,6 +129,30 @@ class _Sum:
         return self.value - self.rounding.above(paid, 2 * self.count + 8)
 
 
+@dataclass
+class _Walk:
+    """Objectives on their way to the image, while one backward pass lasts.
+
+    pending: their coefficients on the values that are still to be passed. layouts: of these; one bound a row where
+    there is none. total: the constants so far. choices, coefficients: as of `BackwardBounds`.
+    """
+
+    trace: Trace
+    policy: Policy
+    total: _Sum
+    pending: dict[Node, Tensor]
+    layouts: Mapping[Node, Layout] = field(default_factory=lambda: _NONE)
+    choices: dict[Key, Choice] = field(default_factory=dict)
+    coefficients: dict[Key, Tensor] = field(default_factory=dict)
+
+    def layout(self, node: Node) -> Layout:
+        return self.layouts.get(node, PER_ROW)
+
+    def hand_on(self, node: Node, part: Tensor) -> None:
+        """Adds coefficients on a value to what is pending there."""
+        self.pending[node] = self.pending[node] + part if node in self.pending else part
+
+
 @dataclass(frozen=True)
 class Backward:
     """Carries rows from the blocks of a program to its image.
@@ -142,15 +179,16 @@ class Backward:
         }
         return {b.node: b.value(zeros) for b in self.program.blocks}
 
-    def __call__(self, trace: Trace, rows: Mapping[Node, Tensor], policy: Policy, *, stops: bool = False) -> Tensor:
+    def __call__(
+        self, trace: Trace, rows: Mapping[Node, Tensor], policy: Policy, *, stops: bool = False
+    ) -> BackwardBounds:
         """Lower bounds of `sum of rows . value` over the trace's regions, `[batch, rows]`: as sound as the trace.
 
         A trace that pays for rounding makes the backward pass pay for its own. rows: on the outputs of some blocks,
         `[batch, rows, *shape]`. stops: the best of stopping at any activation and of going down to the image; else down
         to the image. An activation that has no relaxation is not passed: its output is bounded over its region.
         """
-        total = self._total(trace, next(iter(rows.values())))
-        return self._carried(trace, dict(rows), policy, total, {}, stops=stops)
+        return self._down(self._walk(trace, rows, policy), stops=stops)
 
     def closed(self, trace: Trace, directions: Tensor) -> Tensor:
         """Lower bounds of rows on the logits by the tightest slopes, the best stop of each, `[batch, rows]`, in parts
@@ -162,7 +200,7 @@ class Backward:
         for images in torch.arange(len(directions), device=directions.device).split(self._fitting(count)):
             own = trace.select(images)
             parts = directions[images].split(self._fitting(len(images)), 1)
-            bounds = [self(own, {self.program.output: rows}, Tightest(), stops=True) for rows in parts]
+            bounds = [self(own, {self.program.output: rows}, Tightest(), stops=True).lower for rows in parts]
             found.append(torch.cat(bounds, 1))
         return torch.cat(found)
 
@@ -180,86 +218,82 @@ class Backward:
         stops: bool = False,
         layouts: Mapping[Node, Layout] = _NONE,
         layout: Layout = PER_ROW,
-    ) -> Tensor:
-        """The same for rows on the value of block number `index` before its activation, `[batch, bounds]`.
+    ) -> BackwardBounds:
+        """The same for rows on the value of block number `index` before its activation.
 
         layout: of the rows. layouts: of what becomes of them, at the cuts below.
         """
-        total, pending = self._total(trace, layout.total(torch.zeros_like(rows))), dict[Node, Tensor]()
-        self._affine(trace, self.program.blocks[index], rows, pending, total, layout)
-        return self._carried(trace, pending, policy, total, layouts, stops=stops)
-
-    def _carried(
-        self,
-        trace: Trace,
-        pending: dict[Node, Tensor],
-        policy: Policy,
-        total: _Sum,
-        layouts: Mapping[Node, Layout],
-        *,
-        stops: bool,
-    ) -> Tensor:
-        best = torch.full_like(total.value, -torch.inf)
-        for index, block in reversed(list(enumerate(self.program.blocks))):
-            if block.node not in pending:
-                continue
-            if stops and block.activation is not None:
-                best = torch.fmax(best, self._stopped(trace, pending, total, layouts))
-            steps = trace.steps(block)
-            a = pending.pop(block.node)
-            if steps is None:
-                self._end(trace, block.node, a, total)
-                continue
-            layout = layouts.get(block.node, PER_ROW)
-            g = self._activation(trace, index, a, policy, total, layout)
-            self._affine(trace, block, g, pending, total, layout)
-        return torch.fmax(best, self._stopped(trace, pending, total, layouts))
+        total = self._total(trace, layout.total(torch.zeros_like(rows)))
+        walk = _Walk(trace, policy, total, {}, layouts)
+        self._affine(walk, self.program.blocks[index], rows, layout)
+        return self._down(walk, stops=stops)
 
     def at_every_stop(self, trace: Trace, rows: Mapping[Node, Tensor], policy: Policy) -> dict[Node, Stop]:
         """What `__call__` finds where a row stops, from the logits down to the image; all activations can be relaxed.
 
         Raises ValueError for one that cannot.
         """
-        total, pending, found = self._total(trace, next(iter(rows.values()))), dict(rows), dict[Node, Stop]()
-        for index, block in reversed(list(enumerate(self.program.blocks))):
-            if block.node not in pending:
+        walk, found = self._walk(trace, rows, policy), dict[Node, Stop]()
+        for index, block in self._downwards():
+            if block.node not in walk.pending:
                 continue
-            found[block.node] = Stop(self._stopped(trace, pending, total), dict(pending))
-            if trace.steps(block) is None:
+            found[block.node] = Stop(self._stopped(walk).lower, dict(walk.pending))
+            if not self._passed(walk, index):
                 raise ValueError(f"{block.label} has no relaxation")
-            g = self._activation(trace, index, pending.pop(block.node), policy, total)
-            self._affine(trace, block, g, pending, total)
-        found[self.program.input] = Stop(self._stopped(trace, pending, total), dict(pending))
+        found[self.program.input] = Stop(self._stopped(walk).lower, dict(walk.pending))
         return found
 
     def last(self, trace: Trace, rows: Mapping[Node, Tensor]) -> Tensor:
-        """The same for rows on the logits, stopped at the last hidden values (METHOD, section 5)."""
+        """The same for rows on the logits, stopped at the last hidden values (docs/method.md, section 5)."""
         return self.last_stop(trace, rows).bounds
 
     def last_stop(self, trace: Trace, rows: Mapping[Node, Tensor]) -> Stop:
         """`last`, and the rows that are left there."""
-        (a,), block = rows.values(), self.program.blocks[-1]
-        total = self._total(trace, a)
-        pending = dict(rows)
+        walk, block = self._walk(trace, rows, Fixed({})), self.program.blocks[-1]
         if block.activation is None:
-            self._affine(trace, block, pending.pop(block.node), pending, total)
-        return Stop(self._stopped(trace, pending, total), pending)
+            self._affine(walk, block, walk.pending.pop(block.node))
+        return Stop(self._stopped(walk).lower, walk.pending)
 
-    def _total(self, trace: Trace, like: Tensor) -> _Sum:
-        return _Sum(like.new_zeros(like.shape[:2]), DOUBLE if trace.roundoff is not None else None)
+    def _downwards(self) -> Iterable[tuple[int, Block]]:
+        return reversed(list(enumerate(self.program.blocks)))
 
-    def _stopped(
-        self,
-        trace: Trace,
-        pending: Mapping[Node, Tensor],
-        total: _Sum,
-        layouts: Mapping[Node, Layout] = _NONE,
-    ) -> Tensor:
+    def _walk(self, trace: Trace, rows: Mapping[Node, Tensor], policy: Policy) -> _Walk:
+        like = next(iter(rows.values()))
+        return _Walk(trace, policy, self._total(trace, like.new_zeros(like.shape[:2])), dict(rows))
+
+    def _total(self, trace: Trace, zero: Tensor) -> _Sum:
+        return _Sum(zero, DOUBLE if trace.roundoff is not None else None)
+
+    def _down(self, walk: _Walk, *, stops: bool) -> BackwardBounds:
+        """Takes all that is pending down to the image, or to activations that cannot be relaxed."""
+        best = torch.full_like(walk.total.value, -torch.inf)
+        for index, block in self._downwards():
+            if block.node not in walk.pending:
+                continue
+            if stops and block.activation is not None:
+                best = torch.fmax(best, self._stopped(walk).lower)
+            if not self._passed(walk, index):
+                self._end(walk.trace, block.node, walk.pending.pop(block.node), walk.total)
+        end = self._stopped(walk)
+        lower = end.lower
+        return BackwardBounds(torch.fmax(best, lower), walk.choices, walk.coefficients, end.value - lower)
+
+    def _passed(self, walk: _Walk, index: int) -> bool:
+        """Takes what is pending on a block's output to its sources; False where the activation cannot be relaxed."""
+        block = self.program.blocks[index]
+        if walk.trace.steps(block) is None:
+            return False
+        layout = walk.layout(block.node)
+        g = self._activation(walk, index, walk.pending.pop(block.node), layout)
+        self._affine(walk, block, g, layout)
+        return True
+
+    def _stopped(self, walk: _Walk) -> _Sum:
         """The bound if everything that is pending is bounded over its own region."""
-        stopped = total.copy()
-        for node, a in pending.items():
-            self._end(trace, node, a, stopped, layouts.get(node, PER_ROW))
-        return stopped.lower
+        stopped = walk.total.copy()
+        for node, a in walk.pending.items():
+            self._end(walk.trace, node, a, stopped, walk.layout(node))
+        return stopped
 
     def _end(self, trace: Trace, node: Node, rows: Tensor, total: _Sum, layout: Layout = PER_ROW) -> None:
         """Adds the least value of rows over the region of a node; over the image's ball alone where rows are shared."""
@@ -274,45 +308,35 @@ class Backward:
         total.add(layout.total(products), lost)
         total.add(-fall)
 
-    def _activation(
-        self, trace: Trace, index: int, a: Tensor, policy: Policy, total: _Sum, layout: Layout = PER_ROW
-    ) -> Tensor:
+    def _activation(self, walk: _Walk, index: int, a: Tensor, layout: Layout) -> Tensor:
         """The rows before a block's activation; adds what its relaxations cost."""
-        block = self.program.blocks[index]
+        block, trace, total = self.program.blocks[index], walk.trace, walk.total
         if trace.roundoff is not None and block.activation is not None:
             errors = layout.total(a.abs() * trace.roundoff.after[block.node][:, None])
             total.add(torch.zeros_like(errors), DOUBLE.above(errors, a[0].numel() + 8))
         for number, step in reversed(list(enumerate(trace.steps(block) or ()))):
+            key = index, number
             inner, passing = step.enter(a)
-            choice = policy((index, number), step, inner, layout)
+            choice = walk.policy(key, step, inner, layout)
+            walk.choices[key], walk.coefficients[key] = Choice(choice.slopes, choice.lam), inner
             before = step.leave(choice.slopes * inner, passing)
             constant = step.constant(inner, choice.slopes, choice.lam, total.rounding, layout, choice.constant)
             total.add(constant, _turned(trace, block, a, before, layout))
             a = before
         return a
 
-    def _affine(
-        self,
-        trace: Trace,
-        block: Block,
-        g: Tensor,
-        pending: dict[Node, Tensor],
-        total: _Sum,
-        layout: Layout = PER_ROW,
-    ) -> None:
+    def _affine(self, walk: _Walk, block: Block, g: Tensor, layout: Layout = PER_ROW) -> None:
         """Carries rows through a block's linear map; adds what its offset gives, and what rounding of all this may."""
-        lost = None
-        if trace.roundoff is not None:
-            known = trace.roundoff
+        lost, known = None, walk.trace.roundoff
+        if known is not None:
             count = block.roundings + len(self.program.blocks) + g[0].numel() + 16
             errors = DOUBLE.gamma(2 * count) * known.sizes[block.node] + known.errors[block.node]
             paid = layout.total(g.abs() * errors[:, None])
             underflow = 4 * count * DOUBLE.tiny * known.totals[block.node][:, None]
             lost = DOUBLE.above(paid + underflow, count)
-        total.add(layout.total(g * self.offsets[block.node]), lost)
+        walk.total.add(layout.total(g * self.offsets[block.node]), lost)
         for term in block.terms:
-            part = _adjoint(term, g)
-            pending[term.source] = pending[term.source] + part if term.source in pending else part
+            walk.hand_on(term.source, _adjoint(term, g))
 
 
 def differences(labels: Tensor, program: Program) -> Tensor:

@@ -65,9 +65,8 @@ class Dual:
             i, j = image[part], row[part]
             own = trace.select(i)
             rows = {backward.program.output: directions[i, j][:, None]}
-            start = Tightest()
-            backward(own, rows, start)
-            bound, choices = self.ascent(backward, own, rows, start.chosen, enough_to_prove(backward.program, own))
+            start = backward(own, rows, Tightest()).choices
+            bound, choices = self.ascent(backward, own, rows, start, enough_to_prove(backward.program, own))
             margins[i, j] = torch.fmax(margins[i, j], bound[:, 0])
             found.append(FixedRelaxation(i, j, choices))
         return found

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from llcert.bounds.ascent import Ascent
-from llcert.bounds.dual import Backward, Choice, Chosen, Key, Stop, Tightest, differences
+from llcert.bounds.dual import Backward, Choice, Fixed, Key, Stop, Tightest, differences
 from llcert.bounds.enclose import Frame
 from llcert.bounds.forward import Trace
 from llcert.bounds.margin import best_multiplier
@@ -124,7 +124,7 @@ class _Search:
                 choices = attempt(trace, rows, (which[0], which[1]), still)
                 chosen = {k: Choice(_short(c.slopes), _short(c.lam)) for k, c in choices.items()}
                 output = {self.backward.program.output: rows[still]}
-                enter(still, chosen, self.backward.at_every_stop(trace.select(still), output, Chosen(chosen)))
+                enter(still, chosen, self.backward.at_every_stop(trace.select(still), output, Fixed(chosen)))
         proved = torch.tensor([k is not None for k in kept], device=rows.device)
         return torch.where(proved, margins, margins.clamp(max=0)), kept
 
@@ -137,9 +137,8 @@ class _Search:
         return {block.node if block.activation is not None else hidden: stop}
 
     def _closed(self, trace: Trace, rows: Tensor, which: tuple[Tensor, Tensor], still: Tensor) -> dict[Key, Choice]:
-        policy = Tightest()
-        self.backward(trace.select(still), {self.backward.program.output: rows[still]}, policy)
-        return policy.chosen
+        output = {self.backward.program.output: rows[still]}
+        return dict(self.backward(trace.select(still), output, Tightest()).choices)
 
     def _repeated(self, trace: Trace, rows: Tensor, which: tuple[Tensor, Tensor], still: Tensor) -> dict[Key, Choice]:
         choices = self._closed(trace, rows, which, still)

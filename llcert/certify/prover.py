@@ -12,7 +12,7 @@ from torch import Tensor
 from llcert.bounds.ascent import Ascent
 from llcert.bounds.boxes import Asked, backward_boxes
 from llcert.bounds.branching import bounds_of
-from llcert.bounds.dual import Backward, Choice, Chosen, Tightest, differences
+from llcert.bounds.dual import Backward, Choice, Fixed, Tightest, differences
 from llcert.bounds.enclose import Frame, by_pairs, enclose, enclosing_ball
 from llcert.bounds.forward import Trace
 from llcert.bounds.liplt import Composed
@@ -160,7 +160,7 @@ _Attempt = Callable[[Backward, Trace, Mapping[Node, Tensor], tuple[Tensor, Tenso
 
 
 def _closed(backward: Backward, trace: Trace, rows: Mapping[Node, Tensor], _: tuple[Tensor, Tensor]) -> Tensor:
-    return backward(trace, rows, Tightest(), stops=True)
+    return backward(trace, rows, Tightest(), stops=True).lower
 
 
 def _repeated(
@@ -179,7 +179,7 @@ def _repeated(
     if len(here):
         choices = {k: Choice(c.slopes[there].double(), c.lam[there].double()) for k, c in relaxation.choices.items()}
         chosen = {n: r[here] for n, r in rows.items()}
-        found[here] = backward(trace.select(here), chosen, Chosen(choices), stops=True)
+        found[here] = backward(trace.select(here), chosen, Fixed(choices), stops=True).lower
     return found
 
 
@@ -215,9 +215,7 @@ def _ascended(
     which: tuple[Tensor, Tensor],
 ) -> Tensor:
     """By an ascent on the proved bound itself, from the estimate's choices or else the tightest."""
-    start = Tightest()
-    backward(trace, rows, start)
-    choices = dict(start.chosen)
+    choices = dict(backward(trace, rows, Tightest()).choices)
     if relaxation is not None:
         relaxation.fill(choices, *which)
     return ascent(backward, trace, rows, choices, enough=0.0)[0]

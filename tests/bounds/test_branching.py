@@ -104,7 +104,7 @@ def test_branching_never_does_worse_than_where_it_starts(seed: int) -> None:
     backward, trace, rows, leaves = parts_of(network, image, label, 0.3)
     start = backward(
         trace.select(torch.zeros(len(rows), dtype=torch.int64)), {backward.program.output: rows[:, None]}, Tightest()
-    )
+    ).lower
     worst = torch.stack([leaves.bounds[leaves.rows == r].min() for r in range(len(rows))])
     root = torch.where(worst > 0, torch.minimum(start[:, 0], worst), start[:, 0])
     assert (worst >= root - 1e-6).all()

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from llcert.bounds import Trace
 from llcert.bounds.ascent import Ascent
-from llcert.bounds.dual import Backward, Chosen, Policy, Tightest, differences
+from llcert.bounds.dual import Backward, Fixed, Policy, Tightest, differences
 from llcert.ir import Activation, Input, Network, Node, apply
 from llcert.ops import Add, Clamp, Concat, Leaky, Linear, MaxMin, Tanh, relu
 from llcert.program import Program
@@ -110,7 +110,7 @@ def check(network: Network, image: Tensor, eps: float, seed: int) -> None:
                         backward.before(trace, index, rows, policy, stops=stops)
                         if before
                         else backward(trace, {block.node: rows}, policy, stops=stops)
-                    )
+                    ).lower
                     assert bool((bound[0] <= found + 1e-13 * (1 + found.abs())).all()), (block.label, before, stops)
 
 
@@ -143,7 +143,7 @@ def fixture(name: str, eps: float = 0.3, seed: int = 0) -> tuple[Program, Trace,
 def test_stopping_where_it_is_best_is_never_worse(name: str) -> None:
     program, trace, rows, _ = fixture(name)
     backward = Backward(program)
-    best, down = (backward(trace, rows, Tightest(), stops=s) for s in (True, False))
+    best, down = (backward(trace, rows, Tightest(), stops=s).lower for s in (True, False))
     assert bool((best >= down).all())
     if program.blocks[-1].activation is None:
         assert bool((best >= backward.last(trace, rows) - 1e-12).all()), "the last hidden values are one of the stops"
@@ -152,9 +152,8 @@ def test_stopping_where_it_is_best_is_never_worse(name: str) -> None:
 @torch.no_grad()
 def test_an_activation_without_relaxation_is_a_stop() -> None:
     program, trace, rows, _ = fixture("_smooth_between")
-    chosen = Tightest()
-    Backward(program)(trace, rows, chosen)
-    assert {key[0] for key in chosen.chosen} == {2}, "the blocks behind Tanh are not reached"
+    choices = Backward(program)(trace, rows, Tightest()).choices
+    assert {key[0] for key in choices} == {2}, "the blocks behind Tanh are not reached"
 
 
 @torch.no_grad()
@@ -162,9 +161,9 @@ def test_an_activation_without_relaxation_is_a_stop() -> None:
 def test_the_pixel_range_never_hurts(name: str) -> None:
     program, trace, rows, images = fixture(name)
     other, clipped = proved(Network(GRAPHS[name]()), images, 0.3, deployed=False, clip=True)
-    plain = Backward(program)(trace, rows, Tightest())
+    plain = Backward(program)(trace, rows, Tightest()).lower
     (own,) = rows.values()
-    cut = Backward(other, clip=True)(clipped, {other.output: own}, Tightest(), stops=True)
+    cut = Backward(other, clip=True)(clipped, {other.output: own}, Tightest(), stops=True).lower
     assert bool((cut >= plain - 1e-9).all())
 
 
@@ -175,40 +174,40 @@ def test_an_ascent_returns_what_its_choices_give(name: str, paid: bool) -> None:
     program, trace, rows, _ = fixture(name)
     if not paid:
         trace = replace(trace, roundoff=None)
-    start = Tightest()
-    first = Backward(program)(trace, rows, start)
-    bound, choices = Ascent(steps=12)(Backward(program), trace, rows, start.chosen)
-    assert bool((bound >= first - 1e-6).all())
-    torch.testing.assert_close(Backward(program)(trace, rows, Chosen(choices)), bound, rtol=0, atol=0)
+    first = Backward(program)(trace, rows, Tightest())
+    bound, choices = Ascent(steps=12)(Backward(program), trace, rows, first.choices)
+    assert bool((bound >= first.lower - 1e-6).all())
+    torch.testing.assert_close(Backward(program)(trace, rows, Fixed(choices)).lower, bound, rtol=0, atol=0)
 
 
 @torch.no_grad()
 def test_an_ascent_from_silly_choices_returns_what_its_choices_give() -> None:
     program, trace, rows, _ = fixture("_residual")
     for seed in range(5):
-        start = Silly(seed)
-        Backward(program)(trace, rows, start)
-        bound, choices = Ascent(steps=6, rate=3.0, log_rate=5.0)(Backward(program), trace, rows, start.chosen)
-        torch.testing.assert_close(Backward(program)(trace, rows, Chosen(choices)), bound, rtol=0, atol=0)
+        start = Backward(program)(trace, rows, Silly(seed)).choices
+        bound, choices = Ascent(steps=6, rate=3.0, log_rate=5.0)(Backward(program), trace, rows, start)
+        torch.testing.assert_close(Backward(program)(trace, rows, Fixed(choices)).lower, bound, rtol=0, atol=0)
 
 
 @torch.no_grad()
 def test_rows_of_one_image_do_not_depend_on_the_batch() -> None:
     program, trace, rows, _ = fixture("_concatenated")
-    together = Backward(program)(trace, rows, Tightest(), stops=True)
+    together = Backward(program)(trace, rows, Tightest(), stops=True).lower
     for i in range(4):
         index = torch.tensor([i])
         alone = Backward(program)(trace.select(index), {n: r[index] for n, r in rows.items()}, Tightest(), stops=True)
-        torch.testing.assert_close(alone[0], together[i])
+        torch.testing.assert_close(alone.lower[0], together[i])
 
 
 @torch.no_grad()
 def test_paying_for_rounding_costs_little_and_something() -> None:
     program, trace, rows, _ = fixture("_residual")
     free = Backward(program)(replace(trace, roundoff=None), rows, Tightest())
+    assert not free.paid.any()
     paid = Backward(program)(trace, rows, Tightest())
-    assert bool((paid < free).all())
-    assert bool((paid > free - 1e-10).all())
+    assert bool((paid.lower < free.lower).all())
+    assert bool((paid.lower > free.lower - 1e-10).all())
+    torch.testing.assert_close(paid.lower + paid.paid, free.lower)
 
 
 @torch.no_grad()
@@ -217,7 +216,7 @@ def test_nothing_known_bounds_nothing() -> None:
         program, trace = proved(Network(_residual()), torch.full((1, 3), broken), 0.1, deployed=False)
         rows = {program.output: differences(torch.zeros(1, dtype=torch.int64), program)[:, 1:]}
         for stops in (False, True):
-            assert not bool((Backward(program)(trace, rows, Tightest(), stops=stops) > -torch.inf).any())
+            assert not bool((Backward(program)(trace, rows, Tightest(), stops=stops).lower > -torch.inf).any())
 
 
 @torch.no_grad()
@@ -228,7 +227,7 @@ def test_a_pass_to_the_image_is_exact_where_everything_is_settled(phi: Activatio
     hidden = apply(phi, apply(Linear(weight, torch.tensor([50.0, 70.0, 10.0, 30.0])), apply(Input((3,)))))
     program, trace = proved(Network(apply(Linear(torch.eye(4)), hidden)), torch.full((1, 3), 0.5), 0.1, deployed=False)
     rows = normal(1, ROWS, 4, seed=1)
-    bound = Backward(program)(trace, {program.output: rows}, Tightest())
+    bound = Backward(program)(trace, {program.output: rows}, Tightest()).lower
     expected = _objective(program, program.output, rows[0], torch.full((1, 3), 0.5, dtype=torch.float64), before=False)
     jacobian = torch.autograd.functional.jacobian(program.logits, torch.full((1, 3), 0.5, dtype=torch.float64))
     size = torch.linalg.vector_norm(rows[0] @ jacobian.reshape(4, 3), dim=1)

@@ -75,9 +75,9 @@ def carried(own: Prover, image: Tensor, label: Tensor, hint: ProofHint, seed: in
     trace = enclose(own.program, ball, own.bound, solver, weighting=hint.weighting, deployed=own.deployed)
     rows, backward = {own.program.output: dual.differences(label, own.program)}, dual.Backward(own.program)
     return [
-        backward(trace, rows, dual.Tightest())[0],
-        backward(trace, rows, dual.Tightest(), stops=True)[0],
-        backward(trace, rows, Silly(seed), stops=True)[0],
+        backward(trace, rows, dual.Tightest()).lower[0],
+        backward(trace, rows, dual.Tightest(), stops=True).lower[0],
+        backward(trace, rows, Silly(seed), stops=True).lower[0],
     ]
 
 

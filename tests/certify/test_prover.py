@@ -167,9 +167,8 @@ def test_what_an_ascent_found_is_proved_again() -> None:
         directions = differences(labels, own.program)
         rows = {own.program.output: directions.flatten(0, 1)[:, None]}
         image = torch.arange(6).repeat_interleave(3)
-        start = Tightest()
-        Backward(own.program)(trace.select(image), rows, start)
-        found, choices = Ascent(steps=10)(Backward(own.program), trace.select(image), rows, start.chosen)
+        start = Backward(own.program)(trace.select(image), rows, Tightest()).choices
+        found, choices = Ascent(steps=10)(Backward(own.program), trace.select(image), rows, start)
     relaxation = FixedRelaxation(image, torch.arange(3).repeat(6), choices)
     hint = ProofHint(local=True, backward=True, relaxation=relaxation)
     margins = own(images, labels, hint)
@@ -192,15 +191,14 @@ def test_silly_choices_of_an_ascent_prove_no_more_than_is_true() -> None:
             trace = enclose(own.program, enclosing_ball(images.double(), own.eps), own.bound, own.solver)
             image, row = torch.arange(4), (labels + 1) % 3
             rows = {own.program.output: differences(labels, own.program)[image, row][:, None]}
-            start = Tightest()
-            Backward(own.program)(trace, rows, start)
+            start = Backward(own.program)(trace, rows, Tightest()).choices
         choices = {
             k: replace(
                 c,
                 slopes=torch.randn(c.slopes.shape, generator=generator) * 3,
                 lam=torch.rand(c.lam.shape, generator=generator) * 10,
             )
-            for k, c in start.chosen.items()
+            for k, c in start.items()
         }
         margins = own(images, labels, ProofHint(True, backward=True, relaxation=FixedRelaxation(image, row, choices)))
         for i, label in enumerate(labels.tolist()):
