@@ -1,4 +1,7 @@
-"""Norms of masked linear maps. Knows maps and masks, no operator and no network."""
+"""Spectral norms of masked linear maps: estimates, proofs, probable bounds (docs/method.md, section 7).
+
+Knows maps and masks, no operator and no network.
+"""
 
 from llcert.spectral.circulant import torus_bound
 from llcert.spectral.lanczos import Lanczos

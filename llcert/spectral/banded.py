@@ -1,4 +1,4 @@
-"""The same proofs for large sparse maps, by a banded Cholesky factorisation (docs/decisions/proofs-of-norms.md)."""
+"""Eigenvalue bounds of large sparse Gram matrices by a banded Cholesky factorisation (docs/method.md, section 7.3)."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ Integers = NDArray[np.int64]
 
 @dataclass(frozen=True)
 class BandedGram:
-    """The computed Gram matrix of a sparse map, symmetric, its rows in an order that keeps its band narrow.
+    """The computed Gram matrix of a sparse map, symmetric, in an order of rows that makes its band narrow.
 
-    entries: CSR, its lower triangle counts. band: entries below the diagonal. error: upper bound of the spectral norm
-    of what is wrong with it.
+    entries: sparse, of which the lower triangle is read. band: the number of diagonals below the main one. error: upper
+    bound of the spectral norm of its error.
     """
 
     entries: Any
@@ -36,7 +36,7 @@ class BandedGram:
 
 
 def banded_gram(b: Any, natural: Integers) -> BandedGram:
-    """`B* B` for CSR `B` with entries of at most 16 or so; natural: an order of its columns to try first.
+    """`B* B` for CSR `B` with entries of at most 16 or so; natural: one order of its columns to try.
 
     |fl(B* B) - B* B| <= gamma |B|* |B| entrywise, and the norm of the right side is at most its largest row sum.
     """
@@ -54,7 +54,7 @@ def banded_gram(b: Any, natural: Integers) -> BandedGram:
 
 
 def _narrowest(entries: Any, natural: Integers) -> Integers:
-    """Of the order the map came in, the one given and reverse Cuthill-McKee, that with the narrowest band."""
+    """The order with the narrowest band among the map's own, the given one and reverse Cuthill-McKee."""
     near = csgraph.reverse_cuthill_mckee(sparse.csr_matrix(entries), symmetric_mode=True)
     orders = [np.arange(entries.shape[0]), natural, near.astype(np.int64)]
     coordinates = entries.tocoo()
@@ -70,9 +70,9 @@ def _band(entries: Any, order: Integers) -> int:
 def eigenvalue_bound(gram: BandedGram, tau: float) -> float:
     """An upper bound of the largest eigenvalue of the exact Gram matrix, a little above `tau`, or infinite.
 
-    A Cholesky factorisation that runs to its end has `R* R = H + D`, |D| <= gamma |R*||R| (Higham 2002, theorem 10.3),
-    in any order of summation. Row lengths of R and the diagonal of H agree up to the same factor, so that
-    `||D|| <= gamma / (1 - gamma) trace H` (Rump 2006), and `H = tau I - G` has no eigenvalue below that.
+    A Cholesky factorisation that completes has `R* R = H + D`, `|D| <= gamma |R*||R|` (Higham 2002, theorem 10.3), in
+    any order of summation. Squared column lengths of R and the diagonal of H agree up to the same factor, so that
+    `||D|| <= gamma / (1 - gamma) trace H` (Rump 2006), and `H = tau I - G` has no eigenvalue below `-||D||`.
     """
     lower = np.zeros((gram.band + 1, gram.size))
     below = gram.entries.row >= gram.entries.col
@@ -98,7 +98,10 @@ def eigenvalue_bound(gram: BandedGram, tau: float) -> float:
 
 
 def largest_eigenvalue(gram: BandedGram) -> tuple[float, int]:
-    """An upper bound of the largest eigenvalue of the exact Gram matrix and the proofs tried; infinite without one."""
+    """An upper bound of the largest eigenvalue of the exact Gram matrix, and the number of proofs tried.
+
+    The bound is infinite if no proof succeeds.
+    """
     guess = estimate(gram.entries.tocsr())
     for tries, excess in enumerate(EXCESSES, 1):
         bound = eigenvalue_bound(gram, guess * (1 + excess))

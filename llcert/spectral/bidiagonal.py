@@ -1,4 +1,4 @@
-"""Golub-Kahan bidiagonalisation of many maps at once, every vector kept orthogonal to all before it."""
+"""Golub-Kahan bidiagonalisation of a batch of maps with full reorthogonalisation, for `RandomLanczos`."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ Action = Callable[[Tensor], Tensor]
 def top_singular_value(
     apply: Action, adjoint: Action, start: Tensor, steps: int, rows: Tensor, columns: Tensor
 ) -> Tensor:
-    """The largest singular value seen from the Krylov space of `A* A` and `start` of dimension `steps`, `[batch]`.
+    """The root of the largest Ritz value of `A* A` on the Krylov space of `start` of dimension `steps`, `[batch]`.
 
-    In exact arithmetic the root of the Ritz value, hence never above the norm. start: `[batch, columns]`, not zero.
-    rows, columns: how many of each the map has, `[batch]`, after which there is no further direction. Where rounding
-    is all that is left of a new vector, it serves as a fresh direction, which can only raise the value.
+    In exact arithmetic never above the norm. start: `[batch, columns]`, not zero. rows, columns: the numbers of rows
+    and columns of each map, `[batch]`, beyond which there are no further directions. A new vector that is rounding
+    error alone still serves as a direction, which can only raise the value.
     """
     batch = len(start)
     steps = min(steps, int(columns.max()) if batch else 0)
@@ -42,7 +42,7 @@ def top_singular_value(
 
 
 def _next(product: Tensor, basis: Tensor, count: int) -> tuple[Tensor, Tensor]:
-    """What is new in a product, as a unit vector orthogonal to the basis so far, and its length."""
+    """The component of a product that is orthogonal to the basis, as a unit vector and its length."""
     rest = _without(product, basis, count)
     unit, size = _unit(rest)
     unit = _unit(_without(unit, basis, count))[0]
@@ -50,7 +50,7 @@ def _next(product: Tensor, basis: Tensor, count: int) -> tuple[Tensor, Tensor]:
 
 
 def _without(x: Tensor, basis: Tensor, count: int) -> Tensor:
-    """The part of `[batch, n]` that is orthogonal to the first vectors of a basis; twice is enough (Giraud et al.)."""
+    """x, `[batch, n]`, orthogonalised twice against the first vectors of a basis (Giraud et al.: twice is enough)."""
     known = basis[:, :count]
     for _ in range(2):
         x = x - ((x[:, None] @ known.mT) @ known)[:, 0]
@@ -58,14 +58,14 @@ def _without(x: Tensor, basis: Tensor, count: int) -> Tensor:
 
 
 def _unit(x: Tensor) -> tuple[Tensor, Tensor]:
-    """Unit vectors and lengths, by way of the largest entry, so that squares neither vanish nor overflow."""
+    """Unit vectors and lengths, scaled by the largest entry so that squares neither underflow nor overflow."""
     peak = x.abs().amax(1, keepdim=True)
     size = torch.linalg.vector_norm(x / peak, dim=1, keepdim=True)
     return torch.where(peak == 0, x, x / peak / size), torch.where(peak == 0, peak, peak * size)[:, 0]
 
 
 def _largest(bidiagonal: Tensor) -> Tensor:
-    """The largest singular value of small matrices; NaN where one holds NaN or infinity."""
+    """The largest singular values of small matrices; NaN where one holds NaN or infinity."""
     if bidiagonal.numel() == 0:
         return bidiagonal.new_zeros(len(bidiagonal))
     finite = torch.isfinite(bidiagonal).all(2).all(1)

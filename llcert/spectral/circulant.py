@@ -1,4 +1,4 @@
-"""Bounds of convolutions without masks, by the Fourier transform of a padded torus (docs/method.md, section 7.4)."""
+"""Upper bounds of norms of convolutions by the Fourier transform of a padded torus (docs/method.md, section 7.4)."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ from llcert.spectral.scaling import normalised, shifted
 Shape = tuple[int, ...]
 
 CHUNK = 2**24
-"""Complex entries that are held at a time."""
+"""Largest number of complex entries that are held at a time."""
 
 STEPS, LIKELY = 8, 2**18
-"""To choose between toruses: steps of power iteration on every block, and entries of those that are then looked at."""
+"""To choose a torus: power iterations on every block, and the entries of the Gram matrices then evaluated."""
 
 PHASE = 2.0**-48
-"""Above the error of a computed `exp(i t)`, 0 <= t < 2 pi: three roundings of the angle, a sine and a cosine."""
+"""Upper bound of the error of a computed `exp(i t)`, 0 <= t < 2 pi: three roundings of t, a sine and a cosine."""
 
 
 def torus_bound(
@@ -39,11 +39,12 @@ def torus_bound(
 ) -> float:
     """An upper bound of the norm of a zero-padded convolution; infinite where none was proved.
 
-    weight: `[out, in / groups, *kernel]`; inputs, outputs: sites and positions of the kernel on each axis. A torus with
-    room for all of them, and for the zeros on one side, holds the convolution as a part of a circular one, which is as
-    large as the largest block of its Fourier transform: a matrix of output channels by input channels and residues
-    modulo the stride. So does a torus on which a value changes its sign whenever it goes round an axis: its frequencies
-    lie half-way between the others, and what looks best of all choices is proved.
+    weight: `[out, in / groups, *kernel]`; inputs, outputs: sites and positions of the kernel on each axis. The
+    convolution is a part of a circular one on a torus with enough sites for the image and for the zeros of its wider
+    side. The norm of that is the largest norm of a block of its Fourier transform, a matrix of output channels by input
+    channels and residues modulo the stride. The same holds for a torus on which values change their sign when they go
+    round an axis: its frequencies lie half-way between the others. The choice of signs with the least estimate is
+    proved.
     """
     weight = weight.detach().to("cpu", torch.float64)
     if weight.numel() == 0 or min(outputs, default=1) < 1:
@@ -63,9 +64,10 @@ def torus_bound(
 
 
 def _count(kernel: int, inputs: int, outputs: int, stride: int, padding: int, dilation: int) -> int:
-    """Positions of the kernel on one axis of the torus: with fewer it reads a site that only zeros should stand for.
+    """The least number of kernel positions on one axis of the torus.
 
-    It reads sites from -padding on. Those outside the image must not fall on it once they are wrapped around.
+    The kernel reads sites from -padding on. Those outside the image must not coincide with sites of the image when they
+    are wrapped around.
     """
     end = stride * (outputs - 1) + dilation * (kernel - 1) + 1 - padding
     return max(-(-(min(inputs, end) + max(padding, end - inputs)) // stride), outputs)
@@ -74,7 +76,7 @@ def _count(kernel: int, inputs: int, outputs: int, stride: int, padding: int, di
 def _taps(kernel: int, count: int, stride: int, dilation: int, sign: int) -> tuple[Tensor, Tensor]:
     """Phases of the taps of one axis at every frequency, `[frequencies, kernel]`, and their residues, `[kernel]`.
 
-    sign: 1 where a value changes its sign when it goes round.
+    sign: 1 for the torus on which values change their sign when they go round.
     """
     sites = torch.arange(kernel) * dilation
     turns = (2 * torch.arange(count)[:, None] + sign) * (sites // stride) % (2 * count)
@@ -83,7 +85,8 @@ def _taps(kernel: int, count: int, stride: int, dilation: int, sign: int) -> tup
 
 
 def _joined(taps: list[tuple[Tensor, Tensor]], stride: Shape) -> tuple[Tensor, Tensor]:
-    """The same for all axes together, `[frequencies, taps]` and `[taps]`; a frequency and its negative are alike."""
+    """The same for all axes together, `[frequencies, taps]` and `[taps]`; of a frequency and its negative one is left
+    out, as their blocks are conjugates."""
     (phases, residues), *others = taps
     phases = phases[: len(phases) // 2 + 1]
     for (more, other), step in zip(others, stride[1:], strict=True):
@@ -96,7 +99,7 @@ def _group_bound(weight: Tensor, turned: Sequence[tuple[Tensor, Tensor]]) -> flo
     """The bound for one group of channels; weight: `[out, in, taps]`. turned: phases and residues of each torus."""
     scaled, exponent = normalised(weight[None])
     spectra = [Spectrum(scaled[0], *phases) for phases in turned]
-    largest = min(spectra, key=Spectrum.seen).bound()
+    largest = min(spectra, key=Spectrum.estimate).bound()
     value = torch.tensor([largest], dtype=torch.float64)
     value = torch.nextafter(shifted(value, np.asarray(exponent)), torch.full_like(value, torch.inf))
     return float(value) if float(value) < math.inf else math.inf
@@ -117,7 +120,7 @@ class Spectrum:
         return [torch.nonzero(self.residues == r)[:, 0] for r in self.residues.unique()]
 
     def blocks(self) -> Iterator[Tensor]:
-        """The blocks, `[frequencies, n, k]`, n <= k, some frequencies at a time."""
+        """The blocks, `[frequencies, n, k]`, n <= k, `CHUNK` entries at a time."""
         classes = self.classes
         short, long = sorted((self.weight.shape[0], self.weight.shape[1] * len(classes)))
         for phases in self.phases.split(max(CHUNK // (short * (long + 3 * short)), 1)):
@@ -125,14 +128,14 @@ class Spectrum:
             blocks = torch.cat(parts, 2)
             yield blocks.mT if blocks.shape[1] > blocks.shape[2] else blocks
 
-    def seen(self) -> float:
+    def estimate(self) -> float:
         """An estimate of the largest norm of a block."""
-        return max(_seen(blocks) for blocks in self.blocks())
+        return max(_estimated(blocks) for blocks in self.blocks())
 
     def bound(self) -> float:
-        """An upper bound of it.
+        """An upper bound of the largest norm of a block.
 
-        Entries of a block are sums of weights times phases. Their errors, in the Frobenius norm, come on top.
+        Entries of a block are sums of weights times phases; the Frobenius norm of their errors is added.
         """
         sizes = torch.stack([self.weight[:, :, c].abs().sum(2) for c in self.classes])
         relative = DOUBLE.gamma(roundings(self.weight.shape[2])) + 2 * PHASE + 2.0**-49
@@ -142,8 +145,8 @@ class Spectrum:
         return DOUBLE.bound(largest + error, 2)
 
 
-def _seen(blocks: Tensor) -> float:
-    """The largest norm of those blocks that grow a vector most; hardly ever are others larger."""
+def _estimated(blocks: Tensor) -> float:
+    """An estimate of the largest norm: of the blocks that stretch a vector most in a few power iterations."""
     x = torch.randn(*blocks.shape[:2], 1, generator=torch.Generator().manual_seed(0), dtype=torch.float64).to(blocks)
     size = torch.zeros(0)
     for _ in range(STEPS):

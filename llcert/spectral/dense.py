@@ -1,4 +1,4 @@
-"""Proved norms of batches of dense matrices."""
+"""Proved norms of batches of dense matrices (docs/method.md, section 7.3)."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ SMALL = 256
 
 
 def kept(matrix: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
-    """`diag(rows) M diag(columns)` without rows and columns of factor zero, `[batch, n, k]`, n <= k.
+    """`diag(rows) M diag(columns)` without the rows and columns whose factor is zero, `[batch, n, k]`, n <= k.
 
-    Where images keep different numbers, some zeros remain. rows, columns: `[batch, n]`.
+    Some zero rows or columns remain where images have different numbers of them. rows, columns: `[batch, n]`.
     """
     row, column = _places(rows), _places(columns)
     b = matrix[row[:, :, None], column[:, None, :]] * rows.gather(1, row)[:, :, None]
@@ -24,15 +24,15 @@ def kept(matrix: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
 
 
 def _places(factors: Tensor) -> Tensor:
-    """Indices of the factors that are not zero, and of as many others as the fullest image makes necessary."""
+    """Indices of the nonzero factors of each image, padded with others to the largest number of any image."""
     most = int((factors != 0).sum(1).max()) if factors.numel() else 0
     return torch.argsort((factors == 0).int(), dim=1, stable=True)[:, :most]
 
 
 def norm_bound(b: Tensor) -> tuple[Tensor, Tensor]:
-    """Upper bounds of the norms of matrices `[batch, n, k]` as they stand, and the proofs tried, `[batch]`.
+    """Upper bounds of the norms of computed matrices `[batch, n, k]`, and the number of proofs tried, `[batch]`.
 
-    Infinite where none succeeded.
+    Infinite where no proof succeeded.
     """
     if b.numel() == 0:
         return b.new_zeros(len(b)), torch.zeros(len(b), dtype=torch.int64, device=b.device)
@@ -45,7 +45,7 @@ def norm_bound(b: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _estimate(products: Gram) -> Tensor:
-    """The largest eigenvalue of each `B B*` as a float64 computation has it, NaN where something is not finite."""
+    """The largest eigenvalue of each `B B*`, estimated in float64; NaN where an entry is not finite."""
     finite = torch.isfinite(products.entries).all(2).all(1)
     entries = torch.where(finite[:, None, None], products.entries, 0.0)
     if entries.shape[1] <= SMALL or entries.is_cuda:

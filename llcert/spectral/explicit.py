@@ -1,4 +1,7 @@
-"""Linear maps written out as matrices, sparse where they are."""
+"""The matrices of linear maps, dense or sparse, found by products with sums of unit vectors.
+
+docs/method.md, section 7.2.
+"""
 
 from __future__ import annotations
 
@@ -17,15 +20,15 @@ from llcert.spectral.linear_map import Provable
 from llcert.spectral.periods import axes_of, groups_of
 
 CHUNK = 2**22
-"""Entries of the values that one product holds at a time."""
+"""Largest number of entries of the vectors that are multiplied together at a time."""
 
 
 @dataclass(frozen=True)
 class Explicit:
     """The matrix of a map as `apply` computes it, times `2^-exponent`, so that its largest entry is at most one.
 
-    entries: a dense tensor `[rows, columns]` or a scipy CSR array; float64. Entry by entry it is as far from the map's
-    own matrix as the map's `roundings` and `underflow` say.
+    entries: a dense tensor `[rows, columns]` or a scipy CSR array; float64. The map's `roundings` and `underflow` bound
+    the error of each entry.
     """
 
     entries: Any
@@ -37,7 +40,7 @@ class Explicit:
 
 
 def written_out(map_: Provable, device: torch.device, memory: float) -> Explicit | None:
-    """The map's matrix; None where it takes more than so many bytes, or holds NaN or infinity."""
+    """The matrix of a map; None where it takes more than `memory` bytes, or holds NaN or infinity."""
     with torch.no_grad(), direct_sums():
         rows = map_.paths(torch.zeros(1, *map_.columns, dtype=torch.float64, device=device)).numel()
         parts: list[tuple[Tensor, Tensor, Tensor]] = []

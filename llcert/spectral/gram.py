@@ -1,4 +1,7 @@
-"""Proofs that a Gram matrix has no eigenvalue above a number (docs/decisions/proofs-of-norms.md)."""
+"""Gram matrices with their rounding error, and proofs that they have no eigenvalue above a number.
+
+Dense case; docs/method.md, section 7.3, with all constants in docs/decisions/proofs-of-norms.md.
+"""
 
 from __future__ import annotations
 
@@ -14,14 +17,14 @@ from torch import Tensor
 from llcert.rounding import DOUBLE
 
 EXCESSES = (1e-8, 1e-6, 1e-4, 1e-2)
-"""By how much the squared estimate is raised, one after the other, until a proof succeeds."""
+"""Relative excesses over the squared estimate that are tried in turn, until a proof succeeds."""
 
 
 @dataclass(frozen=True)
 class Gram:
-    """A computed `B B*` and how far it may be from the exact one.
+    """A computed `B B*` with a bound of its error.
 
-    entries: Hermitian, `[batch, n, n]`. error: upper bound of the spectral norm of what is wrong with it, `[batch]`.
+    entries: Hermitian, `[batch, n, n]`. error: upper bound of the spectral norm of its error, `[batch]`.
     """
 
     entries: Tensor
@@ -41,7 +44,7 @@ def gram(b: Tensor) -> Gram:
 
 
 def roundings(length: int) -> int:
-    """A number of roundings no smaller than that of an inner product of so many terms, complex ones included."""
+    """At least the number of roundings of an inner product of so many terms, real or complex."""
     return 4 * (length + 8)
 
 
@@ -54,8 +57,8 @@ def hermitian(a: Tensor) -> Tensor:
 def eigenvalue_bound(matrix: Gram, tau: Tensor) -> Tensor:
     """Upper bounds of the largest eigenvalues of the exact Gram matrices, `[batch]`: a little above `tau`, or infinite.
 
-    With a computed factor L, `H = tau I - G = L L* + E` and `L L*` has no negative eigenvalue, whatever L is, so
-    `G <= tau + ||E||`. E is computed and its rounding added: no property of the factorisation is relied on.
+    With a computed factor L, `H = tau I - G = L L* + E`, and `L L*` has no negative eigenvalue, whatever L is, so
+    `G <= tau + ||E||`. E is computed and its rounding error added: nothing is assumed of the factorisation.
     """
     n = matrix.entries.shape[1]
     diagonal = tau[:, None] - matrix.entries.diagonal(dim1=1, dim2=2).real
@@ -86,9 +89,9 @@ def estimate(matrix: Any) -> float:
 
 
 def largest_eigenvalue(matrix: Gram, guess: Tensor) -> tuple[Tensor, Tensor]:
-    """Upper bounds of the largest eigenvalues of the exact Gram matrices, and how many proofs were tried, `[batch]`.
+    """Upper bounds of the largest eigenvalues of the exact Gram matrices, and the number of proofs tried, `[batch]`.
 
-    guess: estimates from below, any numbers; infinite where no proof succeeds, as for NaN.
+    guess: estimates from below, any numbers. A bound is infinite where no proof succeeds, as for NaN.
     """
     bound = torch.full_like(guess, torch.inf)
     tries = torch.zeros_like(guess, dtype=torch.int64)

@@ -1,4 +1,7 @@
-"""Golub-Kahan-Lanczos bidiagonalisation of masked maps, image by image in one batch."""
+"""Golub-Kahan-Lanczos bidiagonalisation of masked maps, each image with its own stopping time.
+
+docs/method.md, section 7.1.
+"""
 
 from __future__ import annotations
 
@@ -15,20 +18,20 @@ from llcert.spectral.norm import Norm, Side
 from llcert.spectral.power import begin
 
 _EXHAUSTED = 1e-5
-"""A new direction this much shorter than the norm is rounding: the Krylov space is exhausted."""
+"""A new direction shorter than this share of the norm is rounding error: the Krylov space ends."""
 
 
 @dataclass(frozen=True)
 class Lanczos:
     """Estimates norms from below by the largest Ritz value of `A* A`, until its residual is small, for each image.
 
-    A step costs what one of the power iteration costs, and far fewer are needed. Vectors are kept orthogonal to the
-    last one alone, which is enough for the largest value (Paige 1980; Golub and Kahan 1965).
+    A step costs two products, as in the power iteration, and far fewer steps are needed. Vectors are orthogonalised
+    against the last one alone, which is enough for the largest value (Paige 1980; Golub and Kahan 1965).
 
-    tolerance: dimensionless, of `||A* A v - s^2 v|| / s^2` for the Ritz vector v, which the power iteration measures
-    too, as the change of its vector. least: steps before an image may stop. cap: most steps of an image; one that
-    reaches it has not converged. pause: the next look is after so many times the steps so far, when images that have
-    converged leave the batch. vectors: whether to find singular vectors too, by as many steps again.
+    tolerance: dimensionless, of `||A* A v - s^2 v|| / s^2` for the Ritz vector v; in the power iteration this is the
+    change of the vector. least: steps before an image may stop. cap: largest number of steps of an image; one that
+    reaches it has not converged. pause: ratio of the step counts at which residuals are computed and converged images
+    leave the batch. vectors: whether to compute singular vectors too, which takes as many steps again.
     """
 
     tolerance: float = 1e-4
@@ -45,8 +48,8 @@ class Lanczos:
     def __call__(self, masked: Masked, start: Tensor) -> Norm:
         """The norm of every image's map: an ESTIMATE. start: `[batch, *columns]`, any length.
 
-        A start that the masks wipe out is replaced by the columns mask. A map without rows or columns has norm 0;
-        one whose products vanish or overflow otherwise has not converged.
+        A start that is zero after masking is replaced by the columns mask. A map without rows or columns has norm 0;
+        one whose products underflow to zero or overflow otherwise has not converged.
         """
         first, empty = begin(masked, start)
         value = torch.where(empty, 0.0, first.new_full((masked.batch,), torch.nan))
@@ -73,7 +76,7 @@ class Lanczos:
         return Norm(value, Side.ESTIMATE, vector, steps, converged & torch.isfinite(value))
 
     def _looks(self) -> Iterator[int]:
-        """The counts of steps at which Ritz values are computed."""
+        """The step counts at which Ritz values are computed."""
         count = min(self.least, self.cap)
         while count < self.cap:
             yield count
@@ -84,12 +87,11 @@ class Lanczos:
 
 @dataclass
 class _State:
-    """A bidiagonalisation under way: `A V = U B`, `A* U = V B* + beta v e*`, the last vectors of U and V alone.
+    """The state of a bidiagonalisation `A V = U B`, `A* U = V B* + beta v e*`: B, and the last columns v, u of V, U.
 
-    diagonal, above: of B, float64, a `[batch]` a step; above ends with the beta of the vector that comes next.
-    peak: the largest of them, `[batch]`.
-    plain: whether rows, and columns, are masks of zeros and ones: what they have masked once need not be masked again.
-    A step writes the next vectors in the place of the last.
+    diagonal, above: of B, float64, one `[batch]` for each step; above ends with the beta of the next vector.
+    peak: the largest of them, `[batch]`. plain: whether rows, and columns, are 0/1 masks, which need not be applied to
+    a vector twice. A step overwrites u and v.
     """
 
     masked: Masked
@@ -124,7 +126,7 @@ class _State:
         self.above.append(beta)
 
     def _next(self, rest: Tensor) -> tuple[Tensor, Tensor]:
-        """A unit vector, in its own place, and its length in float64; both zero where only rounding is left."""
+        """The vector normalised in place, and its length in float64; both zero where it is rounding error alone."""
         size = _size(rest)
         self.peak = torch.maximum(self.peak, size)
         size = torch.where(size < _EXHAUSTED * self.peak, 0.0, size)  # strictly: infinity is not little of infinity
@@ -132,7 +134,7 @@ class _State:
         return rest.div_(spread(divisor, rest)), size
 
     def largest(self) -> tuple[Tensor, Tensor, Tensor]:
-        """The largest singular value of B, the residual of its square over that, and its right singular vector.
+        """The largest singular value s of B, the residual of `s^2` relative to it, and its right singular vector.
 
         `[batch]`, `[batch]`, `[batch, steps]`. Value and residual are NaN where B holds NaN, infinity or only zeros.
         """
@@ -153,7 +155,7 @@ class _State:
         return value, torch.where(unknown, torch.nan, residual), vectors[..., -1]
 
     def keep(self, images: Tensor) -> None:
-        """Goes on with some images; images: mask."""
+        """Drops all but some images; images: mask."""
         if bool(images.all()):
             return
         some = self.masked.select(images)
@@ -166,12 +168,12 @@ class _State:
 
 
 def _without(product: Tensor, mask: Tensor, last: Tensor, share: Tensor) -> Tensor:
-    """The masked product without its share, `[batch]`, of the last vector, in whose place it is written."""
+    """`mask * product - share * last`, share: `[batch]`; overwrites `last`."""
     return last.mul_(spread(share.to(last.dtype).neg(), last)).addcmul_(product, mask)
 
 
 def _size(x: Tensor) -> Tensor:
-    """Lengths, `[batch]`, float64: added up in the type of x where no square of it vanishes or overflows."""
+    """Euclidean norms, `[batch]`, float64; summed in the type of x where no square underflows or overflows."""
     if x.device.type != "cpu":  # to look at one number would be to wait for the device, twice a step
         return length(x).double()
     size, limits = torch.linalg.vector_norm(x, dim=tuple(range(1, x.ndim))), torch.finfo(x.dtype)
@@ -183,7 +185,7 @@ def _size(x: Tensor) -> Tensor:
 
 
 def _combined(masked: Masked, first: Tensor, weights: Tensor) -> Tensor:
-    """Unit vectors `V w`, by going through the same steps again; the first vectors where that is nothing.
+    """Unit vectors `V w`, by repeating the same steps; the first vectors where that is zero.
 
     weights: `[batch, steps]`.
     """

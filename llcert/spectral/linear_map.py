@@ -1,4 +1,7 @@
-"""A linear map as its action, and the same map with rows and columns scaled image by image."""
+"""Linear maps given by their action, and the masked maps `diag(w) A diag(v)` whose norms are wanted.
+
+docs/method.md, section 7.
+"""
 
 from __future__ import annotations
 
@@ -27,16 +30,16 @@ class LinearMap(Protocol):
 
 @runtime_checkable
 class Provable(LinearMap, Protocol):
-    """A linear map that says what rounding does to it, as a proof needs to know."""
+    """A linear map with bounds on its rounding errors, for proofs of its norm (docs/method.md, section 7.2)."""
 
     @property
     def roundings(self) -> int:
-        """The n of `|fl(A x) - A x| <= gamma_n N |x|`, in any order of summation, underflow aside; N of `magnitude`."""
+        """The n of `|fl(A x) - A x| <= gamma_n N |x|`, sums in any order, underflow aside; N as in `magnitude`."""
         ...
 
     @property
     def underflow(self) -> float:
-        """Upper bound of what underflow adds to the error of an entry of `apply(x)` or `magnitude(x)` for |x| <= 1."""
+        """Upper bound of the error that underflow adds to an entry of `apply(x)` or `magnitude(x)` for `|x| <= 1`."""
         ...
 
     def magnitude(self, x: Tensor) -> Tensor:
@@ -44,13 +47,13 @@ class Provable(LinearMap, Protocol):
         ...
 
     def paths(self, x: Tensor) -> Tensor:
-        """`P x` for a matrix P of integers, positive wherever A is not zero by structure; x: float64."""
+        """`P x`, P the number of paths of nonzero coefficients from each entry to each output; x: float64."""
         ...
 
 
 @dataclass(frozen=True)
 class Masked:
-    """`diag(rows) A diag(columns)`, one for each image: zeroing has the same norm as deleting (eq. 6).
+    """`diag(rows) A diag(columns)`, one for each image. Rows and columns that are zero count as deleted (eq. 6).
 
     rows: `[batch, *output shape]`; columns: `[batch, *input shape]`; 0/1 masks or factors of the map's type.
     """

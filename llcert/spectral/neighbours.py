@@ -1,4 +1,7 @@
-"""One map for several images: the largest of their factors, whose norm is no smaller than any of theirs."""
+"""One masked map for several images: the largest of their factors bounds each of their norms.
+
+docs/method.md, Proposition 7.5.
+"""
 
 from __future__ import annotations
 
@@ -13,14 +16,14 @@ from llcert.spectral.linear_map import Masked
 
 @dataclass(frozen=True)
 class Shared:
-    """Maps that bound those of a batch. of: which of them bounds each image, `[batch]`."""
+    """Masked maps that bound those of a batch. of: the index of the one that bounds each image, `[batch]`."""
 
     masked: Masked
     of: Tensor
 
 
 def shared(masked: Masked, size: int) -> Shared:
-    """Maps for groups of up to `size` images with similar masks, factors by absolute value.
+    """Masked maps for groups of up to `size` images with similar masks; factors count by absolute value.
 
     `diag(r) A diag(c)` with |r| <= s, |c| <= t is `diag(r / s) diag(s) A diag(t) diag(c / t)`: its norm is no larger.
     """
@@ -36,13 +39,13 @@ def shared(masked: Masked, size: int) -> Shared:
 
 
 def _relative(factors: Tensor) -> Tensor:
-    """Each image's factors by their largest, `[batch, n]`: what similarity is judged by; NaN counts as zero."""
+    """The factors of each image divided by the largest one, for comparison, `[batch, n]`; NaN counts as zero."""
     own = flat(factors)
     return (own / own.amax(1, keepdim=True)).nan_to_num(0.0, 0.0, 0.0) if own.numel() else own
 
 
 def _chain(factors: Tensor) -> Tensor:
-    """An order of the images in which each is followed by the most similar one left. factors: `[batch, n]`."""
+    """An order in which each image is followed by the most similar one that is left (L1). factors: `[batch, n]`."""
     apart = torch.cdist(factors, factors, p=1)
     chain = [0] if len(factors) else []
     apart[:, chain] = torch.inf

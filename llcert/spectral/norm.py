@@ -1,4 +1,4 @@
-"""What a norm computation returns, and which side of the truth it may lie on."""
+"""The result of a norm computation, and on which side of the true norm it lies."""
 
 from __future__ import annotations
 
@@ -21,11 +21,10 @@ class Side(enum.Enum):
 
 @dataclass(frozen=True)
 class Norm:
-    """The largest singular value of each image's map, as far as a solver found it; `side` says how it errs.
+    """The largest singular value of the map of each image, as a solver found it; `side` says on which side it may err.
 
-    value: `[batch]`. vector: `[batch, *columns]`, unit right singular vectors, the warm start of a next call; None from
-    a solver that finds none.
-    iterations: `[batch]`, int64. converged: `[batch]`, False where the value must not be relied on.
+    value: `[batch]`. vector: `[batch, *columns]`, unit right singular vectors, for warm starts; None from a solver that
+    finds none. iterations: `[batch]`, int64. converged: `[batch]`, False where the value must not be used.
     """
 
     value: Tensor
@@ -41,7 +40,7 @@ class Norm:
 
 
 class Solver(Protocol):
-    """Finds the norms of a batch of masked maps."""
+    """Computes the norms of a batch of masked maps."""
 
     def __call__(self, masked: Masked, start: Tensor) -> Norm:
         """The norm of every image's map; start: `[batch, *columns]`, any length."""

@@ -1,4 +1,7 @@
-"""Which columns of a map can be written out by one product: those that meet in no row."""
+"""Groups of columns of a linear map of which no two have an entry in one row (a regular graph colouring).
+
+One product finds all columns of a group; docs/method.md, section 7.2.
+"""
 
 from __future__ import annotations
 
@@ -14,15 +17,16 @@ from llcert.spectral.linear_map import Provable
 
 CANDIDATES = (1, 2, 3, 4, 5, 6, 8)
 EXACT = 2.0**40
-"""Counts below this are exact in float64 once they are rounded to whole numbers, averages on the way included."""
+"""Counts below this are exact in float64 once they are rounded to integers, also after averages."""
 
 
 @dataclass(frozen=True)
 class Axis:
-    """Entries of one axis that lie `period` apart meet in no row, wherever they are on the other axes.
+    """An axis on which entries that lie a multiple of `period` apart never have coefficients in one row, whatever their
+    positions on the other axes.
 
-    owner: for each offset below the period, the only coordinate (in periods) that reaches each output,
-    `[period, outputs]`; any number where none does.
+    owner: for each offset below the period, the only coordinate (in periods) on which each output depends,
+    `[period, outputs]`; arbitrary where there is none.
     """
 
     size: int
@@ -31,7 +35,7 @@ class Axis:
 
 
 def axes_of(map_: Provable, device: torch.device) -> tuple[Axis, ...]:
-    """The least periods found, axis by axis; the whole axis where columns meet at any smaller one."""
+    """The least admissible period of each axis among `CANDIDATES`, else the length of the axis."""
     return tuple(_axis(map_, axis, device) for axis in range(len(map_.columns)))
 
 
@@ -45,10 +49,10 @@ def _axis(map_: Provable, axis: int, device: torch.device) -> Axis:
 
 
 def _owners(map_: Provable, axis: int, period: int, device: torch.device) -> Tensor | None:
-    """`Axis.owner` for a period, None where entries that far apart meet in a row.
+    """`Axis.owner` for a period; None where the period is not admissible.
 
-    With n paths to an output, of coordinates i: `n sum i^2 = (sum i)^2` only where all of them are equal
-    (Cauchy and Schwarz).
+    With n paths to an output, from coordinates i: `n sum i^2 = (sum i)^2` only where all i are equal (the case of
+    equality of the Cauchy-Schwarz inequality).
     """
     entries = torch.zeros(3, period, *map_.columns, dtype=torch.float64, device=device)
     along = entries.movedim(2 + axis, -1)
@@ -67,7 +71,7 @@ def _owners(map_: Provable, axis: int, period: int, device: torch.device) -> Ten
 
 @dataclass(frozen=True)
 class Groups:
-    """Sets of columns that one product each writes out: those at the same offsets of every axis.
+    """Groups of columns that share a product: those with the same offset on every axis.
 
     offsets: `[groups, axes]`.
     """
@@ -76,7 +80,7 @@ class Groups:
     axes: tuple[Axis, ...]
 
     def marks(self) -> Tensor:
-        """One at each group's columns, zero elsewhere, `[groups, *columns]`."""
+        """The sums of the unit vectors of each group, `[groups, *columns]`."""
         marks = torch.ones(len(self.offsets), *[1] * len(self.axes), dtype=torch.float64, device=self.offsets.device)
         for i, axis in enumerate(self.axes):
             along = torch.arange(axis.size, device=self.offsets.device) % axis.period == self.offsets[:, i, None]
@@ -84,7 +88,7 @@ class Groups:
         return marks
 
     def columns(self, groups: Tensor, outputs: Tensor) -> Tensor:
-        """The flat index of the column of a group that reaches an output; both `[entries]`."""
+        """The flat index of the column of a group on which an output depends; groups, outputs: `[entries]`."""
         index = torch.zeros_like(outputs)
         for i, axis in enumerate(self.axes):
             offset = self.offsets[groups, i]
@@ -94,7 +98,7 @@ class Groups:
 
 
 def groups_of(axes: tuple[Axis, ...], most: int) -> Iterator[Groups]:
-    """Groups, up to so many at a time, that together hold every column once."""
+    """Groups that together contain every column once, at most `most` at a time."""
     periods = [a.period for a in axes]
     place = axes[0].owner.device if axes else torch.device("cpu")
     for part in torch.arange(math.prod(periods), device=place).split(most):

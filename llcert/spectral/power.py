@@ -1,4 +1,7 @@
-"""Power iteration on masked maps (Algorithm 1 of the paper), image by image in one batch."""
+"""Power iteration on masked maps (Huang et al. 2021, Algorithm 1), each image with its own stopping time.
+
+docs/method.md, section 7.1.
+"""
 
 from __future__ import annotations
 
@@ -18,9 +21,9 @@ from llcert.spectral.norm import Norm, Side
 class PowerIteration:
     """Estimates norms from below: `u <- A* A u / ||A* A u||` until `||u_next - u|| <= tolerance`, for each image.
 
-    tolerance: dimensionless; the paper's is 1e-3, which is seen to stop up to 1 % below the norm. least: iterations
-    before an image may stop. cap: most iterations of an image; one that reaches it has not converged. compact: after so
-    many iterations, images that have converged leave the batch.
+    tolerance: dimensionless; the paper's is 1e-3, at which estimates up to 1 % below the norm were measured. least:
+    iterations before an image may stop. cap: largest number of iterations of an image; one that reaches it has not
+    converged. compact: images that have converged leave the batch every so many iterations.
     """
 
     tolerance: float = 1e-4
@@ -35,8 +38,8 @@ class PowerIteration:
     def __call__(self, masked: Masked, start: Tensor) -> Norm:
         """The norm of every image's map: an ESTIMATE. start: `[batch, *columns]`, any length.
 
-        A start that the masks wipe out is replaced by the columns mask. A map without rows or columns has norm 0;
-        one that sends a vector to zero otherwise (underflow, or a start in its null space) has not converged.
+        A start that is zero after masking is replaced by the columns mask. A map without rows or columns has norm 0;
+        one that maps its vector to zero otherwise (underflow, or a start in its null space) has not converged.
         """
         u, empty = begin(masked, start)
         value = torch.where(empty, 0.0, u.new_full((masked.batch,), torch.nan))
@@ -64,7 +67,7 @@ class PowerIteration:
 
 
 def _step(masked: Masked, u: Tensor) -> tuple[Tensor, Tensor]:
-    """One iteration: the next unit vector and `||A* v||` with `v = A u / ||A u||`; NaN where a product vanished."""
+    """One iteration: the next unit vector and `||A* v||`, `v = A u / ||A u||`; NaN where a product is zero."""
     image = masked.apply(u)
     product = masked.adjoint(image / spread(length(image), image))
     norm = length(product)
@@ -72,9 +75,9 @@ def _step(masked: Masked, u: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def begin(masked: Masked, start: Tensor) -> tuple[Tensor, Tensor]:
-    """Unit vectors to start from, and whether a map has no rows or no columns, `[batch]`.
+    """Masked unit vectors to start from, and whether a map has no rows or no columns, `[batch]`.
 
-    A start that the masks wipe out is replaced by the columns mask.
+    A start that is zero after masking is replaced by the columns mask.
     """
     u = _unit(start * masked.columns)
     u = torch.where(spread(length(u) > 0, u), u, _unit(masked.columns))
@@ -82,9 +85,9 @@ def begin(masked: Masked, start: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def random_start(shape: tuple[int, ...], like: Tensor, seed: int | Tensor) -> Tensor:
-    """Seeded Gaussian vectors, drawn on the CPU so that every device starts alike, in the type and place of `like`.
+    """Seeded Gaussian vectors, the same for every device, in the type and on the device of `like`.
 
-    shape: `[batch, ...]`. seed: of all of them, or `[batch]`, of each, which then does not depend on the others.
+    shape: `[batch, ...]`. seed: one for all, or `[batch]`, one for each image, whose vector then depends on it alone.
     """
     generator = torch.Generator()
     if isinstance(seed, int):

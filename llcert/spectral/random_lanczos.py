@@ -1,4 +1,7 @@
-"""Norms that are upper bounds with a stated probability: Lanczos from a random start (docs/method.md, section 7.5)."""
+"""Upper bounds of norms that hold with a stated probability: Lanczos from a random start.
+
+Kuczynski and Wozniakowski 1992; docs/method.md, section 7.5.
+"""
 
 from __future__ import annotations
 
@@ -19,11 +22,11 @@ from llcert.spectral.norm import Norm, Side
 
 @dataclass(frozen=True)
 class RandomLanczos:
-    """Bounds norms from above, each with probability 1 - delta over a fresh random start.
+    """Upper bounds of norms, each with probability 1 - delta over its own random start.
 
-    delta: the failure probability of one norm. inflation: by how much a value exceeds the estimate behind it,
-    relative; more is cheaper and looser. seed: of all starts together; every start is drawn once, so a solver that is
-    used again goes on where it was. memory: bytes of the vectors that are kept.
+    delta: the failure probability of one norm. inflation: relative excess of a value over the estimate behind it; more
+    is cheaper and looser. seed: of all starts together; no start is drawn twice, also not in later calls. memory: bytes
+    of the vectors that are kept.
     """
 
     delta: float = 1e-9
@@ -39,9 +42,10 @@ class RandomLanczos:
 
     @torch.no_grad()
     def __call__(self, masked: Masked, start: Tensor) -> Norm:
-        """A PROBABLE upper bound of every image's norm; start is not used: the bound needs one that knows nothing.
+        """A PROBABLE upper bound of the norm of every image's map.
 
-        Masks and map must be float64. vector: the start that was used, masked.
+        start is ignored, because the bound needs a start that is independent of the map. Masks and map must be float64.
+        vector: the start that was used, masked.
         """
         if {masked.rows.dtype, masked.columns.dtype} != {torch.float64}:
             raise TypeError("a probable norm needs float64")
@@ -55,10 +59,10 @@ class RandomLanczos:
         return Norm(torch.where(converged, value, torch.inf), Side.PROBABLE, vector, iterations, converged)
 
     def steps(self, size: int) -> int:
-        """The dimension of the Krylov space that is enough for a map of so many columns.
+        """The dimension of the Krylov space for a map of `size` columns (docs/method.md, Proposition 7.8).
 
-        With s = tan of the angle between the start and the top singular vectors, a Krylov space of dimension k has
-        `theta >= (1 - e) lambda` as soon as `sinh((2 k - 1) atanh sqrt e) >= s`, and a uniformly random start in
+        With s the tangent of the angle between the start and the top singular vectors, a Krylov space of dimension k
+        has `theta >= (1 - e) lambda` as soon as `sinh((2 k - 1) atanh sqrt e) >= s`, and a uniformly random start in
         dimension n has `s > t` with probability at most `sqrt(2 n / pi) / t`.
         """
         error = 1 - (1 + self.inflation) ** -2
@@ -66,7 +70,7 @@ class RandomLanczos:
         return min(max(math.ceil((needed + 1) / 2 + 1e-9), 1), max(size, 1))
 
     def _bounds(self, masked: Masked, start: Tensor, steps: int) -> Tensor:
-        """The root of `theta / (1 - e)`, and a share for rounding, which the theorem does not know."""
+        """The root of `theta / (1 - e)`, raised by an allowance for rounding, which the theorem does not cover."""
         rows, columns = (flat(f != 0).sum(1) for f in (masked.rows, masked.columns))
         seen = top_singular_value(
             lambda x: flat(masked.apply(x.reshape(masked.columns.shape))),
@@ -87,7 +91,8 @@ class RandomLanczos:
 
 
 ROUNDING = 1e-10
-"""Far more than float64 with full reorthogonalisation is seen to lose, and far less than the inflation."""
+"""Relative allowance for rounding: far more than was measured with full reorthogonalisation in float64, and far less
+than the inflation."""
 
 
 def _most(columns: Tensor) -> int:

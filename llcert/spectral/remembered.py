@@ -1,4 +1,4 @@
-"""Norms that were found once are not computed again for the same maps."""
+"""A solver that reuses the norms of its last call for images whose masks have not changed."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ from llcert.spectral.norm import Norm, Solver
 
 @dataclass(frozen=True)
 class Remembered:
-    """A solver that, asked about a map again, gives the same norms to images whose factors are what they were.
+    """Returns the norm of the last call for the same map where an image has the same row and column factors.
 
-    solver: finds the others. What is handed back as `vector` is the start, as by a solver that finds none. A norm is
-    taken over only where map, rows and columns are equal, so it does not matter who asked before.
+    solver: computes the other norms. `vector` of the result is the start. A norm is reused only where map, rows and
+    columns are equal, so the result does not depend on the caller.
     """
 
     solver: Solver
     _last: dict[LinearMap, tuple[Masked, Norm]] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     def __call__(self, masked: Masked, start: Tensor) -> Norm:
-        """The norms; images are told apart by their place in the batch."""
+        """The norms; an image is compared with the one at the same position in the last batch."""
         before, norm = self._last.get(masked.map, (None, None))
         if before is None or norm is None or before.batch != masked.batch:
             norm = self.solver(masked, start)

@@ -1,4 +1,4 @@
-"""Masked maps scaled by powers of two, and how far their computed matrices may be from the true ones."""
+"""Masked maps scaled by powers of two, and the error of their computed matrices (docs/method.md, section 7.2)."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ from llcert.spectral.linear_map import Masked, Provable
 
 @dataclass(frozen=True)
 class Scaled:
-    """Factors of masked maps times powers of two, so that neither products nor squares overflow or vanish.
+    """Factors of masked maps times powers of two, so that neither products nor squares overflow or underflow.
 
     rows, columns: `[batch, n]`, the largest of each image between a half and one, or zero. exponent: the true norm is
     `2^exponent` times that of the scaled factors and the scaled matrix, `[batch]`. error: upper bound of the spectral
-    norm by which the computed `diag(rows) M diag(columns)` misses the true map, in the scaled units, `[batch]`.
+    norm of the error of the computed `diag(rows) M diag(columns)`, in the scaled units, `[batch]`.
     """
 
     rows: Tensor

@@ -1,4 +1,4 @@
-"""Proved norms of sparse masked matrices, image by image."""
+"""Proved norms of sparse masked matrices, one image at a time (docs/method.md, section 7.3)."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from llcert.spectral.gram import root
 Floats = NDArray[np.float64]
 
 DENSE = 192
-"""Gram matrices up to this size are proved as dense ones."""
+"""Gram matrices up to this side are treated as dense."""
 
 SHARE = 1 / 3
-"""The part of its side that a Gram matrix's band may take up; wider ones are proved as dense ones too."""
+"""A Gram matrix whose band exceeds this share of its side is treated as dense too."""
 
 FORMING = 8.0
-"""What a product of two entries of a sparse map costs, all told, in multiplications of a factorisation."""
+"""Cost of a product of two entries when a sparse Gram matrix is formed, in multiplications of a factorisation."""
 
 SAMPLE = 64
 """Rows of a Gram matrix from which its number of entries and its band are estimated before it is formed."""
@@ -40,9 +40,9 @@ class SparseMap:
     def norm_bound(
         self, rows: Floats, columns: Floats, largest: int, memory: float, operations: float
     ) -> tuple[float, int]:
-        """An upper bound of the norm of the computed `diag(rows) M diag(columns)`, and the proofs tried.
+        """An upper bound of the norm of the computed `diag(rows) M diag(columns)`, and the number of proofs tried.
 
-        Infinite without a proof, as where the Gram matrix or a factorisation is larger than allowed.
+        Infinite without a proof, also where the Gram matrix or its factorisation would exceed the limits.
         """
         kept_rows, kept_columns = (np.flatnonzero(f != 0) for f in (rows, columns))
         if not (len(kept_rows) and len(kept_columns)):
@@ -60,7 +60,7 @@ class SparseMap:
 
 
 def _channels_last(shape: tuple[int, ...]) -> NDArray[np.int64]:
-    """The place of each entry where the first axis varies fastest."""
+    """The position of each entry in the order in which the first axis varies fastest."""
     order = np.arange(math.prod(shape)).reshape(shape)
     order = np.moveaxis(order, 0, -1).ravel() if len(shape) > 1 else order.ravel()
     place = np.empty_like(order)
@@ -94,9 +94,9 @@ def _norm_bound(b: Any, natural: NDArray[np.int64], memory: float, operations: f
 
 
 def _sampled(b: Any, natural: NDArray[np.int64]) -> tuple[float, int]:
-    """Roughly how many entries `B* B` has, and half the width of its band in the given order, or a little less.
+    """Estimates of the number of entries of `B* B` and of its band in the given order, from a sample of its columns.
 
-    No other order is seen to halve it.
+    The caller halves the band, because no other order was found to more than halve it.
     """
     chosen = np.arange(0, b.shape[1], -(-b.shape[1] // SAMPLE))
     some = (b.T @ b[:, chosen]).tocoo()

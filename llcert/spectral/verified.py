@@ -1,4 +1,4 @@
-"""Norms of masked maps with proof: upper bounds, rounding included (docs/decisions/proofs-of-norms.md)."""
+"""Proved upper bounds of norms of masked maps, rounding included (docs/method.md, sections 7.2 and 7.3)."""
 
 from __future__ import annotations
 
@@ -28,11 +28,11 @@ class Verified:
 
     docs/method.md, section 7.3.
 
-    largest: side of the largest Gram matrix. memory: bytes of a factorisation, and of a map written out; operations:
-    of a factorisation, for each image it serves. What needs more is refused, so it has not converged. group: images
-    that one factorisation serves, by the largest of their factors. share: as many at most where a factorisation is too
-    much for fewer. maps: how many maps are kept written out. A map's parameters must not change while it is kept. What
-    is kept is the matrix alone, without the factors of rows and columns, and equal maps have equal matrices.
+    largest: side of the largest Gram matrix. memory: bytes of a factorisation, and of the matrix of a map. operations:
+    of a factorisation, for each image that shares it. What exceeds these limits has not converged. group: number of
+    images that share a factorisation, by the largest of their factors. share: the largest number that may share one
+    which exceeds `operations` for fewer. maps: how many matrices are kept; they do not depend on the factors. The
+    parameters of a map must not change while its matrix is kept.
     """
 
     largest: int = 24_000
@@ -58,7 +58,7 @@ class Verified:
     def __call__(self, masked: Masked, start: Tensor) -> Norm:
         """An UPPER bound of every image's norm; infinite, and not converged, where none was proved.
 
-        start is handed back as `vector`; iterations counts the factorisations. Masks and map must be float64.
+        `vector` is the start; `iterations` counts the factorisations. Masks and map must be float64.
         """
         explicit = self._explicit(masked) if self._fits(masked) else None
         value = masked.columns.new_full((masked.batch,), torch.inf)
@@ -74,12 +74,12 @@ class Verified:
         return Norm(value, Side.UPPER, start, iterations, torch.isfinite(value))
 
     def _fits(self, masked: Masked) -> bool:
-        """Whether any image's Gram matrix is small enough; only then is the map worth writing out."""
+        """Whether the Gram matrix of any image is small enough; else the matrix of the map is not needed."""
         rows, columns = (flat(f != 0).sum(1) for f in (masked.rows, masked.columns))
         return masked.batch > 0 and int(torch.minimum(rows, columns).min()) <= self.largest
 
     def _proved(self, masked: Masked, explicit: Explicit, operations: float) -> tuple[Tensor, Tensor]:
-        """Bounds of maps, `[batch]`, infinite where there is none, and the factorisations tried."""
+        """Upper bounds of the norms, `[batch]`, infinite without a proof, and the number of factorisations."""
         factors = scaled(masked, explicit.exponent)
         if explicit.dense:
             bound, tries = self._dense(factors, explicit, operations)
@@ -92,7 +92,7 @@ class Verified:
         return torch.where(torch.isfinite(value), value, torch.inf), tries
 
     def _dense(self, factors: Scaled, explicit: Explicit, operations: float) -> tuple[Tensor, Tensor]:
-        """Bounds of the computed matrices, many images at a time."""
+        """Upper bounds of the norms of the computed matrices, many images at a time."""
         parts = []
         for images in self._chunks(factors):
             rows, columns = factors.rows[images], factors.columns[images]
@@ -109,14 +109,14 @@ class Verified:
         return torch.cat(bounds), torch.cat(tries)
 
     def _chunks(self, factors: Scaled) -> Iterator[Tensor]:
-        """Indices of images that fit the memory together."""
+        """Indices of images whose matrices fit the memory together."""
         rows, columns = (int((f != 0).sum(1).max()) for f in (factors.rows, factors.columns))
         one = 16 * rows * columns + 32 * min(rows, columns) ** 2
         images = torch.arange(len(factors.rows), device=factors.rows.device)
         return iter(images.split(max(int(self.memory / 4 / max(one, 1)), 1)))
 
     def _sparse(self, masked: Masked, factors: Scaled, explicit: Explicit, operations: float) -> tuple[Tensor, Tensor]:
-        """Bounds of the computed matrices, one image after the other."""
+        """Upper bounds of the norms of the computed matrices, one image after the other."""
         map_ = SparseMap(explicit.entries, tuple(masked.rows.shape[1:]), tuple(masked.columns.shape[1:]))
         rows, columns = factors.rows.cpu().numpy(), factors.columns.cpu().numpy()
         found = [
@@ -126,7 +126,7 @@ class Verified:
         return torch.from_numpy(bounds).to(factors.rows.device), torch.from_numpy(tries).to(factors.rows.device)
 
     def _explicit(self, masked: Masked) -> Explicit | None:
-        """The map written out, from the store."""
+        """The matrix of the map, computed once."""
         map_, kinds = masked.map, {masked.rows.dtype, masked.columns.dtype}
         if not isinstance(map_, Provable) or kinds != {torch.float64}:
             raise TypeError("a proof of norms needs a map that knows its rounding, and float64")
