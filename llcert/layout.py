@@ -1,4 +1,7 @@
-"""Which bound each entry of a batch of rows belongs to: one bound a row, or several that share a row and never meet."""
+"""How coefficient rows of a backward pass belong to bounds: one bound for each row, or several that share a row.
+
+Several bounds share a row where no entry of any value is read by two of them (docs/method.md, Proposition 10.1).
+"""
 
 from __future__ import annotations
 
@@ -10,28 +13,28 @@ from torch import Tensor
 
 
 def flat(values: Tensor, start: int = 1) -> Tensor:
-    """The entries behind the first `start` axes side by side, `[batch, entries]`, also of a value of one number."""
+    """The axes from `start` on flattened into one, `[batch, entries]`; a value without axes has one entry."""
     return values[..., None].flatten(start)
 
 
 class Layout(Protocol):
-    """How the entries of rows `[batch, rows, *shape]` add up to bounds `[batch, bounds]`."""
+    """The assignment of entries of rows `[batch, rows, *shape]` to bounds `[batch, bounds]`."""
 
     def total(self, entries: Tensor) -> Tensor:
-        """The sum over the entries of each bound."""
+        """The sum over the entries of each bound, `[batch, bounds]`."""
         ...
 
     def spread(self, bounds: Tensor, like: Tensor) -> Tensor:
-        """Each entry's own value among those of the bounds; like: rows."""
+        """The value of the bound of each entry, `[batch, rows, *shape]`; like: rows."""
         ...
 
     def among(self, entries: Tensor) -> Layout:
-        """The layout of some entries of the rows, `[batch, rows, some]`; entries: index into a flat row."""
+        """The layout of rows restricted to some entries, `[batch, rows, some]`; entries: index into a flattened row."""
         ...
 
 
 class _PerRow:
-    """One bound a row."""
+    """One bound for each row."""
 
     def total(self, entries: Tensor) -> Tensor:
         return flat(entries, 2).sum(-1)
@@ -48,7 +51,7 @@ PER_ROW: Layout = _PerRow()
 
 @dataclass(frozen=True)
 class Shared:
-    """Several bounds a row. owners: of each entry of the rows, `[rows, *shape]`; `count` where there is none."""
+    """Several bounds in each row. owners: the bound of each entry, `[rows, *shape]`; `count` for none."""
 
     owners: Tensor
     count: int

@@ -1,4 +1,7 @@
-"""What is known of a value while the image ranges over an L2 ball: a box and a ball around one centre."""
+"""Regions: a box and an L2 ball around one centre that contain a value while the image ranges over its own ball.
+
+Also pixel ranges, and Euclidean norms that neither overflow nor underflow. docs/method.md, section 3.
+"""
 
 from __future__ import annotations
 
@@ -20,8 +23,8 @@ class Region:
     """An outer bound of a set of values: `lower <= z <= upper` elementwise and `||z - centre||_2 <= radius`.
 
     centre, lower, upper: `[batch, *shape]`, in the units of the value. radius: `[batch]`, same units.
-    Every field bounds the true set from outside (in exact arithmetic; rounding is not paid for here).
-    A NaN anywhere means "nothing is known".
+    Every field bounds the set from outside, in exact arithmetic: the methods here do not bound their rounding errors.
+    A NaN anywhere means that nothing is known.
     """
 
     centre: Tensor
@@ -34,16 +37,16 @@ class Region:
         return self.centre.shape[0]
 
     @property
-    def reach(self) -> Tensor:
-        """Upper bound on `|z_i - centre_i|` by the box alone, `[batch, *shape]`."""
+    def deviation(self) -> Tensor:
+        """Upper bound of `|z_i - centre_i|` over the box, `[batch, *shape]`."""
         return maximum(self.upper - self.centre, self.centre - self.lower)
 
     def box_to_ball(self) -> Region:
         """The same set, its radius cut to the farthest corner of its box (docs/method.md, section 3)."""
-        return replace(self, radius=minimum(self.radius, length(self.reach)))
+        return replace(self, radius=minimum(self.radius, length(self.deviation)))
 
     def ball_to_box(self) -> Region:
-        """The same set, its box cut to the box around its ball."""
+        """The same set, its box intersected with the box around its ball."""
         radius = spread(self.radius, self.centre)
         return replace(
             self,
@@ -52,9 +55,9 @@ class Region:
         )
 
     def within(self, lower: Tensor, upper: Tensor) -> Region:
-        """The same set, its box cut to another that holds it too; the centre stays inside.
+        """The same set, its box intersected with another box that contains it; the centre stays inside.
 
-        NaN cuts nothing, and where nothing is known here, nothing is known afterwards.
+        NaN in the other box changes nothing, and where nothing is known here, nothing is known afterwards.
         """
         lower = torch.where(self.lower.isnan(), self.lower, torch.fmax(self.lower, lower))
         upper = torch.where(self.upper.isnan(), self.upper, torch.fmin(self.upper, upper))
@@ -65,10 +68,10 @@ class Region:
         return Region(self.centre[images], self.lower[images], self.upper[images], self.radius[images])
 
     def contains(self, values: Tensor, *, slack: float) -> Tensor:
-        """Whether each value lies in box and ball up to a relative rounding slack, `[batch]`.
+        """Whether each value lies in box and ball up to a relative slack, `[batch]`.
 
-        Where the region is NaN, or its centre overflowed, nothing is claimed and everything is inside; elsewhere a NaN
-        value is outside.
+        Where the region is NaN or its centre has overflowed, nothing is claimed and every value is inside; elsewhere a
+        NaN value is outside.
 
         values: `[batch, *shape]`. slack: dimensionless, times the size of each bound, and of the centre, plus one.
         """
@@ -76,8 +79,8 @@ class Region:
         unknown = ~torch.isfinite(self.centre)
         above = (values >= self.lower - slack * self.lower.abs() - allowance) | self.lower.isnan() | unknown
         below = (values <= self.upper + slack * self.upper.abs() + allowance) | self.upper.isnan() | unknown
-        reached = self.radius + length(allowance)
-        near = (length(values - self.centre) <= reached) | ~torch.isfinite(reached)
+        allowed = self.radius + length(allowance)
+        near = (length(values - self.centre) <= allowed) | ~torch.isfinite(allowed)
         return flat(above & below).all(1) & near
 
 
@@ -87,19 +90,19 @@ def spread(per_image: Tensor, like: Tensor) -> Tensor:
 
 
 def channels_last(x: Tensor) -> Tensor:
-    """The same values, laid out as a processor convolves them fastest; other devices, other shapes: as they are."""
+    """The same values in the memory layout that convolutions on a CPU are fastest with; unchanged on other devices."""
     return x.contiguous(memory_format=torch.channels_last) if x.ndim == 4 and x.device.type == "cpu" else x
 
 
 _MODERATE = (1e-140, 1e140)
-"""Norms between these are those of squares that neither overflow nor vanish where they count."""
+"""Between these norms, no square that matters overflows or underflows in float64."""
 
 
 def length(x: Tensor, start: int = 1) -> Tensor:
-    """The Euclidean norm over the axes from `start` on, added up in float64: no square vanishes or overflows.
+    """The Euclidean norm over the axes from `start` on, summed in float64: no square underflows or overflows.
 
-    Squares of float32 numbers fit float64; float64 numbers are scaled by a power of two, which is exact, unless every
-    norm is seen to be far from the ends of the range (on a GPU, to look would be to wait).
+    Squares of float32 numbers fit float64. Float64 numbers are scaled by a power of two, which is exact, unless all
+    norms are far from the ends of the range (tested on the CPU alone: on a GPU the test would wait for the device).
     """
     if x.dtype != torch.float64 and x.ndim > start:
         return gradients.length(x, start)
@@ -120,7 +123,7 @@ def length(x: Tensor, start: int = 1) -> Tensor:
 class PixelRange:
     """The values a pixel may have, both ends included, in pixel units.
 
-    low, high: finite, low < high; not inside what was asked where a number cannot hold it. texts: as it was asked.
+    low, high: finite, low < high, rounded outwards from the numbers as they were written. texts: these, as text.
     """
 
     low: float = 0.0
@@ -165,11 +168,11 @@ class PixelRange:
 
 
 UNIT = PixelRange()
-"""Where pixels lie unless something else is said."""
+"""The default pixel range."""
 
 
 def ball(images: Tensor, eps: float | Tensor, *, within: PixelRange | None = None) -> Region:
-    """Outer bound of the L2 ball of radius `eps` around each image: the input of every certificate.
+    """The L2 ball of radius `eps` around each image, as the region of the network's input.
 
     images: `[batch, *shape]`, pixel units. eps: radius in pixel units, a number or `[batch]`.
     within: intersect the box with a range of pixels, which holds the images (the ball keeps its centre).

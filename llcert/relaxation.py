@@ -25,9 +25,9 @@ from llcert.rounding import Rounding
 
 @dataclass(frozen=True)
 class Zone:
-    """Box and ellipsoid of a value before an activation: `lower <= z <= upper`, `||weights (z - centre)|| <= radius`.
+    """Box and ellipsoid of a pre-activation: `lower <= z <= upper`, `||weights (z - centre)|| <= radius`.
 
-    centre, lower, upper, weights: `[batch, *shape]`, weights >= 0, 0 for entries the ellipsoid says nothing of.
+    centre, lower, upper, weights: `[batch, *shape]`, weights >= 0, 0 for entries that the ellipsoid does not bound.
     radius: `[batch]`, infinite where unknown.
     """
 
@@ -64,10 +64,11 @@ def _back(rows: Tensor, _: Tensor | None) -> Tensor:
 
 @dataclass(frozen=True)
 class Relaxation:
-    """One step of an activation: a function of each entry of a zone, maybe in other coordinates than its value's.
+    """One step of an activation: a piecewise linear function of each entry of a zone.
 
-    enter: rows for the step's output -> (rows for the function's values, what passes the function by).
-    leave: (rows for the zone's entries, what passed by) -> rows for the step's input.
+    The entries may be other coordinates than those of the pre-activation, such as differences of pairs. enter: maps
+    coefficients of the step's output to those of the function's values and of a remaining linear part. leave: maps
+    coefficients of the zone's entries and that linear part to those of the step's input.
     """
 
     phi: Piecewise
@@ -100,14 +101,14 @@ class Relaxation:
         return self.phi.function(z[:, 0])[:, None]
 
     def _chord(self, i: int, j: int) -> Tensor:
-        """The slope between two ends; 0 where they coincide, or nearly, so that its gradient stays finite."""
+        """The slope of the chord between two ends; 0 where they nearly coincide, so that its gradient is finite."""
         width = self.ends[j] - self.ends[i]
         apart = width > torch.finfo(width.dtype).tiny
         return torch.where(apart, (self.values[j] - self.values[i]) / torch.where(apart, width, 1.0), 0.0)
 
     @cached_property
     def tightest(self) -> tuple[Tensor, Tensor]:
-        """Slopes of the lines below phi and below -phi that leave the least area over the box, among its chords."""
+        """Slopes of the lines below phi and above phi that leave the least area over the box, among its chords."""
         chords = [self._chord(i, j) for i, j in itertools.combinations(range(len(self.ends)), 2)]
         return self._least_area(chords, 1.0), self._least_area(chords, -1.0)
 
@@ -125,7 +126,7 @@ class Relaxation:
 
     @cached_property
     def settled(self) -> tuple[Tensor, Tensor]:
-        """Entries whose box lies in one piece, and the slope of that piece there: `[batch, 1, *shape]` each."""
+        """Stable entries, whose box lies in one piece, and the slope of that piece: `[batch, 1, *shape]` each."""
         lower, upper = self.ends[0], self.ends[-1]
         inside, slope = torch.zeros_like(lower, dtype=torch.bool), torch.zeros_like(lower)
         infinite = lower.new_full((), torch.inf)
@@ -136,18 +137,18 @@ class Relaxation:
         return inside, slope
 
     def slopes(self, rows: Tensor) -> Tensor:
-        """The function's own slope for settled entries, elsewhere the tightest by the box (CROWN's for a ReLU)."""
+        """The slope of the piece for stable entries, elsewhere the tightest over the box (CROWN's for a ReLU)."""
         (settled, own), (below, above) = self.settled, self.tightest
         return torch.where(settled, own, torch.where(rows >= 0, below, above))
 
     def cut(self, lower: Tensor, upper: Tensor) -> Relaxation:
-        """The same step where more is known of its zone's entries: lower and upper, `[batch, *shape]`."""
+        """The same step with the box of its zone intersected with another: lower and upper, `[batch, *shape]`."""
         zone = self.zone
         inside = torch.maximum(zone.lower, lower), torch.minimum(zone.upper, upper)
         return replace(self, zone=Zone(zone.centre, *inside, zone.weights, zone.radius))
 
     def losses(self, rows: Tensor, slopes: Tensor, lam: Tensor) -> Tensor:
-        """How much each entry takes off the bound, against its value at the centre; 0 where a cut changes nothing.
+        """By how much each entry lowers the bound, relative to its value at the centre; 0 for stable entries.
 
         `[batch, rows, *shape]`.
         """
@@ -155,7 +156,7 @@ class Relaxation:
         return torch.where(self.settled[0], 0.0, least.neg().clamp(min=0))
 
     def knot(self) -> Tensor:
-        """Where to cut each entry's box: the knot inside it that is nearest to the centre, `[batch, *shape]`."""
+        """Where branching cuts the box of each entry: the knot inside it nearest to the centre, `[batch, *shape]`."""
         lower, upper, c = self.zone.lower, self.zone.upper, self.zone.centre
         best, nearest = c.clone(), torch.full_like(c, torch.inf)
         for knot in self.phi.knots:
@@ -174,8 +175,8 @@ class Relaxation:
     ) -> Tensor:
         """`h`, a lower bound for any slopes and multipliers `lam >= 0`, `[batch, bounds]`.
 
-        rounding: of the arithmetic this runs in, paid for in full where it is given. layout: of the rows.
-        known: the same without a rounding, as `multipliers` found it for these rows, slopes and lam.
+        rounding: of the arithmetic; where it is given, a bound of all rounding errors is subtracted. layout: of rows.
+        known: the value without that, as `multipliers` found it for these rows, slopes and lam.
         """
         value = _Minimum.of(self, rows, slopes, layout).least(lam)[0] if known is None else known
         return value if rounding is None else value - self._slack(rows, slopes, lam, rounding, layout)
@@ -203,15 +204,15 @@ class Relaxation:
         return best, most
 
     def pieces(self) -> Iterator[tuple[Tensor, Tensor, Tensor, Tensor]]:
-        """Of each piece: its slope, its part of the box as offsets from the centre, and the value at the centre of the
-        line it lies on, against the function's own there. `[batch, 1, *shape]`, the slope broadcastable to it."""
+        """For each piece: its slope, the ends of its part of the box relative to the centre, and the value of its line
+        at the centre minus that of the function. `[batch, 1, *shape]` each, the slope broadcastable to it."""
         c = self.zone.centre[:, None]
         for i, slope in enumerate(self.phi.slopes):
             start, end = self.ends[i] - c, self.ends[i + 1] - c
             yield slope, start, end, self.values[i] - slope * start - self.at_centre
 
     def _slack(self, rows: Tensor, slopes: Tensor, lam: Tensor, rounding: Rounding, layout: Layout) -> Tensor:
-        """What rounding may have added to `h` (docs/method.md, section 12, lemma 6).
+        """A bound of the rounding errors of `h` (docs/method.md, section 12, lemma 6).
 
         With W the width of the box, the centre in it, every number an entry's minimum is made of is at most
         `|a| (|phi| + S W) + |g| (|c| + W) + mu W^2`, S the steepest slope; a minimiser that is off by the rounding of
@@ -238,14 +239,13 @@ class Relaxation:
 
 @dataclass(frozen=True)
 class _Minimum:
-    """What an activation adds to a bound, for any multipliers: the sum over entries of the least value of each.
+    """The constant `h` as a function of the multipliers: the sum over entries of the minimum of each.
 
-    An entry whose function is one line over its box, the centre in it, with that line's slope chosen, is the same
-    everywhere, and takes no part. rows, slopes, layout: as of the relaxation. weights: of the ellipsoid,
-    `[batch, 1, entries]`.
-    lines: of each piece, the part of the box it covers, as offsets from the centre, `[batch, 1, entries]`, and the
-    value of `a phi(z) - g z` on it, `k (z - c) + e`, against that at the centre: k, e `[batch, rows, entries]`.
-    at_centre: `[batch, bounds]`, of all entries. radius: `[batch, 1]`.
+    Stable entries with the slope of their piece, the centre in their box, are constant and left out. rows, slopes,
+    layout: as in the relaxation. weights: of the ellipsoid, `[batch, 1, entries]`. lines: for each piece, the ends of
+    its part of the box relative to the centre, `[batch, 1, entries]`, and k, e, `[batch, rows, entries]`, of
+    `a phi(z) - g z = k (z - c) + e` there, minus the value at the centre. at_centre: these values, of all entries,
+    `[batch, bounds]`. radius: `[batch, 1]`.
     """
 
     rows: Tensor
@@ -257,7 +257,7 @@ class _Minimum:
 
     @staticmethod
     def of(step: Relaxation, rows: Tensor, slopes: Tensor, layout: Layout) -> _Minimum:
-        """For the entries that take part for any of the images and rows."""
+        """For the entries that are not constant for all images and rows."""
         (settled, own), zone = step.settled, step.zone
         inside = ((zone.lower <= zone.centre) & (zone.centre <= zone.upper))[:, None]
         idle = flat(settled & inside & (slopes == own), 2).all(1).all(0)
@@ -296,16 +296,16 @@ class _Minimum:
         )
 
     def least(self, lam: Tensor) -> tuple[Tensor, Tensor]:
-        """`h`, and how far from the centre it is taken, in the ellipsoid's units, `[batch, bounds]` each."""
+        """`h`, and `||w (z - c)||` at the minimiser, `[batch, bounds]` each."""
         least, moved = self.entries(lam)
         total = self.at_centre + self.layout.total(least)
         reach = self.layout.total((self.weights * moved).square()).sqrt()
         return total - torch.where(lam > 0, lam * self.radius * self.radius / 2, 0.0), reach
 
     def entries(self, lam: Tensor) -> tuple[Tensor, Tensor]:
-        """Each entry's minimum against its value at the centre, and the `z - c` where it is taken.
+        """The minimum of each entry minus its value at the centre, and the minimiser `z - c`.
 
-        The latter is constant to a gradient: the minimum does not change with it.
+        The minimiser has no gradient, because the minimum does not change with it.
         """
         mu = self.layout.spread(lam, self.rows) * self.weights.square()
         curved, half = torch.where(mu > 0, mu, torch.finfo(mu.dtype).tiny).detach(), mu / 2

@@ -1,4 +1,4 @@
-"""What rounding may do to a computed number, and how to stay on the safe side of it (docs/method.md, section 12)."""
+"""Floating-point formats: error bounds of sums and products, and directed rounding (docs/method.md, section 12)."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Rounding:
-    """A floating-point format with round-to-nearest, in any order of summation, subnormals flushed or not.
+    """A floating-point format with rounding to nearest. Bounds hold for sums in any order, subnormals flushed or not.
 
     unit: unit roundoff u. tiny: the smallest normal number, which bounds the absolute error of an underflow. largest:
     the largest finite number.
@@ -26,23 +26,23 @@ class Rounding:
     largest: float
 
     def gamma(self, count: int) -> float:
-        """`n u / (1 - n u)`, rounded up: the relative error of `n` roundings in a row (Higham 2002, section 3.1).
+        """`n u / (1 - n u)`, rounded up: a bound of the relative error of n roundings (Higham 2002, section 3.1).
 
-        Infinite where the format cannot bound so many.
+        Infinite where n u is not below 1/2.
         """
         product = count * self.unit
         return math.nextafter(product / (1 - product) * (1 + 2**-50), math.inf) if product < 0.5 else math.inf
 
     def above(self, value: Tensor, count: int = 1) -> Tensor:
-        """An upper bound of the exact value of which `value` is a computed one, `count` roundings deep.
+        """An upper bound of the exact value of a number computed with `count` roundings.
 
-        value: float64, computed in this format from terms >= 0 with sums, products, quotients and roots only. Zero
-        stays zero only where nothing was rounded, so the result is positive; NaN stays NaN.
+        value: float64, computed in this format from terms >= 0 with sums, products, quotients and roots only. The
+        result is positive, as a computed zero may be an underflow; NaN stays NaN.
         """
         return value * (1 + self.gamma(count + 4)) + (count + 4) * self.tiny
 
     def nearest(self, size: Tensor) -> Tensor:
-        """How far the nearest number of the format is from one of at most this size, or zero where it is subnormal."""
+        """Upper bound of the error of rounding a number of at most this size, or of flushing it if it is subnormal."""
         return self.unit * size + self.tiny
 
     def bound(self, value: float, count: int = 1) -> float:
@@ -54,7 +54,7 @@ DOUBLE = Rounding(2.0**-53, 2.0**-1022, torch.finfo(torch.float64).max)
 SINGLE = Rounding(2.0**-24, 2.0**-126, torch.finfo(torch.float32).max)
 
 FORMATS: Final[Mapping[torch.dtype, Rounding]] = MappingProxyType({torch.float32: SINGLE, torch.float64: DOUBLE})
-"""The number formats that a value which depends on the image may have."""
+"""The number formats of values that depend on the image."""
 
 
 def upwards(value: Tensor) -> Tensor:
@@ -69,7 +69,7 @@ def downwards(value: Tensor) -> Tensor:
 
 @contextmanager
 def direct_sums() -> Iterator[None]:
-    """Products are added up, in whatever order: no transforms (FFT, Winograd), so cuDNN is off inside."""
+    """Inside, products are summed directly, in some order: cuDNN, which may use FFT or Winograd, is off."""
     before = torch.backends.cudnn.enabled
     torch.backends.cudnn.enabled = False
     try:

@@ -143,7 +143,7 @@ def test_links_lead_somewhere(document: Path) -> None:
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
 def test_names_of_code_exist(document: Path) -> None:
-    """Dotted names such as `llcert.region.Region.reach`, and paths such as `llcert/ops/conv.py`, in backticks."""
+    """Dotted names such as `llcert.region.Region.deviation`, and paths such as `llcert/ops/conv.py`, in backticks."""
     text = _FENCE.sub("", document.read_text())
     for name in re.findall(r"`(llcert(?:_train)?(?:\.\w+)+)(?:\(\))?`", text):
         if name not in _METADATA:

@@ -48,7 +48,7 @@ def test_tightening_loses_no_point_and_is_idempotent(seed: int) -> None:
 def test_box_to_ball_is_the_farthest_corner() -> None:
     region = Region(torch.zeros(1, 2), torch.tensor([[-3.0, -1.0]]), torch.tensor([[1.0, 4.0]]), torch.tensor([9.0]))
     assert region.box_to_ball().radius == 5
-    assert region.reach.tolist() == [[3, 4]]
+    assert region.deviation.tolist() == [[3, 4]]
 
 
 def test_ball_to_box_is_the_box_around_the_ball() -> None:
