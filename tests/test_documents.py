@@ -161,6 +161,25 @@ def _resolve(name: str) -> None:
         assert pkgutil.resolve_name(name) is not None, name
 
 
+CODE = [path for folder in ("llcert", "llcert_train", "tests", "benchmarks") for path in (ROOT / folder).rglob("*.py")]
+
+
+def test_code_names_sections_of_the_method_that_exist() -> None:
+    text = (ROOT / "docs/method.md").read_text()
+    sections = set(re.findall(r"^##+ (\d+(?:\.\d+)?)\.? ", text, re.MULTILINE))
+    statements = {
+        (kind.lower(), n) for kind, n in re.findall(r"\*\*(Definition|Proposition|Lemma) (\d+(?:\.\d+)?)", text)
+    }
+    for path in CODE:
+        for kind, numbers in re.findall(
+            r"docs/method\.md, (section|sections|[Dd]efinition|[Pp]roposition|[Ll]emma) ((?:\d[\d.]*(?:, | and | to )?)+)",
+            " ".join(path.read_text().split()),
+        ):
+            for number in re.findall(r"\d+(?:\.\d+)?", numbers):
+                known = number in sections if kind.startswith("section") else (kind.lower(), number) in statements
+                assert known, f"{path.relative_to(ROOT)}: docs/method.md has no {kind} {number}"
+
+
 def test_the_changelog_knows_the_version() -> None:
     assert f"## [{llcert.__version__}]" in (ROOT / "docs/changelog.md").read_text()
 
