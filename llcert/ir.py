@@ -1,4 +1,4 @@
-"""The network as a value: immutable nodes that point at nodes, and what may be asked of any operator."""
+"""Networks as immutable graphs of nodes, and the interface of operators: values, bounds, rounding."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class Op(ABC):
 
     @property
     def label(self) -> str:
-        """What a reader of a report calls this operator."""
+        """The name of the operator in reports."""
         return type(self).__name__
 
     def result_type(self, *dtypes: torch.dtype) -> torch.dtype:
@@ -47,7 +47,7 @@ class Op(ABC):
 
     @property
     def roundings(self) -> int | None:
-        """How often an evaluation rounds at most, in any format, on any runtime. None: not stated, and nothing proved.
+        """The largest number of roundings of an evaluation in any format on any runtime. None: not stated, no proof.
 
         Of a linear map or a join: each product `a_ij x_j`, relative to itself, and the offset, relative to
         `offset_size`, before all of them are added up in any order; 0 where coefficients are 1 and -1. Of an
@@ -61,7 +61,7 @@ class Op(ABC):
         return False
 
     def commuted(self, order: Shape) -> Op | None:
-        """The operator in front of a transposition that does what this one does behind it; None: there is none.
+        """The operator that, in front of a transposition, equals this one behind it; None: there is none.
 
         `self(x_1^T, ...) = commuted(order)(x_1, ...)^T`, where axis i of `x^T` is axis `order[i]` of x. Tensors that
         are trained stay as they are.
@@ -70,11 +70,11 @@ class Op(ABC):
 
     @property
     def unstated(self) -> tuple[str, ...]:
-        """The names of what a proof needs to know of the operator and its author has not stated."""
+        """The statements that a proof needs and that the author of the operator has not made, by name."""
         return ("roundings",) if self.roundings is None else ()
 
     def scratch(self, inputs: Sequence[Shape], output: Shape) -> int:
-        """Entries that an evaluation of one image lays out or goes through besides inputs and value: of windows."""
+        """Entries of temporary values, such as windows, in an evaluation of one image."""
         return 0
 
     def tensors(self) -> dict[str, Tensor]:
@@ -122,12 +122,12 @@ class LinearOp(Op):
 
     @property
     def copies(self) -> bool:
-        """Whether every output is one of the inputs, or a constant, as it is: nothing is computed, nothing rounds."""
+        """Whether every output is a copy of one of the inputs or a constant: nothing is computed, nothing rounds."""
         return False
 
     @property
     def moves(self) -> bool:
-        """Whether every row and every column of A has at most one entry: nothing is ever added up."""
+        """Whether every row and every column of A has at most one nonzero entry, so that nothing is summed."""
         return False
 
     @abstractmethod
@@ -189,12 +189,12 @@ class LinearOp(Op):
 
 
 def nonzero(coefficients: Tensor) -> Tensor:
-    """One where a coefficient is not zero, in float64: an entrywise change that counts."""
+    """1 where a coefficient is not zero, else 0, in float64: an entrywise change that counts coefficients."""
     return (coefficients != 0).to(torch.float64)
 
 
 def number(entrywise: Callable[[Tensor], Tensor], value: float) -> float:
-    """An entrywise change of one coefficient."""
+    """The entrywise change applied to one coefficient."""
     return float(entrywise(torch.tensor(value, dtype=torch.float64)))
 
 
@@ -223,8 +223,8 @@ class Activation(Op):
 
     @property
     def relative(self) -> bool | None:
-        """What its roundings are relative to: the result, so that a zero is exact (True); the result or one, whichever
-        is larger (False). None: not stated."""
+        """Whether its roundings are relative to the result, so that a zero is exact (True), or to the larger of the
+        result and one (False). None: not stated."""
         return None
 
     @property
@@ -297,7 +297,7 @@ class Activation(Op):
         return None
 
     def described(self, shape: Shape) -> tuple[str, dict[str, Tensor]] | None:
-        """What a certificate says of it (docs/certificate.md): a kind, and arrays by name, in row-major order.
+        """Its kind and arrays in a certificate file (docs/certificate.md), in row-major order.
 
         shape: of its input. None: a certificate has no words for it.
         """
@@ -341,7 +341,7 @@ class Node:
 
     @property
     def rounding(self) -> Rounding:
-        """What rounding does in the format of the value."""
+        """The rounding of the value's format."""
         return FORMATS[self.dtype]
 
 
@@ -379,7 +379,7 @@ def apply(op: Op, *inputs: Node, name: str = "") -> Node:
 
 
 def format_name(dtype: torch.dtype) -> str:
-    """What messages and files call a number format: `float32`."""
+    """The name of a number format in messages and files: `float32`."""
     return str(dtype).removeprefix("torch.")
 
 
@@ -402,7 +402,7 @@ def topological(output: Node) -> list[Node]:
 
 
 def last_reads(readers: Iterable[Iterable[Node]]) -> Iterator[list[Node]]:
-    """Of every reader in turn, by the nodes it reads: those that none behind it reads, whose values may go."""
+    """For each reader in turn, the nodes among those it reads that no later reader needs."""
     listed = [tuple(nodes) for nodes in readers]
     last = {node: i for i, nodes in enumerate(listed) for node in nodes}
     return ([n for n in dict.fromkeys(nodes) if last[n] == i] for i, nodes in enumerate(listed))
@@ -419,7 +419,7 @@ def evaluate_as_run(output: Node, image: Tensor) -> Tensor:
 
 
 def _evaluated(output: Node, image: Tensor, kept: Callable[[Node, Tensor], Tensor]) -> Tensor:
-    """The value of a node, those in front of it as they are `kept`, and no longer than something reads them."""
+    """The value of a node; values of earlier nodes pass through `kept` and are freed after their last use."""
     order = topological(output)
     values: dict[Node, Tensor] = {}
     for node, read in zip(order, last_reads(n.inputs for n in order), strict=True):
@@ -446,12 +446,12 @@ def rewrite(output: Node, rules: Sequence[Rule]) -> Node:
 
 
 class Original(ABC):
-    """What a network was read from, a file or a module, as its own runtime computes it."""
+    """The file or module that a network was read from, evaluated by its own runtime."""
 
     @property
     @abstractmethod
     def name(self) -> str:
-        """What reports call the runtime."""
+        """The name of the runtime in reports."""
 
     @property
     @abstractmethod

@@ -1,4 +1,7 @@
-"""Lowering: a network becomes blocks, each a linear map of earlier values and at most one activation."""
+"""Programs: a network cut into blocks, each a linear map of earlier values and at most one activation.
+
+docs/method.md, section 2.
+"""
 
 from __future__ import annotations
 
@@ -92,7 +95,7 @@ class Term:
 
     @cached_property
     def products(self) -> int:
-        """How many products `apply` takes for one image, about."""
+        """The approximate number of products of `apply` for one image."""
         return sum(_roundings(n) * math.prod(n.shape) for n in self.nodes if isinstance(n.op, LinearOp))
 
     @cached_property
@@ -103,7 +106,7 @@ class Term:
     @cached_property
     @torch.no_grad()
     def underflow_back(self) -> float:
-        """Upper bound of the length of what underflow adds to the error of `adjoint(y)` for entries of at most 1.
+        """Upper bound of the norm of the error that underflow adds to `adjoint(y)`, for entries of at most 1.
 
         Every operation of a node may lose as much as the smallest normal number, for itself and for a factor that is
         computed; what is lost passes the nodes in front of it.
@@ -118,7 +121,7 @@ class Term:
     @cached_property
     @torch.no_grad()
     def underflow(self) -> float:
-        """Upper bound of what underflow adds to the error of an entry of `apply(x)` or `magnitude(x)` for |x| <= 1.
+        """Upper bound of the error that underflow adds to an entry of `apply(x)` or `magnitude(x)` for `|x| <= 1`.
 
         Every operation may lose the smallest normal number, a factor that is computed itself as much of what it meets.
         """
@@ -147,7 +150,7 @@ class Term:
 
     @staticmethod
     def value(node: Node, values: Mapping[Node, Tensor], like: Tensor, entrywise: Entrywise | None = None) -> Tensor:
-        """The value of one node, without offsets; what has no value does not depend on the source and is zero."""
+        """The value of one node, without offsets; inputs without a value count as zero."""
         if isinstance(node.op, LinearOp):
             op = node.op.transformed(entrywise) if entrywise else node.op
             return op.linear(values[node.inputs[0]])
@@ -177,7 +180,7 @@ def _wide_magnitude(a: Tensor) -> Tensor:
 
 
 def _roundings(node: Node) -> int:
-    """How many roundings an entry of the node's value has behind it, counted from the node's inputs."""
+    """The largest number of roundings in an entry of the node's value, counted from its inputs."""
     if not isinstance(node.op, LinearOp):
         return len(node.inputs) + stated(node.op)
     one = torch.ones(1, *node.inputs[0].shape, dtype=torch.float64)
@@ -216,22 +219,22 @@ class Block:
 
     @cached_property
     def roundings(self) -> int:
-        """Roundings behind an entry of the block's value, or of its adjoint, counted from its sources."""
+        """The largest number of roundings in an entry of the block's value or adjoint, counted from its sources."""
         return sum(max(_roundings(n), _roundings_back(n)) for n in self.body)
 
     @cached_property
     def underflow(self) -> float:
-        """Upper bound of what underflow adds to the error of an entry, for sources and sums of at most 1."""
+        """Upper bound of the error that underflow adds to an entry, for sources and sums of at most 1."""
         return DOUBLE.bound(sum(t.underflow for t in self.terms), len(self.terms))
 
     @property
     def entries(self) -> int:
-        """Of all its values, for one image."""
+        """The number of entries of all its values, for one image."""
         return sum(_entries(n) for n in (self.node, *self.body))
 
     @property
     def scratch(self) -> int:
-        """Of the windows of one of its operators, at most, likewise."""
+        """The largest number of entries of the windows of one of its operators, for one image."""
         return max(n.op.scratch([i.shape for i in n.inputs], n.shape) for n in (self.node, *self.body))
 
     @property
@@ -308,23 +311,23 @@ class Program:
             return block.output(values)
 
     def in_turn(self) -> Iterator[tuple[Block, list[Node]]]:
-        """The blocks in order, each with the values that no block behind it reads."""
+        """The blocks in order, each with the values that no later block reads."""
         return zip(self.blocks, last_reads(b.sources for b in self.blocks), strict=True)
 
     @cached_property
     def entries(self) -> int:
-        """Of all values of one image together."""
+        """The number of entries of all values of one image."""
         return _entries(self.input) + sum(b.entries for b in self.blocks)
 
     @property
     def largest(self) -> Node:
-        """The largest of its values, the first such."""
+        """The node with the largest value, the first such."""
         return max((n for b in self.blocks for n in (*b.body, b.node)), key=_entries)
 
     @cached_property
     def most(self) -> tuple[int, int, int]:
-        """Entries of one image where an evaluation that forgets what nothing reads any more holds most: of the values
-        that blocks read, of a block's own, and of the windows of an operator."""
+        """The peak of an evaluation that frees values after their last use, in entries of one image: those of the
+        values that later blocks read, of the block's own values, and of the windows of an operator."""
         alive = {self.input: _entries(self.input)}
         found = []
         for block, read in self.in_turn():
@@ -352,7 +355,7 @@ def lower(network: Network, device: torch.device | str = "cpu", dtype: torch.dty
 
 
 def _unclipped(output: Node) -> Node:
-    """Logits behind a final ReLU as they are before it, and a zero to beat.
+    """The logits in front of a final ReLU, and a zero that stands for it.
 
     `relu(z)_y > relu(z)_j` for all j exactly if `z_y > z_j` for all j and `z_y > 0`; a linear last block is tighter.
     """
