@@ -419,7 +419,7 @@ MUTANTS = (
     ),
     Mutant(
         "a checker's sum that forgets one of two readers",
-        "margin",
+        "pass_body",
         "part = rows[s] + part",
         "part = part * 1",
         "tests/check/test_certificates.py::test_what_is_proved_is_accepted_and_what_is_accepted_is_true",
@@ -440,10 +440,38 @@ MUTANTS = (
     ),
     Mutant(
         "the checker's rows vanish for nothing",
-        "margin",
+        "pass_body",
         "block.backwards * SMALLEST",
         "0.0 * SMALLEST",
         "tests/check/test_underflow.py::test_a_row_that_underflows",
+    ),
+    Mutant(
+        "the checker's upper bounds from rows of the lower ones",
+        "BackwardBoxes._least",
+        '1.0 if side == "lower" else -1.0',
+        "1.0",
+        "tests/check/test_refined.py::test_what_is_proved_is_accepted_and_what_is_accepted_is_true",
+    ),
+    Mutant(
+        "the checker's best part of the ball in place of the worst",
+        "margin",
+        "bounds.min()",
+        "bounds.max()",
+        "tests/check/test_refined.py::test_what_is_proved_is_accepted_and_what_is_accepted_is_true",
+    ),
+    Mutant(
+        "the checker's parts need not cover the ball",
+        "_ways",
+        "places[-1] == 0",
+        "places[-1] >= 0",
+        "tests/check/test_refined.py::test_parts_cover_the_ball_only_as_the_leaves_of_one_whole_tree",
+    ),
+    Mutant(
+        "a part of one value is empty to the checker",
+        "_Part.empty",
+        "zone.lower > zone.upper",
+        "zone.lower >= zone.upper",
+        "tests/check/test_refined.py::test_a_part_of_one_value_is_not_empty",
     ),
     # number formats
     Mutant(

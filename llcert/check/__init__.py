@@ -20,7 +20,7 @@ from llcert.check.files import Rejected, require, valid
 from llcert.check.forward import propagate
 from llcert.check.graph import Graph, build
 from llcert.check.numbers import number, rounded_up
-from llcert.check.row import margin
+from llcert.check.parts import margin
 from llcert.errors import InvalidInput
 
 _QUIET = np.errstate(all="ignore")  # NaN and infinity lose every comparison
@@ -79,7 +79,7 @@ def check(folder: str | Path, progress: Callable[[int, int], None] | None = None
 def open_certificate(folder: str | Path) -> Certificate:
     """What certificate.json says, checked for form only. Raises InvalidInput where it cannot be read."""
     name = "certificate.json"
-    found = files.parse_json(name, files.read(Path(folder), name))
+    found = files.parse_json(name, files.read(Path(folder), name), newest=3)
     eps, semantics, hashes, images = (found.get(key) for key in ("eps", "semantics", "files", "images"))
     common = None if eps is None and "eps" in found else _radius(eps)
     claim = parse(found["claim"]) if "claim" in found else Claim()

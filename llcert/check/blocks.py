@@ -59,6 +59,12 @@ class Block:
         met = sum((np.diff(m.sizes.indptr) > 0).astype(int) for m in self.maps.values())
         return bool(np.all(met <= 1))
 
+    @cached_property
+    def products(self) -> int:
+        """Products of a row with the body, and numbers that are added up there, about."""
+        matrices = sum(n.what.matrix.nnz for n in self.nodes.values() if isinstance(n.what, Linear))
+        return matrices + sum(n.work for n in self.nodes.values())
+
     def value(self, sources: Values) -> Vector:
         """`A x + b` in float64, off by at most `gamma(forwards)` times the `size` of the same sources."""
         return self.walk(sources, lambda n, x: n.matrix @ x + n.offset)[self.pre]
@@ -92,27 +98,27 @@ class Block:
                 values[number] = sum(inputs[1:], inputs[0])
         return values
 
-    def transposed(self, row: Vector) -> tuple[dict[int, Vector], float]:
-        """The rows `A_s* row` of the sources, in float64, and a lower bound of `row . b`, for these float64 rows.
+    def transposed(self, rows: Vector) -> tuple[dict[int, Vector], Vector]:
+        """The rows `A_s* row` of the sources, in float64, and lower bounds of `row . b`, for these float64 rows.
 
-        Rows and bound together are off by at most `gamma(backwards) |row| . size` on the sources' boxes, and where
-        entries of rows underflow by `backwards` times the smallest normal number, times the sum of sizes of all nodes.
+        rows: `[rows, entries]`. Rows and bound together are off by at most `gamma(backwards) |row| . size` on the
+        sources' boxes, and where entries of rows underflow by `backwards` times the smallest normal number, times the
+        sum of sizes of all nodes.
         """
-        rows, constant = {self.pre: row}, 0.0
+        found, constant = {self.pre: rows}, np.zeros(len(rows))
         for number, node in reversed([*self.nodes.items()]):
-            row = rows.pop(number, np.zeros(node.size))
+            row = found.pop(number)
             if isinstance(node.what, Linear):
                 constant += least_product(row, node.what.offset)
-                parts = [node.what.matrix.T @ row]
-            elif isinstance(node.what, Take):
-                parts = [node.what.transposed(row)]
+            if isinstance(node.what, Linear | Take):
+                parts = [(node.what.matrix.T @ row.T).T]
             elif isinstance(node.what, Concat):
-                parts = [row[places] for places in node.what.places]
+                parts = [row[:, places] for places in node.what.places]
             else:
                 parts = [row] * len(node.inputs)
             for i, part in zip(node.inputs, parts, strict=True):
-                rows[i] = rows[i] + part if i in rows else part
-        return rows, constant
+                found[i] = found[i] + part if i in found else part
+        return found, constant
 
 
 def block_of(nodes: Sequence[Node], cuts: set[int], cut: int, most: int) -> Block:

@@ -111,10 +111,22 @@ class Arrays:
         """How many numbers they hold together."""
         return sum(values.size for values in self.found.values())
 
+    def first(self) -> Arrays:
+        """The first regions of blocks, by the names of the others: their centres are the same."""
+        prefix = "first."
+        held = {n.removeprefix(prefix): values for n, values in self.found.items() if n.startswith(prefix)}
+        return Arrays(self.file, held | {n: values for n, values in self.found.items() if n.endswith(".centre")})
+
     def vector(self, name: str, size: int | None = None, *, infinite: bool = False) -> Vector:
         """Float64 numbers, of that size; finite, or not NaN where they may be infinite."""
         values = self._flat(name, "f", size).astype(np.float64)
         valid(not np.isnan(values).any() if infinite else np.isfinite(values).all(), f"{self.file}: {name}: NaN or inf")
+        return values
+
+    def rows(self, name: str, count: int, size: int, portion: slice) -> Vector:
+        """Some of `count` rows of float64 numbers, finite, of that size each, which lie there one after the other."""
+        values = self._flat(name, "f", count * size).reshape(count, size)[portion].astype(np.float64)
+        valid(np.isfinite(values).all(), f"{self.file}: {name}: NaN or inf")
         return values
 
     def positive(self, name: str, size: int | None = None) -> Vector:

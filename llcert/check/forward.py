@@ -4,65 +4,18 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
 
 import numpy as np
 
 from llcert.check import deployed
 from llcert.check.blocks import Block, Map
+from llcert.check.boxes import BackwardBoxes
 from llcert.check.files import Arrays, require
 from llcert.check.graph import Graph
+from llcert.check.known import Before, Cut, Known, Passage, Zone
 from llcert.check.nodes import with_data
 from llcert.check.norms import Part, proves
 from llcert.check.numbers import Format, Mask, U, Vector, above, down, gamma, length, up
-
-
-@dataclass(frozen=True)
-class Cut:
-    """What is known of a cut's value h: `lower <= h <= upper`, `||h - centre|| <= after`, what varies at all."""
-
-    centre: Vector
-    lower: Vector
-    upper: Vector
-    after: float
-    varies: Mask
-
-    @property
-    def size(self) -> Vector:
-        """`|h|` at most; also of the centre."""
-        return np.maximum(np.maximum(np.abs(self.lower), np.abs(self.upper)), np.abs(self.centre))
-
-
-@dataclass(frozen=True)
-class Before:
-    """What is known of a block's value z before its activation: its box, and `||weights (z - centre)|| <= radius`.
-
-    size: `|A| |h| + magnitude` at most, h over the boxes of the sources. total: the sum of such sizes over the sources
-    and all nodes of the block. errors: by how much a deployed evaluation may miss z, and the value of the activation,
-    entrywise.
-    """
-
-    centre: Vector
-    lower: Vector
-    upper: Vector
-    weights: Vector
-    radius: float
-    size: Vector
-    total: float
-    errors: tuple[Vector, Vector]
-
-
-@dataclass(frozen=True)
-class Known:
-    """Everything rules 1 to 6 prove of an image: of every cut, and of every block before its activation.
-
-    restricted: whether the input's box is cut to a range.
-    """
-
-    cuts: Mapping[int, Cut]
-    before: Mapping[int, Before]
-    restricted: bool = False
-
 
 Range = tuple[float, float]
 
@@ -73,12 +26,18 @@ def propagate(graph: Graph, image: Arrays, eps: float, *, within: Range | None =
     run: of every evaluation in the formats of the values too.
     """
     form = graph.nodes[0].form if run else None
-    cuts = {0: _input(image.vector("x", graph.nodes[0].size), eps, within, form)}
-    before = {}
+    start = _input(image.vector("x", graph.nodes[0].size), eps, within, form)
+    cuts, before = {0: start}, dict[int, Before]()
+    first_cuts, first_before = {0: start}, dict[int, Before]()  # what rows of rule 11 are bounded over
+    first, rows = image.first(), BackwardBoxes(graph.blocks, Known(first_cuts, first_before), image)
     for k, block in graph.blocks.items():
-        before[k] = _before(block, image, {s: cuts[s] for s in block.sources}, run)
+        before[k] = _before(block, image, {s: cuts[s] for s in block.sources}, run, rows)
         cuts[k] = _after(block, image, before[k])
-    return Known(cuts, before, within is not None)
+        first_before[k], first_cuts[k] = before[k], cuts[k]
+        if f"{k}.lower" in first:
+            first_before[k] = _before(block, first, {s: first_cuts[s] for s in block.sources}, run)
+            first_cuts[k] = _after(block, first, first_before[k])
+    return Known(cuts, before, restricted=within is not None)
 
 
 def _input(x: Vector, eps: float, within: Range | None, form: Format | None) -> Cut:
@@ -93,7 +52,10 @@ def _input(x: Vector, eps: float, within: Range | None, form: Format | None) -> 
     return Cut(x, down(lower - lost), up(upper + lost), up(eps + length(lost)), everything)
 
 
-def _before(block: Block, image: Arrays, sources: Mapping[int, Cut], run: bool) -> Before:
+def _before(
+    block: Block, image: Arrays, sources: Mapping[int, Cut], run: bool, rows: BackwardBoxes | None = None
+) -> Before:
+    """Rules 1 to 5. rows: what may narrow the box."""
     k, size = block.cut, block.value({s: c.centre for s, c in sources.items()}).size
     centre, lower, upper = (image.vector(f"{k}.{n}", size) for n in ("centre", "lower", "upper"))
     require(np.all((lower <= centre) & (centre <= upper)), f"rule 1 (centre), block {k}: outside its box")
@@ -106,6 +68,9 @@ def _before(block: Block, image: Arrays, sources: Mapping[int, Cut], run: bool) 
         lost = deployed.errors(block, {s: c.size for s, c in sources.items()}, np.maximum(np.abs(least), np.abs(most)))
         least, most = np.where(lost > 0, down(least - lost), least), np.where(lost > 0, up(most + lost), most)
         error = np.where(lost > 0, up(error + lost), error)
+    passage = Passage(reached, total, lost)
+    if rows is not None:
+        least, most = rows.cut(block, passage, least, most)
     right = (lower <= least) & (most <= upper)
     require(np.all(right), f"rule 2 (box), block {k}: {_first(right)} does not contain what is reached")
     weights = image.positive(f"{k}.weights", size)
@@ -115,7 +80,7 @@ def _before(block: Block, image: Arrays, sources: Mapping[int, Cut], run: bool) 
     rest = length(np.where((weights > 0) & (error > 0), above(weights * error, 2), 0.0))
     _check_radius(block, image, sources, weights, radius, rest)
     own = deployed.activation_errors(block, lower, upper) if run else np.zeros(size)
-    return Before(centre, lower, upper, weights, radius, reached, total, (lost, own))
+    return Before(Zone(centre, lower, upper, weights, radius), passage, own)
 
 
 def _first(right: Mask) -> str:
@@ -200,17 +165,17 @@ def _product(a: float, b: float) -> float:
 
 def _after(block: Block, image: Arrays, before: Before) -> Cut:
     """Rule 6."""
-    k, phi, after = block.cut, block.activation, image.scalar(f"{block.cut}.after")
+    k, phi, z, after = block.cut, block.activation, before.zone, image.scalar(f"{block.cut}.after")
     if phi is None:
-        centre, lower, upper = before.centre, before.lower, before.upper
+        centre, lower, upper = z.centre, z.lower, z.upper
         varies, error = np.ones(centre.size, bool), 0.0
     else:
-        centre, (lower, upper), own = phi(before.centre), phi.image(before.lower, before.upper), before.errors[1]
+        centre, (lower, upper), own = phi(z.centre), phi.image(z.lower, z.upper), before.own
         lower, upper = np.where(own > 0, down(lower - own), lower), np.where(own > 0, up(upper + own), upper)
-        varies = ~phi.constant(before.lower, before.upper)
-        error = length(phi.centre_error(before.centre)) + length(own)
+        varies = ~phi.constant(z.lower, z.upper)
+        error = length(phi.centre_error(z.centre)) + length(own)
     corner = length(np.maximum(np.maximum(upper - centre, centre - lower), 0.0) * (1 + 4 * U))
-    enough = after >= (up(up(before.radius + up(error))) if error else before.radius) or after >= corner
+    enough = after >= (up(up(z.radius + up(error))) if error else z.radius) or after >= corner
     require(enough and math.isfinite(after), f"rule 6 (after), block {k}: {after:.6g} is too small")
     lower, upper = np.maximum(lower, down(centre - after)), np.minimum(upper, up(centre + after))
     return Cut(centre, lower, upper, after, varies)

@@ -55,11 +55,6 @@ class Take:
     def __call__(self, x: Vector) -> Vector:
         return np.where(self.places >= 0, x[self.places], 0.0)
 
-    def transposed(self, row: Vector) -> Vector:
-        """The adjoint; rounded only where an entry is taken more than once."""
-        held = self.places >= 0
-        return np.bincount(self.places[held], row[held], minlength=self.inputs).astype(float)
-
     @cached_property
     def matrix(self) -> Matrix:
         """The same as a matrix."""

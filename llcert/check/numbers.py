@@ -63,22 +63,29 @@ def above(value: Any, count: int) -> Any:
     return value * (1 + gamma(count + 4)) + TINY
 
 
+def lengths(vectors: Vector) -> Vector:
+    """Upper bounds of the 2-norms along the last axis; 0 only where all entries are.
+
+    Squares below 2^-1022 are paid for by 2^-400.
+    """
+    found = np.sqrt(np.sum(vectors * vectors, axis=-1)) * (1 + gamma(vectors.shape[-1] + 8)) + 2.0**-400
+    return np.where(np.any(vectors, axis=-1), found, 0.0)
+
+
 def length(vector: Vector) -> float:
-    """An upper bound of the 2-norm; 0 only where all entries are. Squares below 2^-1022 are paid for by 2^-400."""
-    if not np.any(vector):
-        return 0.0
-    return float(np.sqrt(np.dot(vector, vector))) * (1 + gamma(vector.size + 8)) + 2.0**-400
+    """An upper bound of the 2-norm of one vector; 0 only where all entries are."""
+    return float(lengths(vector))
 
 
-def least_product(a: Vector, b: Vector) -> float:
-    """A lower bound of `a . b`, whatever the order of summation."""
-    size = above(float(np.dot(np.abs(a), np.abs(b))), a.size + 2)
-    return down(float(np.dot(a, b)) - above(gamma(a.size + 2) * size, 4))
+def least_product(a: Vector, b: Vector) -> Any:
+    """Lower bounds of `a . b` along the last axis of a, whatever the order of summation. b: one vector."""
+    size = above(np.abs(a) @ np.abs(b), b.size + 2)
+    return down(a @ b - above(gamma(b.size + 2) * size, 4))
 
 
-def least_sum(values: Vector) -> float:
-    """A lower bound of the sum, whatever the order of summation."""
-    return least_product(values, np.ones_like(values))
+def least_sum(values: Vector) -> Any:
+    """Lower bounds of sums along the last axis, whatever the order of summation."""
+    return least_product(values, np.ones(values.shape[-1]))
 
 
 def down(value: Any) -> Any:

@@ -7,10 +7,11 @@ from __future__ import annotations
 import functools
 import hashlib
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from fractions import Fraction
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -301,8 +302,20 @@ def single_errors(toy: Toy, block: Block, part: dict[int, Any], largest: Array) 
     return values[block.pre][1] + (values[block.pre][0] > 0) * 1e-36
 
 
-def evidence(toy: Toy, x: Array, eps: float, rng: np.random.Generator, *, single: bool = False) -> Evidence:
-    """single: of float32 evaluations too."""
+Narrow = Callable[[Block, Evidence], tuple[Array, Array]]
+"""Lower and upper bounds of a block's value, given the evidence of all blocks before it."""
+
+
+def evidence(
+    toy: Toy,
+    x: Array,
+    eps: float,
+    rng: np.random.Generator,
+    *,
+    single: bool = False,
+    narrow: Narrow | None = None,
+) -> Evidence:
+    """single: of float32 evaluations too. narrow: what cuts boxes; its arrays are kept."""
     out: dict[str, Any] = {"x": x}
     errors: dict[int, tuple[Array, Array]] = {}
     moved = (2.0**-24 * (abs(x) + eps) + 2.0**-126) * SLACK if single else 0 * x
@@ -325,6 +338,10 @@ def evidence(toy: Toy, x: Array, eps: float, rng: np.random.Generator, *, single
             l, u = l - 1e-11, u + 1e-11
         lost = single_errors(toy, block, part, np.maximum(abs(l), abs(u))) if single else 0 * c
         l, u = l - lost, u + lost
+        errors[k] = (lost, 0 * c)
+        if narrow is not None:
+            low, high = narrow(block, Evidence(out, known, errors))
+            l, u = np.minimum(np.maximum(l, low), c), np.maximum(np.minimum(u, high), c)
         active = n["kind"] in ("clamp", "leaky", "maxmin")
         weights = chords(n, c, l, u) if active else np.ones(c.size)
         radius = radius_of(block, part, weights, out, rng, concat=apart(block))
@@ -389,34 +406,50 @@ def best_lam(f: Callable[[float], float]) -> float:
     return max([0.0, *(10.0**e for e in np.arange(-4, 4, 0.25))], key=f)
 
 
-def rows(toy: Toy, found: Evidence, label: int, other: int, stop: int) -> tuple[float, dict[str, Any]]:
-    """The margin at a stop, and the arrays of its row."""
-    by_cut, out, total = {b.cut: b for b in blocks(toy)}, {f"{other}.stop": np.int64(stop)}, 0.0
+Ends = Mapping[tuple[int, int], tuple[Array, Array]]
+"""Boxes that cut those of steps, by cut and step."""
+
+
+def rows(
+    toy: Toy, found: Evidence, label: int, other: int, stop: int, ends: Ends = MappingProxyType({})
+) -> tuple[float, dict[str, Any]]:
+    """The margin at a stop, and the arrays of its row. ends: of a part of the ball."""
     last = len(toy.nodes) - 1
     row = np.zeros(toy.nodes[last]["size"])
     row[label], row[other] = 1, -1
-    left = {last: row}
+    total, out = down_to(toy, found, {last: row}, stop, str(other), ends)
+    return total, {f"{other}.stop": np.int64(stop)} | out
+
+
+def down_to(
+    toy: Toy,
+    found: Evidence,
+    left: dict[int, Array],
+    stop: int,
+    name: str,
+    ends: Ends = MappingProxyType({}),
+    slopes: Callable[[int, int, Array], Array] | None = None,
+) -> tuple[float, dict[str, Any]]:
+    """A lower bound of rows on cuts, and what was chosen. slopes: for a row at a cut and a step."""
+    by_cut, total, out = {b.cut: b for b in blocks(toy)}, 0.0, dict[str, Any]()
+    choose = slopes or (lambda k, i, a: None)
     while (k := max(left)) > stop:
         a, block, n = left.pop(k), by_cut[k], toy.nodes[k]
         c, l, u, w = (found.arrays[f"{k}.{name}"] for name in ("centre", "lower", "upper", "weights"))
         zone = (c, l, u, w, found.arrays[f"{k}.radius"])
         total -= float(abs(a) @ found.errors[k][1])
+
+        def cut(i: int, zone: Any, k: int = k) -> Any:
+            low, high = ends.get((k, i), (-np.inf, np.inf))
+            return zone[0], np.maximum(zone[1], low), np.minimum(zone[2], high), *zone[3:]
+
         if n["kind"] in ("clamp", "leaky"):
-            a, h = step(n, pieces(n, c.size), a, zone, out, f"{other}.{k}", 0)
+            a, h = step(n, pieces(n, c.size), a, cut(0, zone), out, f"{name}.{k}", 0, choose(k, 0, a))
             total += h
         elif n["kind"] == "maxmin":
-            a, h = sort_steps(n, a, zone, out, f"{other}.{k}")
+            a, h = sort_steps(n, a, zone, out, f"{name}.{k}", cut, lambda i, a, k=k: choose(k, i, a))
             total += h
-        total -= float(abs(a) @ found.errors[k][0])
-        offsets = through(
-            toy,
-            block,
-            {s: np.zeros(toy.nodes[s]["size"]) for s in block.sources},
-            lambda n, xs: xs[0] @ n["A"].T + n["b"],
-        )
-        total += float(a @ offsets)
-        for s in block.sources:
-            left[s] = left.get(s, 0) + block.maps[s].T @ a
+        total += affine(toy, found, block, a, left)
     for s, a in left.items():
         c, l, u, after, _ = found.boxes[s]
         if s == 0:
@@ -424,15 +457,30 @@ def rows(toy: Toy, found: Evidence, label: int, other: int, stop: int) -> tuple[
             continue
         zone = (c, l, u, np.ones(c.size), after)
         f = lambda lam, a=a, zone=zone: least([(-np.inf, np.inf, 1, 0)], a, 0 * a, lam, zone)
-        out[f"{other}.end.{s}"] = best_lam(f)
-        total += f(out[f"{other}.end.{s}"])
+        out[f"{name}.end.{s}"] = best_lam(f)
+        total += f(out[f"{name}.end.{s}"])
     return total, out
 
 
-def step(n: Any, ps: list[Any], a: Array, zone: Any, out: dict[str, Any], name: str, i: int) -> tuple[Array, float]:
-    _, l, u, _, _ = zone
+def affine(toy: Toy, found: Evidence, block: Block, a: Array, left: dict[int, Array]) -> float:
+    """Hands a row on a block's value on to the sources; what the offset adds and a deployed evaluation loses."""
+    zeros = {s: np.zeros(toy.nodes[s]["size"]) for s in block.sources}
+    offsets = through(toy, block, zeros, lambda n, xs: xs[0] @ n["A"].T + n["b"])
+    for s in block.sources:
+        left[s] = left.get(s, 0) + block.maps[s].T @ a
+    return float(a @ offsets) - float(abs(a) @ found.errors[block.cut][0])
+
+
+def chord(n: Any, l: Array, u: Array) -> Array:
     f = lambda z: phi(n, z)
-    slopes = np.where(u > l, (f(u) - f(l)) / np.where(u > l, u - l, 1), 0)
+    return np.where(u > l, (f(u) - f(l)) / np.where(u > l, u - l, 1), 0)
+
+
+def step(
+    n: Any, ps: list[Any], a: Array, zone: Any, out: dict[str, Any], name: str, i: int, slopes: Array | None
+) -> tuple[Array, float]:
+    _, l, u, _, _ = zone
+    slopes = chord(n, l, u) if slopes is None else slopes
     g = slopes * a
     h = lambda lam: least(ps, a, g, lam, zone)
     lam = best_lam(h)
@@ -440,7 +488,9 @@ def step(n: Any, ps: list[Any], a: Array, zone: Any, out: dict[str, Any], name: 
     return g, h(lam)
 
 
-def sort_steps(n: Any, a: Array, zone: Any, out: dict[str, Any], name: str) -> tuple[Array, float]:
+def sort_steps(
+    n: Any, a: Array, zone: Any, out: dict[str, Any], name: str, cut: Callable[..., Any], slopes: Callable[..., Any]
+) -> tuple[Array, float]:
     f, s, total = n["first"], n["second"], 0.0
     c, l, u, w, r = zone
     if np.isfinite(n["low"]).any() or np.isfinite(n["high"]).any():
@@ -453,11 +503,11 @@ def sort_steps(n: Any, a: Array, zone: Any, out: dict[str, Any], name: str) -> t
         clamp = {"kind": "clamp", "low": np.full(c.size, -np.inf), "high": np.full(c.size, np.inf)}
         clamp["high"][f], clamp["low"][s] = n["high"], n["low"]
         inner = (phi(sort, c), phi(sort, l), phi(sort, u), both, r)
-        a, total = step(clamp, pieces(clamp, c.size), a, inner, out, name, 1)
+        a, total = step(clamp, pieces(clamp, c.size), a, cut(1, inner), out, name, 1, slopes(1, a))
     p, q = a[f], a[s]
     size = {"kind": "leaky", "below": np.full(f.size, -1.0)}
     kink = (c[f] - c[s], l[f] - u[s], u[f] - l[s], np.minimum(w[f], w[s]) / np.sqrt(2), r)
-    g, h = step(size, pieces(size, f.size), (p - q) / 2, kink, out, name, 0)
+    g, h = step(size, pieces(size, f.size), (p - q) / 2, cut(0, kink), out, name, 0, slopes(0, (p - q) / 2))
     back = np.empty_like(a)
     back[f], back[s] = (p + q) / 2 + g, (p + q) / 2 - g
     return back, total + h
@@ -510,7 +560,14 @@ def graph_json(toy: Toy) -> dict[str, Any]:
     return {"format": 1, "nodes": nodes, "cuts": toy.cuts, "classes": toy.classes}
 
 
-def write(folder: Path, toy: Toy, eps: Fraction, images: list[tuple[int, Evidence]], semantics: str = "real") -> Path:
+def write(
+    folder: Path,
+    toy: Toy,
+    eps: Fraction,
+    images: list[tuple[int, Evidence]],
+    semantics: str = "real",
+    version: int = 1,
+) -> Path:
     """A folder with a certificate of some images, of which each has a label."""
     (folder / "images").mkdir(parents=True, exist_ok=True)
     (folder / "graph.json").write_text(json.dumps(graph_json(toy)))
@@ -520,7 +577,7 @@ def write(folder: Path, toy: Toy, eps: Fraction, images: list[tuple[int, Evidenc
         np.savez(folder / "images" / f"{i}.npz", **found.arrays)
         margin = min(found.margins.values(), default=0.0)
         entries.append({"index": i, "label": label, "file": f"images/{i}.npz", "margin": margin})
-    certificate = {"format": 1, "eps": str(eps), "semantics": semantics, "files": {}, "images": entries}
+    certificate = {"format": version, "eps": str(eps), "semantics": semantics, "files": {}, "images": entries}
     (folder / "certificate.json").write_text(json.dumps(certificate | {"model": {"name": "toy", "sha256": "0"}}))
     return rehash(folder)
 

@@ -148,12 +148,12 @@ def test_float32_values_err_no_more_than_the_rule_says_and_not_much_less() -> No
         (node,) = block.nodes
         (source,) = block.sources
         exact = values[source].astype(float) @ toy.nodes[node]["A"].T + toy.nodes[node]["b"]
-        found, allowed = abs(values[node] - exact), known.before[k].errors[0]
+        found, allowed = abs(values[node] - exact), known.before[k].passage.lost
         assert np.all(found <= allowed)
         assert np.all(allowed <= 300 * found.max())
         if block.activation is not None:
             own = abs(values[k] - block_value(toy, k, values[node].astype(float)))
-            assert np.all(own <= known.before[k].errors[1])
+            assert np.all(own <= known.before[k].own)
         cut = known.cuts[k]
         assert np.all((cut.lower <= values[k]) & (values[k] <= cut.upper))
         assert np.all(np.linalg.norm(values[k] - cut.centre, axis=1) <= cut.after)
