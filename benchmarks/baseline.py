@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from llcert.bounds import GlobalBound, LastLayer, Start, propagate, worst_margins
-from llcert.certify.stages import positive
+from llcert.certify import positive
 from llcert.program import Program
 from llcert.region import ball
 from llcert.spectral import Masked, Norm, Side

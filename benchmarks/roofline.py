@@ -29,7 +29,7 @@ from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 
 from llcert.api import load
-from llcert.certify import Assurance, Certifier, Finding, Settings, Verdict
+from llcert.certify import Assurance, Batch, Certifier, Finding, Known, Settings, Verdict
 from llcert.certify.proved import Proved
 from llcert.certify.verdict import Stage
 from llcert.data import Dataset, load_dataset
@@ -101,18 +101,18 @@ class Watched:
     def verdict(self) -> Verdict:
         return self.stage.verdict
 
-    def __call__(self, images: Tensor, labels: Tensor, indices: Tensor, bounds: Tensor) -> Finding:
+    def __call__(self, batch: Batch, known: Known) -> Finding:
         with ExitStack() as stack:
             if self.limits is not None:
                 operations = stack.enter_context(FlopCounterMode(display=False))
                 stack.enter_context(Counter(operations, self.limits, self.work))
-                return self.stage(images, labels, indices, bounds)
-            synchronise(images.device)
+                return self.stage(batch, known)
+            synchronise(batch.images.device)
             begun = time.perf_counter()
-            finding = self.stage(images, labels, indices, bounds)
-            synchronise(images.device)
+            finding = self.stage(batch, known)
+            synchronise(batch.images.device)
             self.work.seconds += time.perf_counter() - begun
-            self.work.seen += len(images)
+            self.work.seen += len(batch)
             return finding
 
 

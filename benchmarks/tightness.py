@@ -120,7 +120,7 @@ def rivals(job: Job) -> dict[str, Any]:
             images, labels, logits, indices = images[kept], labels[kept], logits[kept], batch.indices[kept]
             right += len(images)
             begun = time.perf_counter()
-            trace = local.trace(images, indices, RowWeighting.MASK, seed=0)
+            trace = local.trace(job.certifier.batch(images, labels, indices), RowWeighting.MASK)
             counts["paper"] += int(
                 positive(worst_margins(logits, labels, local.last, trace.post_activation).amin(1)).sum()
             )

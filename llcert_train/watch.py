@@ -9,13 +9,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from llcert.bounds import Balls, GlobalBound, RowWeighting, Trace, global_bound, propagate, worst_margins
+from llcert.bounds import Balls, GlobalBound, LastLayer, Trace, global_bound, propagate, worst_margins
 from llcert.bounds.forward import nudged
 from llcert.bounds.liplt import Composed
-from llcert.certify import FIRST, PGD, Global, Local, Perturbations, Target, batch_size_for, positive
+from llcert.certify import FIRST, PGD, Global, Perturbations, Target, batch_size_for, positive
 from llcert.certify.arithmetic import full_precision
 from llcert.layout import flat
 from llcert.program import Program, Term
+from llcert.region import ball
 from llcert.report.layers import layers
 from llcert.report.numbers import finite, histogram, mean
 from llcert.report.subject import Layer as Named
@@ -51,16 +52,15 @@ class Watch:
         with torch.no_grad(), full_precision():
             near = {term: nudged(vector, self.seed) for term, vector in starts.items()}
             bound = global_bound(self.program, _UNMASKED, seed=self.seed, starts=near, composed=self.composed)
-            local = Local(self.program, self.eps, bound, solver=_SOLVER, seed=self.seed)
-            return _combined([*self._looks(local)], layers(self.program, bound), bound)
+            return _combined([*self._looks(bound)], layers(self.program, bound), bound)
 
-    def _looks(self, local: Local) -> Iterator[_Look]:
-        size = batch_size_for(self.program)
+    def _looks(self, bound: GlobalBound) -> Iterator[_Look]:
+        size, last = batch_size_for(self.program), LastLayer.of(self.program)
         for images, labels in zip(self.images.split(size), self.labels.split(size), strict=True):
-            trace = self._trace(local, images)
+            trace = self._trace(bound, images)
             logits = self.program.logits(images)
             margins = torch.fmax(
-                worst_margins(logits, labels, local.last, trace.post_activation), self._apart(local, logits, labels)
+                worst_margins(logits, labels, last, trace.post_activation), self._apart(bound, logits, labels)
             )
             right, certified = FIRST.holds(logits, labels, self.program.classes), positive(margins.amin(1))
             certified = certified & right
@@ -72,17 +72,16 @@ class Watch:
                 self.program, trace, logits, labels, worst_logits(logits, labels, margins), right, safe, certified
             )
 
-    def _trace(self, local: Local, images: Tensor) -> Trace:
-        indices = torch.arange(len(images))
+    def _trace(self, bound: GlobalBound, images: Tensor) -> Trace:
+        region = ball(self.program.entering(images), self.eps)
         if self.local:
-            return local.trace(images, indices, RowWeighting.MASK, seed=self.seed)
-        region = local.ball(images, indices)
-        return replace(propagate(self.program, region, local.bound, balls=Balls.GLOBAL), logit_lipschitz=None)
+            return propagate(self.program, region, bound, solver=_SOLVER, seed=self.seed)
+        return replace(propagate(self.program, region, bound, balls=Balls.GLOBAL), logit_lipschitz=None)
 
-    def _apart(self, local: Local, logits: Tensor, labels: Tensor) -> Tensor:
+    def _apart(self, bound: GlobalBound, logits: Tensor, labels: Tensor) -> Tensor:
         """Lower bounds on `z_y - z_j` over the ball by the global bound, `[batch, classes]`; infinite for j = y."""
         radii = torch.full((len(labels),), self.eps, dtype=torch.float64, device=labels.device)
-        increases = Global(self.program, self.eps, local.bound).increases(labels, radii)
+        increases = Global(self.program, bound).increases(labels, radii)
         own = F.one_hot(labels, logits.shape[1]).bool()
         return (logits.gather(1, labels[:, None]) - logits - increases).masked_fill(own, torch.inf)
 

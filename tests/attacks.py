@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from llcert.certify import FIRST, PGD, Adversary, Attacked, Eps, Perturbations, Specification, Target
+from llcert.certify import FIRST, PGD, Adversary, Attacked, Perturbations, Specification, Target
 from llcert.program import Program
 
 
@@ -26,11 +26,6 @@ def attacked(
     return pgd(Target(program, program.logits, specification), around, labels, seed + torch.arange(len(images)))
 
 
-def adversary(program: Program, eps: Eps, specification: Specification = FIRST) -> Adversary:
+def adversary(program: Program, specification: Specification = FIRST) -> Adversary:
     """Who may use every point of the balls, and whose findings count by the program's own arithmetic."""
-    return Adversary(Target(program, program.logits, specification), eps)
-
-
-def unbounded(program: Program, images: Tensor) -> Tensor:
-    """What a stage is told where no earlier one bounded anything, `[batch, logits]`."""
-    return torch.full_like(program.logits(images), -torch.inf)
+    return Adversary(Target(program, program.logits, specification))

@@ -68,11 +68,11 @@ MUTANTS = (
         "tests/spectral/test_remembered.py::test_only_changed_maps_are_asked_again",
     ),
     Mutant(
-        "the forward pass of another image",
-        "LastTrace.__call__",
-        "or not torch.equal(self._images[where], images)",
-        "",
-        "tests/certify/test_stages.py::test_a_kept_pass_is_of_the_very_images",
+        "the forward passes of other images",
+        "Known.select",
+        "self.traces.select(positions)",
+        "self.traces.select(torch.arange(len(self.bounds[positions])))",
+        "tests/certify/test_stages.py::test_later_stages_start_from_the_forward_passes_of_their_own_images",
     ),
     # boxes and regions
     Mutant(

@@ -5,19 +5,23 @@ from types import ModuleType
 from typing import Any
 
 from llcert.certify.attack import PGD, Attacked, Deployed, Objective, Target
-from llcert.certify.attack_stages import Adversary, Attack, TargetedAttack
+from llcert.certify.batch import Batch, Known, Traces
 from llcert.certify.cascade import BatchResult, Contradiction, Sample, StageCount, cascade
-from llcert.certify.dual import Dual
+from llcert.certify.certifier import Certifier
 from llcert.certify.explained import Proof, Row, Witness
 from llcert.certify.footprint import Footprint, batch_size_for, check_one_image_fits, multiplications
 from llcert.certify.perturbations import Perturbations
 from llcert.certify.prover import Prover
 from llcert.certify.radii import Eps, Radii, radii_of
-from llcert.certify.run import Certifier
 from llcert.certify.self_check import SelfCheck
 from llcert.certify.settings import STAGES, AttackKind, Semantics, Settings
 from llcert.certify.specification import FIRST, Never, Specification, Top, positive, stated
-from llcert.certify.stages import Clean, Global, Local
+from llcert.certify.stages.attack import Adversary, Attack, TargetedAttack
+from llcert.certify.stages.branch import Branch
+from llcert.certify.stages.clean import Clean
+from llcert.certify.stages.crown_ball import CrownBall
+from llcert.certify.stages.global_bound import Global
+from llcert.certify.stages.local import Local
 from llcert.certify.targeted import Targeted
 from llcert.certify.verdict import Assurance, Finding, LayerMeasure, Stage, Verdict
 
@@ -30,16 +34,19 @@ __all__ = [
     "Attack",
     "AttackKind",
     "Attacked",
+    "Batch",
     "BatchResult",
+    "Branch",
     "Certifier",
     "Clean",
     "Contradiction",
+    "CrownBall",
     "Deployed",
-    "Dual",
     "Eps",
     "Finding",
     "Footprint",
     "Global",
+    "Known",
     "LayerMeasure",
     "Local",
     "Never",
@@ -60,6 +67,7 @@ __all__ = [
     "Targeted",
     "TargetedAttack",
     "Top",
+    "Traces",
     "Verdict",
     "Witness",
     "batch_size_for",

@@ -86,44 +86,49 @@ class Attacked:
         return torch.where(self.refuted, torch.inf, self.loss)
 
 
-def ascend(  # noqa: PLR0913
-    target: Target,
-    around: Perturbations,
-    begin: Tensor,
-    labels: Tensor,
-    loss: Loss,
-    steps: Sequence[float],
-    *,
-    images: Tensor,
-    patience: int = 0,
-    progress: float = 0.0,
-) -> Attacked:
-    """Where paths of gradient steps get to, at most until the first of an image refutes its claim.
+@dataclass(frozen=True)
+class Paths:
+    """Where gradient ascent starts, several times in a set if need be; every field has the paths as its first axis.
 
-    around: the set of each path. begin: where it starts, `[paths, *shape]`. labels: `[paths]`. steps: their lengths, in
-    units of eps. images: whose each path is, `[paths]`. patience: steps in a row without progress, a share of the best
-    loss so far, after which a path ends; 0 for never.
+    around: the set of each path. begin: its first point, `[paths, *shape]`. labels: the reference of its image. images:
+    the positions of the images in their batch.
     """
+
+    around: Perturbations
+    begin: Tensor
+    labels: Tensor
+    images: Tensor
+
+
+def ascend(
+    target: Target, paths: Paths, loss: Loss, steps: Sequence[float], *, patience: int = 0, progress: float = 0.0
+) -> Attacked:
+    """Where paths of gradient steps get to, at most until the first of an image refutes its specification.
+
+    steps: their lengths, in units of eps. patience: steps in a row without progress, a share of the best loss so far,
+    after which a path ends; 0 for never.
+    """
+    around, labels, images = paths.around, paths.labels, paths.images
     reached = Attacked.nothing(around)
     done = torch.zeros(int(images.max()) + 1 if len(images) else 0, dtype=torch.bool, device=images.device)
-    paths, current = torch.arange(len(begin), device=begin.device), begin
-    best, since = torch.full_like(around.radii, -torch.inf), torch.zeros_like(paths)
+    going, current = torch.arange(len(images), device=images.device), paths.begin
+    best, since = torch.full_like(around.radii, -torch.inf), torch.zeros_like(going)
     for stride in (*steps, 0.0):
-        here = around.select(paths)
-        gradient, value, logits = _gradient(target.program, current, loss, paths)
+        here = around.select(going)
+        gradient, value, logits = _gradient(target.program, current, loss, going)
         within = here.contains(current)
-        refuted = within & target.refuted(current, logits, labels[paths])
-        kept = refuted | (within & (value > reached.loss[paths]))
-        reached.refuted[paths], reached.points[paths[kept]] = refuted, current[kept].to(reached.points.dtype)
-        reached.loss[paths[kept]] = value[kept]
-        done[images[paths[refuted]]] = True
+        refuted = within & target.refuted(current, logits, labels[going])
+        kept = refuted | (within & (value > reached.loss[going]))
+        reached.refuted[going], reached.points[going[kept]] = refuted, current[kept].to(reached.points.dtype)
+        reached.loss[going[kept]] = value[kept]
+        done[images[going[refuted]]] = True
         better = value > best + progress * best.abs().nan_to_num(posinf=0.0)
         best, since = torch.where(better, value, best), torch.where(better, 0, since + 1)
-        going = ~done[images[paths]] & ((since < patience) if patience else True)
-        paths, current, gradient, best, since = (t[going] for t in (paths, current, gradient, best, since))
-        if len(paths) == 0:
+        left = ~done[images[going]] & ((since < patience) if patience else True)
+        going, current, gradient, best, since = (t[left] for t in (going, current, gradient, best, since))
+        if len(going) == 0:
             break
-        here = around.select(paths)
+        here = around.select(going)
         current = here.project(current + spread(stride * here.radii, current).to(current.dtype) * _unit(gradient))
     return reached
 
@@ -185,17 +190,9 @@ class PGD:
             begin = some.start
             if self.random_start or restart:
                 begin = some.random(seeds[open_.to(seeds.device)] + restart * RESTART)
-            found = ascend(
-                target,
-                some,
-                begin,
-                own,
-                self._loss(target, own),
-                (self.step,) * self.steps,
-                images=torch.arange(len(open_), device=own.device),
-                patience=self.patience,
-                progress=self.progress,
-            )
+            paths = Paths(some, begin, own, torch.arange(len(open_), device=own.device))
+            steps, loss = (self.step,) * self.steps, self._loss(target, own)
+            found = ascend(target, paths, loss, steps, patience=self.patience, progress=self.progress)
             reached = reached.joined(found, open_)
         return reached
 

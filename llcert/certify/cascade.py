@@ -1,18 +1,18 @@
-"""The cascade: every stage sees only the images that the earlier ones left open (METHOD, section 6)."""
+"""The cascade: every stage sees only the images that the earlier ones left open (docs/method.md, section 14)."""
 
 from __future__ import annotations
 
 import math
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from functools import partial
 
 import torch
 from torch import Tensor
 
+from llcert.certify.batch import Batch, Known, Traces
 from llcert.certify.memory_budget import MemoryBudget
-from llcert.certify.specification import FIRST, Specification
 from llcert.certify.verdict import Assurance, Finding, LayerMeasure, Stage, Verdict
 from llcert.errors import NumericalError
 from llcert.program import Program
@@ -75,65 +75,105 @@ _WRONG = (Verdict.MISCLASSIFIED, Verdict.ATTACKED)
 class Contradiction(NumericalError):
     """An image that is both certified and broken. Carries what reproduces it."""
 
-    def __init__(self, index: int, label: int, image: Tensor, witness: Tensor) -> None:
+    def __init__(self, index: int, label: int, image: Tensor, counterexample: Tensor) -> None:
         super().__init__(f"image {index} is certified and broken at once: a bug in llcert, not a verdict")
-        self.index, self.label, self.image, self.witness = index, label, image, witness
+        self.index, self.label, self.image, self.counterexample = index, label, image, counterexample
 
 
-def cascade(  # noqa: PLR0913
+def cascade(
     program: Program,
     stages: Sequence[Stage],
-    images: Tensor,
-    labels: Tensor,
-    indices: Tensor,
+    batch: Batch,
     *,
-    specification: Specification = FIRST,
     measure_all: bool = False,
     memory: MemoryBudget | None = None,
     disputed: Tensor | None = None,
 ) -> BatchResult:
     """What the stages decide about one batch. The first stage is the clean prediction.
 
-    images: `[batch, *input shape]`; labels, indices: `[batch]`. specification: whose references the stages are told.
     measure_all: decided images stay visible to the later stages, for their measures alone; their verdict stands.
-    memory: where memory runs out, the images that are still open go on in parts, from the stage where it did.
+    memory: where it runs out, the images that are still open go on in parts, from the stage where it did.
     disputed: images that the first stage alone is shown, boolean `[batch]`: they stay undecided unless it decides.
     Raises Contradiction where two stages disagree, InvalidInput where a single image does not fit into memory.
     """
     begun = time.perf_counter()
-    memory = memory or MemoryBudget(images.device)
-    logits = torch.cat(memory.parts("logits", indices, lambda part: program.logits(images[part])))
-    prediction, references = (
-        logits[:, : program.classes].argmax(1),
-        specification.reference(logits, labels, program.classes),
-    )
-    ledger, seen = _Ledger.empty(*logits.shape), [_Seen(stage.name) for stage in stages]
-    everything = torch.arange(len(images), device=images.device)
+    everything = torch.arange(len(batch), device=batch.images.device)
     denied = torch.zeros_like(everything, dtype=torch.bool) if disputed is None else disputed.clone()
-    waiting = [(0, everything)] if stages and len(images) else []
-    while waiting:  # the last first, so that each part goes through all later stages before the next one does
-        number, visible = waiting.pop()
-        stage = stages[number]
-        here, *rest = memory.split(stage.name, visible)
-        waiting += [(number, part) for part in reversed(rest)]
-        started = time.perf_counter()
-        known = ledger.bounds[here.cpu()].to(images.device)
-        compute = partial(stage, images[here], references[here], indices[here], known)
-        found = memory.tried(stage.name, indices[here], compute)
+    memory = memory or MemoryBudget(batch.images.device)
+    run = _Run(batch, stages, memory, measure_all, denied, _Ledger.empty(len(batch)), [_Seen(s.name) for s in stages])
+    waiting = [_Part(0, everything, Known.nothing(program, len(batch)))] if stages and len(batch) else []
+    while waiting:
+        waiting = run.advanced(waiting)
+    share = (time.perf_counter() - begun) / max(len(batch), 1)
+    layers = next((s.layers for s in run.seen if s.measured), ())
+    return BatchResult(run.ledger.samples(batch, share, denied), tuple(s.count for s in run.seen), layers)
+
+
+@dataclass(frozen=True)
+class _Part:
+    """Images of a batch on their way through the stages. stage: the number of the next one. positions: index."""
+
+    stage: int
+    positions: Tensor
+    known: Known
+
+    def select(self, chosen: Tensor) -> _Part:
+        """Some of the images; chosen: index into the positions."""
+        return _Part(self.stage, self.positions[chosen], self.known.select(chosen))
+
+    def split(self, parts: Sequence[Tensor]) -> list[_Part]:
+        """In parts; an index each."""
+        return [self] if len(parts) == 1 else [self.select(chosen) for chosen in parts]
+
+    def forgetting(self) -> _Part:
+        """Without the forward passes that later stages could have used again."""
+        return replace(self, known=replace(self.known, traces=Traces()))
+
+
+@dataclass(frozen=True)
+class _Run:
+    """One batch in one cascade. denied: images that only the first stage is shown."""
+
+    batch: Batch
+    stages: Sequence[Stage]
+    memory: MemoryBudget
+    measure_all: bool
+    denied: Tensor
+    ledger: _Ledger
+    seen: list[_Seen]
+
+    def advanced(self, waiting: list[_Part]) -> list[_Part]:
+        """The parts that wait once the last of them has passed its next stage.
+
+        The last first, so that each part goes through all later stages before the next one does.
+        """
+        *others, whole = waiting
+        stage, started = self.stages[whole.stage], time.perf_counter()
+        every = torch.arange(len(whole.positions), device=whole.positions.device)
+        part, *rest = whole.split(self.memory.split(stage.name, every))
+        others += reversed(rest)
+        here = self.batch.select(part.positions)
+        kept = any(p.known.traces for p in (*others, part))
+        compute = partial(stage, here, part.known)
+        found = self.memory.tried(stage.name, here.indices, compute, last_resort=not kept)
         for finding in found:
-            ledger.enter(stage, here, finding, images, labels, indices)
-            seen[number].enter(finding)
-        seen[number].seconds += time.perf_counter() - started
-        left = here[~found[0].decided] if found and not measure_all else here
-        if found and number == 0:
-            denied[here[found[0].decided]] = False
-            left = left[~denied[left]]
-        after = number + 1 if found else number
-        if len(left) and after < len(stages):
-            waiting.append((after, left))
-    share = (time.perf_counter() - begun) / max(len(images), 1)
-    samples = ledger.samples(indices, labels, prediction, share, denied)
-    return BatchResult(samples, tuple(s.count for s in seen), next((s.layers for s in seen if s.measured), ()))
+            self.ledger.enter(stage, part.positions, finding, self.batch)
+            self.seen[part.stage].enter(finding)
+            others += self._after(part, finding)
+        self.seen[part.stage].seconds += time.perf_counter() - started
+        return others if found else [p.forgetting() for p in (*others, part)]
+
+    def _after(self, part: _Part, finding: Finding) -> list[_Part]:
+        """What goes on to the next stage."""
+        open_ = torch.ones_like(finding.decided) if self.measure_all else ~finding.decided
+        if part.stage == 0:
+            self.denied[part.positions[finding.decided]] = False
+            open_ = open_ & ~self.denied[part.positions]
+        left = torch.nonzero(open_)[:, 0]
+        if len(left) == 0 or part.stage + 1 == len(self.stages):
+            return []
+        known = part.known.improved(finding.bounds, finding.traces)
+        return [_Part(part.stage + 1, part.positions, known).select(left)]
 
 
 @dataclass
@@ -168,26 +208,22 @@ class _Seen:
 
 @dataclass(frozen=True)
 class _Ledger:
-    """The columns of a batch while its cascade runs. bounds: `[batch, logits]`."""
+    """The columns of a batch while its cascade runs."""
 
     verdicts: list[Verdict]
     deciders: list[str | None]
     in_range: list[bool | None]
     backing: list[Assurance | None]
-    bounds: Tensor
     margin: Tensor
     lipschitz: Tensor
     growth: Tensor
 
     @staticmethod
-    def empty(batch: int, logits: int) -> _Ledger:
+    def empty(batch: int) -> _Ledger:
         unknown = torch.full((3, batch), torch.nan, dtype=torch.float64)
-        nothing = torch.full((batch, logits), -torch.inf, dtype=torch.float64)
-        return _Ledger([Verdict.UNDECIDED] * batch, [None] * batch, [None] * batch, [None] * batch, nothing, *unknown)
+        return _Ledger([Verdict.UNDECIDED] * batch, [None] * batch, [None] * batch, [None] * batch, *unknown)
 
-    def enter(
-        self, stage: Stage, visible: Tensor, finding: Finding, images: Tensor, labels: Tensor, indices: Tensor
-    ) -> None:
+    def enter(self, stage: Stage, visible: Tensor, finding: Finding, batch: Batch) -> None:
         """Writes a stage's finding; the first verdict stands, one of the other kind raises Contradiction."""
         for position in torch.nonzero(finding.decided)[:, 0].tolist():
             image = int(visible[position])
@@ -196,13 +232,12 @@ class _Ledger:
                 self.verdicts[image], self.deciders[image] = stage.verdict, stage.name
                 self.in_range[image] = None if finding.in_range is None else bool(finding.in_range[position])
             elif (before is Verdict.CERTIFIED) != (stage.verdict is Verdict.CERTIFIED):
-                witness = images[image] if finding.counterexample is None else finding.counterexample[position]
-                raise Contradiction(int(indices[image]), int(labels[image]), images[image], witness)
+                own, point = batch.images[image], finding.counterexample
+                worst = own if point is None else point[position]
+                raise Contradiction(int(batch.indices[image]), int(batch.labels[image]), own, worst)
         if stage.verdict is Verdict.CERTIFIED:
             self._back(visible, finding)
         where = visible.cpu()
-        if finding.bounds is not None:
-            self.bounds[where] = torch.fmax(self.bounds[where], finding.bounds.double().cpu())
         if finding.margin is not None:
             self.margin[where] = torch.fmax(self.margin[where], finding.margin.double().cpu())
         if finding.lipschitz is not None:
@@ -218,15 +253,13 @@ class _Ledger:
                 known = self.backing[image]
                 self.backing[image] = assurance if known is None or assurance.stronger(known) else known
 
-    def samples(
-        self, indices: Tensor, labels: Tensor, prediction: Tensor, seconds: float, disputed: Tensor
-    ) -> tuple[Sample, ...]:
+    def samples(self, batch: Batch, seconds: float, disputed: Tensor) -> tuple[Sample, ...]:
         """One record an image, in order."""
         return tuple(
             Sample(
-                index=int(indices[i]),
-                label=int(labels[i]),
-                prediction=int(prediction[i]),
+                index=int(batch.indices[i]),
+                label=int(batch.labels[i]),
+                prediction=int(batch.predictions[i]),
                 verdict=self.verdicts[i],
                 stage=self.deciders[i],
                 margin=_number(float(self.margin[i])),
@@ -237,7 +270,7 @@ class _Ledger:
                 in_range=self.in_range[i],
                 disputed=bool(disputed[i]),
             )
-            for i in range(len(indices))
+            for i in range(len(batch))
         )
 
 

@@ -20,25 +20,20 @@ _SHARE = 0.5
 """Of the free memory, what a part may take by its estimate: where a host's runs out, processes may just be killed."""
 
 
-def _nothing() -> None:
-    pass
-
-
 def _no_bytes(images: int) -> int:
     return 0
 
 
-@dataclass(frozen=True)
+@dataclass
 class MemoryBudget:
     """How many images each computation may hold at a time: by an estimate, and by what failed before.
 
-    device: whose memory it is. bytes: estimate of what so many images take. forget: drops what is kept and can be
-    computed again. most: of the computations that failed, by name.
+    device: whose memory it is. bytes: estimate of what so many images take. most: images that a computation may hold,
+    by its name; noted where it failed.
     """
 
     device: torch.device
     bytes: Callable[[int], int] = _no_bytes
-    forget: Callable[[], None] = _nothing
     most: dict[str, int] = field(default_factory=dict)
 
     def split(self, name: str, images: Tensor) -> tuple[Tensor, ...]:
@@ -48,19 +43,25 @@ class MemoryBudget:
             size = (size + 1) // 2
         return images.split(max(size, 1))
 
-    def tried(self, name: str, indices: Tensor, compute: Callable[[], T]) -> tuple[T, ...]:
-        """What is computed of some images, alone in a tuple; an empty one where it has to be done in smaller parts.
+    def tried(self, name: str, indices: Tensor, compute: Callable[[], T], *, last_resort: bool = True) -> tuple[T, ...]:
+        """What is computed of some images, alone in a tuple; an empty one where it has to be done with less memory.
 
-        indices: of the images in the data set. Raises InvalidInput where a single image does not fit.
+        indices: of the images in the data set. last_resort: whether there is nothing that the caller could free, nor
+        fewer images than one: then InvalidInput is raised where a single image does not fit.
         """
-        found = self._attempt(compute)
-        if not found and len(indices) == 1:
-            found = self._attempt(compute)  # now that nothing else is kept
-            if not found:
-                raise InvalidInput(self._too_large(name, int(indices[0])))
-        if not found:
-            self.most[name] = len(indices) // 2
-        return found
+        alone = len(indices) == 1 and last_resort
+        for _ in range(2 if alone else 1):
+            try:
+                return (compute(),)
+            except (RuntimeError, MemoryError, OSError) as error:
+                if not out_of_memory(error):
+                    raise
+            # outside the handler, which keeps the failed computation's tensors alive
+            release(self.device)
+        if alone:
+            raise InvalidInput(self._too_large(name, int(indices[0])))
+        self.most[name] = max(len(indices) // 2, 1)
+        return ()
 
     def parts(self, name: str, indices: Tensor, compute: Callable[[Tensor], T]) -> list[T]:
         """What is computed of some images, part by part in their order; compute: for positions among them.
@@ -75,17 +76,6 @@ class MemoryBudget:
             found += part
             waiting[:0] = rest if part else [here, *rest]
         return found
-
-    def _attempt(self, compute: Callable[[], T]) -> tuple[T, ...]:
-        try:
-            return (compute(),)
-        except (RuntimeError, MemoryError, OSError) as error:
-            if not out_of_memory(error):
-                raise
-        # outside the handler, which keeps the failed computation's tensors alive
-        self.forget()
-        release(self.device)
-        return ()
 
     def _too_large(self, name: str, index: int) -> str:
         other = " or --device cpu" if self.device.type == "cuda" else ""

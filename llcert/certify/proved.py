@@ -9,6 +9,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
+from llcert.certify.batch import Batch, Known
 from llcert.certify.explained import Witness
 from llcert.certify.proof_hint import ProofHint
 from llcert.certify.prover import Prover
@@ -39,8 +40,9 @@ class Proved:
     def verdict(self) -> Verdict:
         return self.stage.verdict
 
-    def __call__(self, images: Tensor, labels: Tensor, indices: Tensor, bounds: Tensor) -> Finding:
-        finding = self.stage(images, labels, indices, bounds)
+    def __call__(self, batch: Batch, known: Known) -> Finding:
+        images, labels, indices = batch.images, batch.references, batch.indices
+        finding = self.stage(batch, known)
         assert finding.margin is not None
         margin = finding.margin.double()
         candidates = torch.nonzero(finding.decided)[:, 0]

@@ -1,4 +1,4 @@
-"""The largest radius at which each image is certified (METHOD, section 6)."""
+"""The largest radius at which each image is certified (docs/method.md, section 14)."""
 
 from __future__ import annotations
 
@@ -9,10 +9,11 @@ from torch import Tensor
 
 from llcert.bounds import LastLayer, Start, propagate
 from llcert.bounds.dual import differences
+from llcert.certify.batch import Batch
 from llcert.certify.proof_hint import ProofHint
 from llcert.certify.prover import Prover
 from llcert.certify.specification import positive
-from llcert.certify.stages import Local
+from llcert.certify.stages.local import Local
 from llcert.region import ball, length
 
 _GROWTH = 1.5
@@ -35,22 +36,20 @@ class RadiusSearch:
     fixed: Tensor
     tolerance: float = 0.01
 
-    def __call__(self, images: Tensor, labels: Tensor, indices: Tensor) -> Tensor:
+    def __call__(self, batch: Batch) -> Tensor:
         """Radii at which every image is certified, `[batch]`, float64, pixel units; 0 where none was found, infinite
-        where the claim holds whatever the image is.
+        where the specification holds whatever the image is.
 
-        images: `[batch, *input shape]`, of which the claim is true. indices: in the data set.
+        batch: images at which the specification holds; their own radii do not matter.
         """
-        program = self.local.program
-        labels = self.local.specification.reference(program.logits(images), labels, program.classes)
-        low = self._by_global_norms(images, labels)
-        found = self._searched(images, labels, indices, low)
-        radii = found if self.prover is None else self._proved(images, labels, low, found)
-        return torch.where(self._unbounded(images, labels), torch.inf, radii)
+        low = self._by_global_norms(batch)
+        found = self._searched(batch, low)
+        radii = found if self.prover is None else self._proved(batch, low, found)
+        return torch.where(self._unbounded(batch), torch.inf, radii)
 
-    def _unbounded(self, images: Tensor, labels: Tensor) -> Tensor:
-        """Whether logits that do not depend on the image suffice for the claim, `[batch]`."""
-        program = self.local.program
+    def _unbounded(self, batch: Batch) -> Tensor:
+        """Whether logits that do not depend on the image suffice for the specification, `[batch]`."""
+        program, images, labels = self.local.program, batch.images, batch.references
         pairs = self.fixed[labels][:, None] & self.fixed
         # behind a softmax a logit far below others is lost, and how far they go nobody knows; the first one is not
         softened = self.prover is not None and self.prover.softened and self.local.specification.spare > 0
@@ -60,16 +59,15 @@ class RadiusSearch:
             logits = program.logits(images)
             bounds = logits.gather(1, labels[:, None]) - logits
         else:
-            bounds = self.prover(
-                images, labels, ProofHint(local=False), eps=torch.zeros(len(images), dtype=torch.float64)
-            )
+            nothing = torch.zeros(len(batch), dtype=torch.float64)
+            bounds = self.prover(images, labels, ProofHint(local=False), eps=nothing)
         bounds = torch.where(pairs, bounds, -torch.inf)
         return positive(self.local.specification.margin(bounds, labels, program.classes))
 
-    def _by_global_norms(self, images: Tensor, labels: Tensor) -> Tensor:
+    def _by_global_norms(self, batch: Batch) -> Tensor:
         """The radius of the global bound, `margin / (||w_j - w_y|| L)` for the nearest class that is not spared."""
-        program, bound = self.local.program, self.local.bound
-        logits = program.logits(images)
+        program, bound, labels = self.local.program, self.local.bound, batch.references
+        logits = program.logits(batch.images)
         growth = torch.zeros_like(logits)
         last = LastLayer.of(program)
         for term in last.rows:
@@ -80,7 +78,7 @@ class RadiusSearch:
         nearest = self.local.specification.margin(radii.clamp(max=never), labels, program.classes)
         return torch.where(positive(nearest) & (nearest < never), nearest, 0.0).double()
 
-    def _searched(self, images: Tensor, labels: Tensor, indices: Tensor, low: Tensor) -> Tensor:
+    def _searched(self, batch: Batch, low: Tensor) -> Tensor:
         """The largest radius that a probe certified, to the tolerance."""
         low = low.clone()
         high = low * _GROWTH
@@ -88,32 +86,31 @@ class RadiusSearch:
         for _ in range(_DOUBLINGS):
             if not bool(rising.any()):
                 break
-            rising[rising.clone()] = self._certified(images, labels, indices, high, rising)
+            rising[rising.clone()] = self._certified(batch.select(rising), high[rising])
             low = torch.where(rising, high, low)
             high = torch.where(rising, high * _GROWTH, high)
         open_ = (low > 0) & ~rising & (high - low > self.tolerance * high)
         while bool(open_.any()):
             middle = (low + high) / 2
             passed = torch.zeros_like(open_)
-            passed[open_] = self._certified(images, labels, indices, middle, open_)
+            passed[open_] = self._certified(batch.select(open_), middle[open_])
             low = torch.where(passed, middle, low)
             high = torch.where(open_ & ~passed, middle, high)
             open_ = open_ & (high - low > self.tolerance * high)
         return low
 
-    def _certified(self, images: Tensor, labels: Tensor, indices: Tensor, radii: Tensor, some: Tensor) -> Tensor:
-        """Whether some images are certified at these radii by the closed form, boolean `[some]`."""
+    def _certified(self, batch: Batch, radii: Tensor) -> Tensor:
+        """Whether the images are certified at these radii by the closed form, boolean `[batch]`."""
         local, program = self.local, self.local.program
-        region = ball(program.entering(images[some]), radii[some].to(program.dtype), within=local.within)
-        seeds = local.seed + indices[some]
-        trace = propagate(program, region, local.bound, solver=local.solver, start=Start.UNMASKED, seed=seeds)
-        directions = differences(labels[some], program)
+        region = ball(program.entering(batch.images), radii.to(program.dtype), within=local.within)
+        trace = propagate(program, region, local.bound, solver=local.solver, start=Start.UNMASKED, seed=batch.seeds)
+        directions = differences(batch.references, program)
         others = local.specification.others(directions.shape[1], program.classes)
         bounds = torch.full_like(directions[:, 0], -torch.inf)
         bounds[:, others] = local.backward().closed(trace, directions[:, others])
-        return positive(local.specification.margin(bounds, labels[some], program.classes))
+        return positive(local.specification.margin(bounds, batch.references, program.classes))
 
-    def _proved(self, images: Tensor, labels: Tensor, low: Tensor, found: Tensor) -> Tensor:
+    def _proved(self, batch: Batch, low: Tensor, found: Tensor) -> Tensor:
         """What a proof leaves of the radii: the searched ones, a tolerance less, or those of the global norms."""
         assert self.prover is not None
         best = torch.zeros_like(found)
@@ -128,7 +125,8 @@ class RadiusSearch:
             left = torch.nonzero((best == 0) & (radii > 0))[:, 0]
             if len(left) == 0:
                 break
-            bounds = self.prover(images[left], labels[left], hint, eps=radii[left])
-            margin = self.local.specification.margin(bounds, labels[left], self.local.program.classes)
+            some = batch.select(left)
+            bounds = self.prover(some.images, some.references, hint, eps=radii[left])
+            margin = self.local.specification.margin(bounds, some.references, self.local.program.classes)
             best[left] = torch.where(positive(margin), radii[left], best[left])
         return best

@@ -11,10 +11,10 @@ from torch import Tensor
 from llcert.bounds import RowWeighting, Trace
 from llcert.bounds.roundoff import Passage
 from llcert.certify.attack import PGD, Objective, Target
-from llcert.certify.attack_stages import Adversary
+from llcert.certify.batch import Batch
 from llcert.certify.cascade import BatchResult, Contradiction
-from llcert.certify.radii import radii_of
-from llcert.certify.stages import Local
+from llcert.certify.stages.attack import Adversary
+from llcert.certify.stages.local import Local
 from llcert.certify.verdict import Verdict
 from llcert.errors import NumericalError
 from llcert.ir import Network, Node, evaluate_as_run
@@ -35,61 +35,52 @@ class SelfCheck:
     The points are evaluated in float64, whose own rounding is beneath notice. What the estimate's format rounds is
     measured at the same points, and the estimate's regions are allowed `noise` times as much.
 
-    images: how many. points: random points an image. slack: relative allowance for norms that are estimates.
+    images: how many. points: random points an image. slack: relative allowance for norms that are estimates. seed: of
+    these points.
     """
 
     images: int = 16
     points: int = 8
     slack: float = 1e-3
     noise: float = 16.0
+    seed: int = 0
     pgd: PGD = field(default_factory=lambda: PGD(steps=20, objective=Objective.MARGIN))
 
-    def __call__(
-        self,
-        local: Local,
-        network: Network,
-        images: Tensor,
-        labels: Tensor,
-        indices: Tensor,
-        result: BatchResult,
-        *,
-        deployed: bool,
-    ) -> None:
+    def __call__(self, local: Local, network: Network, batch: Batch, result: BatchResult, *, deployed: bool) -> None:
         """Raises Contradiction where a certified image is broken, NumericalError where a bound is left.
 
         network: what the local program was lowered from. deployed: whether certificates speak of it as it is run, too.
         """
         exact = lower(network, local.program.device, torch.float64)
-        chosen = slice(0, self.images)
-        images, labels, indices = images[chosen], labels[chosen], indices[chosen]
-        certified = [s.verdict is Verdict.CERTIFIED for s in result.samples[chosen]]
-        traces = [local.trace(images, indices, weighting, seed=local.seed) for weighting in RowWeighting]
-        radii, before = radii_of(local.eps, indices), _values(exact, images)[exact.output][1]
-        points = self._points(local, images, labels, indices)
+        batch = batch.select(torch.arange(min(self.images, len(batch)), device=batch.images.device))
+        certified = [s.verdict is Verdict.CERTIFIED for s in result.samples[: len(batch)]]
+        traces = [local.trace(batch, weighting) for weighting in RowWeighting]
+        before = _values(exact, batch.images)[exact.output][1]
+        points = self._points(local, batch)
         noise = [*torch.stack([_rounding(exact, local.program, p) for p in points]).amax(0)]
         for at in points:
             there = _values(exact, at)  # again: of all points at once they take more than all that bounds take
             for trace in traces:
                 self._inside(exact, local.program, trace, there, noise)
-            self._still(exact, traces[0], before, there, radii)
+            self._still(exact, traces[0], before, there, batch.radii)
             speaking = [there[exact.output][1], *([evaluate_as_run(network.output, at)] if deployed else [])]
             for logits in speaking:
-                holds = local.specification.holds(logits, labels, exact.classes)
+                holds = local.specification.holds(logits, batch.labels, exact.classes)
                 for i in torch.nonzero(~holds)[:, 0].tolist():
                     if certified[i]:
-                        raise Contradiction(int(indices[i]), int(labels[i]), images[i], at[i])
+                        raise Contradiction(int(batch.indices[i]), int(batch.labels[i]), batch.images[i], at[i])
 
-    def _points(self, local: Local, images: Tensor, labels: Tensor, indices: Tensor) -> list[Tensor]:
+    def _points(self, local: Local, batch: Batch) -> list[Tensor]:
         """Random points on the sphere and the worst that an attack meets, float64 `[images, *shape]` each."""
-        generator, radii = torch.Generator().manual_seed(local.seed), radii_of(local.eps, indices)
-        found, anchors = [], images.double()
+        generator = torch.Generator().manual_seed(self.seed)
+        found, anchors = [], batch.images.double()
         for _ in range(self.points):
-            noise = torch.randn(images.shape, generator=generator).to(anchors)
-            points = anchors + noise * spread(radii / length(noise), noise)
+            noise = torch.randn(anchors.shape, generator=generator).to(anchors)
+            points = anchors + noise * spread(batch.radii / length(noise), noise)
             found.append(points if local.within is None else local.within.clip(points))
         target = Target(local.program, local.program.logits, local.specification)
-        adversary = Adversary(target, local.eps, local.within or UNIT, restricted=local.within is not None)
-        reached = self.pgd(target, adversary.allowed(images, indices), labels, local.seed + indices)
+        adversary = Adversary(target, local.within or UNIT, restricted=local.within is not None)
+        reached = self.pgd(target, adversary.allowed(batch), batch.labels, batch.seeds)
         return [*found, reached.points.double()]
 
     def _inside(self, exact: Program, program: Program, trace: Trace, values: Values, noise: list[Tensor]) -> None:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from llcert.certify.attack import RESTART, Attacked, Loss, Target, ascend
+from llcert.certify.attack import RESTART, Attacked, Loss, Paths, Target, ascend
 from llcert.certify.perturbations import Perturbations
 from llcert.program import Program
 
@@ -38,8 +38,8 @@ class Targeted:
                 if bool(open_.any()):
                     images, towards = images[open_], towards[open_]
                     loss = _towards(target, labels[images], towards)
-                    some = around.select(images)
-                    found = ascend(target, some, begin[images], labels[images], loss, self.steps, images=images)
+                    paths = Paths(around.select(images), begin[images], labels[images], images)
+                    found = ascend(target, paths, loss, self.steps)
                     reached = reached.joined(found, images)
         return reached
 

@@ -9,6 +9,7 @@ from typing import Protocol
 
 from torch import Tensor
 
+from llcert.certify.batch import Batch, Known, Traces
 from llcert.certify.proof_hint import ProofHint
 
 
@@ -56,7 +57,8 @@ class Finding:
     points that it found, the worst where none refutes, `[images, *shape]`; in_range: whether their pixels are in the
     pixel range, boolean `[images]`. What a stage does not compute is None.
     hints: for certificates, how they may be proved, cheapest first. assurance: of what was decided, if certified.
-    weaker: what would be certified under weaker assurances, boolean `[images]` each.
+    weaker: what would be certified under weaker assurances, boolean `[images]` each. traces: all forward passes over
+    these images that later stages may use; None for those it was given.
     """
 
     decided: Tensor
@@ -70,6 +72,7 @@ class Finding:
     hints: tuple[ProofHint, ...] = ()
     assurance: Assurance = Assurance.ESTIMATE
     weaker: Mapping[Assurance, Tensor] = field(default_factory=dict)
+    traces: Traces | None = None
 
 
 class Stage(Protocol):
@@ -83,7 +86,6 @@ class Stage(Protocol):
         """What it says about the images it decides."""
         ...
 
-    def __call__(self, images: Tensor, labels: Tensor, indices: Tensor, bounds: Tensor) -> Finding:
-        """labels: the reference class of each image, which its claim compares with others. bounds: the best so far on
-        the differences of its logit and every other, from below, `[images, logits]`; -inf where there is none."""
+    def __call__(self, batch: Batch, known: Known) -> Finding:
+        """known: what earlier stages found out about these images."""
         ...

@@ -13,7 +13,7 @@ from llcert.bounds.ascent import Ascent
 from llcert.bounds.branching import Branching, Leaves, _put, bounds_of, cut
 from llcert.bounds.dual import Backward, Tightest, differences
 from llcert.bounds.enclose import enclose, enclosing_ball
-from llcert.certify import Assurance, Certifier, Settings, Verdict
+from llcert.certify import Assurance, Certifier, Settings, Traces, Verdict
 from llcert.certify.proof_hint import BranchCover
 from llcert.certify.prover import _branched
 from llcert.ir import Input, Network, apply
@@ -183,7 +183,8 @@ def test_what_the_closed_form_hardly_proves_is_not_lost_where_time_runs_out() ->
     eps = 0.4366
     settings = Settings(eps, stages=("branch",), assurance=Assurance.ESTIMATE, branch_seconds=1e-6)
     certifier = Certifier.of(network, settings)
-    backward, trace = Backward(certifier.program), certifier.local.refined(image, index)
+    backward = Backward(certifier.program)
+    trace, _ = certifier.local.refined(certifier.batch(image, label, index), Traces())
     closed = certifier.local.specification.margin(
         backward.closed(trace, differences(label, certifier.program)), label, 3
     )

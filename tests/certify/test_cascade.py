@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from llcert.certify import BatchResult, Contradiction, Finding, Sample, Stage, Verdict, cascade
+from llcert.certify import Batch, BatchResult, Contradiction, Finding, Known, Sample, Stage, Verdict, cascade
 from llcert.certify.verdict import LayerMeasure
 from llcert.errors import NumericalError
 from llcert.ir import Input, Network, apply
@@ -18,6 +18,7 @@ from llcert.program import Program, lower
 IMAGES = torch.arange(12, dtype=torch.float32).reshape(6, 2) / 12
 LABELS = torch.tensor([0, 1, 0, 1, 0, 1])
 INDICES = torch.arange(100, 106)
+BATCH = Batch(IMAGES, LABELS, INDICES, torch.zeros(6, dtype=torch.float64), LABELS, torch.ones_like(LABELS), INDICES)
 
 
 @dataclass(frozen=True)
@@ -31,9 +32,9 @@ class Scripted:
     measures: bool = False
     witness: Tensor | None = None
 
-    def __call__(self, images: Tensor, labels: Tensor, indices: Tensor, bounds: Tensor) -> Finding:
-        decided = torch.tensor([int(i) in self.decides for i in indices])
-        size = (len(images),)
+    def __call__(self, batch: Batch, known: Known) -> Finding:
+        decided = torch.tensor([int(i) in self.decides for i in batch.indices])
+        size = (len(batch),)
         layer = LayerMeasure(torch.ones(size), torch.ones(size), torch.ones(size))
         return Finding(
             decided,
@@ -41,7 +42,7 @@ class Scripted:
             lipschitz=torch.full(size, 2.0) if self.measures else None,
             growth=torch.full(size, torch.inf) if self.measures else None,
             layers=(layer,) if self.measures else (),
-            counterexample=None if self.witness is None else self.witness.expand(len(images), -1),
+            counterexample=None if self.witness is None else self.witness.expand(len(batch), -1),
         )
 
 
@@ -50,7 +51,7 @@ def _program() -> Program:
 
 
 def _run(*stages: Stage, measure_all: bool = False) -> BatchResult:
-    return cascade(_program(), stages, IMAGES, LABELS, INDICES, measure_all=measure_all)
+    return cascade(_program(), stages, BATCH, measure_all=measure_all)
 
 
 CLEAN = Scripted("clean", Verdict.MISCLASSIFIED, frozenset({100}))
@@ -129,7 +130,7 @@ def test_certified_and_broken_at_once_stops_the_run(first: str) -> None:
     assert isinstance(caught.value, NumericalError)
     assert (caught.value.index, caught.value.label) == (103, 1)
     assert torch.equal(caught.value.image, IMAGES[3])
-    assert torch.equal(caught.value.witness, witness if first == "certified" else IMAGES[3])
+    assert torch.equal(caught.value.counterexample, witness if first == "certified" else IMAGES[3])
 
 
 def test_certifying_a_misclassified_image_is_a_contradiction_too() -> None:
@@ -144,7 +145,7 @@ def test_nan_margins_do_not_hide_known_ones() -> None:
 
 
 def test_an_empty_batch_has_no_samples() -> None:
-    result = cascade(_program(), (CLEAN, LOCAL), IMAGES[:0], LABELS[:0], INDICES[:0])
+    result = cascade(_program(), (CLEAN, LOCAL), BATCH.select(INDICES[:0]))
     samples: tuple[Sample, ...] = result.samples
     assert samples == ()
     assert [s.seen for s in result.stages] == [0, 0]

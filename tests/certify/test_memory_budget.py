@@ -14,7 +14,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from llcert.certify import Assurance, BatchResult, Certifier, Finding, Settings, Stage, Verdict
+from llcert.certify import Assurance, Batch, BatchResult, Certifier, Finding, Known, Settings, Stage, Verdict
 from llcert.certify.memory_budget import MemoryBudget
 from llcert.errors import InvalidInput
 from llcert.ir import Input, Network, apply
@@ -26,11 +26,15 @@ STAGES = ("global", "local", "attack", "dual", "boxes")
 
 @dataclass(frozen=True)
 class Cramped:
-    """A stage on a device that holds `room` images at a time. seen: how many each call was shown."""
+    """A stage on a device that holds `room` images at a time. seen: how many each call was shown.
+
+    light: whether it holds no forward passes of other stages beside them.
+    """
 
     stage: Stage
     room: int
     seen: list[int] = field(default_factory=list)
+    light: bool = False
 
     @property
     def name(self) -> str:
@@ -40,11 +44,11 @@ class Cramped:
     def verdict(self) -> Verdict:
         return self.stage.verdict
 
-    def __call__(self, images: Tensor, labels: Tensor, indices: Tensor, bounds: Tensor) -> Finding:
-        self.seen.append(len(images))
-        if len(images) > self.room:
+    def __call__(self, batch: Batch, known: Known) -> Finding:
+        self.seen.append(len(batch))
+        if len(batch) > self.room or (self.light and known.traces):
             raise RuntimeError(FULL)
-        return self.stage(images, labels, indices, bounds)
+        return self.stage(batch, known)
 
 
 def _network() -> Network:
@@ -129,15 +133,13 @@ def test_other_errors_pass() -> None:
         MemoryBudget(torch.device("cpu")).parts("any", torch.arange(4), broken)
 
 
-def test_an_image_fits_once_nothing_else_is_kept() -> None:
-    kept = [object()]
-
-    def compute(part: Tensor) -> int:
-        if kept:
-            raise MemoryError
-        return len(part)
-
-    assert MemoryBudget(torch.device("cpu"), forget=kept.clear).parts("any", torch.arange(1), compute) == [1]
+def test_an_image_fits_once_no_forward_pass_is_kept() -> None:
+    certifier = _certifier(assurance=Assurance.ESTIMATE)
+    stages = tuple(Cramped(s, 1000, light=s.name == "dual") for s in certifier.stages)
+    found = replace(certifier, stages=stages)(*_batch())
+    assert _known(found) == _known(_whole(Assurance.ESTIMATE))
+    one = replace(certifier, stages=stages)(*(t[1:2] for t in _batch()))
+    assert len(one.samples) == 1
 
 
 def test_radii_are_the_same_in_parts() -> None:
@@ -145,10 +147,10 @@ def test_radii_are_the_same_in_parts() -> None:
     assert cramped.search is not None
     search: Callable[..., Tensor] = cramped.search
 
-    def limited(images: Tensor, *rest: Tensor) -> Tensor:
-        if len(images) > 5:
+    def limited(batch: Batch) -> Tensor:
+        if len(batch) > 5:
             raise torch.OutOfMemoryError("CUDA out of memory")
-        return search(images, *rest)
+        return search(batch)
 
     small: Any = limited
     cramped = replace(cramped, search=small)
@@ -173,7 +175,7 @@ settings = Settings(eps=0.004, stages=("local",), assurance=Assurance.ESTIMATE)
 certifier = Certifier.of(network, settings)
 certifier(images[:1], network(images[:1]).argmax(1), torch.arange(1))  # threads and buffers of the libraries
 labels = network(images).argmax(1)
-memory = MemoryBudget(certifier.program.device, forget=certifier.local.forget)  # no estimate
+memory = MemoryBudget(certifier.program.device)  # no estimate
 object.__setattr__(certifier, "memory", memory)
 used = next(int(line.split()[1]) for line in open("/proc/self/status") if line.startswith("VmSize"))
 results = []

@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from batches import batch_of, decided
 from proofs import ORDERS, in_float32, points_of, prover
 from random_graphs import in_format, random_image, random_network
 from torch import Tensor
@@ -109,10 +110,10 @@ def test_what_global_norms_leave_open_is_carried_down() -> None:
     images, labels = batch(network, 60)
     program, own = lower(network), prover(network, eps)
     loose = replace(own, bound=replace(own.bound, norms={t: 1.3 * n for t, n in own.bound.norms.items()}))
-    stage = Global(program, eps, global_bound(program))
-    estimated = stage(images, labels, torch.arange(60), torch.full((60, 3), -torch.inf))
+    stage, asked = Global(program, global_bound(program)), batch_of(images, labels, eps)
+    estimated = decided(stage, program, asked)
     assert estimated.hints[-1] == ProofHint(local=False, backward=True)
-    found = Proved(stage, loose, Assurance.DETERMINISTIC, {})(images, labels, torch.arange(60), images)
+    found = decided(Proved(stage, loose, Assurance.DETERMINISTIC, {}), program, asked)
     plain = positive(FIRST.margin(loose(images, labels, HINTS[0]), labels, 3)) & estimated.decided
     assert bool((found.decided >= plain).all())
     assert int(estimated.decided.sum()) >= int(found.decided.sum()) > int(plain.sum())

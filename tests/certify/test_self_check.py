@@ -129,7 +129,8 @@ def _certifier(eps: float, scale: float = 1.0) -> tuple[Certifier, Tensor, Tenso
 def _checked(
     certifier: Certifier, images: Tensor, labels: Tensor, result: BatchResult, check: SelfCheck | None = None
 ) -> None:
-    (check or SelfCheck())(certifier.local, certifier.network, images, labels, INDICES, result, deployed=True)
+    batch = certifier.batch(images, labels, INDICES)
+    (check or SelfCheck())(certifier.local, certifier.network, batch, result, deployed=True)
 
 
 @pytest.mark.parametrize("scale", [1e-6, 1.0, 1e6])
@@ -177,7 +178,7 @@ def test_a_point_that_float32_alone_gets_wrong_contradicts_those_who_speak_of_fl
     certifier = Certifier.of(network, Settings(0.0, semantics=Semantics.REAL))
     result = certifier(images, labels, torch.arange(1))
     lies = replace(result, samples=tuple(replace(s, verdict=Verdict.CERTIFIED) for s in result.samples))
-    given = certifier.local, certifier.network, images, labels, torch.arange(1), lies
+    given = certifier.local, certifier.network, certifier.batch(images, labels, torch.arange(1)), lies
     SelfCheck()(*given, deployed=False)
     with pytest.raises(Contradiction):
         SelfCheck()(*given, deployed=True)

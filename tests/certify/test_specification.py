@@ -7,7 +7,8 @@ from dataclasses import replace
 
 import pytest
 import torch
-from attacks import adversary, unbounded
+from attacks import adversary
+from batches import batch_of, decided
 from proofs import points_of
 from torch import Tensor
 
@@ -194,13 +195,12 @@ def test_an_attack_leaves_a_point_where_the_claim_is_false(specification: Specif
         net = network(seed)
         program = lower(net, dtype=torch.float64)
         images, labels, radii = asked(net, 40, seed)
-        indices = torch.arange(100, 140)
-        bounds = unbounded(program, images)
-        open_ = ~Clean(program, specification)(images, labels, indices, bounds).decided
+        batch = batch_of(images, labels, radii, torch.arange(100, 140))
+        open_ = ~decided(Clean(program, specification), program, batch).decided
         if not open_.any():
             continue
-        attack = TargetedAttack(adversary(program, radii, specification))
-        finding = attack(images[open_], labels[open_], indices[open_], bounds[open_])
+        attack = TargetedAttack(adversary(program, specification))
+        finding = decided(attack, program, batch.select(open_))
         assert finding.counterexample is not None
         sizes = torch.tensor(radii.values, dtype=torch.float64)[open_]
         moved = torch.linalg.vector_norm(finding.counterexample - images[open_], dim=1)
@@ -253,14 +253,12 @@ def test_no_radius_certifies_what_is_true(specification: Specification, assuranc
 def test_weaker_claims_are_never_harder() -> None:
     net = network(4)
     images, labels, radii = asked(net, 40, 4)
-    program, indices = lower(net, dtype=torch.float64), torch.arange(100, 140)
+    program, batch = lower(net, dtype=torch.float64), batch_of(images, labels, radii, torch.arange(100, 140))
     bound = global_bound(program)
     for kind in (Global, Local):
         before = torch.zeros(40, dtype=torch.bool)
         for specification in (FIRST, Top(2), Top(3)):
-            now = kind(program, radii, bound, specification=specification)(
-                images, labels, indices, unbounded(program, images)
-            ).decided
+            now = decided(kind(program, bound, specification=specification), program, batch).decided
             assert not (before & ~now).any()
             before = now
 

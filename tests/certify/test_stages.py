@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import pytest
 import torch
-from attacks import adversary, unbounded
+from attacks import adversary
+from batches import batch_of, decided
 from torch import Tensor
 
 from llcert.bounds import GlobalBound, RowWeighting, global_bound
-from llcert.certify import Attack, Clean, Global, Local, Verdict
+from llcert.certify import Attack, Clean, Global, Known, Local, Traces, Verdict
 from llcert.certify.specification import FIRST, positive
 from llcert.ir import Input, Network, apply
 from llcert.ops import Linear, relu
 from llcert.program import Program, lower
-
-INDICES = torch.arange(40)
 
 
 def _net(seed: int = 0, scale: float = 1.0, dtype: torch.dtype = torch.float64) -> Program:
@@ -48,9 +47,9 @@ def test_clean_decides_ties_and_nan() -> None:
     program = lower(Network(apply(Linear(torch.zeros(3, 2), torch.tensor([1.0, 1.0, 0.0])), apply(Input((2,))))))
     stage, images = Clean(program), torch.full((3, 2), 0.5)
     assert stage.verdict is Verdict.MISCLASSIFIED
-    assert stage(images, torch.arange(3), INDICES[:3], unbounded(program, images)).decided.all()
+    assert decided(stage, program, batch_of(images, torch.arange(3), 0.1)).decided.all()
     images[0, 0] = torch.nan
-    assert stage(images, torch.arange(3), INDICES[:3], unbounded(program, images)).decided.all()
+    assert decided(stage, program, batch_of(images, torch.arange(3), 0.1)).decided.all()
 
 
 @pytest.mark.parametrize("seed", range(4))
@@ -58,8 +57,7 @@ def test_bounds_hold_on_the_sphere_and_local_is_never_worse(seed: int) -> None:
     program = _net(seed)
     images, labels = _batch(program)
     bound, eps = global_bound(program), 0.05
-    coarse = Global(program, eps, bound)(images, labels, INDICES, unbounded(program, images))
-    fine = Local(program, eps, bound)(images, labels, INDICES, unbounded(program, images))
+    coarse, fine = (decided(s(program, bound), program, batch_of(images, labels, eps)) for s in (Global, Local))
     assert coarse.margin is not None
     assert fine.margin is not None
     assert (fine.margin >= coarse.margin * (1 - 1e-9) - 1e-9).all()
@@ -76,17 +74,18 @@ def test_bounds_hold_on_the_sphere_and_local_is_never_worse(seed: int) -> None:
 def test_no_room_certifies_all_that_leads() -> None:
     program = _net()
     images, labels = _batch(program)
-    bound, known = global_bound(program), unbounded(program, images)
+    bound = global_bound(program)
     leading = FIRST.holds(program.logits(images), labels, 3)
-    for stage in (Global(program, 0.0, bound), Local(program, 0.0, bound)):
-        assert torch.equal(stage(images, labels, INDICES, known).decided, leading)
+    for stage in (Global, Local):
+        found = decided(stage(program, bound), program, batch_of(images, labels, 0.0))
+        assert torch.equal(found.decided, leading)
 
 
 def test_local_measures_every_image() -> None:
     program = _net()
     images, labels = _batch(program)
     bound = global_bound(program)
-    finding = Local(program, 0.05, bound)(images, labels, INDICES, unbounded(program, images))
+    finding = decided(Local(program, bound), program, batch_of(images, labels, 0.05))
     assert finding.lipschitz is not None
     assert finding.growth is not None
     assert (finding.lipschitz <= bound.logit_lipschitz).all()
@@ -97,27 +96,27 @@ def test_local_measures_every_image() -> None:
         assert ((layer.varying >= 0) & (layer.varying <= 1)).all()
 
 
-def test_a_kept_pass_is_of_the_very_images() -> None:
-    """Later stages share a forward pass by the index of an image; another image under that index has its own."""
+def test_later_stages_start_from_the_forward_passes_of_their_own_images() -> None:
+    """What one stage leaves is what another would compute for the images that go on, and is not computed again."""
     program = _net()
-    images, _ = _batch(program)
-    kept, fresh = (Local(program, 0.05, global_bound(program)) for _ in range(2))
-    kept.masked(images, INDICES)
-    some, moved = INDICES[10:20], (images + 0.25)[10:20]
-    for wanted in (images[10:20], moved, images[10:20].flip(0)):
-        found, own = kept.masked(wanted, some), fresh.masked(wanted.clone(), some)
-        fresh.forget()
-        for block in program.blocks:
-            assert torch.equal(found.pre_activation[block.node].lower, own.pre_activation[block.node].lower)
-            assert torch.equal(
-                found.post_activation[block.node].region.radius, own.post_activation[block.node].region.radius
-            )
+    batch, local = batch_of(*_batch(program), 0.05), Local(program, global_bound(program))
+    _, traces = local.refined(batch, Traces())
+    some = torch.tensor([3, 17, 5])
+    left, known = batch.select(some), Known.nothing(program, len(batch)).improved(None, traces).select(some)
+    assert local.refined(left, known.traces)[0] is known.traces.refined
+    found, _ = local.masked(left, known.traces)
+    assert found is known.traces.masked
+    own, _ = local.masked(left, Traces())
+    for block in program.blocks:
+        mine, theirs = (t.pre_activation[block.node].lower for t in (found, own))
+        torch.testing.assert_close(mine, theirs, rtol=1e-9, atol=1e-9)
+        torch.testing.assert_close(found.lipschitz[block.node], own.lipschitz[block.node], rtol=1e-9, atol=1e-9)
 
 
 def test_attack_keeps_its_witnesses() -> None:
     program = _net()
     images, labels = _batch(program)
-    finding = Attack(adversary(program, 0.4))(images, labels, INDICES, unbounded(program, images))
+    finding = decided(Attack(adversary(program)), program, batch_of(images, labels, 0.4))
     assert finding.counterexample is not None
     assert finding.decided.any()
     assert not FIRST.holds(program.logits(finding.counterexample[finding.decided]), labels[finding.decided], 3).any()
@@ -130,8 +129,8 @@ def test_verdicts_do_not_depend_on_the_scale_of_the_weights(scale: float) -> Non
     images, labels = _batch(plain)
     for eps in (0.02, 0.1, 0.3):
         for kind in (Global, Local):
-            known = kind(plain, eps, global_bound(plain))(images, labels, INDICES, unbounded(plain, images))
-            found = kind(scaled, eps, global_bound(scaled))(images, labels, INDICES, unbounded(plain, images))
+            batch = batch_of(images, labels, eps)
+            known, found = (decided(kind(p, global_bound(p)), p, batch) for p in (plain, scaled))
             assert known.margin is not None
             clear = known.margin.abs() > 1e-3
             assert not (found.decided & ~known.decided)[clear].any(), (kind, eps)
@@ -143,17 +142,16 @@ def test_verdicts_do_not_depend_on_the_scale_of_the_weights(scale: float) -> Non
 def test_overflow_certifies_nothing(scale: float) -> None:
     program = _net(scale=scale, dtype=torch.float32)
     images, _ = _batch(_net(dtype=torch.float32))
-    labels, bound = torch.zeros(40, dtype=torch.int64), global_bound(program)
-    for stage in (Global(program, 0.1, bound), Local(program, 0.1, bound)):
-        assert not stage(images, labels, INDICES, unbounded(program, images)).decided.any()
+    batch, bound = batch_of(images, torch.zeros(40, dtype=torch.int64), 0.1), global_bound(program)
+    for stage in (Global(program, bound), Local(program, bound)):
+        assert not decided(stage, program, batch).decided.any()
 
 
 def test_the_second_pass_starts_near_the_first_but_not_on_it() -> None:
     program = _net()
-    images, _ = _batch(program)
-    local = Local(program, 0.05, global_bound(program))
-    first = local.trace(images, INDICES, RowWeighting.MASK, seed=0)
-    second = local.trace(images, INDICES, RowWeighting.SECANT, seed=0, before=first)
+    batch, local = batch_of(*_batch(program), 0.05), Local(program, global_bound(program))
+    first = local.trace(batch, RowWeighting.MASK)
+    second = local.trace(batch, RowWeighting.SECANT, before=first)
     for block in program.blocks:
         assert (
             second.post_activation[block.node].region.radius
@@ -175,10 +173,10 @@ def _diagonal(seed: int) -> tuple[Program, GlobalBound, Tensor]:
 def test_a_vector_of_the_first_pass_does_not_stop_the_second_early(seed: int) -> None:
     """Without a nudge the second norm of this map came out 22 % too small."""
     program, bound, image = _diagonal(seed)
-    local = Local(program, 0.3, bound)
+    local, batch = Local(program, bound), batch_of(image, torch.zeros(1, dtype=torch.int64), 0.3)
     block = program.blocks[0]
-    first = local.trace(image, INDICES[:1], RowWeighting.MASK, seed=0)
-    second = local.trace(image, INDICES[:1], RowWeighting.SECANT, seed=0, before=first)
+    first = local.trace(batch, RowWeighting.MASK)
+    second = local.trace(batch, RowWeighting.SECANT, before=first)
     assert block.activation is not None
     secants = block.activation.secant(second.pre_activation[block.node])
     weight = block.terms[0].adjoint(torch.eye(4, dtype=torch.float64))

@@ -6,7 +6,8 @@ from dataclasses import replace
 
 import pytest
 import torch
-from attacks import adversary, attacked, unbounded
+from attacks import adversary, attacked
+from batches import batch_of, decided
 from torch import Tensor
 
 from llcert.certify import (
@@ -53,8 +54,7 @@ def _images() -> Tensor:
 def _attack(
     program: Program, images: Tensor, labels: Tensor, eps: float, *, specification: Specification = FIRST
 ) -> Finding:
-    stage = TargetedAttack(adversary(program, eps, specification))
-    return stage(images, labels, torch.arange(len(images)), unbounded(program, images))
+    return decided(TargetedAttack(adversary(program, specification)), program, batch_of(images, labels, eps))
 
 
 @pytest.mark.parametrize("seed", range(5))
@@ -109,8 +109,8 @@ def test_a_picture_is_preferred_where_there_is_one() -> None:
 def test_a_claim_about_pictures_is_refuted_by_pictures_alone() -> None:
     program = _linear(torch.tensor([[0.0, 0.0], [1.0, 0.0]]), torch.tensor([0.0, -1.2]))
     images, labels = torch.tensor([[0.9, 0.5]]), torch.zeros(1, dtype=torch.int64)
-    stage = TargetedAttack(replace(adversary(program, 0.5), restricted=True))
-    assert not stage(images, labels, INDICES[:1], unbounded(program, images)).decided.any()
+    stage = TargetedAttack(replace(adversary(program), restricted=True))
+    assert not decided(stage, program, batch_of(images, labels, 0.5)).decided.any()
     assert _attack(program, images, labels, 0.5).decided.all()
 
 
@@ -119,8 +119,8 @@ def test_closed_rivals_are_left_out_unless_all_are_closed() -> None:
     program = _linear(torch.tensor([[0.0, 0.0], [1.0, 0.0], [0.0, 0.0]]), torch.tensor([0.0, -0.8, -9.0]))
     images, labels = torch.tensor([[0.5, 0.5]]), torch.zeros(1, dtype=torch.int64)
     for bounds, expected in (([0.0, 1.0, -1.0], False), ([0.0, -1.0, 1.0], True), ([0.0, 1.0, 1.0], True)):
-        stage = TargetedAttack(adversary(program, 0.5))
-        assert bool(stage(images, labels, INDICES[:1], torch.tensor([bounds])).decided) is expected
+        stage, batch = TargetedAttack(adversary(program)), batch_of(images, labels, 0.5)
+        assert bool(decided(stage, program, batch, torch.tensor([bounds])).decided) is expected
 
 
 def test_it_is_broken_only_if_the_deployed_network_says_so() -> None:
@@ -128,8 +128,8 @@ def test_it_is_broken_only_if_the_deployed_network_says_so() -> None:
     labels = program.logits(images).argmax(1)
 
     def finding(deployed: Deployed) -> Finding:
-        known = replace(adversary(program, 0.5), target=Target(program, deployed))
-        return TargetedAttack(known)(images, labels, INDICES, unbounded(program, images))
+        known = replace(adversary(program), target=Target(program, deployed))
+        return decided(TargetedAttack(known), program, batch_of(images, labels, 0.5))
 
     own = finding(program.logits)
     assert torch.equal(finding(lambda points: program.logits(points) * 2).decided, own.decided)
@@ -164,8 +164,8 @@ def test_what_it_finds_does_not_depend_on_who_shares_a_batch() -> None:
     labels = program.logits(images).argmax(1)
     together = _attack(program, images, labels, 0.5)
     order = torch.randperm(60, generator=torch.Generator().manual_seed(0))
-    stage, bounds = TargetedAttack(adversary(program, 0.5)), unbounded(program, images)
-    parts = [stage(images[i], labels[i], INDICES[i], bounds[i]) for i in order.split(7)]
+    stage, batch = TargetedAttack(adversary(program)), batch_of(images, labels, 0.5)
+    parts = [decided(stage, program, batch.select(i)) for i in order.split(7)]
     assert torch.equal(torch.cat([p.decided for p in parts]), together.decided[order])
 
 

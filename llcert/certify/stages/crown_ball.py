@@ -1,4 +1,4 @@
-"""The dual stage: rows on the logits carried back to the image, where the last hidden values do not decide."""
+"""The stages that bound objectives by backward passes over boxes and balls (docs/method.md, sections 9 and 10)."""
 
 from __future__ import annotations
 
@@ -10,34 +10,34 @@ from torch import Tensor
 from llcert.bounds import Trace
 from llcert.bounds.ascent import Ascent, enough_to_prove
 from llcert.bounds.dual import Backward, Tightest, differences
+from llcert.certify.batch import Batch, Known
 from llcert.certify.proof_hint import FixedRelaxation, ProofHint
 from llcert.certify.specification import positive
-from llcert.certify.stages import Local
+from llcert.certify.stages.local import Local
 from llcert.certify.verdict import Finding, Verdict
 
 
 @dataclass(frozen=True)
-class Dual:
-    """Certifies by the backward pass (METHOD, section 7): in closed form, then by ascent for the classes still open.
+class CrownBall:
+    """Certifies by linear bounds on box *and* ball: in closed form, then optimised for the classes still open.
 
-    boxes: whether the boxes come from the backward pass too, and masks and norms from those; where no block's boxes can
-    be asked for, such a stage decides nothing.
+    intermediate: whether pre-activation bounds come from backward passes, too, and masks and norms from these; where no
+    block has such bounds, this stage decides nothing.
     """
 
     local: Local
     ascent: Ascent = field(default_factory=Ascent)
-    boxes: bool = False
+    intermediate: bool = False
     name: str = "dual"
     verdict: Verdict = Verdict.CERTIFIED
 
-    def __call__(self, images: Tensor, labels: Tensor, indices: Tensor, bounds: Tensor) -> Finding:
-        if self.boxes and not self.local.asked.probes:
-            return Finding(
-                torch.zeros_like(labels, dtype=torch.bool),
-                torch.full_like(labels, torch.nan, dtype=self.local.program.dtype),
-            )
-        trace = self.local.refined(images, indices) if self.boxes else self.local.masked(images, indices)
-        program = self.local.program
+    def __call__(self, batch: Batch, known: Known) -> Finding:
+        program, labels = self.local.program, batch.references
+        if self.intermediate and not self.local.asked.probes:
+            nothing = torch.zeros_like(labels, dtype=torch.bool)
+            return Finding(nothing, torch.full_like(labels, torch.nan, dtype=program.dtype))
+        forward = self.local.refined if self.intermediate else self.local.masked
+        trace, traces = forward(batch, known.traces)
         backward = self.local.backward()
         specification, directions = self.local.specification, differences(labels, program)
         others = specification.others(directions.shape[1], program.classes)
@@ -50,9 +50,12 @@ class Dual:
         rest = self._ascended(backward, trace, directions, open_ & ~worst & hopeful, margins)
         margin = specification.margin(margins, labels, program.classes)
         hint = ProofHint(
-            local=True, intermediate=self.boxes, backward=True, relaxation=FixedRelaxation.joined([*first, *rest])
+            local=True,
+            intermediate=self.intermediate,
+            backward=True,
+            relaxation=FixedRelaxation.joined([*first, *rest]),
         )
-        return Finding(positive(margin), margin, bounds=margins, hints=(hint,))
+        return Finding(positive(margin), margin, bounds=margins, hints=(hint,), traces=traces)
 
     def _ascended(
         self, backward: Backward, trace: Trace, directions: Tensor, some: Tensor, margins: Tensor

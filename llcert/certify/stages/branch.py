@@ -1,4 +1,4 @@
-"""The branch stage: images that stay open are cut into parts, each with a bound of its own."""
+"""The stage `branch`: the set of an image that stays open is cut into parts, each with a bound of its own."""
 
 from __future__ import annotations
 
@@ -10,9 +10,10 @@ from torch import Tensor
 from llcert.bounds import Trace
 from llcert.bounds.branching import Branching, Leaves
 from llcert.bounds.dual import Backward, differences
+from llcert.certify.batch import Batch, Known
 from llcert.certify.proof_hint import BranchCover, ProofHint
 from llcert.certify.specification import positive
-from llcert.certify.stages import Local
+from llcert.certify.stages.local import Local
 from llcert.certify.verdict import Finding, Verdict
 
 
@@ -20,29 +21,26 @@ from llcert.certify.verdict import Finding, Verdict
 class Branch:
     """Certifies by branch and bound, one image after the other, within a budget of time for each.
 
-    boxes: whether they come from the backward pass. How far it gets depends on the speed of the machine, so this stage
-    alone may decide differently on another.
+    How far it gets depends on the speed of the machine, so this stage alone may decide differently on another.
     """
 
     local: Local
     branching: Branching = field(default_factory=Branching)
-    boxes: bool = True
     name: str = "branch"
     verdict: Verdict = Verdict.CERTIFIED
 
-    def __call__(self, images: Tensor, labels: Tensor, indices: Tensor, bounds: Tensor) -> Finding:
-        trace = self.local.refined(images, indices) if self.boxes else self.local.masked(images, indices)
-        program = self.local.program
-        backward = self.local.backward()
-        margins = torch.full((len(images),), torch.nan, dtype=program.dtype, device=images.device)
+    def __call__(self, batch: Batch, known: Known) -> Finding:
+        trace, _ = self.local.refined(batch, known.traces)
+        backward, device = self.local.backward(), batch.images.device
+        margins = torch.full((len(batch),), torch.nan, dtype=self.local.program.dtype, device=device)
         found: list[tuple[Tensor, Tensor, Leaves]] = []
-        for position in range(len(images)):
-            here = torch.tensor([position], device=images.device)
-            classes, leaves, margin = self._image(backward, trace.select(here), labels[here])
+        for position in range(len(batch)):
+            here = torch.tensor([position], device=device)
+            classes, leaves, margin = self._image(backward, trace.select(here), batch.references[here])
             margins[position] = margin
             if leaves is not None:
                 found.append((here.expand(len(classes)), classes, leaves))
-        hint = ProofHint(local=True, intermediate=self.boxes, backward=True, cover=_together(found) if found else None)
+        hint = ProofHint(local=True, intermediate=True, backward=True, cover=_together(found) if found else None)
         return Finding(positive(margins), margins, hints=(hint,))
 
     def _image(self, backward: Backward, trace: Trace, labels: Tensor) -> tuple[Tensor, Leaves | None, Tensor]:

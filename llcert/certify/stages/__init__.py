@@ -1,0 +1,1 @@
+"""The stages of a certification, one file each (docs/method.md, section 14)."""

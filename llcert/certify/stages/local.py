@@ -1,0 +1,148 @@
+"""The stage `local`: margins over local balls (docs/method.md, sections 4, 5 and 8)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+
+import torch
+from torch import Tensor
+
+from llcert.bounds import GlobalBound, LastLayer, RowWeighting, Start, Trace, propagate, worst_margins
+from llcert.bounds.boxes import Asked, backward_boxes
+from llcert.bounds.dual import Backward
+from llcert.bounds.forward import nudged
+from llcert.certify.batch import Batch, Known, Traces
+from llcert.certify.proof_hint import ProofHint
+from llcert.certify.specification import FIRST, Specification, positive
+from llcert.certify.verdict import Finding, LayerMeasure, Verdict
+from llcert.layout import flat
+from llcert.program import Program, Term
+from llcert.region import PixelRange, Region, ball
+from llcert.spectral import Lanczos, Solver
+
+_HINTS = (
+    ProofHint(local=True),
+    ProofHint(local=True, backward=True),
+    ProofHint(local=True, weighting=RowWeighting.SECANT),
+)
+
+
+@dataclass(frozen=True)
+class Local:
+    """Certifies by the local Lipschitz bound: 0/1 masks first (eq. 6), centre secants for what stays open.
+
+    within: the range of pixels that a claim is restricted to. other: what asks for boxes of the same network in
+    float64, where that has been found anyway.
+    """
+
+    program: Program
+    bound: GlobalBound
+    solver: Solver = field(default_factory=Lanczos)
+    start: Start = Start.UNMASKED
+    within: PixelRange | None = None
+    specification: Specification = FIRST
+    other: Asked | None = None
+    name: str = "local"
+    verdict: Verdict = Verdict.CERTIFIED
+
+    @cached_property
+    def last(self) -> LastLayer:
+        return LastLayer.of(self.program)
+
+    def ball(self, batch: Batch) -> Region:
+        """The set of each image that the specification is about."""
+        return ball(self.program.entering(batch.images), batch.radii, within=self.within)
+
+    def backward(self) -> Backward:
+        """The backward pass that knows what the specification is restricted to."""
+        return Backward(self.program, clip=self.within is not None)
+
+    def trace(self, batch: Batch, weighting: RowWeighting, *, before: Trace | None = None) -> Trace:
+        """The forward pass over the balls of a batch; for Start.SAVED, `before` lends its singular vectors."""
+        return propagate(
+            self.program,
+            self.ball(batch),
+            self.bound,
+            weighting=weighting,
+            solver=self.solver,
+            start=self.start,
+            saved=None if before is None else _vectors(before, batch.seeds),
+            seed=batch.seeds,
+        )
+
+    def masked(self, batch: Batch, traces: Traces) -> tuple[Trace, Traces]:
+        """The forward pass with 0/1 masks, and all passes with it. traces: those that earlier stages have left."""
+        trace = traces.masked or self.trace(batch, RowWeighting.MASK)
+        return trace, replace(traces, masked=trace)
+
+    def refined(self, batch: Batch, traces: Traces) -> tuple[Trace, Traces]:
+        """The same with intermediate bounds from backward passes, which start from the boxes of the pass with masks."""
+        if traces.refined is not None:
+            return traces.refined, traces
+        masked, traces = self.masked(batch, traces)
+        saved = _vectors(masked, batch.seeds)
+        trace = propagate(
+            self.program,
+            self.ball(batch),
+            self.bound,
+            solver=self.solver,
+            start=Start.SAVED if saved else self.start,
+            saved=saved,
+            seed=batch.seeds,
+            boxes=backward_boxes(self.backward(), masked, self.asked.probes),
+        )
+        return trace, replace(traces, refined=trace)
+
+    @cached_property
+    def asked(self) -> Asked:
+        """What asks for the boxes of the program's blocks."""
+        return Asked(self.program, self.other)
+
+    def __call__(self, batch: Batch, known: Known) -> Finding:
+        logits = self.program.logits(batch.images)
+        masked, traces = self.masked(batch, known.traces)
+        bounds = worst_margins(logits, batch.references, self.last, masked.post_activation)
+        margin, growth = self._margin(bounds, batch), self._growth(masked, batch)
+        still = torch.nonzero(~positive(margin))[:, 0]
+        if len(still):
+            left = batch.select(still)
+            sharper = self.trace(left, RowWeighting.SECANT, before=masked.select(still))
+            better = worst_margins(logits[still], left.references, self.last, sharper.post_activation)
+            margin[still] = torch.fmax(margin[still], self._margin(better, left))
+            bounds[still] = torch.fmax(bounds[still], better)
+            growth[still] = torch.fmin(growth[still], self._growth(sharper, left))
+        return Finding(
+            positive(margin),
+            margin,
+            masked.logit_lipschitz,
+            growth,
+            bounds,
+            _layers(self.program, masked),
+            hints=_HINTS,
+            traces=traces,
+        )
+
+    def _margin(self, bounds: Tensor, batch: Batch) -> Tensor:
+        return self.specification.margin(bounds, batch.references, self.program.classes)
+
+    def _growth(self, trace: Trace, batch: Batch) -> Tensor:
+        """Radius of the values the last linear map starts from, over that of the ball, `[images]`; NaN for radius 0."""
+        radii = torch.stack([trace.post_activation[t.source].region.radius for t in self.last.rows])
+        grown = torch.linalg.vector_norm(radii, dim=0) / batch.radii.to(radii.dtype)
+        return torch.where(batch.radii > 0, grown, torch.nan)
+
+
+def _vectors(trace: Trace, seed: Tensor) -> dict[Term, Tensor]:
+    """Starts near the singular vectors of a pass, as far as its solver found them."""
+    return {t: nudged(n.vector, seed) for t, n in trace.norms.items() if n.vector is not None}
+
+
+def _layers(program: Program, trace: Trace) -> tuple[LayerMeasure, ...]:
+    measures = []
+    for block in program.blocks:
+        varying = flat(trace.post_activation[block.node].varying).float().mean(1)
+        for term in block.terms:
+            norm = trace.norms[term]
+            measures.append(LayerMeasure(norm.value, norm.iterations, varying))
+    return tuple(measures)
