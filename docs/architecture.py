@@ -33,14 +33,14 @@ def imports() -> tuple[Graph, dict[str, str]]:
     for path in sorted(set(files) - front):
         tree = ast.parse(path.read_text(encoding="utf-8"))
         part = _part(".".join(path.relative_to(ROOT).with_suffix("").parts))
-        if path.name == "__init__.py" or path.parent == ROOT / "llcert":
+        if path.parent == ROOT / "llcert" or path.relative_to(ROOT).with_suffix("").parts[-2:] == (part, "__init__"):
             about[part] = _first_sentence(ast.get_docstring(tree) or "")
         graph.setdefault(part, set()).update(_part(name) for name in _imported(tree))
     return {part: (found & set(graph)) - {part} for part, found in graph.items()}, about
 
 
 def _first_sentence(text: str) -> str:
-    paragraph = " ".join(text.partition("\n\n")[0].split())
+    paragraph = re.sub(r" \(docs/[^)]*\)", "", " ".join(text.partition("\n\n")[0].split()))
     found = re.match(r".+?[.?](?=\s|$)", paragraph)
     return found.group() if found else paragraph
 

@@ -1,4 +1,4 @@
-"""The command line."""
+"""The command line: reads options, runs a job, prints."""
 
 from llcert.cli.app import main
 
