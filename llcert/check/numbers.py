@@ -88,6 +88,13 @@ def least_sum(values: Vector) -> Any:
     return least_product(values, np.ones(values.shape[-1]))
 
 
+def least_sums(values: Vector, rows: NDArray[np.int64], shape: tuple[int, int]) -> Vector:
+    """Lower bounds of the sums of the values of each row; rows: of each value. shape: rows, and values of a row."""
+    count, most = shape
+    size = above(np.bincount(rows, np.abs(values), count), most + 2)
+    return np.asarray(down(np.bincount(rows, values, count) - above(gamma(most + 2) * size, 4)))
+
+
 def down(value: Any) -> Any:
     """The next smaller float64: below the exact result of the one operation that gave `value`."""
     return np.nextafter(value, -np.inf)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -24,6 +24,7 @@ from llcert.check.numbers import (
     gamma,
     least_product,
     least_sum,
+    least_sums,
     length,
     lengths,
     up,
@@ -156,11 +157,22 @@ def _unsorted(
 
 
 def _constant(pieces: Iterable[Piece], row: Vector, g: Vector, zone: Zone, lam: Vector) -> Vector:
-    """Lower bounds of `row . phi(z) - g . z` over box and ellipsoid, by the multipliers lam, `[rows]`."""
+    """Lower bounds of `row . phi(z) - g . z` over box and ellipsoid, by the multipliers lam, `[rows]`.
+
+    Entries of a row that are 0, and so is g, add nothing below 0: at the centre, if the box has it, they add 0.
+    """
     curvature = lam[:, None] * zone.weights * zone.weights * (1 - 16 * U)
     curvature = np.where(curvature > 2.0**-800, curvature, 0.0)
-    least = _least(pieces, row, g, curvature, (zone.centre, zone.lower, zone.upper))
-    return np.asarray(down(least_sum(least) - _most(lam * zone.radius * zone.radius / 2)))
+    held = np.nonzero((row != 0) | (zone.lower > zone.centre) | (zone.upper < zone.centre))
+
+    def among(values: Any) -> Any:
+        return np.broadcast_to(values, row.shape)[held] if np.ndim(values) else values
+
+    chosen = [(among(start), among(end), among(slope), among(height)) for start, end, slope, height in pieces]
+    box = (among(zone.centre), among(zone.lower), among(zone.upper))
+    least = _least(chosen, row[held], g[held], curvature[held], box)
+    found = least_sums(least, held[0], row.shape)
+    return np.asarray(down(found - _most(lam * zone.radius * zone.radius / 2)))
 
 
 def _least(
