@@ -31,8 +31,8 @@ from llcert.data.dataset import Batch
 from llcert.errors import LlcertError
 from llcert.frontend.onnx_file import save
 from llcert.ir import Network
-from llcert.job import Job, prepare
-from llcert.question import Question
+from llcert.options import Options
+from llcert.runs.job import Job, prepare
 
 HERE = Path(__file__).parent
 RESULTS = HERE / "results" / "contradictions.json"
@@ -119,7 +119,7 @@ def file_jobs(path: Path, data: str, root: Path, entry: dict[str, Any]) -> Prepa
         dataset = load_dataset(data, root=root)
         network = replace(load(path), metadata={})
         front = {k: tuple(entry[k]) for k in ("mean", "std") if entry.get(k)}
-        question = Question(
+        options = Options(
             eps=eps,
             stages=stages,
             assurance=assurance,
@@ -129,7 +129,7 @@ def file_jobs(path: Path, data: str, root: Path, entry: dict[str, Any]) -> Prepa
             layout=entry.get("layout"),
             **front,
         )
-        return prepare(network, question, model=str(path), dataset=dataset)
+        return prepare(network, options, model=str(path), dataset=dataset)
 
     return prepared
 
@@ -221,8 +221,8 @@ def of_graph(path: Path, seed: int) -> Counts:
     labels = network(images.to(network.dtype)).argmax(1)
 
     def prepared(eps: str, stages: tuple[str, ...], assurance: str, radius: bool, _: int) -> Job:
-        question = Question(eps=eps, stages=stages, assurance=assurance, radius=radius, batch_size=BATCH)
-        return prepare(network, question, model=str(path), dataset=images_and_labels(images, labels))
+        options = Options(eps=eps, stages=stages, assurance=assurance, radius=radius, batch_size=BATCH)
+        return prepare(network, options, model=str(path), dataset=images_and_labels(images, labels))
 
     row = of_network(prepared, 1e9)
     return Counts(**{k: v for k, v in row.items() if k != "eps"})

@@ -12,9 +12,9 @@ from typing import Any
 import torch
 
 from llcert.certify.arithmetic import full_precision
-from llcert.job import device_name
 from llcert.machine.versions import versions
 from llcert.region import channels_last
+from llcert.runs.resolve import device_name
 
 
 def facts(device: torch.device | None = None) -> dict[str, Any]:

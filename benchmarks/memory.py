@@ -25,8 +25,8 @@ from llcert.api import images_and_labels, load
 from llcert.certify import Footprint
 from llcert.data import Dataset, load_dataset
 from llcert.ir import Network
-from llcert.job import prepare
-from llcert.question import Question
+from llcert.options import Options
+from llcert.runs.job import prepare
 
 RESULTS = Path(__file__).parent / "results" / "memory.json"
 RANDOM: dict[str, Callable[[], Network]] = {
@@ -81,15 +81,16 @@ def _measured(setting: dict[str, Any]) -> dict[str, Any]:
     torch.set_num_threads(1)
     (small, large), (eps, assurance) = setting["batches"], STAGES[setting["stage"]]
     network, data = _question(setting, large)
-    question = Question(
+    options = Options(
         eps=eps,
         stages=(setting["stage"].removesuffix(", proved"),),
         assurance=assurance,
         branch_seconds=1.0,
         batch_size=large,
         device=setting["device"],
+        self_check=False,
     )
-    certifier = prepare(network, question, dataset=data, self_check=False).certifier
+    certifier = prepare(network, options, dataset=data).certifier
     footprint = Footprint.of(certifier.program, proved=assurance != "estimate")
     start, peaks = Peak.of(certifier.program.device), []
     for size in (small, large):

@@ -22,8 +22,8 @@ import torch
 from machine import facts, synchronise
 from peak import Peak, convolutions, images_of, in_new_process
 
-from llcert.job import prepare
-from llcert.question import Question
+from llcert.options import Options
+from llcert.runs.job import prepare
 
 RESULTS = Path(__file__).parent / "results" / "scaling.json"
 BASE = {"images": 16, "batch": 16, "depth": 3, "width": 16, "size": 32}
@@ -81,15 +81,16 @@ def _measured(setting: dict[str, Any]) -> dict[str, float]:
         path = Path(folder) / "images.npz"
         pixels, labels = images_of(network, setting["images"])
         np.savez(path, x=pixels, y=labels)
-        question = Question(
+        options = Options(
             eps="0.05",
             data=str(path),
             stages=tuple(setting.get("stages", ("local",))),
             assurance="estimate",
             batch_size=setting["batch"],
             device=setting["device"],
+            self_check=False,
         )
-        job = prepare(network, question, self_check=False)
+        job = prepare(network, options)
         device = job.certifier.program.device
         peak, begun = Peak.of(device), time.perf_counter()
         for _ in job.results():

@@ -28,11 +28,11 @@ from llcert.bounds.dual import Backward, Choice, Key, differences
 from llcert.certify import PGD, Perturbations, Target, Verdict, radii_of
 from llcert.certify.specification import positive
 from llcert.data import load_dataset
-from llcert.job import Job, prepare
 from llcert.layout import Layout
-from llcert.question import Question
+from llcert.options import Options
 from llcert.relaxation import Relaxation
 from llcert.report.tally import Tally
+from llcert.runs.job import Job, prepare
 
 RESULTS = Path(__file__).parent / "results" / "tightness.json"
 STAGES = ("global", "local", "attack", "dual", "boxes", "branch")
@@ -102,10 +102,10 @@ def _job(root: Path, name: str, data: str, eps: str, images: int) -> Job:
     index = json.loads((root / "models" / "index.json").read_text())
     info: dict[str, Any] = next((e for e in index if name == f"models/{e['file'].removesuffix('.onnx')}"), {})
     mean, std = (tuple(info[k]) if info.get(k) else None for k in ("mean", "std"))
-    question = Question(
+    options = Options(
         eps=eps, samples=str(images), stages=STAGES, batch_size=20, branch_seconds=BRANCH, mean=mean, std=std
     )
-    return prepare(network, question, model=name, dataset=load_dataset(data, root=root))
+    return prepare(network, options, model=name, dataset=load_dataset(data, root=root))
 
 
 def rivals(job: Job) -> dict[str, Any]:

@@ -41,8 +41,8 @@ from llcert.certify.arithmetic import full_precision
 from llcert.data import load_dataset
 from llcert.data.dataset import subset
 from llcert.errors import LlcertError
-from llcert.job import device_of
 from llcert.program import lower
+from llcert.runs.resolve import device_of
 from llcert_train import objective
 from llcert_train.data import TrainingData
 from llcert_train.precision import settle

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import fields
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -20,9 +19,9 @@ from llcert.data.npz import as_images
 from llcert.errors import InvalidInput
 from llcert.frontend import exported, onnx_file, pt2
 from llcert.ir import Network
-from llcert.job import prepare
-from llcert.question import Question, parse_list, parse_numbers
+from llcert.options import Options
 from llcert.report import Report, Tally
+from llcert.runs.job import prepare
 
 ENDINGS = (".onnx", ".onnx.gz", ".pt2")
 
@@ -76,58 +75,28 @@ def certify(
     network: Network,
     data: Dataset | str | tuple[Tensor, Tensor] | None = None,
     eps: float | Fraction | str | Sequence[float | Fraction | str] | Tensor | NDArray[Any] | None = None,
-    *,
-    stages: Sequence[str] | None = None,
-    mean: float | Sequence[float] | None = None,
-    std: float | Sequence[float] | None = None,
-    pixel_range: str | Sequence[float | Fraction | str] | None = None,
-    self_check: bool = True,
-    **question: Any,
+    **options: Any,
 ) -> Report:
     """The report on every image of `data`: who is certified in the L2 ball of radius `eps`, by which stage.
 
     data: a data set, the name or path of one, or images `[batch, *shape]` in [0, 1] with labels `[batch]`.
     eps: in pixel units, a number or text such as `36/255`; or so of each image. What is left out comes from the
     network's metadata.
-    pixel_range: the lowest and the highest value of a pixel, `(0, 1)` or text such as `0,1`; with `clip_input=True`
-    only points of the ball in that range count.
-    question: the other fields of `llcert.question.Question`, such as `target`, `top`, `device`, `samples`, `seed`.
+    options: the other fields of `llcert.options.Options`, such as `target`, `top`, `stages`, `mean`, `std`, `device`,
+    `samples`, `seed`, as text, numbers or lists. `pixel_range`: the lowest and the highest value of a pixel, `(0, 1)`;
+    with `clip_input=True` only points of the ball in that range count. `self_check=False`: without it.
     Raises InvalidInput for arguments that cannot be used, NumericalError where a bound is seen to be wrong.
     """
-    asked = Question(
-        eps=_written(eps),
-        data=data if isinstance(data, str) else None,
-        stages=None if stages is None else parse_list(stages) if isinstance(stages, str) else tuple(stages),
-        mean=_numbers(mean, "mean"),
-        std=_numbers(std, "std"),
-        pixel_range=_range(pixel_range),
-        **_known(question),
-    )
-    job = prepare(network, asked, dataset=_given(data), self_check=self_check)
+    given = Options.given(eps=eps, data=data if isinstance(data, str) else None, **options)
+    job = prepare(network, given, dataset=_given(data))
     tally = Tally(job.subject)
     for result in job.results():
         tally.add(result)
     return tally.report()
 
 
-def _written(eps: object) -> str | tuple[str, ...] | None:
-    """The radius, or every radius of a vector, as text; a floating-point number as its shortest decimal."""
-    if isinstance(eps, Tensor | np.ndarray | np.generic):
-        eps = eps.tolist()
-    if isinstance(eps, Sequence) and not isinstance(eps, str):
-        return tuple(str(_written(radius)) for radius in eps)
-    return None if eps is None else str(eps)
-
-
-def _range(ends: object) -> str | None:
-    """The two ends as text."""
-    if isinstance(ends, Sequence) and not isinstance(ends, str):
-        return ",".join(map(str, ends))
-    return None if ends is None else str(ends)
-
-
 def _given(data: object) -> Dataset | None:
-    """The data set that was handed in; None where the question names it or the metadata does."""
+    """The data set that was handed in; None where an option names it or the metadata does."""
     match data:
         case None | str():
             return None
@@ -155,23 +124,6 @@ def images_and_labels(images: Tensor, labels: Tensor) -> Dataset:
     pixels = as_images((given.float() if given.dtype == torch.bfloat16 else given).numpy(), "data")
     classes = labels.detach().cpu().numpy().astype(np.int64)
     return Dataset("images", "given", pixels, classes, int(classes.max(initial=0)) + 1, pixels.shape)
-
-
-def _numbers(values: float | Sequence[float] | None, name: str) -> tuple[float, ...] | None:
-    """One finite number a channel, or one for all."""
-    if values is None:
-        return None
-    listed = values if isinstance(values, Sequence) else (values,)
-    return parse_numbers(",".join(map(str, listed)), name)
-
-
-def _known(question: dict[str, Any]) -> dict[str, Any]:
-    """The same arguments; refuses names that no question has."""
-    names = {f.name for f in fields(Question)}
-    for name in question:
-        if name not in names:
-            raise InvalidInput(f"certify has no argument {name!r}; it knows {', '.join(sorted(names))}")
-    return question
 
 
 def file_sha256(path: Path) -> str:

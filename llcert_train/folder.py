@@ -19,8 +19,8 @@ import torch
 from llcert.api import file_sha256
 from llcert.data.reading import reading
 from llcert.errors import InvalidInput
-from llcert.run_directory import FILES as CERTIFY_FILES
-from llcert.run_directory import dump, lock, part_of, write_atomically
+from llcert.machine.files import dump, lock, part_of, write_atomically
+from llcert.runs.run_directory import FILES as CERTIFY_FILES
 from llcert_train.metrics import Epoch, read
 from llcert_train.settings import Recipe
 

@@ -20,9 +20,9 @@ from llcert.data.store import Progress
 from llcert.errors import InvalidInput
 from llcert.frontend.adapt import adapt
 from llcert.ir import Network, copied
-from llcert.job import device_of, settings_of, with_metadata
+from llcert.options import Options
 from llcert.program import lower
-from llcert.question import Question
+from llcert.runs.resolve import device_of, settings_of, with_metadata
 from llcert_train import zoo
 from llcert_train.augment import Augmentation
 from llcert_train.clip import clipped, folded, with_maxmin
@@ -96,7 +96,7 @@ class Job:
     trainer: Trainer
     watch: Watch
     test: Dataset
-    question: Question
+    options: Options
     recipe: Recipe
     identity: dict[str, Any]
     notes: tuple[str, ...] = field(default=())
@@ -106,7 +106,7 @@ class Job:
 
         Its weights are shared with the trainer, but for those that are averaged, which are copies.
         """
-        said = self.question
+        said = self.options
         known = {
             "eps": str(said.eps),
             "data": said.data if said.data in NAMED else None,
@@ -131,10 +131,10 @@ def prepare(task: Task, recipe: Recipe, *, team: Team | None = None, progress: P
     """
     device = device_of(task.device)
     network = None if task.model is None else load(task.model)
-    question = _question(task, recipe, network)
-    asked = settings_of(question, _subject(task, recipe))  # what certifies at the end is refused now, not then
-    train, test = _datasets(question, task, recipe.seed, progress)
-    said, recipe = recipe, _augmented(recipe, question.data)
+    options = _options(task, recipe, network)
+    asked = settings_of(options, _subject(task, recipe))  # what certifies at the end is refused now, not then
+    train, test = _datasets(options, task, recipe.seed, progress)
+    said, recipe = recipe, _augmented(recipe, options.data)
     Augmentation.of(recipe).check((1, *train.image_shape))
     if network is None:
         network = _built(recipe, train)
@@ -143,9 +143,9 @@ def prepare(task: Task, recipe: Recipe, *, team: Team | None = None, progress: P
         raise InvalidInput(
             "sparsity: the standard loss computes no bounds, which eq. 12 is about; choose another --loss"
         )
-    eps = positive_eps(str(question.eps))
+    eps = positive_eps(str(options.eps))
     kept, held = _parts(train, recipe)
-    fit = _fitting(question, train)
+    fit = _fitting(options, train)
     network, notes = (network, ()) if task.model is None else _operated(network, kept, recipe, fit)
     weights = Weights.of(network, device)
     if recipe.orthogonal:
@@ -161,11 +161,11 @@ def prepare(task: Task, recipe: Recipe, *, team: Team | None = None, progress: P
     local = not all(method_of(phase).plain for phase in recipe.phases)
     watch = Watch(program, images.to(program.dtype), labels, eps, recipe.attack_steps, recipe.seed, composed, local)
     warm = [room.sentence for room in trainer.rooms if room is not None][:1]
-    identity = _identity(task, question, asked, train, trainer.team)
+    identity = _identity(task, options, asked, train, trainer.team)
     moved = (
         (f"training images are cropped by {recipe.crop} pixels and mirrored",) if recipe.crop and recipe.flip else ()
     )
-    return Job(trainer, watch, test, question, said, identity, (*front, *notes, data.sentence, *moved, *warm))
+    return Job(trainer, watch, test, options, said, identity, (*front, *notes, data.sentence, *moved, *warm))
 
 
 def _augmented(recipe: Recipe, data: str | None) -> Recipe:
@@ -179,9 +179,9 @@ def _augmented(recipe: Recipe, data: str | None) -> Recipe:
     )
 
 
-def _question(task: Task, recipe: Recipe, network: Network | None) -> Question:
+def _options(task: Task, recipe: Recipe, network: Network | None) -> Options:
     """What was asked, its gaps filled by the model's metadata; data and eps are known afterwards."""
-    question = Question(
+    options = Options(
         eps=recipe.eps or None,
         data=recipe.data or None,
         data_root=task.data_root,
@@ -193,13 +193,13 @@ def _question(task: Task, recipe: Recipe, network: Network | None) -> Question:
         assurance=task.assurance,
     )
     if network is not None:
-        question = with_metadata(question, network)
+        options = with_metadata(options, network)
     subject = _subject(task, recipe)
-    if question.data is None:
+    if options.data is None:
         raise InvalidInput(f"{subject} names no data: give --data ({', '.join(NAMED)}, or a path)")
-    if question.eps is None:
+    if options.eps is None:
         raise InvalidInput(f"{subject} names no eps: give --eps, an L2 radius in pixel units such as 36/255")
-    return question
+    return options
 
 
 def _subject(task: Task, recipe: Recipe) -> str:
@@ -207,9 +207,9 @@ def _subject(task: Task, recipe: Recipe) -> str:
     return str(task.model or recipe.arch or "the recipe")
 
 
-def _datasets(question: Question, task: Task, seed: int, progress: Progress | None) -> tuple[Dataset, Dataset]:
+def _datasets(options: Options, task: Task, seed: int, progress: Progress | None) -> tuple[Dataset, Dataset]:
     """Training and test images."""
-    name, root = question.data or "", None if task.data_root is None else Path(task.data_root)
+    name, root = options.data or "", None if task.data_root is None else Path(task.data_root)
     if name in NAMED:
         if task.test_data is not None:
             raise InvalidInput(f"--test-data: {name} has a test set of its own; leave the option out")
@@ -284,11 +284,11 @@ def _some(train: Dataset, count: int, seed: int) -> tuple[Tensor, Tensor]:
 Fit = Callable[[Network], tuple[Network, tuple[str, ...]]]
 
 
-def _fitting(question: Question, train: Dataset) -> Fit:
+def _fitting(options: Options, train: Dataset) -> Fit:
     """How images get in front of a network."""
 
     def fit(network: Network) -> tuple[Network, tuple[str, ...]]:
-        return adapt(network, train.image_shape, layout=question.layout, mean=question.mean, std=question.std)
+        return adapt(network, train.image_shape, layout=options.layout, mean=options.mean, std=options.std)
 
     return fit
 
@@ -340,16 +340,16 @@ def _accuracy(network: Network, batches: list[Tensor], labels: Tensor) -> float:
     return float(right.double().mean())
 
 
-def _identity(task: Task, question: Question, asked: Settings, train: Dataset, team: Team) -> dict[str, Any]:
+def _identity(task: Task, options: Options, asked: Settings, train: Dataset, team: Team) -> dict[str, Any]:
     """What must be the same for a run to be continued, besides the recipe."""
     return {
         "model_sha256": None if task.model is None else file_sha256(task.model),
-        "data": question.data,
+        "data": options.data,
         "test_data": task.test_data,
-        "eps": question.eps,
-        "mean": list(question.mean or ()),
-        "std": list(question.std or ()),
-        "layout": question.layout,
+        "eps": options.eps,
+        "mean": list(options.mean or ()),
+        "std": list(options.std or ()),
+        "layout": options.layout,
         "data_sha256": train.sha256(range(len(train))),
         "processes": team.size,
         "stages": list(asked.stages),

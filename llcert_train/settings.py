@@ -5,17 +5,18 @@ from __future__ import annotations
 import dataclasses
 import enum
 import json
-import math
 import tomllib
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
 from llcert.errors import InvalidInput
-from llcert.question import parse_eps
+from llcert.options import declaration
+from llcert.options.declaration import checked, declaration_of, option
+from llcert.options.text import parse_eps
 
 
 class Activation(enum.StrEnum):
@@ -112,13 +113,6 @@ class WarmType(enum.StrEnum):
     FLOAT32 = "float32"
 
 
-def _said(
-    default: Any, text: str, *, least: float | None = None, most: float | None = None, above: bool = False
-) -> Any:
-    """A field with its help and range; above: the least value itself is not allowed."""
-    return field(default=default, metadata={"help": text, "least": least, "most": most, "above": above})
-
-
 GROUPS: Mapping[str, str] = MappingProxyType(
     {
         "arch": "What is trained",
@@ -140,73 +134,75 @@ class Recipe:
     """
 
     # what is trained on what; the command line may leave them to the model file
-    arch: str = _said("", "A network of the zoo, for llcert train.")
-    data: str = _said("", "Training data: a name, or a path.")
-    eps: str = _said("", "L2 radius in pixel units, 36/255 or 0.141.")
-    activation: str = _said("relu-theta", "relu-theta, maxmin, maxmin-clipped or keep; for llcert train also relu.")
-    initial: Initial = _said(Initial.KAIMING, "Weights of a new network: kaiming, or orthogonal (rows of norm one).")
-    centre: bool = _said(False, "A new network takes the mean colour of the training images off first.")
-    threshold: float = _said(2.0, "Where the thresholds of a new network start.", least=0)
-    quantile: float = _said(
+    arch: str = option("", "A network of the zoo, for llcert train.")
+    data: str = option("", "Training data: a name, or a path.")
+    eps: str = option("", "L2 radius in pixel units, 36/255 or 0.141.")
+    activation: str = option("relu-theta", "relu-theta, maxmin, maxmin-clipped or keep; for llcert train also relu.")
+    initial: Initial = option(Initial.KAIMING, "Weights of a new network: kaiming, or orthogonal (rows of norm one).")
+    centre: bool = option(False, "A new network takes the mean colour of the training images off first.")
+    threshold: float = option(2.0, "Where the thresholds of a new network start.", least=0)
+    quantile: float = option(
         0.999, "Where those of an imported one start: this quantile of what the neuron does.", least=0.5, most=1
     )
-    per: Granularity = _said(Granularity.NEURON, "One threshold a neuron, or one a channel.")
-    batch_norm: BatchNorm = _said(BatchNorm.KEEP, "keep, or fold into the layer in front.")
-    orthogonal: bool = _said(False, "Make weights orthogonal by the Cayley transform (llcert train).")
+    per: Granularity = option(Granularity.NEURON, "One threshold a neuron, or one a channel.")
+    batch_norm: BatchNorm = option(BatchNorm.KEEP, "keep, or fold into the layer in front.")
+    orthogonal: bool = option(False, "Make weights orthogonal by the Cayley transform (llcert train).")
 
     # the objective
-    loss: Loss = _said(Loss.LOCAL_LIP_B, ", ".join(Loss) + ".")
-    ball: Ball | None = _said(None, "global, product, liplt or local, in place of the bound that the loss comes with.")
-    last_loss: Loss | None = _said(None, "Of the end of the run, in place of loss: " + ", ".join(Loss) + ".")
-    last_ball: Ball | None = _said(None, "Of the end of the run: global, product, liplt or local; its own by default.")
-    last_share: float = _said(0.0, "Share of the run, at its end, with these; 0: none.", least=0, most=0.99)
-    overshoot: float = _said(1.1, "Radius trained at, in units of eps.", least=0, above=True)
-    kappa: float = _said(0.0, "Weight of the clean loss at the end of the ramp; 1 at its start.", least=0, most=1)
-    sparsity: float = _said(0.0, "Weight of the sparsity loss (eq. 12), a mean over neurons and images.", least=0)
-    temperature: float = _said(1.0, "Divides the logits in the loss.", least=0, above=True)
-    annealing: float = _said(5.0, "Exponent of logit annealing.", least=0)
-    offset: float = _said(2.0, "Handicap of the true logit under logit annealing.", least=0)
-    radius_weight: float = _said(15.0, "Weight of the radii under crm.", least=0)
-    radius_limit: float = _said(0.2, "Radius, in pixels, beyond which crm leaves an image alone.", least=0, above=True)
-    radius_sharpness: float = _said(5.0, "How much more the least radius counts under crm.", least=0, above=True)
+    loss: Loss = option(Loss.LOCAL_LIP_B, ", ".join(Loss) + ".")
+    ball: Ball | None = option(None, "global, product, liplt or local, in place of the bound that the loss comes with.")
+    last_loss: Loss | None = option(None, "Of the end of the run, in place of loss: " + ", ".join(Loss) + ".")
+    last_ball: Ball | None = option(None, "Of the end of the run: global, product, liplt or local; its own by default.")
+    last_share: float = option(0.0, "Share of the run, at its end, with these; 0: none.", least=0, most=0.99)
+    overshoot: float = option(1.1, "Radius trained at, in units of eps.", least=0, above=True)
+    kappa: float = option(0.0, "Weight of the clean loss at the end of the ramp; 1 at its start.", least=0, most=1)
+    sparsity: float = option(0.0, "Weight of the sparsity loss (eq. 12), a mean over neurons and images.", least=0)
+    temperature: float = option(1.0, "Divides the logits in the loss.", least=0, above=True)
+    annealing: float = option(5.0, "Exponent of logit annealing.", least=0)
+    offset: float = option(2.0, "Handicap of the true logit under logit annealing.", least=0)
+    radius_weight: float = option(15.0, "Weight of the radii under crm.", least=0)
+    radius_limit: float = option(0.2, "Radius, in pixels, beyond which crm leaves an image alone.", least=0, above=True)
+    radius_sharpness: float = option(5.0, "How much more the least radius counts under crm.", least=0, above=True)
 
     # the schedule
-    epochs: int = _said(60, "Passes over the training images, with --minutes at most; 0: as many as fit.", least=0)
-    minutes: float = _said(
+    epochs: int = option(60, "Passes over the training images, with --minutes at most; 0: as many as fit.", least=0)
+    minutes: float = option(
         0.0, "Minutes of training and looks, without the certification at the end; 0: no limit.", least=0
     )
-    warm_up: float = _said(0.025, "Share of the run at radius 0.", least=0, most=1)
-    ramp: float = _said(0.5, "Share of the run after which radius and kappa have their last values.", least=0, most=1)
-    batch: int = _said(128, "Images a step.", least=1)
-    rate: float = _said(1e-3, "Adam's rate.", least=0, above=True, most=1e35)
-    final_rate: float = _said(1e-6, "Where it has fallen to at the end.", least=0, above=True, most=1e35)
-    decay_from: float = _said(0.5, "Share of the run after which it falls.", least=0, most=1)
-    decay: Decay = _said(Decay.EXPONENTIAL, "How it falls: exponential, or cosine (half a wave).")
-    rate_warm_up: float = _said(0.0, "Share of the run in which it rises from zero.", least=0, most=1)
-    average: float = _said(0.0, "What a mean of the weights keeps a step; 0: the last weights.", least=0, most=0.99999)
-    clip_gradient: float = _said(0.0, "Longest gradient of a step; 0: any.", least=0)
-    crop: int | None = _said(
+    warm_up: float = option(0.025, "Share of the run at radius 0.", least=0, most=1)
+    ramp: float = option(0.5, "Share of the run after which radius and kappa have their last values.", least=0, most=1)
+    batch: int = option(128, "Images a step.", least=1)
+    rate: float = option(1e-3, "Adam's rate.", least=0, above=True, most=1e35)
+    final_rate: float = option(1e-6, "Where it has fallen to at the end.", least=0, above=True, most=1e35)
+    decay_from: float = option(0.5, "Share of the run after which it falls.", least=0, most=1)
+    decay: Decay = option(Decay.EXPONENTIAL, "How it falls: exponential, or cosine (half a wave).")
+    rate_warm_up: float = option(0.0, "Share of the run in which it rises from zero.", least=0, most=1)
+    average: float = option(0.0, "What a mean of the weights keeps a step; 0: the last weights.", least=0, most=0.99999)
+    clip_gradient: float = option(0.0, "Longest gradient of a step; 0: any.", least=0)
+    crop: int | None = option(
         None, "Random crops after padding by so many pixels. Default: 4 for cifar10 and tiny-imagenet, else 0.", least=0
     )
-    flip: bool | None = _said(None, "Random horizontal flips. Default: for cifar10 and tiny-imagenet.")
+    flip: bool | None = option(None, "Random horizontal flips. Default: for cifar10 and tiny-imagenet.")
 
     # the power iteration
-    start: Start = _said(Start.SAVED, "Where those of each image start: saved (a vector an image and layer) or random.")
-    iterations: int = _said(2, "Power iterations a step.", least=1)
-    warm_type: WarmType = _said(WarmType.FLOAT16, "Precision of saved vectors: float16, bfloat16 or float32.")
-    warm_place: WarmPlace = _said(WarmPlace.AUTO, "Where they lie: device, host, or auto, by what fits.")
-    precision: Precision = _said(
+    start: Start = option(
+        Start.SAVED, "Where those of each image start: saved (a vector an image and layer) or random."
+    )
+    iterations: int = option(2, "Power iterations a step.", least=1)
+    warm_type: WarmType = option(WarmType.FLOAT16, "Precision of saved vectors: float16, bfloat16 or float32.")
+    warm_place: WarmPlace = option(WarmPlace.AUTO, "Where they lie: device, host, or auto, by what fits.")
+    precision: Precision = option(
         Precision.FLOAT32, "Of the network in steps on a global ball: float32, bfloat16 or auto (what is faster)."
     )
-    mixed: bool = _said(False, "Find directions in bfloat16; norms stay in full precision.")
+    mixed: bool = option(False, "Find directions in bfloat16; norms stay in full precision.")
 
     # watching and saving
-    held_out: int = _said(256, "Training images kept aside to watch the run with.", least=1)
-    evaluate: int = _said(1, "Epochs between two looks at them.", least=1)
-    attack_steps: int = _said(20, "PGD steps of such a look.", least=1)
-    checkpoint: float = _said(5.0, "Minutes between two checkpoints.", least=0)
-    keep_vectors: bool = _said(False, "Keep vectors of images in checkpoints too, which makes them large.")
-    seed: int = _said(0, "Of everything random.", least=0, most=2**31 - 1)
+    held_out: int = option(256, "Training images kept aside to watch the run with.", least=1)
+    evaluate: int = option(1, "Epochs between two looks at them.", least=1)
+    attack_steps: int = option(20, "PGD steps of such a look.", least=1)
+    checkpoint: float = option(5.0, "Minutes between two checkpoints.", least=0)
+    keep_vectors: bool = option(False, "Keep vectors of images in checkpoints too, which makes them large.")
+    seed: int = option(0, "Of everything random.", least=0, most=2**31 - 1)
 
     def __post_init__(self) -> None:
         for f in dataclasses.fields(self):
@@ -314,53 +310,14 @@ def _parsed(content: bytes, source: str) -> Recipe:
 
 def kind_of(f: dataclasses.Field[Any]) -> type[Any]:
     """The type of a field's values: bool, int, float, str or an enum."""
-    names: dict[str, type[Any]] = {"bool": bool, "int": int, "float": float, "str": str}
-    name = str(f.type).removesuffix(" | None")
-    return names.get(name) or globals()[name]
+    return declaration.kind_of(f, globals())
 
 
 def _checked(f: dataclasses.Field[Any], value: Any) -> Any:
     """The value in the field's type; InvalidInput where it cannot be."""
-    kind = kind_of(f)
     if value is None and f.default is None:
         return None
-    if issubclass(kind, enum.Enum):
-        return _member(f.name, kind, value)
-    allowed = (int, float) if kind is float else (kind,)
-    too_large = isinstance(value, int) and abs(value) >= 2**63
-    if not isinstance(value, allowed) or (isinstance(value, bool) and kind is not bool) or too_large:
-        raise InvalidInput(f"{f.name} {_shown(value)}: give {_WORDS[kind]}")
-    return _in_range(f, kind(value)) if kind in (int, float) else value
-
-
-_WORDS: Mapping[type, str] = {bool: "true or false", int: "a whole number", float: "a number", str: "a text"}
-
-
-def _member(name: str, kind: type, value: Any) -> Any:
-    try:
-        return kind(value)
-    except ValueError:
-        choices = ", ".join(str(m.value) for m in kind)  # type: ignore[attr-defined]
-        raise InvalidInput(f"{name} {_shown(value)}: choose {choices}") from None
-
-
-def _shown(value: Any) -> str:
-    """A value that was given, for a message; Python does not print the digits of huge numbers."""
-    try:
-        return repr(str(value)[:40])
-    except ValueError:
-        return "of too many digits"
-
-
-def _in_range(f: dataclasses.Field[Any], value: Any) -> Any:
-    least, most = f.metadata["least"], f.metadata["most"]
-    low_enough = most is None or value <= most
-    high_enough = least is None or (value > least if f.metadata["above"] else value >= least)
-    if not (math.isfinite(value) and low_enough and high_enough):
-        bounds = [f"{'above' if f.metadata['above'] else 'at least'} {least:g}"] if least is not None else []
-        bounds += [f"at most {most:g}"] if most is not None else []
-        raise InvalidInput(f"{f.name} {value:g}: must be {' and '.join(bounds)}")
-    return value
+    return checked(f.name, declaration_of(f), kind_of(f), value)
 
 
 def _plain(value: Any) -> Any:

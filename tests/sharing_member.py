@@ -17,7 +17,7 @@ import torch
 from llcert.certify import BatchResult, Contradiction
 from llcert.cli import main
 from llcert.errors import InvalidInput
-from llcert.job import Job
+from llcert.runs.job import Job
 
 RANK = os.environ.get("RANK", "0")
 computed = Job.result

@@ -72,7 +72,7 @@ def test_bytes_are_pixels_of_255(network: Network) -> None:
 
 def test_stages_as_text_are_a_list(network: Network) -> None:
     report = llcert.certify(network, (PIXELS, LABELS), stages="global, local")
-    assert report.subject.stages == ("global", "local")
+    assert report.subject.settings.running == ("global", "local")
 
 
 def test_a_folder_is_no_model(tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ import pytest
 ROOT = Path(__file__).parents[1]
 LAYERS = (
     ("batch_size", "errors", "gradients", "layout", "rounding"),
-    ("check", "machine", "region", "relaxation"),
+    ("check", "machine", "options", "region", "relaxation"),
     ("spectral",),
     ("ir",),
     ("registry",),
@@ -26,11 +26,10 @@ LAYERS = (
     ("bounds", "probing"),
     ("comparison",),
     ("certify",),
-    ("data", "question"),
-    ("eps_file", "report"),
-    ("run_directory",),
-    ("ahead", "evidence"),
-    ("dealing", "job"),
+    ("data",),
+    ("report",),
+    ("evidence",),
+    ("runs",),
     ("api",),
     ("cli",),
 )

@@ -18,6 +18,7 @@ import pytest
 
 import llcert.ops  # registers the importers
 from llcert import registry
+from llcert.options.declaration import declaration_of
 from llcert_train.settings import Recipe, kind_of
 
 ROOT = Path(__file__).parents[1]
@@ -118,7 +119,7 @@ def recipe_table() -> str:
         option = field.name.replace("_", "-")
         given = f"`--{option}`, `--no-{option}`" if kind is bool else f"`--{option}`"
         shown = "" if default in (None, "") else f"`{str(default).lower() if kind is bool else default}`"
-        lines.append(f"| {given if field.name != 'arch' else '`ARCH`'} | {field.metadata['help']} | {shown} |")
+        lines.append(f"| {given if field.name != 'arch' else '`ARCH`'} | {declaration_of(field).help} | {shown} |")
     return "\n".join(lines)
 
 

@@ -17,9 +17,9 @@ from torch import Tensor
 import llcert
 from llcert.certify import Finding, Stage, Verdict
 from llcert.data import load_dataset
-from llcert.job import prepare
-from llcert.question import Question
+from llcert.options import Options
 from llcert.report import Tally
+from llcert.runs.job import prepare
 
 MODELS = Path(__file__).parents[1] / "models"
 DIGITS = ("digits", "0.5", (1, 8, 8))
@@ -105,7 +105,7 @@ def test_little_stays_undecided(name: str, samples: int, most: int, request: pyt
     data, eps, _ = ABOUT[name]
     root = None if data == "digits" else request.getfixturevalue("shared_data")
     path, dataset = MODELS / f"{name}.onnx", load_dataset(data, root=root)
-    job = prepare(llcert.load(path), Question(samples=str(samples)), dataset=dataset)
+    job = prepare(llcert.load(path), Options(samples=str(samples)), dataset=dataset)
     tally, found = Tally(job.subject), list[tuple[Tensor, Tensor, Tensor]]()
     stages = tuple(_Overheard(s, found) if s.verdict is Verdict.ATTACKED else s for s in job.certifier.stages)
     for result in replace(job, certifier=replace(job.certifier, stages=stages)).results():

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
@@ -18,7 +19,7 @@ from llcert.certify import (
     Never,
     Radii,
     Sample,
-    Semantics,
+    Settings,
     StageCount,
     Top,
     Verdict,
@@ -31,24 +32,19 @@ SUBJECT = Subject(
     model="net.onnx",
     model_sha256="ab" * 32,
     weights_sha256="cd" * 32,
-    eps=36 / 255,
+    settings=Settings(eps=36 / 255, assurance=Assurance.ESTIMATE, stages=("global", "attack", "local")),
     eps_text="36/255",
     data="digits",
     split="test",
     selection="0:8",
     asked=8,
     classes=10,
-    assurance=Assurance.ESTIMATE,
-    semantics=Semantics.FLOAT32,
-    delta=1e-9,
-    stages=("global", "attack", "local"),
     layers=(Layer("conv1", "Conv + ReLU", 2.0), Layer("a very long name of a layer in a file", "Linear", 3.0)),
     global_lipschitz=6.0,
     normalisation="pixels enter the model as they are",
     device="cpu",
     dtype="float32",
     batch_size=4,
-    seed=0,
     versions={"llcert": "0"},
     notes=("a note",),
     warnings=("pixels run from -2 to 2",),
@@ -130,6 +126,11 @@ SECOND = BatchResult(
 )
 
 
+def asked(**settings: Any) -> Subject:
+    """The subject with other settings."""
+    return replace(SUBJECT, settings=replace(SUBJECT.settings, **settings))
+
+
 def report(*results: BatchResult, subject: Subject = SUBJECT) -> Report:
     tally = Tally(subject)
     for result in results:
@@ -174,7 +175,7 @@ def test_stages_and_layers_add_up() -> None:
 
 
 def test_what_was_not_computed_is_null() -> None:
-    alone = replace(SUBJECT, stages=("attack",))
+    alone = asked(stages=("attack",))
     result = BatchResult(
         (sample(0, Verdict.UNDECIDED, None),), (StageCount("clean", 1, 0, 0.0), StageCount("attack", 1, 0, 0.0)), ()
     )
@@ -183,7 +184,7 @@ def test_what_was_not_computed_is_null() -> None:
     assert summary["attacked_accuracy"] == 1.0
     assert summary["local_lipschitz_mean"] is None
     assert all(v is None for k, v in summary["layers"][0].items() if k.startswith(("local", "varying", "iterations_m")))
-    assert report(result, subject=replace(SUBJECT, stages=("local",))).to_json()["attacked_accuracy"] is None
+    assert report(result, subject=asked(stages=("local",))).to_json()["attacked_accuracy"] is None
 
 
 def test_infinite_numbers_never_reach_json() -> None:
@@ -286,10 +287,10 @@ def test_the_pixel_range_is_advised_where_it_would_help() -> None:
 
 
 def test_tables_say_which_attack_it_was() -> None:
-    paper = replace(SUBJECT, attack=AttackKind.PAPER)
+    paper = asked(attack=AttackKind.PAPER)
     assert "PGD (paper)" in text(report(FIRST, subject=paper))
     assert report(FIRST, subject=paper).to_json()["attack"] == "paper"
-    assert report(FIRST, subject=replace(SUBJECT, stages=("local",))).to_json()["attack"] is None
+    assert report(FIRST, subject=asked(stages=("local",))).to_json()["attack"] is None
 
 
 def test_hopeless_bounds_are_called_so() -> None:
@@ -313,13 +314,13 @@ def test_histogram_counts_everything() -> None:
 
 
 def test_other_claims_have_their_own_words() -> None:
-    never = replace(SUBJECT, specification=Never(3), left_out=2)
+    never = replace(asked(specification=Never(3)), left_out=2)
     shown = text(report(FIRST, SECOND, subject=never))
     assert "the network never answers class 3; images of that class left out: 2" in " ".join(shown.split())
     assert "answered 3 already" in shown
     assert "misclassified" not in shown
     assert "never 3:" in shown
-    top = replace(SUBJECT, specification=Top(3))
+    top = asked(specification=Top(3))
     shown = text(report(FIRST, SECOND, subject=top))
     assert "among the 3 largest logits" in shown
     assert "not in the top 3" in shown
@@ -329,12 +330,12 @@ def test_other_claims_have_their_own_words() -> None:
 
 def test_claims_that_are_mostly_true_hide_no_wrong_normalisation() -> None:
     samples = [replace(sample(i, Verdict.CERTIFIED, "global"), prediction=0) for i in range(12)]
-    found = report(BatchResult(tuple(samples), FIRST.stages, ()), subject=replace(SUBJECT, specification=Never(3)))
+    found = report(BatchResult(tuple(samples), FIRST.stages, ()), subject=asked(specification=Never(3)))
     assert any("near chance" in warning for warning in found.warnings)
 
 
 def test_radii_of_images_are_stated() -> None:
-    subject = replace(SUBJECT, eps=Radii((0.1, 0.2, 0.4)), eps_text="radii.txt")
+    subject = replace(asked(eps=Radii((0.1, 0.2, 0.4))), eps_text="radii.txt")
     samples = tuple(replace(sample(i, Verdict.CERTIFIED, "global"), eps=e) for i, e in enumerate((0.1, 0.2, 0.4)))
     found = report(BatchResult(samples, FIRST.stages, ()), subject=subject)
     assert found.to_json()["radii"] == [0.1, 0.2, 0.4]
@@ -343,7 +344,7 @@ def test_radii_of_images_are_stated() -> None:
 
 def test_any_image_that_was_tried_may_be_the_wrong_one() -> None:
     """Which of them are certified depends on what was drawn, so the union bound is over all of them."""
-    subject = replace(SUBJECT, assurance=Assurance.PROBABILISTIC, delta=0.01)
+    subject = asked(assurance=Assurance.PROBABILISTIC, delta=0.01)
     assert report(FIRST, SECOND, subject=subject).failure_probability == pytest.approx(0.07)
 
 

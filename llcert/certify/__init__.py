@@ -14,7 +14,7 @@ from llcert.certify.perturbations import Perturbations
 from llcert.certify.prover import Prover
 from llcert.certify.radii import Eps, Radii, radii_of
 from llcert.certify.self_check import SelfCheck
-from llcert.certify.settings import STAGES, AttackKind, Semantics, Settings
+from llcert.certify.settings import AttackKind, Semantics, Settings
 from llcert.certify.specification import FIRST, Never, Specification, Top, positive, stated
 from llcert.certify.stages.attack import Adversary, Attack, TargetedAttack
 from llcert.certify.stages.branch import Branch
@@ -28,7 +28,6 @@ from llcert.certify.verdict import Assurance, Finding, LayerMeasure, Stage, Verd
 __all__ = [
     "FIRST",
     "PGD",
-    "STAGES",
     "Adversary",
     "Assurance",
     "Attack",

@@ -1,4 +1,5 @@
-"""The settings of a certification, resolved and checked: read by the stages, the prover and the certifier alike."""
+"""The settings of a certification: its options, resolved and checked, as the stages, the prover and the certifier read
+them. Defaults and ranges are those that `llcert.options` declares."""
 
 from __future__ import annotations
 
@@ -12,15 +13,13 @@ from llcert.certify.specification import FIRST, Specification
 from llcert.certify.targeted import Targeted
 from llcert.certify.verdict import Assurance
 from llcert.errors import InvalidInput
+from llcert.options import STAGES, check, default
 from llcert.region import UNIT, PixelRange
 from llcert.spectral import Lanczos, PowerIteration
 
 RUNNING = ("global", "local", "attack", "dual", "boxes", "targeted", "branch")
 """All stages after the clean prediction, in the order in which they run: by the cost of a decision. `branch` may spend
 all of its time budget on every image, so it runs last and sees the fewest."""
-
-STAGES = tuple(name for name in RUNNING if name != "targeted")
-"""The stages that a user may ask for; `attack` stands for `targeted`, too."""
 
 
 class Semantics(enum.Enum):
@@ -52,33 +51,30 @@ class Settings:
     """
 
     eps: Eps
-    stages: tuple[str, ...] = ("global", "local", "attack", "dual", "boxes")
-    assurance: Assurance = Assurance.DETERMINISTIC
-    semantics: Semantics = Semantics.FLOAT32
-    delta: float = 1e-9
-    proof_seconds: float = 10.0
-    branch_seconds: float = 10.0
+    stages: tuple[str, ...] = default("stages")
+    assurance: Assurance = Assurance(default("assurance"))
+    semantics: Semantics = Semantics(default("semantics"))
+    delta: float = default("delta")
+    proof_seconds: float = default("proof_seconds")
+    branch_seconds: float = default("branch_seconds")
     radius: float | None = None
-    clip_input: bool = False
+    clip_input: bool = default("clip_input")
     pixel_range: PixelRange = UNIT
-    seed: int = 0
-    attack: AttackKind = AttackKind.TARGETED
+    seed: int = default("seed")
+    attack: AttackKind = AttackKind(default("attack"))
     pgd: PGD = field(default_factory=PGD)
     targeted: Targeted = field(default_factory=Targeted)
     solver: Lanczos | PowerIteration = field(default_factory=Lanczos)
-    start: Start = Start.UNMASKED
+    start: Start = Start(default("start"))
     specification: Specification = FIRST
 
     def __post_init__(self) -> None:
         if not isinstance(self.eps, Radii) and not 0 <= self.eps < float("inf"):
             raise InvalidInput(f"eps must be a finite number >= 0 in pixel units, not {self.eps}")
-        if self.radius is not None and not 1e-6 <= self.radius < 1:
-            raise InvalidInput(f"the tolerance of a radius must lie between 1e-6 and 1, not {self.radius}")
-        if not 0 < self.delta < 1:
-            raise InvalidInput(f"delta must be a probability between 0 and 1, not {self.delta}")
-        for name, seconds in (("proof", self.proof_seconds), ("branch", self.branch_seconds)):
-            if not 0 < seconds < float("inf"):
-                raise InvalidInput(f"{name} seconds must be a finite number > 0, not {seconds}")
+        for name in ("delta", "proof_seconds", "branch_seconds", "seed"):
+            check(name, getattr(self, name))
+        if self.radius is not None:
+            check("radius_tolerance", self.radius)
         if self.start is Start.SAVED and isinstance(self.solver, Lanczos) and not self.solver.vectors:
             raise InvalidInput("start saved: lanczos finds no singular vectors to lend; use the power iteration")
         unknown = [s for s in self.stages if s not in STAGES]

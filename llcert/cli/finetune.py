@@ -1,23 +1,30 @@
-"""`llcert finetune` and `llcert train`: options into a task and a recipe."""
+"""`llcert finetune` and `llcert train`: a task and a recipe from the command line."""
 
 from __future__ import annotations
 
+import dataclasses
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from llcert.cli import options as o
-from llcert.cli.recipe_options import with_recipe
-from llcert.question import parse_list, parse_numbers
+from llcert.cli import arguments as a
+from llcert.cli.declared import Offered, of_certification, offered, with_options
+from llcert.options import STAGES, Options
+from llcert.options.certification import ASKED, OUTPUT
+from llcert_train.settings import GROUPS, Recipe, kind_of
 
-Recipe = Annotated[
+if TYPE_CHECKING:
+    from llcert_train.job import Task
+
+RecipeName = Annotated[
     str | None,
     typer.Option(
         "--recipe",
         metavar="NAME|FILE",
         help="A recipe that comes with llcert, or a TOML file; options win over it.",
-        rich_help_panel=o.QUESTION,
+        rich_help_panel=ASKED,
     ),
 ]
 TestData = Annotated[
@@ -25,24 +32,7 @@ TestData = Annotated[
     typer.Option(
         metavar="PATH",
         help="Test images, where --data is a path; without them, a fifth of --data is kept for testing.",
-        rich_help_panel=o.QUESTION,
-    ),
-]
-Stages = Annotated[
-    str | None,
-    typer.Option(
-        metavar="LIST",
-        help="Of the certification at the end: comma list of global, attack, local, dual, boxes, branch. "
-        "Default: all but branch.",
-        rich_help_panel=o.QUESTION,
-    ),
-]
-Assurance = Annotated[
-    str | None,
-    typer.Option(
-        metavar="KIND",
-        help="Of the certification at the end: estimate, probabilistic or deterministic. Default: deterministic.",
-        rich_help_panel=o.QUESTION,
+        rich_help_panel=ASKED,
     ),
 ]
 Out = Annotated[
@@ -50,14 +40,14 @@ Out = Annotated[
     typer.Option(
         metavar="DIR",
         help="Folder for model.onnx, its card, metrics.jsonl and the checkpoint. Default: runs/NAME.",
-        rich_help_panel=o.OUTPUT,
+        rich_help_panel=OUTPUT,
     ),
 ]
 Resume = Annotated[
-    bool, typer.Option("--resume", help="Go on with the run that lies in --out.", rich_help_panel=o.OUTPUT)
+    bool, typer.Option("--resume", help="Go on with the run that lies in --out.", rich_help_panel=OUTPUT)
 ]
 Overwrite = Annotated[
-    bool, typer.Option("--overwrite", help="Replace the run that lies in --out.", rich_help_panel=o.OUTPUT)
+    bool, typer.Option("--overwrite", help="Replace the run that lies in --out.", rich_help_panel=OUTPUT)
 ]
 Arch = Annotated[
     str | None,
@@ -71,72 +61,79 @@ Arch = Annotated[
 
 
 def finetune(
-    model: o.Model,
-    recipe: Recipe = None,
+    model: a.Model,
+    recipe: RecipeName = None,
     test_data: TestData = None,
-    data_root: o.DataRoot = None,
-    mean: o.Mean = None,
-    std: o.Std = None,
-    layout: o.Layout = None,
-    device: o.Device = None,
-    stages: Stages = None,
-    assurance: Assurance = None,
     out: Out = None,
     resume: Resume = False,
     overwrite: Overwrite = False,
-    **fields: Any,
+    **given: Any,
 ) -> None:
     """Makes a trained network certifiable: MaxMin in place of ReLU, then training on its own Lipschitz bounds.
 
     What comes out is an ONNX file with the names, the input and the normalisation of the one that went in.
     """
     from llcert.cli.training import Request, run
-    from llcert_train.job import Task
 
-    task = Task(
-        Path(model),
-        test_data=test_data,
-        data_root=None if data_root is None else str(data_root),
-        mean=None if mean is None else parse_numbers(mean, "--mean"),
-        std=None if std is None else parse_numbers(std, "--std"),
-        layout=layout,
-        device=device,
-        stages=None if stages is None else parse_list(stages),
-        assurance=assurance,
-    )
+    task, fields = _asked(Path(model), test_data, given, _FINETUNE)
     folder = out or Path("runs", f"finetune-{Path(model).name.split('.')[0]}")
     raise typer.Exit(run(Request(task, recipe, fields, folder, resume=resume, overwrite=overwrite)))
 
 
 def train(
     arch: Arch = None,
-    recipe: Recipe = None,
+    recipe: RecipeName = None,
     test_data: TestData = None,
-    data_root: o.DataRoot = None,
-    device: o.Device = None,
-    stages: Stages = None,
-    assurance: Assurance = None,
     out: Out = None,
     resume: Resume = False,
     overwrite: Overwrite = False,
-    **fields: Any,
+    **given: Any,
 ) -> None:
     """Trains a new network to be certifiable, by the same loop; alone or under torchrun on several GPUs."""
     from llcert.cli.training import Request, run
-    from llcert_train.job import Task
 
-    task = Task(
-        None,
-        test_data=test_data,
-        data_root=None if data_root is None else str(data_root),
-        device=device,
-        stages=None if stages is None else parse_list(stages),
-        assurance=assurance,
-    )
+    task, fields = _asked(None, test_data, given, _TRAIN)
     folder = out or Path("runs", f"train-{(recipe and Path(recipe).stem) or arch}")
     fields = {**fields, "arch": arch}
     raise typer.Exit(run(Request(task, recipe, fields, folder, resume=resume, overwrite=overwrite)))
 
 
-finetune = with_recipe(finetune, without=("arch", "threshold", "initial", "centre", "orthogonal"))
-train = with_recipe(train, without=("arch", "quantile", "per", "batch_norm"))
+_TRAIN = ("data_root", "device", "stages", "assurance")
+_FINETUNE = ("mean", "std", "layout", *_TRAIN)
+"""The options of a certification that the commands take."""
+
+
+def _asked(
+    model: Path | None, test_data: str | None, given: dict[str, Any], names: tuple[str, ...]
+) -> tuple[Task, dict[str, Any]]:
+    """The task, and the fields of a recipe that were given. names: of the options of a certification among them."""
+    from llcert_train.job import Task
+
+    options = Options.given(**{name: given[name] for name in names})
+    task = Task(model, test_data=test_data, **{name: getattr(options, name) for name in names})
+    return task, {name: value for name, value in given.items() if name not in names}
+
+
+def _of_recipe(*without: str) -> Iterator[Offered]:
+    """An option for each field of a recipe but for some."""
+    group = ""
+    for f in dataclasses.fields(Recipe):
+        group = GROUPS.get(f.name, group)
+        if f.name not in without:
+            yield offered(f, kind_of(f), panel=group)
+
+
+def _of_certification(*names: str) -> list[Offered]:
+    end = "Of the certification at the end:"
+    return of_certification(
+        *names,
+        stages={"help": f"{end} comma list of {', '.join(STAGES)}."},
+        assurance={"help": f"{end} estimate, probabilistic or deterministic."},
+    )
+
+
+finetune = with_options(
+    finetune,
+    [*_of_certification(*_FINETUNE), *_of_recipe("arch", "threshold", "initial", "centre", "orthogonal")],
+)
+train = with_options(train, [*_of_certification(*_TRAIN), *_of_recipe("arch", "quantile", "per", "batch_norm")])

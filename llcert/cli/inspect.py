@@ -6,14 +6,14 @@ from typing import Annotated
 
 import typer
 
-from llcert.cli import options as o
+from llcert.cli import arguments as a
 
 CrossCheck = Annotated[
     bool, typer.Option("--cross-check", help="Compare with onnx2torch too, a second and independent importer.")
 ]
 
 
-def inspect(model: o.Model, cross_check: CrossCheck = False) -> None:
+def inspect(model: a.Model, cross_check: CrossCheck = False) -> None:
     """What a model file holds: layers, shapes, parameters, global norms, what was recognised, what is refused."""
     from llcert.cli.inspecting import show
 

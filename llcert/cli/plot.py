@@ -7,22 +7,22 @@ from typing import Annotated
 
 import typer
 
-from llcert.cli import options as o
-from llcert.question import parse_list
+from llcert.options.certification import OUTPUT
+from llcert.options.text import parse_list
 
 Runs = Annotated[
     list[Path], typer.Argument(metavar="RUN", help="Folders of training runs; each holds a metrics.jsonl.")
 ]
 Out = Annotated[
     Path | None,
-    typer.Option(metavar="DIR", help="Folder for the pictures. Default: the first RUN.", rich_help_panel=o.OUTPUT),
+    typer.Option(metavar="DIR", help="Folder for the pictures. Default: the first RUN.", rich_help_panel=OUTPUT),
 ]
 Labels = Annotated[
     str | None,
     typer.Option(
         metavar="LIST",
         help="Comma list of names for the legend, one a run. Default: the folders' names.",
-        rich_help_panel=o.OUTPUT,
+        rich_help_panel=OUTPUT,
     ),
 ]
 

@@ -1,30 +1,34 @@
-"""Runs a job for the command line: files, progress, report, exit code."""
+"""Runs a certification for the command line: files, progress, report, exit code."""
 
 from __future__ import annotations
 
 import math
 import shlex
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from datetime import timedelta
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
-from llcert.ahead import Ahead
-from llcert.certify import FIRST, Assurance, Verdict
-from llcert.cli.jobs import job_of, reproducible
-from llcert.cli.proofs import STAGES, Proofs
-from llcert.cli.sharing import shared_results
-from llcert.cli.terminal import stderr, stdout, uninterrupted, work_progress
+import torch
+from rich.console import Console
+
+from llcert.api import file_sha256, load
+from llcert.certify import FIRST, Assurance, Verdict, Witness, multiplications
+from llcert.cli.terminal import DownloadProgress, stderr, stdout, work_progress
 from llcert.data import Dataset
 from llcert.errors import InvalidInput
-from llcert.job import Job
+from llcert.machine.environment import own_device
+from llcert.machine.files import dump, write_atomically
 from llcert.machine.process_group import ProcessGroup
-from llcert.question import Question
-from llcert.report import Report, Tally
+from llcert.machine.threads import own_threads, threads_for
+from llcert.options import Options
+from llcert.report import Report
 from llcert.report.diagnosis import percent
-from llcert.run_directory import AHEAD, RunDirectory, dump, open_directory, write_atomically
+from llcert.runs.certificate import STAGES, Proofs
+from llcert.runs.job import Job, prepare
+from llcert.runs.resolve import data_of, device_of, settings_of, with_metadata
+from llcert.runs.run import Plan, Run, continued, take_part
+from llcert.runs.run_directory import open_directory
 
 _MISSED, _INTERRUPTED = 1, 130
 
@@ -58,104 +62,82 @@ class Outputs:
 
 def run(
     model: str,
-    question: Question,
+    options: Options,
     outputs: Outputs,
     *,
-    self_check: bool = True,
     dataset: Dataset | None = None,
     group: ProcessGroup | None = None,
 ) -> int:
-    """Answers a question about a model file; the exit code. Raises LlcertError for everything that cannot be done.
+    """Certifies a model file; the exit code. Raises LlcertError for everything that cannot be done.
 
-    dataset: in place of the one the question names. group: the processes that share the work, led by this one.
+    dataset: in place of the one the options name. group: the processes that share the work, led by this one.
     """
     group = group or ProcessGroup()
     if group.size > 1 and outputs.proof is not None:
         raise InvalidInput("--proof: one process alone writes a certificate; start llcert without torchrun")
-    directory = None
+    directory, proofs, witness = None, None, None
     if outputs.out is not None:
         directory = open_directory(outputs.out, resume=outputs.resume, overwrite=outputs.overwrite)
-        question = _continued(question, directory)
-    proofs = None
+        options = continued(options, directory)
     if outputs.proof is not None:
-        proofs = Proofs.open(outputs.proof, question, resume=outputs.resume, overwrite=outputs.overwrite)
-        question = replace(question, stages=question.stages or STAGES)
-    witness = None if proofs is None else proofs.recorder
-    shared = group.size > 1
-    job = job_of(
-        Path(model), question, stderr(), self_check=self_check, dataset=dataset, witness=witness, shared=shared
-    )
-    if proofs is not None:
-        proofs.begin(job.subject, job.identity["data_sha256"])
-    tally = Tally(job.subject)
-    try:
-        with reproducible(job, outputs.out or Path()):
-            finished = _work(job, tally, directory, question, proofs, group)
-    finally:
-        if directory is not None:
-            directory.close()
-    report = tally.report()
-    if directory is not None:
-        directory.write_summary(report)
+        proofs = Proofs.open(outputs.proof, options, resume=outputs.resume, overwrite=outputs.overwrite)
+        options, witness = replace(options, stages=options.stages or STAGES), proofs.recorder
+    job = _job(Path(model), options, stderr(), dataset=dataset, witness=witness, shared=group.size > 1)
+    with Run(job, options, group, directory, proofs) as run:
+        finished = _watched(run)
+    run.write_summary()
     if not finished:
         _, code = group.stop(_INTERRUPTED)
-        return _interrupted(report, model, outputs) if code == _INTERRUPTED else code
-    code = _deliver(report, outputs)
+        return _interrupted(run.report, model, outputs) if code == _INTERRUPTED else code
+    code = _deliver(run.report, outputs)
     group.await_members()
     return code
 
 
-def _continued(question: Question, directory: RunDirectory) -> Question:
-    """The question, its gaps filled with what the run in the folder was asked, its batch boundaries among them."""
-    if directory.stored is None:
-        return question
-    question = question.filled(directory.stored.question)
-    return replace(question, batch_size=question.batch_size or directory.stored.identity.get("batch_size"))
+def share(model: str, group: ProcessGroup, *, folder: Path) -> int:
+    """Certifies a part of the batches of the run that rank 0 leads; the exit code. Raises as `run` does.
+
+    folder: for what shows a contradiction.
+    """
+    plan = Plan.awaited(group)
+    job = _job(Path(model), plan.options, Console(quiet=True), shared=True)
+    take_part(job, plan, group, folder)
+    return 0
 
 
-def _work(
-    job: Job,
-    tally: Tally,
-    directory: RunDirectory | None,
-    question: Question,
-    proofs: Proofs | None,
-    group: ProcessGroup,
-) -> bool:
-    """Adds the results of all batches to the tally and to the folder; False if the user interrupted."""
-    done = directory.begin(question, job.identity) if directory else ()
-    if proofs is not None:
-        proofs.require(done)
-    for result in done:
-        tally.add(result)
+def _job(
+    path: Path,
+    options: Options,
+    console: Console,
+    *,
+    dataset: Dataset | None = None,
+    witness: Witness | None = None,
+    shared: bool = False,
+) -> Job:
+    """The job, its model and data loaded and torch's threads chosen. shared: by several processes, each on a GPU of its
+    own."""
+    if shared:
+        own_device(device_of(options.device))
+    network, model = load(path), str(path)
+    known = with_metadata(options, network)
+    settings_of(known, model)  # what is wrong with the options is told before anything is downloaded
+    if console.is_terminal:
+        console.print("reading the data, computing the global bound ...", style="dim")
+    dataset = dataset or data_of(known, model, DownloadProgress(console))
+    job = prepare(network, options, model=model, sha256=file_sha256(path), dataset=dataset, witness=witness)
+    torch.set_num_threads(threads_for(multiplications(job.certifier.program), own_threads()))
+    return job
+
+
+def _watched(run: Run) -> bool:
+    """Runs to the end, with a progress bar; False if the user interrupted."""
     try:
-        with _ahead(directory, group) as ahead, work_progress(stderr(), "images", total=len(job.indices)) as progress:
-            progress.advance(len(tally))
-            for result in shared_results(job, question, group, ahead, done=len(done)):
-                with uninterrupted():
-                    tally.add(result)
-                    if proofs is not None:
-                        proofs.add(result)
-                    if directory is not None:
-                        directory.append(result)
-                        if directory.summary_due:
-                            directory.write_summary(tally.report())
+        with work_progress(stderr(), "images", total=len(run.job.indices)) as progress:
+            for result in run.results():
                 progress.advance(len(result.samples))
-            ahead.clear()
     except KeyboardInterrupt:
         return False
     return True
-
-
-@contextmanager
-def _ahead(directory: RunDirectory | None, group: ProcessGroup) -> Iterator[Ahead]:
-    """Where finished batches wait for their turn: in the folder of the run, so that they outlive it, or for now."""
-    if directory is not None:
-        yield Ahead((directory.path / AHEAD).resolve())
-    elif group.size == 1:
-        yield Ahead()
-    else:
-        with TemporaryDirectory(prefix="llcert-") as folder:
-            yield Ahead(Path(folder) / AHEAD)
 
 
 def _deliver(report: Report, outputs: Outputs) -> int:
@@ -193,12 +175,12 @@ def tsv_lines(report: Report) -> Iterable[str]:
     by which assurance where that is a weaker one than `deterministic`.
     """
     subject, more = report.subject, {}
-    if subject.specification != FIRST:
-        more["claim"] = " ".join(f"{k} {v}" for k, v in subject.specification.to_json().items())
-    if subject.within is not None:
-        more["within"] = ",".join(subject.within.texts)
-    if subject.assurance is not Assurance.DETERMINISTIC:
-        more["assurance"] = subject.assurance.value
+    if subject.settings.specification != FIRST:
+        more["claim"] = " ".join(f"{k} {v}" for k, v in subject.settings.specification.to_json().items())
+    if subject.settings.within is not None:
+        more["within"] = ",".join(subject.settings.within.texts)
+    if subject.settings.assurance is not Assurance.DETERMINISTIC:
+        more["assurance"] = subject.settings.assurance.value
     name, value = ("".join(f"\t{part}" for part in parts) for parts in (more, more.values()))
     yield f"idx\tlabel\tpredict\tradius\tcorrect\ttime{name}\n"
     for s in report.samples:

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import signal
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from types import FrameType
 
 from rich.console import Console
 from rich.progress import (
@@ -65,24 +63,6 @@ def work_progress(console: Console, label: str, total: int) -> Iterator[WorkProg
     )
     with Progress(*columns, console=console, transient=True) as progress:
         yield WorkProgress(progress, label, total)
-
-
-@contextmanager
-def uninterrupted() -> Iterator[None]:
-    """Signals that end a process wait until the block is done, so that files and counts agree."""
-    pending: list[int] = []
-
-    def remember(number: int, frame: FrameType | None) -> None:
-        pending.append(number)
-
-    before = {number: signal.signal(number, remember) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-    for late in pending[:1]:
-        signal.raise_signal(late)
 
 
 class DownloadProgress:

@@ -22,11 +22,11 @@ from llcert.cli.running import Outputs
 from llcert.cli.running import run as certify
 from llcert.cli.terminal import DownloadProgress, stderr, work_progress
 from llcert.errors import InvalidInput
-from llcert.job import device_of
 from llcert.machine.environment import own_device, own_rank
 from llcert.machine.threads import threads_for
 from llcert.report.diagnosis import percent
-from llcert.run_directory import SUMMARY
+from llcert.runs.resolve import device_of
+from llcert.runs.run_directory import SUMMARY
 from llcert_train.card import card
 from llcert_train.finetune import Planned, Step, finetune
 from llcert_train.folder import TrainingFolder, open_folder
@@ -198,11 +198,11 @@ def _interrupted(request: Request, folder: TrainingFolder, job: Job, console: Co
 def _delivered(request: Request, folder: TrainingFolder, job: Job, console: Console) -> int:
     """Writes the model, certifies the file by the public path, writes its card."""
     llcert.save(job.network(), folder.model)
-    question = dataclasses.replace(job.question, data=request.task.test_data or job.question.data)
+    options = dataclasses.replace(job.options, data=request.task.test_data or job.options.data)
     summary = folder.certify / SUMMARY
     known = folder.certified()
     outputs = Outputs(out=folder.certify, resume=known, overwrite=not known, again=_again(request, folder))
-    code = certify(str(folder.model), question, outputs, dataset=job.test)
+    code = certify(str(folder.model), options, outputs, dataset=job.test)
     if code:
         return code
     origin = f"`{request.task.model.name}`" if request.task.model else f"a new {job.recipe.arch}"

@@ -19,8 +19,8 @@ from llcert.certify import FIRST, Never, Radii, Specification, stated
 from llcert.errors import InvalidInput
 from llcert.evidence.canonical import Canonical
 from llcert.evidence.recorder import Evidence
+from llcert.machine.files import dump, part_of, write_atomically
 from llcert.region import PixelRange
-from llcert.run_directory import dump, part_of, write_atomically
 
 CERTIFICATE, GRAPH, MODEL, IMAGES = "certificate.json", "graph.json", "model.npz", "images"
 _IMAGE = re.compile(r"[0-9]+\.npz")

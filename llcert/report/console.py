@@ -38,7 +38,7 @@ def render(report: Summary) -> RenderableType:
     parts: list[RenderableType] = [
         _asked(report),
         Text(),
-        _Bar(report.outcomes, report.subject.specification.broken),
+        _Bar(report.outcomes, report.subject.settings.specification.broken),
         Text(),
         _accuracies(report),
         Text(),
@@ -61,7 +61,7 @@ def render(report: Summary) -> RenderableType:
     else:
         parts.append(Text.assemble(("\nWhat holds certified accuracy down: ", "bold"), printable(held_down_by(report))))
         words = report.assurance_words
-        parts.append(Text.assemble((f"Assurance {report.subject.assurance.value}: ", "bold"), words))
+        parts.append(Text.assemble((f"Assurance {report.subject.settings.assurance.value}: ", "bold"), words))
     parts += [Text.assemble(("warning: ", "bold yellow"), printable(warning)) for warning in warnings(report)]
     return Group(*parts)
 
@@ -90,19 +90,19 @@ def _asked(report: Summary) -> RenderableType:
     done = f"{len(report.samples)} of {subject.asked} images" if not report.complete else f"{subject.asked} images"
     grid.add_row("model", plain(subject.model))
     grid.add_row("data", plain(f"{subject.data}, {subject.split}, images {subject.selection} ({done})"))
-    grid.add_row("eps", plain(f"{_eps(subject)} in pixel units (pixels in {subject.pixel_range.words})"))
-    if subject.specification != FIRST or subject.clip_input:
+    grid.add_row("eps", plain(f"{_eps(subject)} in pixel units (pixels in {subject.settings.pixel_range.words})"))
+    if subject.settings.specification != FIRST or subject.settings.clip_input:
         left = f"; images of that class left out: {subject.left_out}" if subject.left_out else ""
         grid.add_row("claim", plain(f"{subject.claim_words}{left}"))
     grid.add_row("input", plain(subject.normalisation))
-    grid.add_row("ran", plain(f"{', '.join(('clean', *subject.stages))}; {subject.device}, {subject.dtype}"))
+    grid.add_row("ran", plain(f"{', '.join(('clean', *subject.settings.running))}; {subject.device}, {subject.dtype}"))
     for note in (n for n in subject.notes if n not in subject.warnings):
         grid.add_row("note", plain(note))
     return grid
 
 
 def _eps(subject: Subject) -> str:
-    eps, text = subject.eps, subject.eps_text
+    eps, text = subject.settings.eps, subject.eps_text
     if isinstance(eps, Radii):
         ends = f"{min(eps.values):.6g} to {max(eps.values):.6g}, median {subject.middle_eps:.6g}"
         return f"{text}: {ends}, each image's own L2 radius"
@@ -111,11 +111,14 @@ def _eps(subject: Subject) -> str:
 
 def _accuracies(report: Summary) -> RenderableType:
     table = Table(box=None, padding=(0, 2, 0, 0), header_style="bold")
-    columns = {"clean": report.clean_accuracy, f"PGD ({report.subject.attack.value})": report.attacked_accuracy}
+    columns = {
+        "clean": report.clean_accuracy,
+        f"PGD ({report.subject.settings.attack.value})": report.attacked_accuracy,
+    }
     if report.attacked(in_range=False):
         columns["in pixel range"] = report.attacked_accuracy_in_range
     columns["certified"] = report.certified_accuracy
-    table.add_column(f"{report.subject.specification.name}:", no_wrap=True)
+    table.add_column(f"{report.subject.settings.specification.name}:", no_wrap=True)
     for name in columns:
         table.add_column(name, justify="right", no_wrap=True)
     table.add_row("", *(percent(a) for a in columns.values()))

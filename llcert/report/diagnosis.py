@@ -45,7 +45,7 @@ def _contradicted(report: Summary) -> tuple[str, ...]:
 
 def _accuracy(report: Summary) -> float:
     """Share of right predictions, whatever is claimed."""
-    if report.subject.specification == FIRST or not report.samples:
+    if report.subject.settings.specification == FIRST or not report.samples:
         return report.clean_accuracy
     return sum(s.prediction == s.label for s in report.samples) / len(report.samples)
 
@@ -60,7 +60,7 @@ def held_down_by(report: Summary) -> str:
     if losses[largest] == 0:
         return "Nothing: every image is certified."
     if largest is Verdict.MISCLASSIFIED:
-        broken = report.subject.specification.broken
+        broken = report.subject.settings.specification.broken
         return f"The network's own errors: {share} of the images are {broken} before any perturbation."
     outside = report.attacked(in_range=False)
     if largest is Verdict.ATTACKED and report.subject.clippable and 2 * outside > losses[largest]:
@@ -79,7 +79,7 @@ def held_down_by(report: Summary) -> str:
 
 
 def _open(report: Summary) -> str:
-    if "attack" in report.subject.stages:
+    if "attack" in report.subject.settings.running:
         return "neither broken by the attack nor certified"
     return "not certified (the attack was not run, some may be truly breakable)"
 
@@ -87,7 +87,7 @@ def _open(report: Summary) -> str:
 def _looseness(report: Summary) -> str:
     """Where the bounds are lost: the layers nearest to it, or a network that was never trained for them."""
     measured = [layer for layer in report.layers if layer.local_norm_mean is not None]
-    if "local" not in report.subject.stages:
+    if "local" not in report.subject.settings.running:
         return "the local stage, which is sharper than the global bound, was not run"
     if not measured:
         return "no local bound could be computed"

@@ -112,7 +112,7 @@ class Summary:
     @property
     def attacked_accuracy(self) -> float | None:
         """Share that is correct and that the attack did not break, certified images among them; None if not run."""
-        if "attack" not in self.subject.stages:
+        if "attack" not in self.subject.settings.running:
             return None
         return self._share(len(self.samples) - self.count(Verdict.MISCLASSIFIED) - self.count(Verdict.ATTACKED))
 
@@ -127,7 +127,7 @@ class Summary:
     @property
     def certified_accuracy(self) -> float | None:
         """Share that is certified; None if no stage that certifies was run."""
-        if set(self.subject.stages) <= {"attack", "targeted"}:
+        if set(self.subject.settings.running) <= {"attack", "targeted"}:
             return None
         return self._share(self.count(Verdict.CERTIFIED))
 
@@ -165,21 +165,23 @@ class Summary:
         By the union bound over all images whose proof may have been tried: which of these are certified depends on what
         was drawn.
         """
-        if self.subject.assurance is not Assurance.PROBABILISTIC:
+        if self.subject.settings.assurance is not Assurance.PROBABILISTIC:
             return None
-        return min(1.0, self.subject.delta * (len(self.samples) - self.count(Verdict.MISCLASSIFIED)))
+        return min(1.0, self.subject.settings.delta * (len(self.samples) - self.count(Verdict.MISCLASSIFIED)))
 
     @property
     def assurance_words(self) -> str:
         """What the certificates of this report are worth."""
-        words = [ASSURANCE_WORDS[self.subject.assurance]]
-        if self.subject.assurance is not Assurance.ESTIMATE:
-            words.append(SEMANTICS_WORDS[self.subject.semantics])
+        words = [ASSURANCE_WORDS[self.subject.settings.assurance]]
+        if self.subject.settings.assurance is not Assurance.ESTIMATE:
+            words.append(SEMANTICS_WORDS[self.subject.settings.semantics])
         if self.failure_probability is not None:
             words.append(
                 f"The probability that any of these certificates is wrong is at most {self.failure_probability:.1e}."
             )
-        weaker = [a for a in Assurance if self.subject.assurance.stronger(a) and self.certified_accuracy is not None]
+        weaker = [
+            a for a in Assurance if self.subject.settings.assurance.stronger(a) and self.certified_accuracy is not None
+        ]
         if weaker:
             more = ", ".join(f"{self.backed(a) - self.count(Verdict.CERTIFIED)} more as {a.value}" for a in weaker)
             words.append(f"Weaker assurances would have certified {more}.")

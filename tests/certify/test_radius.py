@@ -17,7 +17,7 @@ from llcert.errors import InvalidInput
 from llcert.ir import Input, Network, apply
 from llcert.ops import Linear, relu
 from llcert.report import Report
-from llcert.run_directory import batch_result, sample_json
+from llcert.runs.records import batch_result, sample_json
 
 
 def printed(report: Report) -> str:

@@ -18,7 +18,7 @@ import torch
 from llcert.certify import BatchResult, Contradiction
 from llcert.cli import running
 from llcert.errors import NumericalError
-from llcert.job import Job
+from llcert.runs.job import Job
 
 from .conftest import Run
 
@@ -129,7 +129,7 @@ def test_fail_under(run: Run, model: Path, bar: int, code: int) -> None:
         (["--proof-seconds", "0"], "proof seconds"),
         (["--branch-seconds", "nan"], "branch seconds"),
         (["--assurance", "certain"], "estimate"),
-        (["--device", "abacus"], "auto, cpu or cuda"),
+        (["--device", "abacus"], "auto, cpu, cuda"),
         (["--dtype", "int8"], "float32"),
         (["--batch-size", "0"], "batch size"),
         (["--seed", "-3"], "seed"),

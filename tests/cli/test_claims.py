@@ -239,7 +239,7 @@ def test_radii_in_python(model: Path, kind: Any) -> None:
     network, values = llcert.load(model), [0.05, 0.1, 0.2, 0.4]
     report = llcert.certify(network, "digits", eps=kind(values), samples="4", stages=["global"], self_check=False)
     assert [s.eps for s in report.samples] == pytest.approx(values)
-    assert isinstance(report.subject.eps, Radii)
+    assert isinstance(report.subject.settings.eps, Radii)
     with pytest.raises(llcert.errors.InvalidInput, match="holds 3 radii"):
         llcert.certify(network, "digits", eps=kind(values[:3]), samples="4")
 

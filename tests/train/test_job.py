@@ -504,7 +504,7 @@ def test_the_file_is_certified_as_it_was_watched(tmp_path: Path) -> None:
     after = exported(job, tmp_path / "out.onnx")
     report = llcert.certify(after, (job.watch.images, job.watch.labels))
     held = job.watch({})
-    assert report.subject.eps == job.watch.eps
+    assert report.subject.settings.eps == job.watch.eps
     assert report.subject.global_lipschitz == pytest.approx(held.global_lipschitz, rel=0.01)
     assert report.subject.normalisation != ""
     right = sum(s.prediction == s.label for s in report.samples) / len(report.samples)

@@ -20,6 +20,7 @@ from llcert.cli import main
 from llcert.cli.app import app
 from llcert.data import NAMED
 from llcert.errors import InvalidInput
+from llcert.options.declaration import declaration_of
 from llcert_train.settings import (
     GROUPS,
     Activation,
@@ -36,6 +37,7 @@ from llcert_train.zoo import ARCHITECTURES, ActivationKind
 
 OPEN = {"ball", "last_ball", "last_loss", "crop", "flip"}
 FIELDS = {f.name: f for f in dataclasses.fields(Recipe)}
+DECLARED = {name: declaration_of(f) for name, f in FIELDS.items()}
 KINDS = {name: kind_of(f) for name, f in FIELDS.items()}
 NUMBERS = [name for name, kind in KINDS.items() if kind in (int, float)]
 ENUMS = [name for name, kind in KINDS.items() if issubclass(kind, enum.Enum)]
@@ -102,7 +104,7 @@ class TestValues:
         content = "\n".join([f"{name} = {TOML[kind]}", *(f"{k} = {v}" for k, v in around(name).items())])
         fits = kind in FITTING.get(KINDS[name], set()) and name != "eps"
         if fits and KINDS[name] in (int, float):
-            least, most = FIELDS[name].metadata["least"], FIELDS[name].metadata["most"]
+            least, most = DECLARED[name].least, DECLARED[name].most
             fits = (least is None or float(TOML[kind]) >= least) and (most is None or float(TOML[kind]) <= most)
         if fits:
             value = getattr(read(content, tmp_path), name)
@@ -116,7 +118,7 @@ class TestValues:
     @pytest.mark.parametrize("name", NUMBERS)
     def test_ranges(self, name: str) -> None:
         f, kind = FIELDS[name], KINDS[name]
-        least, most, above = (f.metadata[key] for key in ("least", "most", "above"))
+        least, most, above = DECLARED[name].least, DECLARED[name].most, DECLARED[name].above
         assert least is not None, "a number of a recipe has a least value"
         inside = [least + 1 if kind is int else math.nextafter(least, math.inf)]
         inside += [] if f.default is None else [f.default]
@@ -283,7 +285,7 @@ class TestFiles:
 
 
 def numbers(name: str) -> st.SearchStrategy[Any]:
-    least, most, above = (FIELDS[name].metadata[key] for key in ("least", "most", "above"))
+    least, most, above = DECLARED[name].least, DECLARED[name].most, DECLARED[name].above
     if KINDS[name] is int:
         return st.integers(least, 2**63 - 1 if most is None else most)
     return st.floats(least, most, exclude_min=above, allow_nan=False, allow_infinity=False)
@@ -453,7 +455,7 @@ class TestCommandLine:
             assert f"--{name.replace('_', '-')}" in option.opts
             assert (f"--no-{name.replace('_', '-')}" in option.secondary_opts) == (KINDS[name] is bool)
             assert option.default is None, "what is not given must not win over a recipe"
-            assert option.help.startswith(FIELDS[name].metadata["help"])
+            assert option.help.startswith(DECLARED[name].help)
             default = FIELDS[name].default
             if default not in (None, ""):
                 written = str(default.value if isinstance(default, enum.Enum) else default)
@@ -461,18 +463,18 @@ class TestCommandLine:
 
     @pytest.mark.parametrize("name", FIELDS)
     def test_every_field_has_help(self, name: str) -> None:
-        text = FIELDS[name].metadata["help"]
+        text = DECLARED[name].help
         assert len(text) > 10
         assert text.endswith(".")
         assert text[0].isupper() or name in ("loss", "activation", "batch_norm", "ball")
 
     @pytest.mark.parametrize("name", ENUMS)
     def test_help_names_every_choice(self, name: str) -> None:
-        words = re.findall(r"[\w-]+", FIELDS[name].metadata["help"])
+        words = re.findall(r"[\w-]+", DECLARED[name].help)
         assert {m.value for m in KINDS[name]} <= set(words)
 
     def test_activations_are_named_too(self) -> None:
-        words = re.findall(r"[\w-]+", FIELDS["activation"].metadata["help"])
+        words = re.findall(r"[\w-]+", DECLARED["activation"].help)
         assert {*Activation, *ActivationKind} <= set(words)
 
     def test_groups_begin_at_fields(self) -> None:

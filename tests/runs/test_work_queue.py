@@ -13,13 +13,13 @@ import pytest
 import torch
 from torch.distributed import HashStore
 
-from llcert.ahead import Ahead
 from llcert.certify import BatchResult, LayerMeasure, Sample, StageCount, Verdict
-from llcert.dealing import help_out, in_order
 from llcert.errors import InvalidInput
 from llcert.machine.process_group import ProcessGroup
 from llcert.report.tally import rounded
-from llcert.run_directory import batch_json, sample_json
+from llcert.runs.pending_batches import PendingBatches
+from llcert.runs.records import batch_json, sample_json
+from llcert.runs.work_queue import WorkQueue
 
 
 def batch(number: int) -> BatchResult:
@@ -49,41 +49,39 @@ def slow(seed: int) -> Callable[[int], BatchResult]:
 
 @pytest.mark.parametrize("size", [1, 2, 4, 30])
 def test_in_order_whoever_computes_them(size: int, tmp_path: Path) -> None:
-    """Batches 0 and 1 are done, 3 and 7 lie ahead."""
-    store, ahead, dealt = HashStore(), Ahead(tmp_path / "ahead"), [2, 4, 5, 6, *range(8, 20)]
+    """Batches 0 and 1 are done, 3 and 7 are pending."""
+    store, pending, numbers = HashStore(), PendingBatches(tmp_path / "ahead"), [2, 4, 5, 6, *range(8, 20)]
     for number in (3, 7):
-        ahead.put(number, batch(number))
-    assert ahead.numbers() == {3, 7}
+        pending.put(number, batch(number))
+    assert pending.numbers() == {3, 7}
+    queues = [WorkQueue(ProcessGroup(rank, size, store), pending, numbers) for rank in range(size)]
     with ThreadPoolExecutor(size) as others:
-        helping = [
-            others.submit(help_out, slow(rank), ProcessGroup(rank, size, store), ahead, dealt=dealt)
-            for rank in range(1, size)
-        ]
-        found = list(in_order(slow(0), ProcessGroup(0, size, store), ahead, numbers=range(2, 20), dealt=dealt))
+        helping = [others.submit(queues[rank].help_out, slow(rank)) for rank in range(1, size)]
+        found = list(queues[0].in_order(slow(0), range(2, 20)))
         for one in helping:
             one.result()
     assert [lines(result) for result in found] == [lines(batch(number)) for number in range(2, 20)]
-    assert ahead.numbers() == set()
-    ahead.clear()
+    assert pending.numbers() == set()
+    pending.clear()
     assert not (tmp_path / "ahead").exists()
 
 
-def test_a_batch_lies_ahead_until_it_is_written(tmp_path: Path) -> None:
-    ahead = Ahead(tmp_path / "ahead")
-    ahead.put(0, batch(0))
-    results = in_order(batch, ProcessGroup(), ahead, numbers=range(2), dealt=[1])
+def test_a_batch_is_pending_until_it_is_written(tmp_path: Path) -> None:
+    pending = PendingBatches(tmp_path / "ahead")
+    pending.put(0, batch(0))
+    results = WorkQueue(ProcessGroup(), pending, [1]).in_order(batch, range(2))
     next(results)
-    assert ahead.numbers() == {0}
+    assert pending.numbers() == {0}
     next(results)
-    assert ahead.numbers() == set()
+    assert pending.numbers() == set()
 
 
 def test_one_alone_needs_no_folder() -> None:
-    assert len(list(in_order(batch, ProcessGroup(), Ahead(), numbers=range(3), dealt=range(3)))) == 3
+    assert len(list(WorkQueue(ProcessGroup(), PendingBatches(), range(3)).in_order(batch, range(3)))) == 3
 
 
 def test_what_lies_ahead_is_read_as_it_was(tmp_path: Path) -> None:
-    ahead = Ahead(tmp_path)
+    ahead = PendingBatches(tmp_path)
     ahead.put(5, batch(5))
     found = ahead.get(5)
     assert found is not None
@@ -95,7 +93,7 @@ def test_what_lies_ahead_is_read_as_it_was(tmp_path: Path) -> None:
 
 
 def test_only_its_own_files_are_removed(tmp_path: Path) -> None:
-    ahead = Ahead(tmp_path / "ahead")
+    ahead = PendingBatches(tmp_path / "ahead")
     ahead.put(5, batch(5))
     (tmp_path / "ahead" / ".6.json.part").touch()
     (tmp_path / "ahead" / "notes.txt").touch()
@@ -105,7 +103,7 @@ def test_only_its_own_files_are_removed(tmp_path: Path) -> None:
 
 def test_a_folder_that_is_not_shared(tmp_path: Path) -> None:
     with pytest.raises(InvalidInput, match="a folder that all machines share"):
-        Ahead(tmp_path / "elsewhere" / "ahead").put(0, batch(0))
+        PendingBatches(tmp_path / "elsewhere" / "ahead").put(0, batch(0))
 
 
 def test_rounding_twice_changes_nothing() -> None:

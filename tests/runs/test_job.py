@@ -13,9 +13,10 @@ from llcert.api import images_and_labels
 from llcert.certify import Certifier
 from llcert.errors import InvalidInput
 from llcert.ir import Input, Network, apply
-from llcert.job import fingerprint, prepare
 from llcert.ops import Linear, relu
-from llcert.question import Question
+from llcert.options import Options
+from llcert.runs.identity import fingerprint
+from llcert.runs.job import prepare
 
 
 def network(scale: float = 1.0, classes: int = 3) -> Network:
@@ -50,17 +51,17 @@ def test_certify_is_a_function_and_a_package() -> None:
 def test_metadata_answers_what_is_not_asked() -> None:
     data = images_and_labels(*images())
     named = replace(network(), metadata={"eps": "0.02", "mean": "0.1", "std": "0.5"})
-    subject = prepare(named, Question(), dataset=data).subject
-    assert (subject.eps, subject.eps_text) == (0.02, "0.02")
+    subject = prepare(named, Options(), dataset=data).subject
+    assert (subject.settings.eps, subject.eps_text) == (0.02, "0.02")
     assert subject.normalisation == "(pixel - 0.1) / 0.5 in front of the network; eps is in pixels"
-    assert prepare(named, Question(eps="1/4"), dataset=data).subject.eps == 0.25
+    assert prepare(named, Options(eps="1/4"), dataset=data).subject.settings.eps == 0.25
 
 
 @pytest.mark.parametrize("metadata", [{"eps": "soon"}, {"eps": "0.1", "mean": "x"}, {"eps": "0.1", "layout": "pile"}])
 def test_metadata_of_nonsense_is_refused(metadata: dict[str, str]) -> None:
     data = images_and_labels(*images())
     with pytest.raises(InvalidInput):
-        prepare(replace(network(), metadata=metadata), Question(), dataset=data)
+        prepare(replace(network(), metadata=metadata), Options(), dataset=data)
 
 
 def test_more_classes_than_outputs_are_refused() -> None:

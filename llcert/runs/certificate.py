@@ -10,7 +10,7 @@ from llcert.certify import Assurance, BatchResult, Radii, Semantics, Verdict
 from llcert.errors import InvalidInput
 from llcert.evidence import Folder, Recorder, open_folder
 from llcert.machine.versions import VERSION
-from llcert.question import Question
+from llcert.options import Options
 from llcert.report import Subject
 
 STAGES = ("global", "local", "attack", "dual")
@@ -25,11 +25,12 @@ class Proofs:
     recorder: Recorder = field(default_factory=Recorder)
 
     @staticmethod
-    def open(path: Path, question: Question, *, resume: bool, overwrite: bool) -> Proofs:
-        """Raises InvalidInput where the folder may not be written to, or the question is not one a proof answers."""
-        if question.assurance not in (None, Assurance.DETERMINISTIC.value):
-            raise InvalidInput(f"--proof needs --assurance deterministic, not {question.assurance}")
-        beyond = [s for s in question.stages or () if s not in STAGES]
+    def open(path: Path, options: Options, *, resume: bool, overwrite: bool) -> Proofs:
+        """Raises InvalidInput where the folder may not be written to, or where no certificate can hold what is
+        asked."""
+        if options.assurance not in (None, Assurance.DETERMINISTIC.value):
+            raise InvalidInput(f"--proof needs --assurance deterministic, not {options.assurance}")
+        beyond = [s for s in options.stages or () if s not in STAGES]
         if beyond:
             raise InvalidInput(f"--proof cannot hold what stage {beyond[0]} finds; give --stages {','.join(STAGES)}")
         return Proofs(open_folder(path, resume=resume, overwrite=overwrite))
@@ -56,14 +57,14 @@ class Proofs:
             },
         }
         semantics = Semantics.FLOAT32 if self.recorder.single else Semantics.REAL
-        eps = subject.eps if isinstance(subject.eps, Radii) else subject.eps_text
+        eps = subject.settings.eps if isinstance(subject.settings.eps, Radii) else subject.eps_text
         self.folder.begin(
             canonical,
             eps=eps,
             semantics=semantics.value,
             about=about,
-            specification=subject.specification,
-            within=subject.within,
+            specification=subject.settings.specification,
+            within=subject.settings.within,
         )
 
     def require(self, results: Iterable[BatchResult]) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 from llcert.data.npz import read_array
 from llcert.data.reading import decode_text, read_file, reading
 from llcert.errors import InvalidInput
-from llcert.question import parse_eps
+from llcert.options.text import parse_eps
 
 _LIMIT = 1 << 28
 

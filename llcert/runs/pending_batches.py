@@ -1,7 +1,7 @@
-"""Batches that were finished before those in front of them, until their turn comes: one file each, whole or not there.
+"""Batches that were finished before those in front of them, until it is their turn: one JSON file each, written whole.
 
-Every process of a group writes here what it has finished, so that it survives whatever ends the run; the first process
-moves it to where it belongs.
+Every process of a group writes here what it has finished, so that it outlives the run; rank 0 moves it to the files of
+the run in order.
 """
 
 from __future__ import annotations
@@ -12,17 +12,19 @@ from pathlib import Path
 
 from llcert.certify import BatchResult
 from llcert.errors import InvalidInput
-from llcert.run_directory import batch_json, batch_result, clear_ahead, dump, sample_json, write_atomically
+from llcert.machine.files import dump, write_atomically
+from llcert.runs.records import batch_json, batch_result, sample_json
+from llcert.runs.run_directory import clear_pending
 
 
 @dataclass(frozen=True)
-class Ahead:
-    """path: of the folder, which need not exist; None where nothing can lie ahead."""
+class PendingBatches:
+    """path: of the folder, which need not exist; None for one process alone, which finishes its batches in order."""
 
     path: Path | None = None
 
     def put(self, number: int, result: BatchResult) -> None:
-        """Keeps a batch. Raises InvalidInput where the folder is not to be seen from here."""
+        """Keeps the result of a batch. Raises InvalidInput where the folder cannot be seen from this machine."""
         assert self.path is not None, "one process alone finishes its batches in order"
         try:
             self.path.mkdir(exist_ok=True)
@@ -34,7 +36,7 @@ class Ahead:
         write_atomically(self._file(number), dump(content))
 
     def get(self, number: int) -> BatchResult | None:
-        """A batch that was kept. Raises InvalidInput where its file is damaged."""
+        """The result of a batch, None where it is not there. Raises InvalidInput where its file is damaged."""
         if self.path is None:
             return None
         file = self._file(number)
@@ -47,20 +49,20 @@ class Ahead:
             raise InvalidInput(f"{file}: damaged; remove it and give --resume again") from error
 
     def drop(self, number: int) -> None:
-        """Forgets a batch."""
+        """Removes a batch, if it is there."""
         if self.path is not None:
             self._file(number).unlink(missing_ok=True)
 
     def numbers(self) -> set[int]:
-        """Of the batches that lie here."""
+        """Of the batches that are there."""
         if self.path is None or not self.path.is_dir():
             return set()
         return {int(file.stem) for file in self.path.glob("*.json") if file.stem.isdecimal()}
 
     def clear(self) -> None:
-        """Removes the folder and what a group wrote there, nothing else."""
+        """Removes the folder with what a run wrote there, nothing else."""
         if self.path is not None:
-            clear_ahead(self.path)
+            clear_pending(self.path)
 
     def _file(self, number: int) -> Path:
         assert self.path is not None

@@ -12,10 +12,10 @@ import torch
 
 from llcert.certify import BatchResult, LayerMeasure, Sample, StageCount, Verdict
 from llcert.errors import InvalidInput
-from llcert.question import Question
-from llcert.run_directory import BATCHES, FILES, RUN, SAMPLES, open_directory
+from llcert.options import Options
+from llcert.runs.run_directory import BATCHES, FILES, RUN, SAMPLES, open_directory
 
-QUESTION = Question(eps="0.5", batch_size=2)
+OPTIONS = Options(eps="0.5", batch_size=2)
 IDENTITY = {"eps": 0.5, "stages": ("global", "local"), "seed": 0}
 
 
@@ -30,7 +30,7 @@ def batch(first: int) -> BatchResult:
 
 def written(path: Path, batches: Sequence[int]) -> None:
     directory = open_directory(path, resume=False, overwrite=False)
-    directory.begin(QUESTION, IDENTITY)
+    directory.begin(OPTIONS, IDENTITY)
     for first in batches:
         directory.append(batch(first))
     directory.close()
@@ -62,7 +62,7 @@ def test_samples_have_the_keys_programs_rely_on(tmp_path: Path) -> None:
 def test_a_run_is_read_back_as_it_was(tmp_path: Path) -> None:
     written(tmp_path / "out", [0, 2])
     directory = open_directory(tmp_path / "out", resume=True, overwrite=False)
-    first, second = directory.begin(QUESTION, IDENTITY)
+    first, second = directory.begin(OPTIONS, IDENTITY)
     directory.close()
     assert second.stages == batch(2).stages
     assert [s.index for s in (*first.samples, *second.samples)] == [0, 1, 2, 3]
@@ -82,7 +82,7 @@ def test_cut_off_anywhere_the_rest_is_written_again(tmp_path: Path, name: str) -
         for file, content in whole.items():
             (path / file).write_bytes(content[:length] if file == name else content)
         directory = open_directory(path, resume=True, overwrite=False)
-        done = len(directory.begin(QUESTION, IDENTITY))
+        done = len(directory.begin(OPTIONS, IDENTITY))
         assert done < 2
         for first in (0, 2)[done:]:
             directory.append(batch(first))
@@ -95,7 +95,7 @@ def test_killed_before_its_first_line_a_run_starts_anew(tmp_path: Path) -> None:
         (tmp_path / name).touch()
     directory = open_directory(tmp_path, resume=True, overwrite=False)
     assert directory.stored is None
-    assert directory.begin(QUESTION, IDENTITY) == ()
+    assert directory.begin(OPTIONS, IDENTITY) == ()
     directory.close()
 
 
@@ -106,7 +106,7 @@ def test_another_question_is_refused_by_name(tmp_path: Path, name: str, value: o
     written(tmp_path / "out", [0])
     directory = open_directory(tmp_path / "out", resume=True, overwrite=False)
     with pytest.raises(InvalidInput, match=f"--resume: {name} is"):
-        directory.begin(QUESTION, {**IDENTITY, name: value})
+        directory.begin(OPTIONS, {**IDENTITY, name: value})
 
 
 def test_an_earlier_run_needs_a_word(tmp_path: Path) -> None:
@@ -121,7 +121,7 @@ def test_overwriting_removes_only_what_llcert_wrote(tmp_path: Path) -> None:
     written(tmp_path / "out", [0])
     (tmp_path / "out" / "thesis.tex").write_text("years of work")
     directory = open_directory(tmp_path / "out", resume=False, overwrite=True)
-    assert directory.begin(QUESTION, IDENTITY) == ()
+    assert directory.begin(OPTIONS, IDENTITY) == ()
     directory.close()
     assert (tmp_path / "out" / "thesis.tex").read_text() == "years of work"
     assert (tmp_path / "out" / SAMPLES).read_text() == ""
@@ -149,21 +149,21 @@ def test_damage_is_told(tmp_path: Path, line: str) -> None:
     (tmp_path / "out" / BATCHES).write_text(line + "\n")
     directory = open_directory(tmp_path / "out", resume=True, overwrite=False)
     with pytest.raises(InvalidInput, match="damaged"):
-        directory.begin(QUESTION, IDENTITY)
+        directory.begin(OPTIONS, IDENTITY)
 
 
 def test_two_processes_do_not_share_a_folder(tmp_path: Path) -> None:
     one = open_directory(tmp_path, resume=False, overwrite=False)
-    one.begin(QUESTION, IDENTITY)
+    one.begin(OPTIONS, IDENTITY)
     other = open_directory(tmp_path, resume=True, overwrite=False)
     with pytest.raises(InvalidInput, match="another llcert"):
-        other.begin(QUESTION, IDENTITY)
+        other.begin(OPTIONS, IDENTITY)
     one.close()
 
 
 def test_infinite_margins_never_reach_the_disk(tmp_path: Path) -> None:
     directory = open_directory(tmp_path, resume=False, overwrite=False)
-    directory.begin(QUESTION, IDENTITY)
+    directory.begin(OPTIONS, IDENTITY)
     bad = batch(0)
     bad = replace(bad, samples=tuple(replace(s, margin=float("inf")) for s in bad.samples))
     with pytest.raises(ValueError, match="JSON"):

@@ -10,13 +10,11 @@ from typing import Any
 import pytest
 import torch
 from moments import State, moments, put, state_of
-from test_run_directory import IDENTITY, QUESTION, batch
 
-import llcert.ahead
 import llcert.evidence.folder
-import llcert.run_directory
+import llcert.runs.pending_batches
+import llcert.runs.run_directory
 import llcert_train.folder
-from llcert.ahead import Ahead
 from llcert.certify import Certifier, Semantics, Settings
 from llcert.check import check
 from llcert.errors import InvalidInput
@@ -24,10 +22,13 @@ from llcert.evidence import Folder, Recorder
 from llcert.evidence import open_folder as open_certificate
 from llcert.ir import Input, Network, apply
 from llcert.ops import Linear, relu
-from llcert.run_directory import AHEAD, open_directory
+from llcert.runs.pending_batches import PendingBatches
+from llcert.runs.run_directory import PENDING, open_directory
 from llcert_train.folder import open_folder as open_training
 from llcert_train.metrics import Epoch
 from llcert_train.settings import Recipe
+
+from .test_run_directory import IDENTITY, OPTIONS, batch
 
 OTHER = {**IDENTITY, "seed": 1}
 
@@ -44,8 +45,8 @@ def said(action: Callable[[], object]) -> str:
 def finished(path: Path, identity: dict[str, Any], *, resume: bool = False, overwrite: bool = False) -> int:
     """Runs to its end, two batches ahead of their turn; how many batches were found."""
     directory = open_directory(path, resume=resume, overwrite=overwrite)
-    done = directory.begin(QUESTION, identity)
-    ahead = Ahead(path / AHEAD)
+    done = directory.begin(OPTIONS, identity)
+    ahead = PendingBatches(path / PENDING)
     for number in range(len(done), 3):
         result = ahead.get(number) or batch(2 * number)
         if number < 2:
@@ -60,14 +61,14 @@ def finished(path: Path, identity: dict[str, Any], *, resume: bool = False, over
 def states_of_runs(tmp_path: Path) -> list[tuple[State | None, bool]]:
     """And whether a run of OTHER may be in them: of a new run, of one that is overwritten, and of one that goes on."""
     out = tmp_path / "out"
-    with moments(out, [llcert.run_directory, llcert.ahead]) as new:
+    with moments(out, [llcert.runs.run_directory, llcert.runs.pending_batches]) as new:
         finished(out, IDENTITY)
     part = next(s for s in reversed(new) if s and "batches.ahead/1.json" in s)
     old = put(part, tmp_path / "old")
-    with moments(old, [llcert.run_directory, llcert.ahead]) as replaced:
+    with moments(old, [llcert.runs.run_directory, llcert.runs.pending_batches]) as replaced:
         finished(old, OTHER, overwrite=True)
     again = put(part, tmp_path / "again")
-    with moments(again, [llcert.run_directory, llcert.ahead]) as continued:
+    with moments(again, [llcert.runs.run_directory, llcert.runs.pending_batches]) as continued:
         assert 0 < finished(again, IDENTITY, resume=True) < 3
     return [*((s, False) for s in (*new, *continued)), *((s, True) for s in replaced)]
 
@@ -96,7 +97,7 @@ def test_batches_of_a_run_that_was_replaced_are_not_taken_for_the_new_one_s(tmp_
     """Whatever of an earlier run is left without the run.json that says what it was asked."""
     out = tmp_path / "out"
     out.mkdir()
-    Ahead(out / AHEAD).put(1, batch(90))
+    PendingBatches(out / PENDING).put(1, batch(90))
     finished(out, IDENTITY, resume=True)
     finished(tmp_path / "whole", IDENTITY)
     assert state_of(out) == state_of(tmp_path / "whole")
@@ -136,10 +137,10 @@ def sound(path: Path) -> None:
 
 def test_a_killed_certificate_goes_on_or_is_replaced(tmp_path: Path, proved: tuple[Recorder, list[int]]) -> None:
     module = llcert.evidence.folder
-    with moments(tmp_path / "out", [module, llcert.run_directory]) as new:
+    with moments(tmp_path / "out", [module, llcert.runs.run_directory]) as new:
         certified(tmp_path / "out", proved, "a")
     whole = state_of(tmp_path / "out")
-    with moments(tmp_path / "out", [module, llcert.run_directory]) as replaced:
+    with moments(tmp_path / "out", [module, llcert.runs.run_directory]) as replaced:
         certified(tmp_path / "out", proved, "b", overwrite=True)
     certified(tmp_path / "other", proved, "b")
     assert len(new) > 20
@@ -203,7 +204,7 @@ def without(state: State | None) -> State:
 
 
 def test_a_killed_training_goes_on_or_is_replaced(tmp_path: Path) -> None:
-    modules = [llcert_train.folder, llcert.run_directory]
+    modules = [llcert_train.folder, llcert.runs.run_directory]
     with moments(tmp_path / "out", modules) as new:
         trained(tmp_path / "out", {"data": "a"})
     whole = without(state_of(tmp_path / "out"))
@@ -225,7 +226,7 @@ def test_a_killed_training_goes_on_or_is_replaced(tmp_path: Path) -> None:
 
 def test_a_killed_extension_goes_on_or_is_replaced(tmp_path: Path) -> None:
     """At every moment there is a state to go on from: no step of the finished run is trained again."""
-    modules = [llcert_train.folder, llcert.run_directory]
+    modules = [llcert_train.folder, llcert.runs.run_directory]
     trained(tmp_path / "out", {"data": "a"})
     short = without(state_of(tmp_path / "out"))
     with moments(tmp_path / "out", modules) as extended:

@@ -1,43 +1,40 @@
 """The folder of a run: what is decided lies on disk at once, and a run that was killed can go on.
 
-`run.json` holds the question, `samples.jsonl` one line an image, `batches.jsonl` one line a finished batch with what
-the report needs beyond the samples, `summary.json` the report. A batch counts once its line in `batches.jsonl` is
-complete; whatever lies in `samples.jsonl` behind it is dropped by the next run.
+`run.json` holds the options as given and the identity of the run, `samples.jsonl` one line an image, `batches.jsonl`
+one line a finished batch with what the report needs beyond the samples, `summary.json` the report. A batch counts once
+its line in `batches.jsonl` is complete; whatever lies in `samples.jsonl` behind it is dropped by the next run.
 """
 
 from __future__ import annotations
 
 import json
-import math
 import os
-import sys
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any
 
-import torch
-
-from llcert.certify import Assurance, BatchResult, LayerMeasure, Sample, StageCount, Verdict
+from llcert.certify import BatchResult
 from llcert.errors import InvalidInput
-from llcert.question import Question
+from llcert.machine.files import dump, lock, part_of, write_atomically
+from llcert.options import Options
 from llcert.report import Report
-from llcert.report.tally import rounded
+from llcert.runs.records import batch_json, batch_result, sample_json
 
 FORMAT = "llcert run 1"
 RUN, SAMPLES, BATCHES, SUMMARY = "run.json", "samples.jsonl", "batches.jsonl", "summary.json"
-AHEAD = "batches.ahead"
-"""The folder of batches that were finished before those in front of them; see llcert.ahead."""
+PENDING = "batches.ahead"
+"""The folder of batches that were finished before those in front of them; see `llcert.runs.pending_batches`."""
 FILES = (SUMMARY, SAMPLES, BATCHES, RUN)
 _SUMMARY_SECONDS = 1.0
 
 
 @dataclass(frozen=True)
 class Stored:
-    """What `run.json` says: what the user asked, and what a run that goes on must agree with."""
+    """What `run.json` holds: the options as given, and the identity that a run which is continued must agree with."""
 
-    question: Question
+    options: Options
     identity: Mapping[str, Any]
 
 
@@ -50,7 +47,7 @@ class RunDirectory:
     _files: dict[str, IO[bytes]] = field(default_factory=dict)
     _written: float = 0.0
 
-    def begin(self, question: Question, identity: Mapping[str, Any]) -> tuple[BatchResult, ...]:
+    def begin(self, options: Options, identity: Mapping[str, Any]) -> tuple[BatchResult, ...]:
         """Opens the files; the results of the batches that an earlier run finished, none for a new one.
 
         Raises InvalidInput naming the first difference to the run that lies here, for damaged files, and where
@@ -60,14 +57,14 @@ class RunDirectory:
             _same(self.stored.identity, identity, self.path)
         try:
             self._open()
-            return self._finished() if self.stored is not None else self._new(question, identity)
+            return self._finished() if self.stored is not None else self._new(options, identity)
         except BaseException:
             self._release()
             raise
 
-    def _new(self, question: Question, identity: Mapping[str, Any]) -> tuple[BatchResult, ...]:
-        clear_ahead(self.path / AHEAD)
-        content = {"format": FORMAT, "question": question.to_json(), "identity": dict(identity)}
+    def _new(self, options: Options, identity: Mapping[str, Any]) -> tuple[BatchResult, ...]:
+        clear_pending(self.path / PENDING)
+        content = {"format": FORMAT, "question": options.to_json(), "identity": dict(identity)}
         write_atomically(self.path / RUN, dump(content, indent=2))
         return ()
 
@@ -170,7 +167,7 @@ def open_directory(path: Path, *, resume: bool, overwrite: bool) -> RunDirectory
         raise InvalidInput(f"--out {path}: holds {', '.join(ours)} that no llcert run wrote; choose another folder")
     if overwrite:
         if stored is not None:
-            clear_ahead(path / AHEAD)
+            clear_pending(path / PENDING)
         for name in FILES:  # run.json is the last: it is what makes the others ours
             part_of(path / name).unlink(missing_ok=True)
             (path / name).unlink(missing_ok=True)
@@ -178,8 +175,8 @@ def open_directory(path: Path, *, resume: bool, overwrite: bool) -> RunDirectory
     return RunDirectory(path, stored)
 
 
-def clear_ahead(path: Path) -> None:
-    """Removes the folder of batches ahead with what a group wrote there, nothing else."""
+def clear_pending(path: Path) -> None:
+    """Removes the folder of pending batches with what a run wrote there, nothing else."""
     for pattern in ("[0-9]*.json", ".[0-9]*.json.part"):
         for file in path.glob(pattern):
             file.unlink(missing_ok=True)
@@ -192,7 +189,7 @@ def _stored(path: Path) -> Stored:
         content = json.loads((path / RUN).read_bytes())
         if content["format"] != FORMAT:
             raise InvalidInput(f"{path / RUN}: not a run that this version of llcert can continue")
-        return Stored(Question.from_json(content["question"]), dict(content["identity"]))
+        return Stored(Options.from_json(content["question"]), dict(content["identity"]))
     except (ValueError, KeyError, TypeError, OSError) as error:
         raise InvalidInput(f"{path / RUN}: not written by llcert; choose another folder") from error
 
@@ -203,117 +200,10 @@ def _same(before: Mapping[str, Any], now: Mapping[str, Any], path: Path) -> None
         if before.get(name) != json.loads(json.dumps(value)):
             raise InvalidInput(
                 f"--resume: {name} is {value} now, but was {before.get(name)} in {path}; "
-                "ask the same question or start again with --overwrite"
+                "give the same options or start again with --overwrite"
             )
-
-
-def sample_json(sample: Sample) -> dict[str, Any]:
-    """An image's line in `samples.jsonl`."""
-    sample = rounded(sample)
-    return {
-        "index": sample.index,
-        "label": sample.label,
-        "prediction": sample.prediction,
-        "verdict": sample.verdict.value,
-        "stage": sample.stage,
-        "margin": sample.margin,
-        "local_lipschitz": sample.local_lipschitz,
-        "radius_growth": sample.radius_growth,
-        "assurance": None if sample.assurance is None else sample.assurance.value,
-        "radius": None if sample.radius == math.inf else sample.radius,
-        "unbounded": sample.radius == math.inf,
-        "eps": sample.eps,
-        "in_range": sample.in_range,
-        "disputed": sample.disputed,
-        "within": sample.within,
-    }
-
-
-def batch_json(result: BatchResult) -> dict[str, Any]:
-    """What the report needs of a batch beyond the lines of its images."""
-    return {
-        "seconds": result.samples[0].seconds,
-        "stages": [[s.name, s.seen, s.decided, s.seconds] for s in result.stages],
-        "layers": [
-            {name: _numbers(getattr(layer, name)) for name in ("norm", "iterations", "varying")}
-            for layer in result.layers
-        ],
-    }
-
-
-def _numbers(values: torch.Tensor) -> list[float | None]:
-    """JSON has no NaN: such a value is None here and NaN again when it is read."""
-    return [v if math.isfinite(v) else None for v in values.tolist()]
-
-
-def batch_result(record: dict[str, Any], samples: list[dict[str, Any]]) -> BatchResult:
-    """The batch of which `batch_json` and `sample_json` wrote this. Raises what wrong types and names raise."""
-    return BatchResult(
-        samples=tuple(_sample(s, record["seconds"]) for s in samples),
-        stages=tuple(StageCount(*stage) for stage in record["stages"]),
-        layers=tuple(LayerMeasure(**{k: _tensor(v) for k, v in layer.items()}) for layer in record["layers"]),
-    )
-
-
-def _sample(line: dict[str, Any], seconds: float) -> Sample:
-    assurance, unbounded = line.get("assurance"), line.get("unbounded")
-    within = line.get("within")
-    line = {k: v for k, v in line.items() if k != "unbounded"}
-    known = {
-        "radius": math.inf if unbounded else line["radius"],
-        "verdict": Verdict(line["verdict"]),
-        "assurance": None if assurance is None else Assurance(assurance),
-        "within": None if within is None else tuple(within),
-    }
-    return Sample(**{**line, **known}, seconds=seconds)
-
-
-def _tensor(values: list[float | None]) -> torch.Tensor:
-    whole = all(isinstance(v, int) for v in values)
-    return torch.tensor(
-        [float("nan") if v is None else v for v in values], dtype=torch.int64 if whole else torch.float64
-    )
-
-
-def dump(value: Any, indent: int | None = None) -> str:
-    """One line of JSON, or an indented text, with a line end; NaN and infinity raise ValueError."""
-    return json.dumps(value, allow_nan=False, indent=indent) + "\n"
-
-
-def write_atomically(path: Path, text: str) -> None:
-    """Writes a file at once or not at all; links and devices are written to as they are."""
-    if path.is_symlink() or (path.exists() and not path.is_file()):
-        path.write_text(text, encoding="utf-8")
-        return
-    part = part_of(path)
-    try:
-        with part.open("wb") as file:
-            file.write(text.encode())
-            file.flush()
-            os.fsync(file.fileno())
-        part.replace(path)
-    except BaseException:
-        part.unlink(missing_ok=True)
-        raise
-
-
-def part_of(path: Path) -> Path:
-    """Where a file is written before it gets its name."""
-    return path.with_name(f".{path.name}.part")
 
 
 def _content(file: IO[bytes]) -> bytes:
     file.seek(0)
     return file.read()
-
-
-def lock(file: IO[bytes], path: Path) -> None:
-    """Keeps a second process out of the folder; the system lets go of the lock however this one ends."""
-    if sys.platform == "win32":
-        return
-    import fcntl
-
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError as error:
-        raise InvalidInput(f"--out {path}: another llcert is at work in this folder") from error

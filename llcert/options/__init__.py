@@ -1,0 +1,6 @@
+"""What a user may ask: every option is declared once, and becomes from there an argument of the command line and of the
+Python API, a key of JSON files, and a check. Cheap to import: nothing here imports torch or numpy."""
+
+from llcert.options.certification import STAGES, Options, check, default
+
+__all__ = ["STAGES", "Options", "check", "default"]

@@ -1,0 +1,198 @@
+"""A certification that is ready to run: network, settings and images, one batch after the other."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import torch
+
+from llcert.certify import (
+    Assurance,
+    BatchResult,
+    Certifier,
+    Settings,
+    Witness,
+    batch_size_for,
+    check_one_image_fits,
+)
+from llcert.comparison import Agreement, compared
+from llcert.data import NAMED, Dataset
+from llcert.errors import InvalidInput
+from llcert.frontend.adapt import adapt
+from llcert.ir import Network
+from llcert.machine.memory import free_memory, out_of_memory
+from llcert.machine.versions import versions
+from llcert.options import Options
+from llcert.program import lower
+from llcert.report import Subject
+from llcert.report.layers import layers
+from llcert.runs.identity import fingerprint, identity_of
+from llcert.runs.resolve import data_of, device_name, device_of, dtype_of, settings_of, with_metadata
+from llcert.runs.selection import Selection, select_images
+
+_CHECKED_IMAGES = 8
+_NORMALISED = "normalisation: "
+_UNTOUCHED = "pixels enter the model as they are; any normalisation is inside it"
+
+
+@dataclass(frozen=True)
+class Job:
+    """A certification ready to run. indices: of the images. resolved: all of `identity` but the data. self_check:
+    whether bounds of the first batch that is computed are checked."""
+
+    certifier: Certifier
+    dataset: Dataset
+    indices: Sequence[int]
+    batch_size: int
+    subject: Subject
+    resolved: dict[str, Any]
+    self_check: bool = True
+
+    @cached_property
+    def identity(self) -> dict[str, Any]:
+        """What a run that is continued must agree with, in the order in which differences are reported; reads all
+        images."""
+        return {**self.resolved, "data_sha256": self.dataset.sha256(self.indices)}
+
+    @property
+    def batches(self) -> int:
+        """How many batches there are."""
+        return -(-len(self.indices) // self.batch_size)
+
+    def result(self, number: int, *, self_check: bool = False) -> BatchResult:
+        """The result of a batch by its number from 0. self_check: whether to do it, where it is asked for at all.
+
+        Raises Contradiction or NumericalError where a bound is seen to be wrong.
+        """
+        chosen = self.indices[number * self.batch_size : (number + 1) * self.batch_size]
+        (batch,) = self.dataset.batches(chosen, self.batch_size)
+        check = self.self_check and self_check
+        return self.certifier(batch.images, batch.labels, batch.indices, self_check=check)
+
+    def results(self) -> Iterator[BatchResult]:
+        """The results of all batches in order; the self-check is done on the first. Raises as `result` does."""
+        for number in range(self.batches):
+            yield self.result(number, self_check=number == 0)
+
+
+def prepare(
+    network: Network,
+    options: Options,
+    *,
+    model: str = "",
+    sha256: str | None = None,
+    dataset: Dataset | None = None,
+    witness: Witness | None = None,
+) -> Job:
+    """The certification of a network with these options; what they leave open comes from its metadata.
+
+    model: how the report names it; sha256: of its file. dataset: in place of the one the options name. witness: of
+    deterministic proofs. Raises InvalidInput in one line for whatever cannot be done, UnsupportedModel where the
+    network differs from what it was read from by more than rounding.
+    """
+    options = with_metadata(options, network)
+    model = model or network.source or "network"
+    settings = settings_of(options, model)
+    device, dtype = device_of(options.device), dtype_of(options.dtype, network)
+    selection = select_images(options, settings, dataset or data_of(options, model))
+    dataset, settings = selection.dataset, selection.settings
+    adapted, notes = adapt(network, dataset.image_shape, layout=options.layout, mean=options.mean, std=options.std)
+    agreement = _agreement(adapted, selection)
+    if dataset.class_count > network.classes:
+        raise InvalidInput(
+            f"{model} has {network.classes} outputs, but {dataset.name} has {dataset.class_count} classes"
+        )
+    certifier = _certifier(adapted, settings, device, dtype, witness)
+    batch_size = options.batch_size or batch_size_for(certifier.program, proved=_proved(settings))
+    subject = Subject(
+        model=model,
+        model_sha256=sha256,
+        weights_sha256=fingerprint(adapted),
+        settings=settings,
+        eps_text=options.eps if isinstance(options.eps, str) else options.eps_file or "given",
+        data=dataset.name,
+        split=dataset.split,
+        selection=selection.text,
+        asked=len(selection.indices),
+        classes=network.classes,
+        clippable=_clippable(selection),
+        layers=layers(certifier.program, certifier.bound),
+        global_lipschitz=float(certifier.bound.logit_lipschitz),
+        normalisation=_normalisation(notes),
+        device=device_name(device),
+        dtype=str(dtype).removeprefix("torch."),
+        batch_size=batch_size,
+        versions=versions(),
+        parity=agreement.difference if agreement else None,
+        notes=(*network.notes, *(n for n in notes if not n.startswith(_NORMALISED)), *_agreed(agreement, dataset)),
+        warnings=_warnings(dataset, network, settings),
+        left_out=selection.left_out,
+    )
+    identity = identity_of(options, settings, subject)
+    return Job(
+        certifier, dataset, selection.indices, batch_size, subject, identity, self_check=options.self_check is not False
+    )
+
+
+def _proved(settings: Settings) -> bool:
+    return settings.assurance is not Assurance.ESTIMATE
+
+
+def _agreement(network: Network, selection: Selection) -> Agreement | None:
+    """How far a network and what it was read from agree on the first images; None where it was made here."""
+    if not network.original:
+        return None
+    (first,) = selection.dataset.batches(selection.indices[:_CHECKED_IMAGES], _CHECKED_IMAGES)
+    return compared(network, first.images)
+
+
+def _clippable(selection: Selection) -> bool:
+    """Whether less would be claimed with --clip-input."""
+    settings = selection.settings
+    covered = settings.pixel_range.covers(*selection.dataset.images.pixel_range_of(selection.indices))
+    return not settings.clip_input and covered
+
+
+def _certifier(
+    network: Network, settings: Settings, device: torch.device, dtype: torch.dtype, witness: Witness | None
+) -> Certifier:
+    check_one_image_fits(lower(network, device, dtype), network.source or "the network", proved=_proved(settings))
+    try:
+        return Certifier.of(network, settings, device, dtype, witness)
+    except (RuntimeError, MemoryError) as error:
+        if not out_of_memory(error):
+            raise
+        raise InvalidInput(
+            f"{network.source or 'the network'} does not fit into the memory of {device.type}: "
+            f"{free_memory(device) / 2**30:.1f} GiB are free; --assurance estimate needs less"
+        ) from None
+
+
+def _normalisation(notes: tuple[str, ...]) -> str:
+    """What happens to pixels in front of the model, the adaptation's own words where it does anything."""
+    own = next((note for note in notes if note.startswith(_NORMALISED)), None)
+    return own.removeprefix(_NORMALISED) if own else _UNTOUCHED
+
+
+def _agreed(agreement: Agreement | None, dataset: Dataset) -> tuple[str, ...]:
+    if agreement is None:
+        return ()
+    return (f"on {agreement.inputs} images of {dataset.name} it agrees to {agreement.difference:.1e}",)
+
+
+def _warnings(dataset: Dataset, network: Network, settings: Settings) -> tuple[str, ...]:
+    found = []
+    low, high = dataset.pixel_range
+    known = settings.pixel_range
+    if not known.covers(low, high):
+        found.append(
+            f"pixels run from {low:.3g} to {high:.3g}, outside {known.words}: if they are normalised already, eps is "
+            "measured in normalised units, not in pixels"
+        )
+    if dataset.class_count < network.classes and dataset.name in NAMED:
+        found.append(f"the network has {network.classes} outputs, {dataset.name} has {dataset.class_count} classes")
+    found += [note for note in network.notes if note.startswith("final ")]
+    return tuple(found)
