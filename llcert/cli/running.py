@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import math
 import shlex
-from collections.abc import Iterable
 from dataclasses import dataclass, replace
-from datetime import timedelta
 from pathlib import Path
 
 import torch
 from rich.console import Console
 
 from llcert.api import file_sha256, load
-from llcert.certify import FIRST, Assurance, Verdict, Witness, multiplications
+from llcert.certify import Witness, multiplications
 from llcert.cli.terminal import DownloadProgress, stderr, stdout, work_progress
 from llcert.data import Dataset
 from llcert.errors import InvalidInput
@@ -24,6 +21,7 @@ from llcert.machine.threads import own_threads, threads_for
 from llcert.options import Options
 from llcert.report import Report
 from llcert.report.diagnosis import percent
+from llcert.report.tsv import tsv_lines
 from llcert.runs.certificate import STAGES, Proofs
 from llcert.runs.job import Job, prepare
 from llcert.runs.resolve import data_of, device_of, settings_of, with_metadata
@@ -166,27 +164,3 @@ def _interrupted(report: Report, model: str, outputs: Outputs) -> int:
         message = f"{done}; go on with: {command}"
     stderr().print(message, soft_wrap=True, markup=False)
     return _INTERRUPTED
-
-
-def tsv_lines(report: Report) -> Iterable[str]:
-    """The lines of a randomised-smoothing file: radius as searched for, else eps where certified, else 0.
-
-    More columns say what is claimed where that is not that the label is first, within which range of pixels alone, and
-    by which assurance where that is a weaker one than `deterministic`.
-    """
-    subject, more = report.subject, {}
-    if subject.settings.specification != FIRST:
-        more["claim"] = " ".join(f"{k} {v}" for k, v in subject.settings.specification.to_json().items())
-    if subject.settings.within is not None:
-        more["within"] = ",".join(subject.settings.within.texts)
-    if subject.settings.assurance is not Assurance.DETERMINISTIC:
-        more["assurance"] = subject.settings.assurance.value
-    name, value = ("".join(f"\t{part}" for part in parts) for parts in (more, more.values()))
-    yield f"idx\tlabel\tpredict\tradius\tcorrect\ttime{name}\n"
-    for s in report.samples:
-        asked = (s.eps if s.verdict is Verdict.CERTIFIED else 0.0) or 0.0
-        radius = asked if s.radius is None else s.radius
-        correct = int(s.verdict is not Verdict.MISCLASSIFIED)
-        # microseconds always, so that the column has one form
-        seconds = timedelta(microseconds=max(1, math.ceil(1e6 * s.seconds)))
-        yield f"{s.index}\t{s.label}\t{s.prediction}\t{radius}\t{correct}\t{seconds}{value}\n"

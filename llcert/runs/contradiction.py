@@ -29,7 +29,7 @@ def _reproducer(found: Contradiction, job: Job, folder: Path) -> Path:
     np.savez(
         path,
         image=found.image.detach().cpu().numpy(),
-        witness=found.witness.detach().cpu().numpy(),
+        witness=found.counterexample.detach().cpu().numpy(),
         label=found.label,
         index=found.index,
         eps=float(radii_of(job.certifier.settings.eps, torch.tensor([found.index]))),

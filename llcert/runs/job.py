@@ -78,6 +78,18 @@ class Job:
             yield self.result(number, self_check=number == 0)
 
 
+@dataclass(frozen=True)
+class _Model:
+    """A network as it is certified, with its normalisation in front. name: in reports; sha256: of its file. notes: on
+    how images get into it. agreement: with the file or module it was read from; None where it was made here."""
+
+    network: Network
+    name: str
+    sha256: str | None
+    notes: tuple[str, ...]
+    agreement: Agreement | None
+
+
 def prepare(
     network: Network,
     options: Options,
@@ -100,18 +112,27 @@ def prepare(
     selection = select_images(options, settings, dataset or data_of(options, model))
     dataset, settings = selection.dataset, selection.settings
     adapted, notes = adapt(network, dataset.image_shape, layout=options.layout, mean=options.mean, std=options.std)
-    agreement = _agreement(adapted, selection)
+    known = _Model(adapted, model, sha256, notes, _agreement(adapted, selection))
     if dataset.class_count > network.classes:
         raise InvalidInput(
             f"{model} has {network.classes} outputs, but {dataset.name} has {dataset.class_count} classes"
         )
     certifier = _certifier(adapted, settings, device, dtype, witness)
     batch_size = options.batch_size or batch_size_for(certifier.program, proved=_proved(settings))
-    subject = Subject(
-        model=model,
-        model_sha256=sha256,
-        weights_sha256=fingerprint(adapted),
-        settings=settings,
+    subject = _subject(known, options, selection, certifier, batch_size)
+    identity = identity_of(options, settings, subject)
+    self_check = options.self_check is not False
+    return Job(certifier, dataset, selection.indices, batch_size, subject, identity, self_check)
+
+
+def _subject(model: _Model, options: Options, selection: Selection, certifier: Certifier, batch_size: int) -> Subject:
+    network, dataset, program = model.network, selection.dataset, certifier.program
+    notes = (n for n in model.notes if not n.startswith(_NORMALISED))
+    return Subject(
+        model=model.name,
+        model_sha256=model.sha256,
+        weights_sha256=fingerprint(network),
+        settings=selection.settings,
         eps_text=options.eps if isinstance(options.eps, str) else options.eps_file or "given",
         data=dataset.name,
         split=dataset.split,
@@ -119,21 +140,17 @@ def prepare(
         asked=len(selection.indices),
         classes=network.classes,
         clippable=_clippable(selection),
-        layers=layers(certifier.program, certifier.bound),
+        layers=layers(program, certifier.bound),
         global_lipschitz=float(certifier.bound.logit_lipschitz),
-        normalisation=_normalisation(notes),
-        device=device_name(device),
-        dtype=str(dtype).removeprefix("torch."),
+        normalisation=_normalisation(model.notes),
+        device=device_name(program.device),
+        dtype=str(program.dtype).removeprefix("torch."),
         batch_size=batch_size,
         versions=versions(),
-        parity=agreement.difference if agreement else None,
-        notes=(*network.notes, *(n for n in notes if not n.startswith(_NORMALISED)), *_agreed(agreement, dataset)),
-        warnings=_warnings(dataset, network, settings),
+        parity=model.agreement.difference if model.agreement else None,
+        notes=(*network.notes, *notes, *_agreed(model.agreement, dataset)),
+        warnings=_warnings(dataset, network, selection.settings),
         left_out=selection.left_out,
-    )
-    identity = identity_of(options, settings, subject)
-    return Job(
-        certifier, dataset, selection.indices, batch_size, subject, identity, self_check=options.self_check is not False
     )
 
 

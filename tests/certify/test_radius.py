@@ -12,11 +12,11 @@ from rich.console import Console
 
 import llcert
 from llcert.certify import Assurance, Certifier, Never, Semantics, Settings, Specification, Top, Verdict
-from llcert.cli.running import tsv_lines
 from llcert.errors import InvalidInput
 from llcert.ir import Input, Network, apply
 from llcert.ops import Linear, relu
 from llcert.report import Report
+from llcert.report.tsv import tsv_lines
 from llcert.runs.records import batch_result, sample_json
 
 
@@ -80,7 +80,7 @@ def test_a_certified_image_has_at_least_the_radius_it_was_asked_for() -> None:
 
 @pytest.mark.parametrize("tolerance", [0.0, 1.0, 1e-9, float("nan")])
 def test_tolerances_that_mean_nothing_are_refused(tolerance: float) -> None:
-    with pytest.raises(InvalidInput, match="tolerance of a radius"):
+    with pytest.raises(InvalidInput, match="radius tolerance"):
         Settings(0.1, radius=tolerance)
 
 

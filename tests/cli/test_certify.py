@@ -136,7 +136,7 @@ def test_fail_under(run: Run, model: Path, bar: int, code: int) -> None:
         (["--seed", "99999999999999999999999"], "seed"),
         (["--seed", "x"], "--seed"),
         (["--mean", "1,2,3,4,5"], "mean"),
-        (["--mean", "zero"], "--mean"),
+        (["--mean", "zero"], "mean"),
         (["--std", "0"], "std"),
         (["--layout", "spiral"], "layout"),
         (["--fail-under", "101"], "--fail-under"),
@@ -274,7 +274,7 @@ def test_a_failed_self_check_and_bugs_exit_with_3(run: Run, model: Path, monkeyp
         def failing(*_: object, error: Exception = error, **__: object) -> int:
             raise error
 
-        monkeypatch.setattr(running, "_work", failing)
+        monkeypatch.setattr(running, "_watched", failing)
         result = run("certify", model, "--samples", 4)
         assert result.code == 3
         assert words in result.complaint

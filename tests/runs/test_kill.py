@@ -12,6 +12,7 @@ import torch
 from moments import State, moments, put, state_of
 
 import llcert.evidence.folder
+import llcert.machine.files
 import llcert.runs.pending_batches
 import llcert.runs.run_directory
 import llcert_train.folder
@@ -30,6 +31,7 @@ from llcert_train.settings import Recipe
 
 from .test_run_directory import IDENTITY, OPTIONS, batch
 
+MODULES = [llcert.runs.run_directory, llcert.runs.pending_batches, llcert.machine.files]
 OTHER = {**IDENTITY, "seed": 1}
 
 
@@ -61,14 +63,14 @@ def finished(path: Path, identity: dict[str, Any], *, resume: bool = False, over
 def states_of_runs(tmp_path: Path) -> list[tuple[State | None, bool]]:
     """And whether a run of OTHER may be in them: of a new run, of one that is overwritten, and of one that goes on."""
     out = tmp_path / "out"
-    with moments(out, [llcert.runs.run_directory, llcert.runs.pending_batches]) as new:
+    with moments(out, MODULES) as new:
         finished(out, IDENTITY)
     part = next(s for s in reversed(new) if s and "batches.ahead/1.json" in s)
     old = put(part, tmp_path / "old")
-    with moments(old, [llcert.runs.run_directory, llcert.runs.pending_batches]) as replaced:
+    with moments(old, MODULES) as replaced:
         finished(old, OTHER, overwrite=True)
     again = put(part, tmp_path / "again")
-    with moments(again, [llcert.runs.run_directory, llcert.runs.pending_batches]) as continued:
+    with moments(again, MODULES) as continued:
         assert 0 < finished(again, IDENTITY, resume=True) < 3
     return [*((s, False) for s in (*new, *continued)), *((s, True) for s in replaced)]
 
@@ -137,10 +139,10 @@ def sound(path: Path) -> None:
 
 def test_a_killed_certificate_goes_on_or_is_replaced(tmp_path: Path, proved: tuple[Recorder, list[int]]) -> None:
     module = llcert.evidence.folder
-    with moments(tmp_path / "out", [module, llcert.runs.run_directory]) as new:
+    with moments(tmp_path / "out", [module, llcert.machine.files]) as new:
         certified(tmp_path / "out", proved, "a")
     whole = state_of(tmp_path / "out")
-    with moments(tmp_path / "out", [module, llcert.runs.run_directory]) as replaced:
+    with moments(tmp_path / "out", [module, llcert.machine.files]) as replaced:
         certified(tmp_path / "out", proved, "b", overwrite=True)
     certified(tmp_path / "other", proved, "b")
     assert len(new) > 20
@@ -204,7 +206,7 @@ def without(state: State | None) -> State:
 
 
 def test_a_killed_training_goes_on_or_is_replaced(tmp_path: Path) -> None:
-    modules = [llcert_train.folder, llcert.runs.run_directory]
+    modules = [llcert_train.folder, llcert.machine.files]
     with moments(tmp_path / "out", modules) as new:
         trained(tmp_path / "out", {"data": "a"})
     whole = without(state_of(tmp_path / "out"))
@@ -226,7 +228,7 @@ def test_a_killed_training_goes_on_or_is_replaced(tmp_path: Path) -> None:
 
 def test_a_killed_extension_goes_on_or_is_replaced(tmp_path: Path) -> None:
     """At every moment there is a state to go on from: no step of the finished run is trained again."""
-    modules = [llcert_train.folder, llcert.runs.run_directory]
+    modules = [llcert_train.folder, llcert.machine.files]
     trained(tmp_path / "out", {"data": "a"})
     short = without(state_of(tmp_path / "out"))
     with moments(tmp_path / "out", modules) as extended:

@@ -7,7 +7,6 @@ import enum
 import math
 import re
 import tomllib
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -59,7 +58,7 @@ TOML = {
     "list of huge ones": "[0x" + "f" * 8000 + "]",
     "binary": "0b" + "1" * 40000,
 }
-FITTING: Mapping[type, set[str]] = {
+FITTING: dict[type, set[str]] = {
     bool: {"truth"},
     int: {"whole number"},
     float: {"number", "whole number"},
