@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import ast
 import itertools
+import math
 import re
 import textwrap
 from collections.abc import Iterator, Sequence
@@ -124,7 +125,7 @@ def _neighbours(name: str, edges: Sequence[Edge], *, down: bool) -> list[str]:
 
 
 def _mean(values: Sequence[float]) -> float | None:
-    return sum(values) / len(values) if values else None
+    return math.fsum(values) / len(values) if values else None
 
 
 def _crossings(rows: list[list[Place]], edges: Sequence[Edge]) -> int:
@@ -143,7 +144,7 @@ def columns(rows: list[list[Place]], edges: Sequence[Edge]) -> dict[str, float]:
             wanted = []
             for place in row:
                 near = [x[n] for down in (True, False) for n in _neighbours(place.name, edges, down=down)]
-                wanted.append(x[place.name] if not near else sum(near) / len(near))
+                wanted.append(x[place.name] if not near else math.fsum(near) / len(near))
             x |= dict(zip((p.name for p in row), _apart(row, wanted), strict=True))
     left = min(x[p.name] - p.width / 2 for row in rows for p in row)
     return {name: round(value - left + MARGIN, 1) for name, value in x.items()}
@@ -166,7 +167,7 @@ def _apart(row: Sequence[Place], wanted: Sequence[float]) -> list[float]:
 
 
 def _middle(values: Sequence[float]) -> float:
-    return sum(values) / len(values)
+    return math.fsum(values) / len(values)
 
 
 def picture() -> str:
