@@ -15,7 +15,6 @@ from llcert.errors import InvalidInput
 from llcert.ir import Input, Network, apply
 from llcert.ops import Linear, relu
 from llcert.options import Options
-from llcert.runs.identity import fingerprint
 from llcert.runs.job import prepare
 
 
@@ -87,8 +86,3 @@ def test_a_network_too_large_for_the_device_is_told(monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(Certifier, "of", full)
     with pytest.raises(InvalidInput, match="does not fit"):
         llcert.certify(network(), images(), eps=0.01)
-
-
-def test_fingerprints_tell_networks_apart() -> None:
-    assert fingerprint(network()) == fingerprint(network())
-    assert fingerprint(network()) != fingerprint(network(scale=1.001))

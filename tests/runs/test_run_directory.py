@@ -169,3 +169,31 @@ def test_infinite_margins_never_reach_the_disk(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="JSON"):
         directory.append(bad)
     directory.close()
+
+
+EARLIER = """{"format": "llcert run 1", "question": {"eps": ["0.1", "36/255"], "data_root": "/data", "samples": "8",
+"stages": ["global", "local"], "batch_size": 8, "mean": [0.5], "pixel_range": "0,1", "steps": 20, "patience": 0,
+"iterations": 50, "clip_input": true, "radius": true}, "identity": {"seed": 0, "batch_size": 8}}"""
+"""`run.json` as versions before the options were declared wrote it."""
+
+
+def test_a_run_of_an_earlier_version_is_read(tmp_path: Path) -> None:
+    (tmp_path / RUN).write_text(EARLIER)
+    stored = open_directory(tmp_path, resume=True, overwrite=False).stored
+    assert stored is not None
+    assert stored.options == Options(
+        eps=("0.1", "36/255"),
+        data_root="/data",
+        samples="8",
+        stages=("global", "local"),
+        batch_size=8,
+        mean=(0.5,),
+        pixel_range="0,1",
+        steps=20,
+        patience=0,
+        iterations=50,
+        clip_input=True,
+        radius=True,
+    )
+    written = {k: list(v) if isinstance(v, tuple) else v for k, v in stored.options.to_json().items()}
+    assert written == json.loads(EARLIER)["question"]
