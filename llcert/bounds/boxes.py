@@ -1,4 +1,4 @@
-"""Boxes from the backward pass, tighter than forward ones where many neurons are stable (METHOD, section 7)."""
+"""Intermediate bounds: boxes of pre-activations by backward passes (docs/method.md, section 10)."""
 
 from __future__ import annotations
 

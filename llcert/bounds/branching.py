@@ -1,6 +1,6 @@
-"""Branch and bound on the backward pass: boxes of single neurons are cut at their knots (METHOD, section 7).
+"""Branch and bound: boxes of single pre-activation entries are cut at knots (docs/method.md, section 11).
 
-Every x' of the ball has each neuron on one side of a cut, so a bound that holds on both sides holds.
+At every point of the ball an entry lies on one side of each cut, so that the least of the bounds on both sides holds.
 """
 
 from __future__ import annotations

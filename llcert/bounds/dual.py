@@ -1,8 +1,8 @@
-"""The backward pass: lower bounds of linear functions of any values, carried down to the image (METHOD, section 7).
+"""The backward pass: lower bounds of linear functions of any values over the ball (docs/method.md, section 9).
 
-A row on a block's value goes through activations by their relaxations and through linear maps by their adjoints. At
-every block it could also stop there: what is pending is bounded over box and ball (METHOD, section 5), so that the
-paper's local bound and linear bound propagation are the two ends of one family.
+A row of coefficients passes activations by their relaxations and linear maps by their adjoints. It can also stop at any
+block: the pending rows are then bounded over box and ball (section 8), so that the paper's local bound and linear bound
+propagation are the two ends of one family.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Lower bounds on the margins of the true class, over what is known of the last hidden values."""
+"""Lower bounds on margins from the regions of the last hidden values (docs/method.md, section 8)."""
 
 from __future__ import annotations
 
@@ -59,9 +59,10 @@ def largest_increase(
     """Upper bounds on `max d . delta` over `||delta|| <= r`, `l - c <= delta <= u - c`, `[batch, directions]`.
 
     directions: d, `[batch, directions, size]`. By duality every `lam >= 0` gives the bound `lam r^2 / 2 + sum max
-    (d delta - lam delta^2 / 2)` (METHOD, section 5). In units of `||d||` and r, in which no square vanishes, lam falls
-    to its optimum by a fixed-point iteration from 1, where the box is ignored. rounding: of the arithmetic, paid for
-    where it is given: all that is added up is at least zero, and no term is off by more than a few roundings of itself.
+    (d delta - lam delta^2 / 2)` (docs/method.md, Proposition 8.1). In units of `||d||` and r, in which no square
+    underflows, lam falls to its optimum by a fixed-point iteration from 1, where the box is ignored. rounding: of the
+    arithmetic; where it is given, the result is raised by its errors: all terms are >= 0, and none is off by more than
+    a few roundings of itself.
     """
     scaled = _Scaled.of(directions, hidden)
     with torch.no_grad():
