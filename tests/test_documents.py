@@ -18,6 +18,7 @@ import pytest
 
 import llcert.ops  # registers the importers
 from llcert import registry
+from llcert.options.certification import DECLARED
 from llcert.options.declaration import declaration_of
 from llcert_train.settings import Recipe, kind_of
 
@@ -125,6 +126,18 @@ def recipe_table() -> str:
 
 def test_the_table_of_recipes_is_that_of_the_code() -> None:
     assert recipe_table() in (ROOT / "docs/cli.md").read_text(), f"put into docs/cli.md:\n{recipe_table()}"
+
+
+@pytest.mark.parametrize("name", DECLARED)
+def test_options_of_a_certification_are_documented_with_their_defaults(name: str) -> None:
+    """A row `| `--flag METAVAR` | meaning | default |` of docs/cli.md."""
+    d = declaration_of(DECLARED[name])
+    flag = d.flag or f"--{name.replace('_', '-')}"
+    shown = flag if d.metavar is None else rf"{flag} {d.metavar}".replace("|", r"\|")
+    row = re.search(rf"^\| `{re.escape(shown)}` \|.*\|(.*)\|$", (ROOT / "docs/cli.md").read_text(), re.MULTILINE)
+    assert row is not None, shown
+    if d.default is not None and d.shown is None:
+        assert type(d.default)(row[1].strip(" `")) == d.default
 
 
 def test_ci_runs_the_command_that_the_readme_prints() -> None:
