@@ -19,6 +19,8 @@ from functools import cached_property
 from types import FunctionType, ModuleType
 from typing import Any
 
+from checker_mutants import CHECKER
+
 import llcert
 
 
@@ -402,77 +404,7 @@ MUTANTS = (
         "hint, radii_of(prover.eps, indices[:len(chosen)]))",
         "tests/certify/test_specification.py::test_each_image_has_its_own_radius",
     ),
-    # the independent checker
-    Mutant(
-        "a checker that takes a factorisation's word without making one",
-        "proves",
-        "schur(abs(matrix)) <= left or _gram_is_below(matrix, left)",
-        "schur(abs(matrix)) <= left or left > 0",
-        "tests/check/test_rules.py::test_a_norm_is_proved_just_above_the_truth_and_never_below",
-    ),
-    Mutant(
-        "the checker's tangent at its better end",
-        "_least",
-        "np.minimum(tangent * (p - z), tangent * (q - z))",
-        "np.maximum(tangent * (p - z), tangent * (q - z))",
-        "tests/check/test_rules.py::test_the_least_value_of_a_step_is_below_all_and_no_more",
-    ),
-    Mutant(
-        "a checker's sum that forgets one of two readers",
-        "pass_body",
-        "part = rows[s] + part",
-        "part = part * 1",
-        "tests/check/test_certificates.py::test_what_is_proved_is_accepted_and_what_is_accepted_is_true",
-    ),
-    Mutant(
-        "the checker's composed sizes underflow",
-        "_map",
-        "lambda n: n.floored, floored)",
-        "lambda n: n.floored)",
-        "tests/check/test_underflow.py::test_a_composed_map_that_underflows",
-    ),
-    Mutant(
-        "the checker's shares underflow",
-        "_cut",
-        "np.maximum(weights[rows] * part.share, TINY)",
-        "weights[rows] * part.share",
-        "tests/check/test_underflow.py::test_a_share_that_underflows",
-    ),
-    Mutant(
-        "the checker's rows vanish for nothing",
-        "pass_body",
-        "block.backwards * SMALLEST",
-        "0.0 * SMALLEST",
-        "tests/check/test_underflow.py::test_a_row_that_underflows",
-    ),
-    Mutant(
-        "the checker's upper bounds from rows of the lower ones",
-        "BackwardBoxes._least",
-        '1.0 if side == "lower" else -1.0',
-        "1.0",
-        "tests/check/test_refined.py::test_what_is_proved_is_accepted_and_what_is_accepted_is_true",
-    ),
-    Mutant(
-        "the checker's best part of the ball in place of the worst",
-        "margin",
-        "bounds.min()",
-        "bounds.max()",
-        "tests/check/test_refined.py::test_what_is_proved_is_accepted_and_what_is_accepted_is_true",
-    ),
-    Mutant(
-        "the checker's parts need not cover the ball",
-        "_ways",
-        "places[-1] == 0",
-        "places[-1] >= 0",
-        "tests/check/test_refined.py::test_parts_cover_the_ball_only_as_the_leaves_of_one_whole_tree",
-    ),
-    Mutant(
-        "a part of one value is empty to the checker",
-        "_Part.empty",
-        "zone.lower > zone.upper",
-        "zone.lower >= zone.upper",
-        "tests/check/test_refined.py::test_a_part_of_one_value_is_not_empty",
-    ),
+    *(Mutant(*fault) for fault in CHECKER),
     # number formats
     Mutant(
         "a cast that rounds nothing",

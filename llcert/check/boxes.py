@@ -13,7 +13,7 @@ from llcert.check.known import Known, Passage, Zone
 from llcert.check.numbers import Vector
 from llcert.check.row import descended, pass_body
 
-AT_ONCE = 2**20
+AT_ONCE = 2**18
 """Numbers of the largest value that rows hold together while they are taken down."""
 MOST_WORK = 2**37
 """Products that the rows of one block, or of one class, may take."""

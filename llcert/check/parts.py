@@ -15,8 +15,8 @@ from llcert.check.known import Known, Zone
 from llcert.check.numbers import Vector
 from llcert.check.row import descended, steps
 
-MOST_SPLITS = 2**22
-"""Splits on the ways to all parts of one class together."""
+MOST_PARTS, MOST_SPLITS = 2**18, 2**22
+"""Parts of one class, and splits on the ways to all of them together."""
 
 
 @dataclass(frozen=True)
@@ -61,6 +61,7 @@ def _ways(graph: Graph, image: Arrays, known: Known, other: int) -> list[Way]:
     if name not in image:
         return [()]
     tree = image.integers(name, None, len(graph.nodes), least=-1)
+    require(tree.size <= 2 * MOST_PARTS - 1, f"{here}: more than {MOST_PARTS}")
     places = 1 + np.cumsum(np.where(tree >= 0, 1, -1))  # that are still open behind each number
     require(tree.size and np.all(places[:-1] > 0) and places[-1] == 0, f"{here}: the tree is not one, or not whole")
     found: list[Way] = []

@@ -12,21 +12,9 @@ from typing import Any
 
 import numpy as np
 
-from .generator import (
-    Array,
-    Block,
-    Case,
-    Ends,
-    Evidence,
-    Toy,
-    affine,
-    chord,
-    down_to,
-    evidence,
-    random_toy,
-    rows,
-    value,
-)
+from .cases import Case
+from .generator import Block, Ends, Evidence, affine, chord, down_to, evidence, rows
+from .networks import Array, Toy, random_toy, value
 
 SLACK = 1e-9
 

@@ -19,19 +19,9 @@ from llcert.check.forward import propagate
 from llcert.check.graph import build
 from llcert.errors import InvalidInput
 
-from .generator import (
-    Case,
-    Toy,
-    evidence,
-    graph_json,
-    model_arrays,
-    random_case,
-    random_toy,
-    rehash,
-    value,
-    worst_margin,
-    write,
-)
+from .cases import Case, random_case, rehash, worst_margin, write
+from .generator import evidence
+from .networks import Toy, graph_json, model_arrays, random_toy, value
 
 SEEDS = range(25)
 

@@ -14,7 +14,9 @@ from seeds import sizes
 from llcert.check import Result, check
 
 from . import generator
-from .generator import Toy, certify, write
+from .cases import write
+from .generator import certify
+from .networks import Toy
 
 
 def network(rng: np.random.Generator, kind: str) -> Toy:

@@ -14,7 +14,7 @@ import pytest
 from llcert.check import Result, check, open_certificate
 from llcert.errors import InvalidInput
 
-from .generator import Case, random_case, rehash, write
+from .cases import Case, random_case, rehash, write
 
 SEEDS = [s for s in range(40) if random_case(s, margin=True).toy.classes >= 3][:12]
 

@@ -11,7 +11,7 @@ import pytest
 
 from llcert.cli import main
 
-from .generator import random_case, write
+from .cases import random_case, write
 from .test_certificates import change
 
 CASE = random_case(5, margin=True)

@@ -19,7 +19,9 @@ from llcert.check import check, files
 from llcert.check.graph import build
 from llcert.errors import InvalidInput
 
-from .generator import Toy, certify, rehash, write
+from .cases import rehash, write
+from .generator import certify
+from .networks import Toy
 from .test_certificates import change
 
 

@@ -12,14 +12,16 @@ import numpy as np
 import pytest
 from seeds import sizes
 
-from llcert.check import Result, boxes, check
+from llcert.check import Result, boxes, check, parts
 from llcert.check.files import Arrays
 from llcert.check.forward import propagate
 from llcert.check.graph import build
 from llcert.check.known import Known
 from llcert.errors import InvalidInput
 
-from .generator import Case, Evidence, Toy, evidence, graph_json, model_arrays, rehash, worst_margin, write
+from .cases import Case, rehash, worst_margin, write
+from .generator import Evidence, evidence
+from .networks import Toy, graph_json, model_arrays
 from .refined import refined_case, values
 
 SEEDS = range(12)
@@ -134,8 +136,7 @@ def test_parts_prove_what_no_row_for_the_whole_ball_does(tmp_path: Path) -> None
         assert "class 1: margin" in result(str(number), bent_row([[0.5, slope]])).reason
     tree = {"1.tree": np.array([2, -1, 2, -1, -1]), "1.tree.step": np.zeros(2, int), "1.tree.entry": np.array([0, 1])}
     whole = bent_row([[0, 0], [1, 0.5], [1, 0.5]], **tree, **{"1.tree.at": np.zeros(2)})
-    parts = result("parts", whole)
-    assert parts.margin == pytest.approx(0.1, abs=1e-9)
+    assert result("parts", whole).margin == pytest.approx(0.1, abs=1e-9)
     assert "class 1: margin" in result("swapped", whole | {"1.tree.entry": np.array([1, 0])}).reason
 
 
@@ -275,6 +276,13 @@ def test_parts_cover_the_ball_only_as_the_leaves_of_one_whole_tree(name: str, tm
     case, key = with_tree()
     result = replaced(tmp_path, case, lambda a: a.update({key: BAD_TREES[name](a[key])}))
     assert result.reason.endswith("the tree is not one, or not whole")
+
+
+@pytest.mark.parametrize("limit", ["MOST_PARTS", "MOST_SPLITS", "MOST_WORK"])
+def test_trees_that_are_too_large_are_refused(limit: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    case, _ = with_tree()
+    monkeypatch.setattr(parts, limit, 1)
+    assert ": rule 12 (parts), class " in only(written(case, tmp_path)).reason
 
 
 def test_a_split_is_of_a_value_that_there_is(tmp_path: Path) -> None:

@@ -14,7 +14,9 @@ from llcert.check import Result, check
 from llcert.check.files import Arrays
 from llcert.check.graph import build
 
-from .generator import Evidence, Toy, graph_json, model_arrays, write
+from .cases import write
+from .generator import Evidence
+from .networks import Toy, graph_json, model_arrays
 
 
 def linear(toy: Toy, at: int, rows: list[list[float]], offset: list[float] | None = None) -> int:
