@@ -14,6 +14,7 @@ import argparse
 import hashlib
 import io
 import json
+import re
 import shutil
 import tempfile
 from collections import Counter
@@ -30,14 +31,21 @@ Arrays = dict[str, Any]
 Change = Callable[[np.random.Generator, Arrays], bool]
 """Edits the arrays of a file; False where there is nothing of the kind to take away."""
 
+_REGION = re.compile(r"(first\.)?\d+\.(centre|lower|upper|weights|radius|after)")
 _BOXES = 0.999
 _RADII = 0.99
 _NORMS = 0.5  # a norm may be the whole layer's, of which masks leave less
 
 
-def chosen(rng: np.random.Generator, arrays: Arrays, *parts: str) -> str | None:
-    names = [n for n in arrays if any(f".{p}" in n for p in parts) and np.size(arrays[n])]
+def chosen(rng: np.random.Generator, arrays: Arrays, *kinds: str) -> str | None:
+    """An array of these kinds, of the regions of any block, first ones included."""
+    names = [n for n in arrays if _REGION.fullmatch(n) and n.rpartition(".")[2] in kinds and np.any(arrays[n])]
     return names[rng.integers(len(names))] if names else None
+
+
+def centre_of(arrays: Arrays, name: str) -> Any:
+    """The centre of the block that an array speaks of."""
+    return arrays[f"{name.removeprefix('first.').split('.')[0]}.centre"].astype(float)
 
 
 def smaller_norm(rng: np.random.Generator, arrays: Arrays) -> bool:
@@ -45,7 +53,7 @@ def smaller_norm(rng: np.random.Generator, arrays: Arrays) -> bool:
     names = [n for n in arrays if ".norm." in n and float(arrays[n]) > 0]
     if not names:
         return False
-    block = names[rng.integers(len(names))].split(".")[0]
+    block = names[rng.integers(len(names))].split(".norm.")[0]
     for name in arrays:
         if name.startswith((f"{block}.norm.", f"{block}.joint")):
             arrays[name] = arrays[name] * _NORMS
@@ -53,7 +61,7 @@ def smaller_norm(rng: np.random.Generator, arrays: Arrays) -> bool:
 
 
 def smaller_radius(rng: np.random.Generator, arrays: Arrays) -> bool:
-    name = chosen(rng, {n: v for n, v in arrays.items() if n.endswith(".radius") and float(v) > 0}, "radius")
+    name = chosen(rng, arrays, "radius")
     if name is None:
         return False
     arrays[name] = arrays[name] * _RADII
@@ -61,7 +69,7 @@ def smaller_radius(rng: np.random.Generator, arrays: Arrays) -> bool:
 
 
 def smaller_after(rng: np.random.Generator, arrays: Arrays) -> bool:
-    name = chosen(rng, {n: v for n, v in arrays.items() if n.endswith(".after") and float(v) > 0}, "after")
+    name = chosen(rng, arrays, "after")
     if name is None:
         return False
     arrays[name] = arrays[name] * _RADII
@@ -73,7 +81,7 @@ def smaller_box(rng: np.random.Generator, arrays: Arrays) -> bool:
     name = chosen(rng, arrays, "lower", "upper")
     if name is None:
         return False
-    centre, ends = arrays[f"{name.split('.')[0]}.centre"].astype(float), arrays[name].astype(float)
+    centre, ends = centre_of(arrays, name), arrays[name].astype(float)
     (wide,) = np.nonzero(np.abs(ends - centre) > 1e-6)
     if not wide.size:
         return False
@@ -131,6 +139,29 @@ def not_a_number(rng: np.random.Generator, arrays: Arrays) -> bool:
     return True
 
 
+def without_rows(rng: np.random.Generator, arrays: Arrays) -> bool:
+    """A box that was narrowed by rows, without them."""
+    names = [n for n in arrays if n.endswith(".rows")]
+    if names:
+        del arrays[names[rng.integers(len(names))]]
+    return bool(names)
+
+
+def lost_part(rng: np.random.Generator, arrays: Arrays) -> bool:
+    """A tree without its last part, or with a split that is said to be a part."""
+    names = [n for n in arrays if n.endswith(".tree")]
+    if not names:
+        return False
+    name = names[rng.integers(len(names))]
+    tree = np.array(arrays[name])
+    if rng.random() < 0.5:
+        tree = tree[:-1]
+    else:
+        tree[rng.choice(np.flatnonzero(tree >= 0))] = -1
+    arrays[name] = tree
+    return True
+
+
 EVIDENCE: dict[str, Change] = {
     "norm": smaller_norm,
     "radius": smaller_radius,
@@ -141,6 +172,8 @@ EVIDENCE: dict[str, Change] = {
     "image": moved_image,
     "missing": missing,
     "not a number": not_a_number,
+    "rows": without_rows,
+    "part": lost_part,
 }
 
 
@@ -223,9 +256,10 @@ def archive(arrays: Arrays) -> bytes:
 def campaign(source: Path, count: int, seed: int) -> tuple[Counter[tuple[str, bool]], list[str]]:
     """How often each kind was rejected, and a line for every one that was accepted."""
     rng, rejected, accepted = np.random.default_rng(seed), Counter[tuple[str, bool]](), list[str]()
-    number = 0
-    while number < count:
-        kind, hashed = KINDS[number // 2 % len(KINDS)], number % 2 == 0
+    number, tried = 0, 0
+    while number < count and tried < 20 * count:
+        kind, hashed = KINDS[tried // 2 % len(KINDS)], tried % 2 == 0
+        tried += 1
         with tempfile.TemporaryDirectory() as scratch:
             folder = Path(scratch) / "proof"
             if not corrupted(kind, rng, source, folder, hashed=hashed):

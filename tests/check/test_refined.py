@@ -23,6 +23,7 @@ from .cases import Case, rehash, worst_margin, write
 from .generator import Evidence, evidence
 from .networks import Toy, graph_json, model_arrays
 from .refined import refined_case, values
+from .test_certificates import all_in_float32
 
 SEEDS = range(12)
 Held = dict[str, Any]
@@ -62,12 +63,13 @@ def points(case: Case, rng: np.random.Generator, count: int = 400) -> np.ndarray
     return np.asarray(case.x + d * float(case.eps) * (1 - 1e-12))
 
 
-def holds(case: Case, found: Known, rng: np.random.Generator) -> bool:
-    """Whether all values at points of the ball lie in what is known of them."""
-    every, right = values(case.toy, points(case, rng)), True
+def holds(case: Case, found: Known, rng: np.random.Generator, *, single: bool = False) -> bool:
+    """Whether all values at points of the ball lie in what is known of them; single: as float32 computes them."""
+    x, right = points(case, rng), True
+    every = all_in_float32(case.toy, x.astype(np.float32), rng) if single else values(case.toy, x)
     for k, before in found.before.items():
         n = case.toy.nodes[k]
-        z, zone = every[n["inputs"][0] if n["kind"] in ("clamp", "leaky", "maxmin") else k], before.zone
+        z, zone = every[n["inputs"][0] if n["kind"] in ("clamp", "leaky", "maxmin") else k].astype(float), before.zone
         right &= bool(np.all((zone.lower <= z) & (z <= zone.upper)))
         right &= bool(np.all(np.linalg.norm((z - zone.centre) * zone.weights, axis=1) <= zone.radius))
         right &= bool(np.all((found.cuts[k].lower <= every[k]) & (every[k] <= found.cuts[k].upper)))
@@ -82,7 +84,13 @@ def test_what_is_proved_is_accepted_and_what_is_accepted_is_true(seed: int, tmp_
     assert result.accepted, result.reason
     assert result.margin == pytest.approx(min(case.found.margins.values()), rel=1e-6, abs=1e-7)
     assert worst_margin(case.toy, case.x, case.label, float(case.eps), rng) >= result.margin
-    assert holds(case, known(case, case.found.arrays, single=single), rng)
+    found = known(case, case.found.arrays, single=single)
+    assert holds(case, found, rng)
+    if single:
+        assert holds(case, found, rng, single=True)
+        y = all_in_float32(case.toy, points(case, rng).astype(np.float32), rng)[-1].astype(float)
+        others = [j for j in range(y.shape[1]) if j != case.label]
+        assert (y[:, [case.label]] - y[:, others]).min() >= result.margin
 
 
 @pytest.mark.parametrize("seed", SEEDS)
