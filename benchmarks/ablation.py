@@ -29,7 +29,7 @@ import numpy as np
 import torch
 
 import llcert
-from llcert.bounds import Balls, LastLayer, global_bound, propagate, worst_margins
+from llcert.bounds import Balls, EstimatedArithmetic, LastLayer, global_bound, propagate, worst_margins
 from llcert.certify.specification import positive
 from llcert.data import load_dataset
 from llcert.data.dataset import ArrayImages
@@ -163,7 +163,7 @@ def after_training(model: Path, test: Path) -> dict[str, float]:
     with torch.no_grad():
         bound, last = global_bound(program), LastLayer.of(program)
         for balls in (Balls.GLOBAL, Balls.LOCAL):
-            trace = propagate(program, ball(batch.images, float(EPS)), bound, balls=balls)
+            trace = propagate(program, ball(batch.images, float(EPS)), EstimatedArithmetic(bound, balls))
             margins = worst_margins(program.logits(batch.images), batch.labels, last, trace.post_activation)
             shares[balls.value] = float(positive(margins.amin(1)).double().mean())
     return shares

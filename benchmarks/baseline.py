@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from llcert.bounds import GlobalBound, LastLayer, Start, propagate, worst_margins
+from llcert.bounds import EstimatedArithmetic, GlobalBound, LastLayer, Start, propagate, worst_margins
 from llcert.certify import positive
 from llcert.program import Program
 from llcert.region import ball
@@ -50,6 +50,7 @@ def _unit(x: Tensor) -> Tensor:
 
 def certified(program: Program, bound: GlobalBound, images: Tensor, labels: Tensor, eps: float) -> Tensor:
     """Which images the local bound of the paper certifies, boolean `[images]`."""
-    trace = propagate(program, ball(images, eps), bound, solver=WholeBatch(), start=Start.RANDOM, joint=False)
+    arithmetic = EstimatedArithmetic(bound, solver=WholeBatch(), start=Start.RANDOM, joint=False)
+    trace = propagate(program, ball(images, eps), arithmetic)
     logits = program.logits(images)
     return positive(worst_margins(logits, labels, LastLayer.of(program), trace.post_activation).amin(1))

@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from llcert.bounds.box import Hidden
+from llcert.bounds.forward.box import Hidden
 from llcert.bounds.margin import largest_increase
 from llcert.region import Region
 from llcert_train import losses

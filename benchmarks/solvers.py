@@ -22,7 +22,7 @@ from machine import ceilings, facts, fastest
 from torch import Tensor
 
 from llcert.api import load
-from llcert.bounds import global_bound, propagate
+from llcert.bounds import EstimatedArithmetic, global_bound, propagate
 from llcert.data import load_dataset
 from llcert.program import Program, lower
 from llcert.region import ball, channels_last, length
@@ -82,7 +82,7 @@ class _Collector:
 def _maps(program: Program, images: Tensor, eps: float) -> list[Masked]:
     """The masked map of every layer."""
     collector = _Collector()
-    propagate(program, ball(images, eps), global_bound(program), solver=collector)
+    propagate(program, ball(images, eps), EstimatedArithmetic(global_bound(program), solver=collector))
     return collector.maps
 
 

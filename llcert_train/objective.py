@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from llcert.bounds import (
     Balls,
+    EstimatedArithmetic,
     GlobalBound,
     Hidden,
     LastLayer,
@@ -192,17 +193,8 @@ class Objective(nn.Module):
         if self.plain:
             return None
         start = Start.SAVED if recipe.start is RecipeStart.SAVED else Start.RANDOM
-        return propagate(
-            self.program,
-            ball(images, radius),
-            bound,
-            balls=balls,
-            solver=self.solver,
-            start=start,
-            saved=saved,
-            seed=seed,
-            joint=False,
-        )
+        arithmetic = EstimatedArithmetic(bound, balls, self.solver, start, saved, seed, joint=False)
+        return propagate(self.program, ball(images, radius), arithmetic)
 
     def _margins(
         self, logits: Tensor, labels: Tensor, bound: GlobalBound | None, trace: Trace | None, radius: float

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from llcert.bounds.forward import nudged
+from llcert.bounds.forward.starts import nudged
 from llcert.errors import InvalidInput
 from llcert.machine.memory import free_memory
 from llcert.program import Program, Term

@@ -9,8 +9,17 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from llcert.bounds import Balls, GlobalBound, LastLayer, Trace, global_bound, propagate, worst_margins
-from llcert.bounds.forward import nudged
+from llcert.bounds import (
+    Balls,
+    EstimatedArithmetic,
+    GlobalBound,
+    LastLayer,
+    Trace,
+    global_bound,
+    propagate,
+    worst_margins,
+)
+from llcert.bounds.forward.starts import nudged
 from llcert.bounds.liplt import Composed
 from llcert.certify import FIRST, PGD, Global, Perturbations, Target, batch_size_for, positive
 from llcert.certify.arithmetic import full_precision
@@ -75,8 +84,8 @@ class Watch:
     def _trace(self, bound: GlobalBound, images: Tensor) -> Trace:
         region = ball(self.program.entering(images), self.eps)
         if self.local:
-            return propagate(self.program, region, bound, solver=_SOLVER, seed=self.seed)
-        return replace(propagate(self.program, region, bound, balls=Balls.GLOBAL), logit_lipschitz=None)
+            return propagate(self.program, region, EstimatedArithmetic(bound, solver=_SOLVER, seed=self.seed))
+        return replace(propagate(self.program, region, EstimatedArithmetic(bound, Balls.GLOBAL)), logit_lipschitz=None)
 
     def _apart(self, bound: GlobalBound, logits: Tensor, labels: Tensor) -> Tensor:
         """Lower bounds on `z_y - z_j` over the ball by the global bound, `[batch, classes]`; infinite for j = y."""

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from toys import toy, toy_batch
 
-from llcert.bounds import global_bound, propagate
+from llcert.bounds import EstimatedArithmetic, global_bound, propagate
 from llcert.ir import Network
 from llcert.program import Program, Term, lower
 from llcert.region import ball
@@ -75,7 +75,7 @@ def subject(network: Network, images: Tensor, labels: Tensor) -> Subject:
     solver = CONVERGED[program.dtype]
     with torch.no_grad():
         bound = global_bound(program, solver, joint=False)
-        trace = propagate(program, ball(images, RADIUS), bound, solver=solver, joint=False)
+        trace = propagate(program, ball(images, RADIUS), EstimatedArithmetic(bound, solver=solver, joint=False))
     vectors = {term: norm.vector for term, norm in trace.norms.items()}
     return Subject(weights, program, images, labels, vectors, bound.vectors)
 

@@ -10,9 +10,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from llcert.bounds import RowWeighting, Trace
+from llcert.bounds import RowWeighting, Trace, VerifiedArithmetic, propagate
 from llcert.bounds.dual import Choice, Key
-from llcert.bounds.enclose import enclose, enclosing_ball
+from llcert.bounds.forward.outward import enclosing_ball
 from llcert.bounds.unmasked import proved_bound
 from llcert.certify import Assurance, Settings
 from llcert.certify.prover import Prover, provers_of
@@ -39,12 +39,14 @@ def proved(
     deployed: bool = True,
     clip: bool = False,
 ) -> tuple[Program, Trace]:
-    """The program in float64 and what `enclose` proves of it."""
+    """The program in float64 and what is proved of its values."""
     program = lower(network, dtype=torch.float64)
     with torch.no_grad():
         bound = proved_bound(program, Verified())
         region = enclosing_ball(image.double(), eps, within=UNIT if clip else None)
-        return program, enclose(program, region, bound, Verified(), weighting=weighting, deployed=deployed)
+        return program, propagate(
+            program, region, VerifiedArithmetic(bound, Verified(), deployed=deployed), weighting=weighting
+        )
 
 
 def prover(network: Network, eps: float, semantics: Semantics = Semantics.FLOAT32, *, clip: bool = False) -> Prover:

@@ -41,9 +41,7 @@ FILES = {
 """Files that are still longer, and how long they may be. These numbers go down; nothing is added."""
 
 FUNCTIONS = {
-    "llcert/bounds/enclose.py:enclose": 51,
-    "llcert/bounds/forward.py:propagate": 50,
-    "llcert/bounds/lipschitz.py:global_bound": 55,
+    "llcert/bounds/global_lipschitz.py:global_bound": 55,
     "llcert/certify/prover.py:provers_of": 54,
     "llcert/report/report.py:to_json": 57,
     "llcert_train/job.py:prepare": 42,

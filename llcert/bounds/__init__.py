@@ -1,21 +1,38 @@
 """Bounds on what a network does in a ball: regions, Lipschitz constants, margins."""
 
-from llcert.bounds.box import Hidden
-from llcert.bounds.forward import Balls, RowWeighting, Start, Trace, propagate
-from llcert.bounds.lipschitz import GlobalBound, global_bound
-from llcert.bounds.margin import LastLayer, gloro_margins, lmt_margins, worst_margins
+from llcert.bounds.forward import (
+    TIGHT,
+    Balls,
+    CheckerSlack,
+    EstimatedArithmetic,
+    Hidden,
+    RowWeighting,
+    Slack,
+    Start,
+    Trace,
+    VerifiedArithmetic,
+    propagate,
+)
+from llcert.bounds.global_lipschitz import GlobalBound, global_bound
+from llcert.bounds.margin import LastLayer, gloro_margins, lmt_margins, pairwise_margins, worst_margins
 
 __all__ = [
+    "TIGHT",
     "Balls",
+    "CheckerSlack",
+    "EstimatedArithmetic",
     "GlobalBound",
     "Hidden",
     "LastLayer",
     "RowWeighting",
+    "Slack",
     "Start",
     "Trace",
+    "VerifiedArithmetic",
     "global_bound",
     "gloro_margins",
     "lmt_margins",
+    "pairwise_margins",
     "propagate",
     "worst_margins",
 ]

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from llcert.bounds.dual import Backward, Choice, Fixed, Key
-from llcert.bounds.forward import Trace
+from llcert.bounds.forward.trace import Trace
 from llcert.ir import Node
 from llcert.layout import flat
 from llcert.program import Program

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from llcert.bounds.dual import Backward, Tightest
-from llcert.bounds.forward import Trace
+from llcert.bounds.forward.trace import Trace
 from llcert.bounds.probe import Asking, Probe, probe
 from llcert.ir import Node
 from llcert.layout import flat

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from llcert.bounds.ascent import Ascent, enough_to_prove
 from llcert.bounds.dual import Backward, Choice, Fixed, Key, Tightest
-from llcert.bounds.forward import Trace
+from llcert.bounds.forward.trace import Trace
 from llcert.ir import Node
 from llcert.layout import flat
 from llcert.relaxation import Relaxation

@@ -15,8 +15,8 @@ from types import MappingProxyType
 import torch
 from torch import Tensor
 
-from llcert.bounds.box import squares
-from llcert.bounds.forward import Trace
+from llcert.bounds.forward.box import squares
+from llcert.bounds.forward.trace import Trace
 from llcert.bounds.margin import largest_increase
 from llcert.ir import Node
 from llcert.layout import PER_ROW, Layout, flat
@@ -312,7 +312,7 @@ class Backward:
         """The rows before a block's activation; adds what its relaxations cost."""
         block, trace, total = self.program.blocks[index], walk.trace, walk.total
         if trace.roundoff is not None and block.activation is not None:
-            errors = layout.total(a.abs() * trace.roundoff.after[block.node][:, None])
+            errors = layout.total(a.abs() * trace.roundoff[block.node].after[:, None])
             total.add(torch.zeros_like(errors), DOUBLE.above(errors, a[0].numel() + 8))
         for number, step in reversed(list(enumerate(trace.steps(block) or ()))):
             key = index, number
@@ -327,12 +327,13 @@ class Backward:
 
     def _affine(self, walk: _Walk, block: Block, g: Tensor, layout: Layout = PER_ROW) -> None:
         """Carries rows through a block's linear map; adds what its offset gives, and what rounding of all this may."""
-        lost, known = None, walk.trace.roundoff
-        if known is not None:
+        lost, roundoff = None, walk.trace.roundoff
+        if roundoff is not None:
+            known = roundoff[block.node]
             count = block.roundings + len(self.program.blocks) + g[0].numel() + 16
-            errors = DOUBLE.gamma(2 * count) * known.sizes[block.node] + known.errors[block.node]
+            errors = DOUBLE.gamma(2 * count) * known.size + known.error
             paid = layout.total(g.abs() * errors[:, None])
-            underflow = 4 * count * DOUBLE.tiny * known.totals[block.node][:, None]
+            underflow = 4 * count * DOUBLE.tiny * known.total[:, None]
             lost = DOUBLE.above(paid + underflow, count)
         walk.total.add(layout.total(g * self.offsets[block.node]), lost)
         for term in block.terms:

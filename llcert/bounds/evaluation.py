@@ -8,8 +8,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from llcert.bounds.enclose import at_points
-from llcert.bounds.roundoff import Passage
+from llcert.bounds.forward.box import Hidden
+from llcert.bounds.forward.outward import activation_image, affine_image
+from llcert.bounds.forward.roundoff import Passage
 from llcert.ir import Node
 from llcert.machine.memory import at_once
 from llcert.program import Program
@@ -46,9 +47,21 @@ def evaluation(program: Program, images: Tensor) -> Evaluation:
 
 def _evaluation(program: Program, images: Tensor) -> Evaluation:
     with torch.no_grad(), direct_sums():
-        region = at_points(program, images.to(program.device, torch.float64))
+        region = _logits_region(program, images.to(program.device, torch.float64))
         centre, lower, upper = (_of_classes(program, x) for x in (region.centre, region.lower, region.upper))
         return Evaluation(centre, torch.maximum(upper - centre, centre - lower))
+
+
+def _logits_region(program: Program, points: Tensor) -> Region:
+    """Outer bounds of the logits at some points, in real numbers and as the network is run, by boxes alone."""
+    unknown = torch.full((len(points),), torch.inf, dtype=torch.float64, device=points.device)
+    hidden = {program.input: Hidden(_point(points), torch.ones_like(points, dtype=torch.bool))}
+    for block, read in program.in_turn():
+        z, roundoff = affine_image(block, {s: hidden[s] for s in block.sources}, deployed=True)
+        hidden[block.node], _ = activation_image(block, z, unknown, roundoff, deployed=True)
+        for node in read:
+            del hidden[node]
+    return hidden[program.output].region
 
 
 def least_evaluation(program: Program, images: Tensor) -> Evaluation:

@@ -18,7 +18,7 @@ from typing import TypeVar
 import torch
 from torch import Tensor
 
-from llcert.bounds.slopes import steepest
+from llcert.bounds.forward.slopes import steepest
 from llcert.ir import Input, LinearOp, Node, Shape, apply, number, topological
 from llcert.layout import flat
 from llcert.ops import Add, Affine, MaxMin

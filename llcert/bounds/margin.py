@@ -8,12 +8,14 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from llcert.bounds.box import Hidden
+from llcert.bounds.forward.box import Hidden
+from llcert.bounds.forward.trace import Trace
+from llcert.bounds.global_lipschitz import GlobalBound
 from llcert.ir import Node
 from llcert.layout import flat
 from llcert.program import Program, Term
 from llcert.region import length, spread
-from llcert.rounding import Rounding
+from llcert.rounding import DOUBLE, Rounding, downwards, upwards
 
 
 @dataclass(frozen=True)
@@ -53,6 +55,27 @@ def worst_margins(logits: Tensor, labels: Tensor, last: LastLayer, hidden: Mappi
     return torch.where(own, torch.inf, margins)
 
 
+def pairwise_margins(program: Program, bound: GlobalBound, trace: Trace, labels: Tensor) -> Tensor:
+    """Lower bounds of `z_y - z_j` by the Lipschitz constants of pairs, rounding included, `[batch, logits]`.
+
+    Of any evaluation at any point of the image's ball. -inf where the bound knows no such constants. trace: a proof.
+    labels: y, `[batch]`.
+    """
+    region = trace.post_activation[program.output].region
+    if bound.pairs is None or trace.roundoff is None:
+        return torch.full_like(region.centre, -torch.inf)
+    block, known, eps = program.blocks[-1], trace.roundoff, trace.post_activation[program.input].region.radius
+    slips = [known[t.source].slip if t.source in known else torch.zeros_like(eps) for t in block.terms]
+    # rows of differences are at most sqrt 2 times as long as the norm of the last map
+    before = 1.5 * torch.stack([bound.norms[t] * slip for t, slip in zip(block.terms, slips, strict=True)]).sum(0)
+    own = flat(known[block.node].error)
+    slip = DOUBLE.above(before[:, None] + own + own.gather(1, labels[:, None]), len(block.terms) + 6)
+    moved = bound.pairs[labels] * eps[:, None]
+    lost = DOUBLE.above(moved + 2 * slip, 4) + DOUBLE.nearest(2 * region.centre.abs().amax(1, keepdim=True))
+    margins = downwards(region.centre.gather(1, labels[:, None]) - region.centre - upwards(lost))
+    return torch.where(region.radius.isnan()[:, None], torch.nan, margins)
+
+
 def largest_increase(
     directions: Tensor, hidden: Hidden, iterations: int = 30, rounding: Rounding | None = None
 ) -> Tensor:
@@ -64,7 +87,7 @@ def largest_increase(
     arithmetic; where it is given, the result is raised by its errors: all terms are >= 0, and none is off by more than
     a few roundings of itself.
     """
-    scaled = _Scaled.of(directions, hidden)
+    scaled = _scaled(directions, hidden)
     with torch.no_grad():
         lam = _multiplier(scaled.d, scaled.down, scaled.up, iterations)
     value = scaled.ball_only * _dual(lam, scaled.d, scaled.down, scaled.up)[0]
@@ -75,7 +98,7 @@ def largest_increase(
 
 def best_multiplier(directions: Tensor, hidden: Hidden, iterations: int = 30) -> Tensor:
     """The `lam >= 0` of the bound of `largest_increase`, `[batch, directions]`, 0 for the box alone."""
-    scaled = _Scaled.of(directions, hidden)
+    scaled = _scaled(directions, hidden)
     lam = _multiplier(scaled.d, scaled.down, scaled.up, iterations)
     value = scaled.ball_only * _dual(lam, scaled.d, scaled.down, scaled.up)[0]
     found = torch.where(value < scaled.box_only, lam * (scaled.size / scaled.radius)[..., 0], 0.0)
@@ -94,18 +117,18 @@ class _Scaled:
     box_only: Tensor
     ball_only: Tensor
 
-    @staticmethod
-    def of(directions: Tensor, hidden: Hidden) -> _Scaled:
-        region = hidden.region
-        moves = flat(hidden.varying)
-        down = torch.where(moves, flat(region.lower - region.centre), 0.0).clamp(max=0)[:, None]
-        up = torch.where(moves, flat(region.upper - region.centre), 0.0).clamp(min=0)[:, None]
-        d = torch.where(moves[:, None], directions, 0.0)
-        box_only = (d.clamp(min=0) * up + d.clamp(max=0) * down).sum(-1)
-        size, radius = length(d, 2), region.radius[:, None]
-        ball_only = size * radius
-        size, radius = _nonzero(size)[..., None], _nonzero(radius)[..., None]
-        return _Scaled(d / size, down / radius, up / radius, size, radius, box_only, ball_only)
+
+def _scaled(directions: Tensor, hidden: Hidden) -> _Scaled:
+    region = hidden.region
+    moves = flat(hidden.varying)
+    down = torch.where(moves, flat(region.lower - region.centre), 0.0).clamp(max=0)[:, None]
+    up = torch.where(moves, flat(region.upper - region.centre), 0.0).clamp(min=0)[:, None]
+    d = torch.where(moves[:, None], directions, 0.0)
+    box_only = (d.clamp(min=0) * up + d.clamp(max=0) * down).sum(-1)
+    size, radius = length(d, 2), region.radius[:, None]
+    ball_only = size * radius
+    size, radius = _nonzero(size)[..., None], _nonzero(radius)[..., None]
+    return _Scaled(d / size, down / radius, up / radius, size, radius, box_only, ball_only)
 
 
 def _nonzero(x: Tensor) -> Tensor:

@@ -9,10 +9,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from llcert.bounds.forward.roundoff import distance
+from llcert.bounds.forward.slopes import steepest
+from llcert.bounds.global_lipschitz import GlobalBound
 from llcert.bounds.liplt import Composed, Leaf, Step, distances
-from llcert.bounds.lipschitz import GlobalBound
-from llcert.bounds.roundoff import distance
-from llcert.bounds.slopes import steepest
 from llcert.errors import UnsupportedModel
 from llcert.ir import Input, LinearOp, Node, topological
 from llcert.layout import flat

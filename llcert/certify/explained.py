@@ -9,10 +9,9 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from llcert.bounds import CheckerSlack, Trace
 from llcert.bounds.ascent import Ascent
 from llcert.bounds.dual import Backward, Choice, Fixed, Key, Stop, Tightest, differences
-from llcert.bounds.enclose import Frame
-from llcert.bounds.forward import Trace
 from llcert.bounds.margin import best_multiplier
 from llcert.certify.proof_hint import ProofHint
 from llcert.certify.specification import Specification
@@ -54,7 +53,7 @@ class Proof:
 class Witness(Protocol):
     """Keeps what proofs were made of, for those who do not trust them."""
 
-    def frame(self, program: Program, deployed: bool) -> Frame:
+    def slack(self, program: Program, deployed: bool) -> CheckerSlack:
         """The room that a proof must leave. Raises UnsupportedModel where a proof cannot be kept.
 
         program: in float64. deployed: whether a proof speaks of the network as it is run, beside real numbers.

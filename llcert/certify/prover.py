@@ -9,14 +9,14 @@ from functools import cache, partial
 import torch
 from torch import Tensor
 
+from llcert.bounds import TIGHT, Slack, Trace, VerifiedArithmetic, pairwise_margins, propagate
 from llcert.bounds.ascent import Ascent
 from llcert.bounds.boxes import Asked, backward_boxes
 from llcert.bounds.branching import bounds_of
 from llcert.bounds.dual import Backward, Choice, Fixed, Tightest, differences
-from llcert.bounds.enclose import Frame, by_pairs, enclose, enclosing_ball
-from llcert.bounds.forward import Trace
+from llcert.bounds.forward.outward import enclosing_ball
+from llcert.bounds.global_lipschitz import GlobalBound
 from llcert.bounds.liplt import Composed
-from llcert.bounds.lipschitz import GlobalBound
 from llcert.bounds.unmasked import MaskedOnly, proved_bound
 from llcert.certify.explained import Proof, Witness, explained
 from llcert.certify.heads import rounding, told_apart
@@ -42,7 +42,7 @@ class Prover:
     program: in float64. bound: its proved norms. solver: of local norms. side: what they must be at least. eps: not
     below the radius that was asked. deployed: whether of the network as it is run too; else in real numbers alone.
     asked: what asks for boxes of the program's blocks. ascent: the last attempt on rows that the estimate certified.
-    within: the range of pixels that a claim is restricted to. frame: room for a checker. specification: whose
+    within: the range of pixels that a claim is restricted to. slack: room for a checker. specification: whose
     margins count. heads: of the network, behind its logits. liplt: the bound with LipLT in it, costly, made when asked.
     """
 
@@ -55,7 +55,7 @@ class Prover:
     asked: Asked
     within: PixelRange | None = None
     ascent: Ascent = field(default_factory=lambda: Ascent(steps=60))
-    frame: Frame | None = None
+    slack: Slack = TIGHT
     specification: Specification = FIRST
     heads: tuple[tuple[Op, ...], ...] = ()
     liplt: Callable[[], GlobalBound] | None = None
@@ -96,19 +96,11 @@ class Prover:
         form = self.program.input.rounding if self.deployed else None
         region = enclosing_ball(images, eps, within=self.within, deployed=form)
         solver = Remembered(self.solver) if hint.local else None
-        enclosed = partial(
-            enclose,
-            self.program,
-            region,
-            self._bound(hint),
-            solver,
-            weighting=hint.weighting,
-            deployed=self.deployed,
-            frame=self.frame,
-        )
-        trace = enclosed()
+        arithmetic = VerifiedArithmetic(self._bound(hint), solver, self.deployed, self.slack)
+        trace = propagate(self.program, region, arithmetic, weighting=hint.weighting)
         if hint.intermediate:
-            trace = enclosed(boxes=backward_boxes(self._backward(), trace, self.asked.probes))
+            boxes = backward_boxes(self._backward(), trace, self.asked.probes)
+            trace = propagate(self.program, region, arithmetic, weighting=hint.weighting, boxes=boxes)
         if trace.side is not Side.UPPER and trace.side is not self.side:
             raise ValueError(f"norms of side {trace.side.value} do not support a claim that needs {self.side.value}")
         return trace
@@ -132,7 +124,9 @@ class Prover:
         others = self.specification.others(directions.shape[1], self.program.classes)
         margins = torch.full_like(directions[:, 0], -torch.inf)
         margins[:, others] = backward.last(trace, {self.program.output: directions[:, others]})
-        margins[:, others] = torch.fmax(margins, by_pairs(self.program, self._bound(hint), trace, labels))[:, others]
+        margins[:, others] = torch.fmax(margins, pairwise_margins(self.program, self._bound(hint), trace, labels))[
+            :, others
+        ]
         if hint.backward:
             self._carry(backward, trace, directions, margins, labels, hint)
         return margins.scatter(1, labels[:, None], torch.inf)
@@ -223,7 +217,7 @@ def _ascended(
 
 _ATTEMPTS = 12
 """At most so often are the norms of one image asked for: three plans of the stage local, one of dual, two each of boxes
-and branch, which enclose twice, two of a search for its radius, and some to spare."""
+and branch, which propagate twice, two of a search for its radius, and some to spare."""
 
 _WHOLE = 10.0
 """The norms of whole maps, proved once a network, may take so many times what those of an image may take."""
@@ -276,7 +270,7 @@ def provers_of(
     if deployed:
         _check_parameters(program)
         _check_heads(network)
-    frame = None if witness is None else witness.frame(program, deployed)
+    slack = TIGHT if witness is None else witness.slack(program, deployed)
     terms = [t for b in program.blocks for t in b.terms if not t.moves]
     budget = settings.proof_seconds * _RATE / max(len(terms), 1)
     free = min(free_memory(d) for d in (program.device, torch.device("cpu")))  # a sparse one is the host's
@@ -308,10 +302,10 @@ def provers_of(
             deployed=deployed,
             asked=asked,
             within=settings.within,
-            frame=frame if assurance is Assurance.DETERMINISTIC else None,
+            slack=slack if assurance is Assurance.DETERMINISTIC else TIGHT,
             specification=settings.specification,
             heads=network.heads,
-            liplt=None if frame else liplt,
+            liplt=None if witness else liplt,
         )
         for assurance, (solver, side) in solvers.items()
     }

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from llcert.bounds import LastLayer, Start, propagate
+from llcert.bounds import EstimatedArithmetic, LastLayer, propagate
 from llcert.bounds.dual import differences
 from llcert.certify.batch import Batch
 from llcert.certify.proof_hint import ProofHint
@@ -103,7 +103,7 @@ class RadiusSearch:
         """Whether the images are certified at these radii by the closed form, boolean `[batch]`."""
         local, program = self.local, self.local.program
         region = ball(program.entering(batch.images), radii.to(program.dtype), within=local.within)
-        trace = propagate(program, region, local.bound, solver=local.solver, start=Start.UNMASKED, seed=batch.seeds)
+        trace = propagate(program, region, EstimatedArithmetic(local.bound, solver=local.solver, seed=batch.seeds))
         directions = differences(batch.references, program)
         others = local.specification.others(directions.shape[1], program.classes)
         bounds = torch.full_like(directions[:, 0], -torch.inf)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from llcert.bounds import RowWeighting, Trace
-from llcert.bounds.roundoff import Passage
+from llcert.bounds.forward.roundoff import Passage
 from llcert.certify.attack import PGD, Objective, Target
 from llcert.certify.batch import Batch
 from llcert.certify.cascade import BatchResult, Contradiction

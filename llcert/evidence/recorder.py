@@ -10,8 +10,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from llcert.bounds.box import Hidden, box
-from llcert.bounds.enclose import Frame
+from llcert.bounds import CheckerSlack
+from llcert.bounds.forward.box import Hidden, box
 from llcert.certify import Proof, Row, positive
 from llcert.evidence.canonical import Arrays, Canonical
 from llcert.evidence.matrices import row_norms
@@ -39,11 +39,11 @@ class Recorder:
     single: bool = False
     found: dict[int, Evidence] = field(default_factory=dict)
 
-    def frame(self, program: Program, deployed: bool) -> Frame:
+    def slack(self, program: Program, deployed: bool) -> CheckerSlack:
         """The boxes of the checker's rule 2, and its room for rounding. Raises UnsupportedModel."""
         self.single = deployed
         self.canonical = Canonical.of(program, deployed=deployed)
-        return Frame(self._box)
+        return CheckerSlack(self._box)
 
     def keep(self, proof: Proof, labels: Tensor, indices: Tensor) -> None:
         """Keeps the evidence of every image whose claim is proved: the rows of all margins that are above 0."""
@@ -101,7 +101,8 @@ def _joint(canonical: Canonical, proof: Proof, block: Block, i: int) -> Arrays:
     """The norm of all maps side by side, where it is what the radius comes from."""
     if block.node not in proof.trace.joint:
         return {}
-    joint, shares = (t[i] for t in proof.trace.joint[block.node])
+    known = proof.trace.joint[block.node]
+    joint, shares = known.value[i], known.weights[:, i]
     radii = torch.stack([proof.trace.post_activation[t.source].region.radius[i] for t in block.terms])
     norms = torch.stack([proof.trace.norms[t].value[i] for t in block.terms])
     if not float(joint * (radii / shares).norm()) < float((norms * radii).sum()):

@@ -6,7 +6,7 @@ Knows maps and masks, no operator and no network.
 from llcert.spectral.circulant import torus_bound
 from llcert.spectral.lanczos import Lanczos
 from llcert.spectral.linear_map import LinearMap, Masked, Provable
-from llcert.spectral.norm import Norm, Side, Solver
+from llcert.spectral.norm import Norm, Side, Solver, weakest
 from llcert.spectral.power import PowerIteration, random_start
 from llcert.spectral.random_lanczos import RandomLanczos
 from llcert.spectral.remembered import Remembered
@@ -26,4 +26,5 @@ __all__ = [
     "Verified",
     "random_start",
     "torus_bound",
+    "weakest",
 ]

@@ -19,6 +19,11 @@ class Side(enum.Enum):
     ESTIMATE = "estimate"  # power iteration: in exact arithmetic never above the truth, usually just below it
 
 
+def weakest(*sides: Side) -> Side:
+    """The side of what follows from values of these sides."""
+    return max(sides, key=list(Side).index)
+
+
 @dataclass(frozen=True)
 class Norm:
     """The largest singular value of the map of each image, as a solver found it; `side` says on which side it may err.

@@ -7,10 +7,11 @@ import torch
 from proofs import points_of, prover
 from torch import Tensor
 
+from llcert.bounds import VerifiedArithmetic, propagate
 from llcert.bounds.boxes import backward_boxes, probes
 from llcert.bounds.dual import Backward, Tightest
 from llcert.bounds.dual import _length as shared_length
-from llcert.bounds.enclose import enclose, enclosing_ball
+from llcert.bounds.forward.outward import enclosing_ball
 from llcert.bounds.probe import _through, probe
 from llcert.certify import Certifier, Settings, Verdict
 from llcert.ir import Input, Network, Node, apply
@@ -72,10 +73,12 @@ def test_sampled_values_lie_in_the_boxes(name: str) -> None:
     made = prover(network, eps)
     images = torch.rand(2, *network.input.shape, generator=torch.Generator().manual_seed(4), dtype=torch.float64)
     region = enclosing_ball(images, eps)
-    trace = enclose(made.program, region, made.bound, made.solver, deployed=made.deployed)
+    trace = propagate(made.program, region, VerifiedArithmetic(made.bound, made.solver, deployed=made.deployed))
     boxes = backward_boxes(Backward(made.program), trace, probes(made.program))
     assert boxes
-    tighter = enclose(made.program, region, made.bound, made.solver, boxes=boxes, deployed=made.deployed)
+    tighter = propagate(
+        made.program, region, VerifiedArithmetic(made.bound, made.solver, deployed=made.deployed), boxes=boxes
+    )
     for image in range(2):
         points = points_of(images[image : image + 1], eps, 200, seed=image)
         values = {made.program.input: points}
@@ -94,7 +97,7 @@ def test_sampled_values_lie_in_the_boxes(name: str) -> None:
 def test_shared_rows_give_what_each_row_gives_alone(name: str) -> None:
     made = prover(NETWORKS[name](), 0.2)
     images = torch.rand(2, *made.program.input.shape, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
-    trace = enclose(made.program, enclosing_ball(images, 0.2), made.bound, made.solver)
+    trace = propagate(made.program, enclosing_ball(images, 0.2), VerifiedArithmetic(made.bound, made.solver))
     backward, found = Backward(made.program), probes(made.program)
     for index, asked in found.items():
         shape = made.program.blocks[index].pre.shape

@@ -8,11 +8,11 @@ from proofs import points_of, prover
 from random_graphs import random_image, random_network
 from torch import Tensor
 
-from llcert.bounds import Trace
+from llcert.bounds import Trace, VerifiedArithmetic, propagate
 from llcert.bounds.ascent import Ascent
 from llcert.bounds.branching import Branching, Leaves, _put, bounds_of, cut
 from llcert.bounds.dual import Backward, Tightest, differences
-from llcert.bounds.enclose import enclose, enclosing_ball
+from llcert.bounds.forward.outward import enclosing_ball
 from llcert.certify import Assurance, Certifier, Settings, Traces, Verdict
 from llcert.certify.proof_hint import BranchCover
 from llcert.certify.prover import _branched
@@ -33,7 +33,7 @@ def dense(seed: int, phi: object = None, width: int = 6) -> Network:
 
 def parts_of(network: Network, image: Tensor, label: Tensor, eps: float) -> tuple[Backward, Trace, Tensor, Leaves]:
     made = prover(network, eps)
-    trace = enclose(made.program, enclosing_ball(image, eps), made.bound, made.solver)
+    trace = propagate(made.program, enclosing_ball(image, eps), VerifiedArithmetic(made.bound, made.solver))
     backward = Backward(made.program)
     rows = differences(label, made.program)[0]
     rows = rows[torch.arange(len(rows)) != int(label)]

@@ -13,6 +13,7 @@ from torch import Tensor
 from llcert import ops
 from llcert.bounds import (
     Balls,
+    EstimatedArithmetic,
     LastLayer,
     RowWeighting,
     global_bound,
@@ -65,7 +66,10 @@ def margins(
     """The margins of all wrong classes by each way there is to bound them, `[batch * (classes - 1)]`."""
     bound = None if balls is Balls.BOX else global_bound(program, solver, joint=joint)
     trace = propagate(
-        program, ball(images, eps), bound, balls=balls, weighting=RowWeighting.MASK, solver=solver, joint=joint
+        program,
+        ball(images, eps),
+        EstimatedArithmetic(bound, balls=balls, solver=solver, joint=joint),
+        weighting=RowWeighting.MASK,
     )
     logits, last = trace.post_activation[program.output].region.centre, LastLayer.of(program)
     found = {

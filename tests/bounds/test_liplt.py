@@ -15,8 +15,8 @@ from shared_graphs import shared_network
 from torch import Tensor
 
 from llcert.bounds import global_bound
+from llcert.bounds.forward.slopes import steepest
 from llcert.bounds.liplt import Composed, _between, steps_of
-from llcert.bounds.slopes import steepest
 from llcert.bounds.unmasked import proved_bound
 from llcert.certify.proof_hint import ProofHint
 from llcert.ir import Input, Network, Node, apply

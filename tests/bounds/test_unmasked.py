@@ -11,8 +11,9 @@ from dense import exact_norm
 from random_layers import Draw, chain, largest, random_layer
 from torch import Tensor
 
-from llcert.bounds.enclose import enclose, enclosing_ball
-from llcert.bounds.join import SideBySide
+from llcert.bounds import VerifiedArithmetic, propagate
+from llcert.bounds.forward.branches import SideBySide
+from llcert.bounds.forward.outward import enclosing_ball
 from llcert.bounds.unmasked import MaskedOnly, operator_bound, proved_bound, unmasked_bound
 from llcert.certify import Assurance, Settings
 from llcert.certify.proof_hint import ProofHint
@@ -74,8 +75,8 @@ def test_a_pass_is_the_same_without_asking_for_whole_maps(rectified: bool) -> No
     bound = proved_bound(program, Verified())
     images = torch.rand(3, 2, 5, 5, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
     ball, watched = enclosing_ball(images, 0.05), Watched()
-    plain = enclose(program, ball, bound, Verified())
-    spared = enclose(program, ball, bound, MaskedOnly(watched))
+    plain = propagate(program, ball, VerifiedArithmetic(bound, Verified()))
+    spared = propagate(program, ball, VerifiedArithmetic(bound, MaskedOnly(watched)))
     assert spared.side is Side.UPPER
     for block in program.blocks:
         radii = (t.post_activation[block.node].region.radius for t in (plain, spared))

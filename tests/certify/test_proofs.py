@@ -14,8 +14,8 @@ from proofs import ORDERS, Silly, in_float32, prover
 from random_graphs import Draw, in_format, random_image, random_network
 from torch import Tensor
 
-from llcert.bounds import RowWeighting, dual
-from llcert.bounds.enclose import enclose, enclosing_ball
+from llcert.bounds import RowWeighting, VerifiedArithmetic, dual, propagate
+from llcert.bounds.forward.outward import enclosing_ball
 from llcert.certify.proof_hint import ProofHint
 from llcert.certify.prover import Prover
 from llcert.certify.settings import Semantics
@@ -72,7 +72,9 @@ def carried(own: Prover, image: Tensor, label: Tensor, hint: ProofHint, seed: in
     """Bounds of all margins carried to the image, whether the prover needs them or not, with any choices."""
     solver = own.solver if hint.local else None
     ball = enclosing_ball(image.double(), own.eps)
-    trace = enclose(own.program, ball, own.bound, solver, weighting=hint.weighting, deployed=own.deployed)
+    trace = propagate(
+        own.program, ball, VerifiedArithmetic(own.bound, solver, deployed=own.deployed), weighting=hint.weighting
+    )
     rows, backward = {own.program.output: dual.differences(label, own.program)}, dual.Backward(own.program)
     return [
         backward(trace, rows, dual.Tightest()).lower[0],

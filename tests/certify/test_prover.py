@@ -11,10 +11,10 @@ from proofs import ORDERS, in_float32, points_of, prover
 from random_graphs import in_format, random_image, random_network
 from torch import Tensor
 
-from llcert.bounds import RowWeighting, global_bound
+from llcert.bounds import RowWeighting, VerifiedArithmetic, global_bound, propagate
 from llcert.bounds.ascent import Ascent
 from llcert.bounds.dual import Backward, Tightest, differences
-from llcert.bounds.enclose import enclose, enclosing_ball
+from llcert.bounds.forward.outward import enclosing_ball
 from llcert.certify import Assurance, Global, Settings
 from llcert.certify.proof_hint import FixedRelaxation, ProofHint
 from llcert.certify.proved import Proved
@@ -164,7 +164,9 @@ def test_what_an_ascent_found_is_proved_again() -> None:
     images, labels = batch(network, 6)
     own = prover(network, 0.3)
     with torch.no_grad():
-        trace = enclose(own.program, enclosing_ball(images.double(), own.eps), own.bound, own.solver)
+        trace = propagate(
+            own.program, enclosing_ball(images.double(), own.eps), VerifiedArithmetic(own.bound, own.solver)
+        )
         directions = differences(labels, own.program)
         rows = {own.program.output: directions.flatten(0, 1)[:, None]}
         image = torch.arange(6).repeat_interleave(3)
@@ -189,7 +191,9 @@ def test_silly_choices_of_an_ascent_prove_no_more_than_is_true() -> None:
     for seed in range(5):
         generator = torch.Generator().manual_seed(seed)
         with torch.no_grad():
-            trace = enclose(own.program, enclosing_ball(images.double(), own.eps), own.bound, own.solver)
+            trace = propagate(
+                own.program, enclosing_ball(images.double(), own.eps), VerifiedArithmetic(own.bound, own.solver)
+            )
             image, row = torch.arange(4), (labels + 1) % 3
             rows = {own.program.output: differences(labels, own.program)[image, row][:, None]}
             start = Backward(own.program)(trace, rows, Tightest()).choices

@@ -16,8 +16,8 @@ from random_graphs import in_format, random_image, random_network
 from torch import Tensor
 
 from llcert.api import load
-from llcert.bounds import GlobalBound, RowWeighting, Trace, global_bound, propagate
-from llcert.bounds.forward import row_weights
+from llcert.bounds import EstimatedArithmetic, GlobalBound, RowWeighting, Trace, global_bound, propagate
+from llcert.bounds.forward.slopes import row_weights
 from llcert.certify import PGD, Certifier, Objective, Settings, Verdict
 from llcert.frontend.onnx_file import save
 from llcert.ir import Network, Node, topological
@@ -44,7 +44,9 @@ def test_bounds_of_a_random_graph(seed: int, tmp_path: Path) -> None:
     eps = [0.02, 0.1, 0.5][seed % 3]
     points = _points(image, eps, seed)
     for weighting in RowWeighting:
-        trace = propagate(program, ball(image, eps), bound, weighting=weighting, solver=TIGHT, seed=seed)
+        trace = propagate(
+            program, ball(image, eps), EstimatedArithmetic(bound, solver=TIGHT, seed=seed), weighting=weighting
+        )
         _values_stay_inside(program, trace, points)
         _norms_are_right(program, bound, trace, weighting)
     _export_agrees(network, image, tmp_path / "graph.onnx")

@@ -21,10 +21,10 @@ from random_graphs import random_image
 from shared_graphs import shared_network
 from torch import Tensor
 
-from llcert.bounds import GlobalBound, RowWeighting, Start, Trace, propagate
+from llcert.bounds import EstimatedArithmetic, GlobalBound, RowWeighting, Start, Trace, VerifiedArithmetic, propagate
 from llcert.bounds.dual import Backward, Tightest
-from llcert.bounds.enclose import enclose, enclosing_ball
-from llcert.bounds.forward import row_weights
+from llcert.bounds.forward.outward import enclosing_ball
+from llcert.bounds.forward.slopes import row_weights
 from llcert.certify.proof_hint import ProofHint
 from llcert.certify.prover import Prover
 from llcert.certify.settings import Semantics
@@ -78,7 +78,9 @@ def check(seed: int) -> None:
     bound = own.liplt() if own.liplt is not None and seed % 2 else own.bound
     with torch.no_grad():
         region = enclosing_ball(image.double(), eps)
-        trace = enclose(program, region, bound, own.solver, weighting=weighting, deployed=own.deployed)
+        trace = propagate(
+            program, region, VerifiedArithmetic(bound, own.solver, deployed=own.deployed), weighting=weighting
+        )
     points = torch.cat([points_of(image, eps * (1 - 1e-6), 24, seed), ascended(program, trace, image, eps, seed)])
     observed = [values_of(program, points)]
     if semantics is Semantics.FLOAT32:
@@ -155,7 +157,9 @@ def _slopes(block: Block) -> Tensor:
 def growth_is_right(own: Prover, image: Tensor, eps: float, points: Tensor) -> None:
     """Eq. 6 of every block bounds how far any two points of the ball move its output apart; global ones likewise."""
     program, bound = own.program, own.bound
-    trace = propagate(program, ball(image.double(), eps), bound, solver=own.solver, start=Start.RANDOM)
+    trace = propagate(
+        program, ball(image.double(), eps), EstimatedArithmetic(bound, solver=own.solver, start=Start.RANDOM)
+    )
     after = values_of(program, points)[1]
     order = torch.randperm(len(points), generator=torch.Generator().manual_seed(0))
     apart = _between(points, order)

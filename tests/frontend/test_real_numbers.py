@@ -18,7 +18,7 @@ from proofs import proved
 from torch import Tensor, nn
 
 import llcert
-from llcert.bounds.enclose import enclosing_ball
+from llcert.bounds.forward.outward import enclosing_ball
 from llcert.frontend.adapt import adapt
 from llcert.ir import Input, Network, apply
 from llcert.ops import Linear

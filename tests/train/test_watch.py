@@ -14,7 +14,7 @@ from toys import TOYS, toy, toy_batch
 
 import llcert
 import llcert_train.watch
-from llcert.bounds import LastLayer, RowWeighting, global_bound, propagate, worst_margins
+from llcert.bounds import EstimatedArithmetic, LastLayer, RowWeighting, global_bound, propagate, worst_margins
 from llcert.certify import PGD
 from llcert.certify.verdict import Verdict
 from llcert.ir import Network
@@ -79,7 +79,10 @@ def by_hand(watch: Watch) -> tuple[Tensor, Tensor, Tensor]:
     with torch.no_grad():
         bound = global_bound(watch.program, TIGHT)
         trace = propagate(
-            watch.program, ball(watch.images, watch.eps), bound, weighting=RowWeighting.MASK, solver=TIGHT
+            watch.program,
+            ball(watch.images, watch.eps),
+            EstimatedArithmetic(bound, solver=TIGHT),
+            weighting=RowWeighting.MASK,
         )
         logits = watch.program.logits(watch.images)
         margins = worst_margins(logits, watch.labels, LastLayer.of(watch.program), trace.post_activation)
@@ -111,7 +114,9 @@ def test_robust_loss_is_that_of_the_worst_logits() -> None:
     watch = watched(network, images, labels, 0.1)
     with torch.no_grad():
         bound = global_bound(watch.program, TIGHT)
-        trace = propagate(watch.program, ball(images, 0.1), bound, weighting=RowWeighting.MASK, solver=TIGHT)
+        trace = propagate(
+            watch.program, ball(images, 0.1), EstimatedArithmetic(bound, solver=TIGHT), weighting=RowWeighting.MASK
+        )
         logits = watch.program.logits(images)
         margins = worst_margins(logits, labels, LastLayer.of(watch.program), trace.post_activation)
     own = F.one_hot(labels, 4).bool()

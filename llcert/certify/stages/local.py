@@ -8,10 +8,19 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from llcert.bounds import GlobalBound, LastLayer, RowWeighting, Start, Trace, propagate, worst_margins
+from llcert.bounds import (
+    EstimatedArithmetic,
+    GlobalBound,
+    LastLayer,
+    RowWeighting,
+    Start,
+    Trace,
+    propagate,
+    worst_margins,
+)
 from llcert.bounds.boxes import Asked, backward_boxes
 from llcert.bounds.dual import Backward
-from llcert.bounds.forward import nudged
+from llcert.bounds.forward.starts import nudged
 from llcert.certify.batch import Batch, Known, Traces
 from llcert.certify.proof_hint import ProofHint
 from llcert.certify.specification import FIRST, Specification, positive
@@ -60,16 +69,11 @@ class Local:
 
     def trace(self, batch: Batch, weighting: RowWeighting, *, before: Trace | None = None) -> Trace:
         """The forward pass over the balls of a batch; for Start.SAVED, `before` lends its singular vectors."""
-        return propagate(
-            self.program,
-            self.ball(batch),
-            self.bound,
-            weighting=weighting,
-            solver=self.solver,
-            start=self.start,
-            saved=None if before is None else _vectors(before, batch.seeds),
-            seed=batch.seeds,
+        saved = None if before is None else _vectors(before, batch.seeds)
+        arithmetic = EstimatedArithmetic(
+            self.bound, solver=self.solver, start=self.start, saved=saved, seed=batch.seeds
         )
+        return propagate(self.program, self.ball(batch), arithmetic, weighting=weighting)
 
     def masked(self, batch: Batch, traces: Traces) -> tuple[Trace, Traces]:
         """The forward pass with 0/1 masks, and all passes with it. traces: those that earlier stages have left."""
@@ -82,16 +86,10 @@ class Local:
             return traces.refined, traces
         masked, traces = self.masked(batch, traces)
         saved = _vectors(masked, batch.seeds)
-        trace = propagate(
-            self.program,
-            self.ball(batch),
-            self.bound,
-            solver=self.solver,
-            start=Start.SAVED if saved else self.start,
-            saved=saved,
-            seed=batch.seeds,
-            boxes=backward_boxes(self.backward(), masked, self.asked.probes),
-        )
+        start = Start.SAVED if saved else self.start
+        arithmetic = EstimatedArithmetic(self.bound, solver=self.solver, start=start, saved=saved, seed=batch.seeds)
+        boxes = backward_boxes(self.backward(), masked, self.asked.probes)
+        trace = propagate(self.program, self.ball(batch), arithmetic, boxes=boxes)
         return trace, replace(traces, refined=trace)
 
     @cached_property

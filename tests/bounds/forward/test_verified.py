@@ -11,8 +11,8 @@ from proofs import ORDERS, deployed_values, in_float32, points_of, proved, stays
 from random_graphs import in_format, random_image, random_network
 from torch import Tensor
 
-from llcert.bounds import RowWeighting, global_bound
-from llcert.bounds.enclose import enclose, enclosing_ball
+from llcert.bounds import RowWeighting, VerifiedArithmetic, global_bound, propagate
+from llcert.bounds.forward.outward import enclosing_ball
 from llcert.bounds.unmasked import proved_bound
 from llcert.ir import Input, Network, Node, apply
 from llcert.ops import Clamp, Linear, relu
@@ -90,30 +90,34 @@ def test_a_program_in_float32_is_refused() -> None:
     network, image = _small()
     bound = proved_bound(lower(network, dtype=torch.float64))
     with pytest.raises(ValueError, match="float64"):
-        enclose(lower(network, dtype=torch.float32), enclosing_ball(image.double(), 0.1), bound, None)
+        propagate(
+            lower(network, dtype=torch.float32), enclosing_ball(image.double(), 0.1), VerifiedArithmetic(bound, None)
+        )
 
 
 def test_a_solver_that_estimates_is_refused() -> None:
     network, image = _small()
     program = lower(network, dtype=torch.float64)
     with pytest.raises(ValueError, match="estimate"):
-        enclose(program, enclosing_ball(image.double(), 0.1), proved_bound(program), PowerIteration())
+        propagate(
+            program, enclosing_ball(image.double(), 0.1), VerifiedArithmetic(proved_bound(program), PowerIteration())
+        )
 
 
 def test_a_global_bound_that_estimates_is_refused() -> None:
     network, image = _small()
     program = lower(network, dtype=torch.float64)
     with pytest.raises(ValueError, match="estimate"):
-        enclose(program, enclosing_ball(image.double(), 0.1), global_bound(program), Verified())
+        propagate(program, enclosing_ball(image.double(), 0.1), VerifiedArithmetic(global_bound(program), Verified()))
 
 
 def test_the_side_is_that_of_the_weakest_norm() -> None:
     network, image = _small()
     program = lower(network, dtype=torch.float64)
     ball, bound = enclosing_ball(image.double(), 0.1), proved_bound(program)
-    assert enclose(program, ball, bound, None).side is Side.UPPER
-    assert enclose(program, ball, bound, Verified()).side is Side.UPPER
-    assert enclose(program, ball, bound, RandomLanczos()).side is Side.PROBABLE
+    assert propagate(program, ball, VerifiedArithmetic(bound, None)).side is Side.UPPER
+    assert propagate(program, ball, VerifiedArithmetic(bound, Verified())).side is Side.UPPER
+    assert propagate(program, ball, VerifiedArithmetic(bound, RandomLanczos())).side is Side.PROBABLE
 
 
 @dataclass
@@ -129,7 +133,7 @@ def test_a_norm_that_was_not_proved_is_answered_by_the_unmasked_one() -> None:
     network, image = _small()
     program = lower(network, dtype=torch.float64)
     ball, bound = enclosing_ball(image.double(), 0.1), proved_bound(program)
-    refused, none = (enclose(program, ball, bound, s) for s in (Refusing(), None))
+    refused, none = (propagate(program, ball, VerifiedArithmetic(bound, s)) for s in (Refusing(), None))
     for block in program.blocks:
         assert torch.equal(
             refused.post_activation[block.node].region.radius, none.post_activation[block.node].region.radius

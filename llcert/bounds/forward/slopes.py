@@ -1,13 +1,30 @@
-"""The slopes of a block's activation, not below the true ones."""
+"""Row weights: bounds of the slopes of a block's activation, over a region and anywhere (docs/method.md, section 4)."""
 
 from __future__ import annotations
+
+import enum
 
 import torch
 from torch import Tensor
 
 from llcert.errors import UnsupportedModel
 from llcert.program import Block
+from llcert.region import Region
 from llcert.rounding import DOUBLE
+
+
+class RowWeighting(enum.Enum):
+    """Which slopes weight the rows of a local norm."""
+
+    MASK = "mask"  # 0/1 and activation slopes: a Lipschitz bound between any two points of the ball (eq. 6)
+    SECANT = "secant"  # chords from the centre: a bound on deviation from the image alone; never larger
+
+
+def row_weights(block: Block, z: Region, weighting: RowWeighting) -> Tensor:
+    """The factor of each row of a block's map, `[batch, *pre shape]`: mask and slope, or centre secant."""
+    if block.activation is None:
+        return torch.ones_like(z.centre)
+    return block.activation.slope(z) if weighting is RowWeighting.MASK else block.activation.secant(z)
 
 
 def steepest(block: Block) -> Tensor:

@@ -12,7 +12,7 @@ from proofs import ORDERS, Order, in_float32, other_batch_norm
 from random_layers import exact
 from torch import Tensor
 
-from llcert.bounds.roundoff import Passage, distance, flushed, inexact, largest
+from llcert.bounds.forward.roundoff import Passage, distance, flushed, inexact, largest
 from llcert.ir import Input, LinearOp, Network, Shape, apply
 from llcert.ops import (
     Add,

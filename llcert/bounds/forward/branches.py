@@ -1,4 +1,5 @@
-"""How far a block's output can move when several sources move at once."""
+"""How far a block's output moves when several sources move at once: where branches add up, and where they are set side
+by side (docs/method.md, Proposition 5.2)."""
 
 from __future__ import annotations
 
@@ -13,39 +14,52 @@ from llcert.layout import flat
 from llcert.program import Block, Term
 from llcert.region import length
 from llcert.rounding import DOUBLE
-from llcert.spectral import Masked, Solver, random_start
+from llcert.spectral import Masked, Side, Solver, random_start
 
 
 @dataclass(frozen=True)
-class Reach:
+class JointNorm:
+    """Of a block's terms side by side, `[t_1 A_1, t_2 A_2, ...]`.
+
+    value: `[batch]`, infinite where none was found. weights: the t, `[terms, batch]`. side: of the truth.
+    """
+
+    value: Tensor
+    weights: Tensor
+    side: Side
+
+
+@dataclass(frozen=True)
+class BranchNorms:
     """The norms of a block's terms, and of all of them side by side where that may say more.
 
-    norms: one for each term, `[batch]`. disjoint: the terms fill different rows. together: norm of
-    `[t_1 A_1, t_2 A_2, ...]`, `[batch]`, for the weights t, `[terms, batch]`; None where it was not computed.
+    norms: one for each term, `[batch]`; none where none was asked for. disjoint: whether the terms fill different rows.
+    joint: None where it was not computed.
     """
 
     norms: tuple[Tensor, ...]
     disjoint: bool = False
-    together: Tensor | None = None
-    weights: Tensor | None = None
+    joint: JointNorm | None = None
 
-    def __call__(self, radii: Sequence[Tensor]) -> Tensor:
+    def movement(self, radii: Sequence[Tensor]) -> Tensor:
         """How far the output moves when source s moves by `radii[s]` at most, `[batch]`: an upper bound if norms are.
 
-        The sum of norm times radius; the root of the sum of squares where rows are disjoint; or, for any t > 0,
-        `||sum A_s d_s|| <= ||[t_s A_s]|| sqrt(sum (r_s / t_s)^2)`, whichever is least.
+        The least of Proposition 5.2 (docs/method.md): the sum of norm times radius; the root of the sum of squares
+        where rows are disjoint; `||[t_s A_s]_s|| sqrt(sum (r_s / t_s)^2)`. Infinite without norms.
         """
+        if not self.norms:
+            return torch.full_like(radii[0], torch.inf)
         parts = torch.stack([n * r for n, r in zip(self.norms, radii, strict=True)])
         if self.disjoint:
             return length(parts.T)
         total = parts.sum(0)
-        if self.together is None or self.weights is None:
+        if self.joint is None:
             return total
-        joint = self.together * length((torch.stack(list(radii)) / self.weights).T)
-        return torch.where(joint < total, joint, total)
+        together = self.joint.value * length((torch.stack(list(radii)) / self.joint.weights).T)
+        return torch.where(together < total, together, total)
 
 
-def reach(
+def branch_norms(
     block: Block,
     rows: Tensor,
     columns: Sequence[Tensor],
@@ -53,15 +67,14 @@ def reach(
     radii: Sequence[Tensor],
     solver: Solver | None,
     seed: int | Tensor,
-) -> Reach:
-    """The block's reach, with one more norm where branches add up and there is a solver for it.
+) -> BranchNorms:
+    """The norms of a block, with the joint one where branches add up and there is a solver for it.
 
     rows, columns: factors of the maps, `[batch, *shape]`. norms, radii: of each term and source, `[batch]`. The weights
     `t_s = sqrt(r_s / norm_s)` never do worse than the sum: the joint norm is at most `sqrt(sum norm_s^2 t_s^2)`.
     """
-    alone = Reach(tuple(norms), block.disjoint)
     if solver is None or len(norms) == 1 or block.disjoint:
-        return alone
+        return BranchNorms(tuple(norms), block.disjoint)
     smallest = torch.finfo(rows.dtype).tiny
     sizes = torch.stack(list(norms)).clamp(min=smallest), torch.stack(list(radii)).clamp(min=smallest)
     weights = torch.sqrt(sizes[1] / sizes[0])
@@ -69,8 +82,8 @@ def reach(
     kept = torch.cat([flat(c) for c in columns], 1)
     start = random_start(tuple(kept.shape), kept, seed) / factors  # uniform over the columns once they are weighted
     norm = solver(Masked(SideBySide(block.terms), rows, kept * factors), start)
-    together = torch.where(norm.converged, norm.value, torch.inf)
-    return Reach(tuple(norms), together=together, weights=weights)
+    value = torch.where(norm.converged, norm.value, torch.inf)
+    return BranchNorms(tuple(norms), joint=JointNorm(value, weights, norm.side))
 
 
 @dataclass(frozen=True)

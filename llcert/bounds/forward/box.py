@@ -1,4 +1,4 @@
-"""The box of a block's value before its activation (METHOD, section 2)."""
+"""The box of a block's value before its activation (docs/method.md, section 3)."""
 
 from __future__ import annotations
 
@@ -26,6 +26,10 @@ class Hidden:
         """`varying` as zeros and ones in the type of the region."""
         return self.varying.to(self.region.centre.dtype)
 
+    def select(self, images: Tensor) -> Hidden:
+        """Of some images; images: mask or index."""
+        return Hidden(self.region.select(images), self.varying[images])
+
 
 def box(block: Block, sources: Mapping[Node, Hidden], *, balls: bool = True) -> Region:
     """Outer bounds of a block's value before its activation; the radius is left infinite.
@@ -49,11 +53,6 @@ class _Ball:
     radius: Tensor
     factors: Tensor
     plain: bool = True
-
-    @property
-    def squared(self) -> Tensor:
-        """Upper bounds of the squares of the factors."""
-        return self.factors if self.plain else squares(self.factors)
 
 
 @dataclass(frozen=True)
@@ -83,8 +82,9 @@ def _through(node: Node, inputs: list[_Known]) -> _Known:
     if node.op.moves:
         moved = _Ball(ball.radius, magnitude.linear(ball.factors), plain=False)
         return _Known(Region(centre, lower, upper, unknown), moved)
-    reach = root(node.op.transformed(squares).linear(ball.squared)) * spread(ball.radius, centre)
-    return _Known(Region(centre, maximum(lower, centre - reach), minimum(upper, centre + reach), unknown))
+    squared = ball.factors if ball.plain else squares(ball.factors)
+    deviation = root(node.op.transformed(squares).linear(squared)) * spread(ball.radius, centre)
+    return _Known(Region(centre, maximum(lower, centre - deviation), minimum(upper, centre + deviation), unknown))
 
 
 def squares(x: Tensor) -> Tensor:

@@ -1,103 +1,23 @@
-"""Regions through a program: boxes, balls and masks, block by block (METHOD, sections 2 and 3)."""
+"""The estimating forward pass as it was before there was one propagation for estimates and proofs, word for word."""
 
 from __future__ import annotations
 
-import enum
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 
 import torch
+from oracles.traces import Reach, Trace, reach
 from torch import Tensor
 
-from llcert.bounds.box import Hidden, box
-from llcert.bounds.join import Reach, reach
-from llcert.bounds.lipschitz import GlobalBound
-from llcert.bounds.roundoff import Roundoff
+from llcert.bounds import Balls, GlobalBound, RowWeighting, Start
+from llcert.bounds.forward.box import Hidden, box
+from llcert.bounds.forward.slopes import row_weights
+from llcert.bounds.forward.starts import starting_vector
 from llcert.ir import Node
 from llcert.layout import flat
 from llcert.program import Block, Program, Term
 from llcert.region import Region
-from llcert.relaxation import Relaxation, Zone
-from llcert.spectral import Lanczos, Masked, Norm, Side, Solver, random_start
-
-
-class Start(enum.Enum):
-    """Where a power iteration starts (paper, section 4; Table 1)."""
-
-    RANDOM = "random"
-    SAVED = "saved"  # vectors handed in, one for each image; random where there are none
-    UNMASKED = "unmasked"  # the singular vector of the unmasked map
-
-
-class RowWeighting(enum.Enum):
-    """How rows are weighted in a local norm."""
-
-    MASK = "mask"  # 0/1 and activation slopes: a Lipschitz bound between any two points of the ball (eq. 6)
-    SECANT = "secant"  # chords from the centre: a bound on deviation from the image alone; never larger
-
-
-class Balls(enum.Enum):
-    """What the radius of every value comes from."""
-
-    LOCAL = "local"  # norms of each image's masked maps (eq. 6)
-    GLOBAL = "global"  # unmasked norms, the same for all images (BCP)
-    BOX = "box"  # none: the farthest corner of the box (interval bounds)
-
-
-@dataclass(frozen=True)
-class Trace:
-    """Everything a forward pass found. An ESTIMATE wherever its norms are.
-
-    pre_activation: the region of each block's value before its activation (radius: infinite). weighted: weights and
-    radius of that value, `||weights (z - centre)|| <= radius`. post_activation: of each block's output, keyed by its
-    node, and of the input. norms: of each term, `[batch]` each, where they are local. lipschitz: Lipschitz constant of
-    every block's output with respect to the image on each ball, `[batch]` (eq. 6), and 1 for the input; empty with
-    boxes alone, and with local balls under RowWeighting.SECANT, where it bounds deviation from the image only.
-    logit_lipschitz: that of the logits, None where lipschitz is empty. side: the weakest side among the norms used.
-    roundoff: what rounding was paid, None for an estimate.
-
-    Nodes are compared by identity, and a block's node is its own, so what is keyed by block.node (pre_activation,
-    weighted, joint, lipschitz, the steps, post_activation besides the input's) has one owner; a term is told apart by
-    its block (see Term).
-    """
-
-    pre_activation: dict[Node, Region] = field(default_factory=dict)
-    weighted: dict[Node, tuple[Tensor, Tensor]] = field(default_factory=dict)
-    post_activation: dict[Node, Hidden] = field(default_factory=dict)
-    norms: dict[Term, Norm] = field(default_factory=dict)
-    joint: dict[Node, tuple[Tensor, Tensor]] = field(default_factory=dict)
-    lipschitz: dict[Node, Tensor] = field(default_factory=dict)
-    logit_lipschitz: Tensor | None = None
-    side: Side = Side.ESTIMATE
-    roundoff: Roundoff | None = None
-    _steps: dict[Node, tuple[Relaxation, ...] | None] = field(default_factory=dict, repr=False)
-
-    def steps(self, block: Block) -> tuple[Relaxation, ...] | None:
-        """The relaxations of a block's activation, none where it has no activation; None where it cannot be relaxed."""
-        if block.activation is None:
-            return ()
-        if block.node not in self._steps:
-            z = self.pre_activation[block.node]
-            zone = Zone(z.centre, z.lower, z.upper, *self.weighted[block.node])
-            self._steps[block.node] = block.activation.relaxations(zone)
-        return self._steps[block.node]
-
-    def select(self, images: Tensor) -> Trace:
-        """The trace of some images, with what their steps were cut to; images: mask or index."""
-        return replace(
-            self,
-            pre_activation={n: z.select(images) for n, z in self.pre_activation.items()},
-            weighted={n: (w[images], r[images]) for n, (w, r) in self.weighted.items()},
-            post_activation={
-                n: Hidden(h.region.select(images), h.varying[images]) for n, h in self.post_activation.items()
-            },
-            norms={t: n.select(images) for t, n in self.norms.items()},
-            joint={n: (v[images], t[images]) for n, (v, t) in self.joint.items()},
-            lipschitz={n: g[images] for n, g in self.lipschitz.items()},
-            logit_lipschitz=None if self.logit_lipschitz is None else self.logit_lipschitz[images],
-            roundoff=None if self.roundoff is None else self.roundoff.select(images),
-            _steps={n: None if s is None else tuple(r.select(images) for r in s) for n, s in self._steps.items()},
-        )
+from llcert.spectral import Lanczos, Masked, Norm, Side, Solver
 
 
 def propagate(  # noqa: PLR0913
@@ -166,40 +86,6 @@ def _reach(
     sizes = [trace.norms[t].value for t in block.terms]
     radii = [trace.post_activation[t.source].region.radius for t in block.terms]
     return reach(block, rows, columns, sizes, radii, solver, seed)
-
-
-def row_weights(block: Block, z: Region, weighting: RowWeighting) -> Tensor:
-    """The factor of each row of a block's map, `[batch, *pre shape]`: mask and slope, or centre secant."""
-    if block.activation is None:
-        return torch.ones_like(z.centre)
-    return block.activation.slope(z) if weighting is RowWeighting.MASK else block.activation.secant(z)
-
-
-def starting_vector(
-    term: Term,
-    global_bound: GlobalBound,
-    columns: Tensor,
-    start: Start,
-    saved: Mapping[Term, Tensor] | None,
-    seed: int | Tensor,
-) -> Tensor:
-    """`[batch, *columns]`: where the power iteration of a term begins.
-
-    The unmasked vector is nudged; saved ones are taken as they are.
-    """
-    if start is Start.SAVED and saved is not None and term in saved:
-        return saved[term].to(columns.device, columns.dtype)
-    if start is Start.UNMASKED:
-        return nudged(global_bound.vectors[term].expand_as(columns), seed)
-    return random_start(tuple(columns.shape), columns, seed)
-
-
-def nudged(vectors: Tensor, seed: int | Tensor) -> Tensor:
-    """Unit vectors of another map and as much noise, `[batch, *columns]`, a start for an iteration on this one.
-
-    Near a singular vector that is not the largest one a power iteration stands still, and stops below the norm.
-    """
-    return vectors + random_start(tuple(vectors.shape), vectors, seed) / max(vectors.shape[1:].numel(), 1) ** 0.5
 
 
 def _whole(block: Block, masked: Masked, global_bound: GlobalBound, start: Tensor) -> Norm | None:

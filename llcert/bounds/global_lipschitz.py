@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from llcert.bounds.join import reach
+from llcert.bounds.forward.branches import branch_norms
 from llcert.bounds.liplt import Composed
 from llcert.ir import Node
 from llcert.layout import flat
@@ -84,8 +84,8 @@ def global_bound(
             start = random_start((1, *term.columns), every, seed + number) if given is None else given
             norms[term], vectors[term] = _unmasked(term, rows, every, solver, start, crude)
         sizes, radii = [norms[t][None] for t in block.terms], [lipschitz[t.source][None] for t in block.terms]
-        branches = solver if joint else None
-        lipschitz[block.node] = reach(block, rows, columns, sizes, radii, branches, seed + number)(radii)[0]
+        branches = branch_norms(block, rows, columns, sizes, radii, solver if joint else None, seed + number)
+        lipschitz[block.node] = branches.movement(radii)[0]
         if composed is not None:
             parts = [
                 whole(t, seed + number) * leaf.gain(lipschitz[program.input], before, lipschitz)

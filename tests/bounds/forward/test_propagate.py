@@ -9,9 +9,9 @@ import torch
 from dense import exact_norm, matrix
 from torch import Tensor
 
-from llcert.bounds import GlobalBound, RowWeighting, Start, global_bound, propagate
-from llcert.bounds.forward import row_weights
-from llcert.bounds.lipschitz import _crude
+from llcert.bounds import EstimatedArithmetic, GlobalBound, RowWeighting, Start, global_bound, propagate
+from llcert.bounds.forward.slopes import row_weights
+from llcert.bounds.global_lipschitz import _crude
 from llcert.ir import Activation, Input, Network, apply
 from llcert.ops import Add, Affine, Clamp, Concat, Leaky, Linear, MaxMin, relu
 from llcert.program import Program, lower
@@ -61,7 +61,9 @@ def test_the_first_box_is_the_exact_range() -> None:
     """Over the ball intersected with a box of its own size, the first map's range is known in closed form."""
     program, image = _net(relu()), _image()
     bound = global_bound(program, TIGHT)
-    before = propagate(program, ball(image, EPS), bound, solver=TIGHT).pre_activation[program.blocks[0].node]
+    before = propagate(program, ball(image, EPS), EstimatedArithmetic(bound, solver=TIGHT)).pre_activation[
+        program.blocks[0].node
+    ]
     weight = matrix(program.blocks[0].terms[0])
     reach = EPS * torch.linalg.vector_norm(weight, dim=1)
     assert torch.allclose(before.upper, before.centre + reach)
@@ -74,7 +76,7 @@ def test_a_ball_is_stretched_by_factors_on_its_way_to_the_first_sum(factors: tup
     hidden = apply(Linear(weight), apply(Affine(scale), apply(Input((3,)))))
     output = apply(Linear(_normal(2, 4, seed=4)), apply(relu(), hidden))
     program, image = lower(Network(output), dtype=torch.float64), _image()
-    trace = propagate(program, ball(image, EPS), global_bound(program, TIGHT), solver=TIGHT)
+    trace = propagate(program, ball(image, EPS), EstimatedArithmetic(global_bound(program, TIGHT), solver=TIGHT))
     before = trace.pre_activation[program.blocks[0].node]
     reach = EPS * torch.linalg.vector_norm(weight * scale, dim=1)
     assert torch.allclose(before.upper, before.centre + reach)
@@ -84,7 +86,9 @@ def test_a_ball_is_stretched_by_factors_on_its_way_to_the_first_sum(factors: tup
 def test_a_box_without_a_ball_is_interval_arithmetic() -> None:
     program, image = _net(relu()), _image()
     wide = Region(image, image - EPS, image + EPS, torch.tensor([100.0], dtype=torch.float64))
-    before = propagate(program, wide, global_bound(program, TIGHT), solver=TIGHT).pre_activation[program.blocks[0].node]
+    before = propagate(program, wide, EstimatedArithmetic(global_bound(program, TIGHT), solver=TIGHT)).pre_activation[
+        program.blocks[0].node
+    ]
     corners = torch.cartesian_prod(*(torch.tensor([-EPS, EPS], dtype=torch.float64),) * 3) + image
     z = program.blocks[0].value({program.input: corners})
     assert torch.allclose(before.upper[0], z.amax(0))
@@ -100,7 +104,7 @@ def test_everything_stays_inside(phi: str, seed: int) -> None:
     values = _values(program, image + grid[torch.linalg.vector_norm(grid, dim=1) <= EPS])
     everyone = torch.zeros(len(values[program.input]), dtype=torch.int64)
     for weighting in RowWeighting:
-        trace = propagate(program, ball(image, EPS), bound, weighting=weighting, solver=TIGHT)
+        trace = propagate(program, ball(image, EPS), EstimatedArithmetic(bound, solver=TIGHT), weighting=weighting)
         for block in program.blocks:
             hidden = trace.post_activation[block.node]
             assert hidden.region.select(everyone).contains(values[block.node], slack=1e-9).all()
@@ -113,8 +117,10 @@ def test_theorem_1_and_masked_norms(phi: str) -> None:
     for seed in range(4):
         program, image = _net(PHIS[phi], seed), _image(seed)
         bound = global_bound(program, TIGHT)
-        masked = propagate(program, ball(image, EPS), bound, solver=TIGHT)
-        sharper = propagate(program, ball(image, EPS), bound, weighting=RowWeighting.SECANT, solver=TIGHT)
+        masked = propagate(program, ball(image, EPS), EstimatedArithmetic(bound, solver=TIGHT))
+        sharper = propagate(
+            program, ball(image, EPS), EstimatedArithmetic(bound, solver=TIGHT), weighting=RowWeighting.SECANT
+        )
         assert masked.logit_lipschitz is not None
         assert sharper.logit_lipschitz is None, "a radius from secants is no Lipschitz constant"
         assert (masked.logit_lipschitz <= bound.logit_lipschitz).all()
@@ -141,7 +147,7 @@ def test_nothing_varies_in_a_dead_network() -> None:
     node = apply(Linear(_normal(4, 3, seed=0), torch.full((4,), -100.0)), apply(Input((3,))))
     node = apply(Linear(_normal(2, 4, seed=1)), apply(relu(), node))
     program = lower(Network(node), dtype=torch.float64)
-    trace = propagate(program, ball(_image(), EPS), global_bound(program, TIGHT), solver=TIGHT)
+    trace = propagate(program, ball(_image(), EPS), EstimatedArithmetic(global_bound(program, TIGHT), solver=TIGHT))
     assert not trace.post_activation[program.blocks[0].node].varying.any()
     assert trace.post_activation[program.output].region.radius == 0
     assert trace.logit_lipschitz == 0
@@ -149,7 +155,7 @@ def test_nothing_varies_in_a_dead_network() -> None:
 
 def test_no_room_keeps_every_value_where_it_is() -> None:
     program, image = _net(relu()), _image(count=3)
-    trace = propagate(program, ball(image, 0.0), global_bound(program, TIGHT))
+    trace = propagate(program, ball(image, 0.0), EstimatedArithmetic(global_bound(program, TIGHT)))
     for block in program.blocks:
         region = trace.post_activation[block.node].region
         assert (region.radius == 0).all()
@@ -160,7 +166,9 @@ def test_no_room_keeps_every_value_where_it_is() -> None:
 def test_norms_that_did_not_converge_fall_back_on_the_global_ones(cap: int) -> None:
     program, image = _net(relu()), _image()
     bound = global_bound(program, TIGHT)
-    trace = propagate(program, ball(image, EPS), bound, solver=PowerIteration(tolerance=1e-12, cap=cap))
+    trace = propagate(
+        program, ball(image, EPS), EstimatedArithmetic(bound, solver=PowerIteration(tolerance=1e-12, cap=cap))
+    )
     for term, norm in trace.norms.items():
         assert (norm.converged | (norm.value == bound.norms[term])).all()
     (first,) = program.blocks[0].terms
@@ -205,7 +213,7 @@ def test_branches_and_concatenations_are_never_below_the_dense_norm() -> None:
         moved = torch.linalg.vector_norm(program.logits(points[:1000]) - program.logits(points[1000:]), dim=1)
         distance = torch.linalg.vector_norm(points[:1000] - points[1000:], dim=1)
         assert (moved <= bound.logit_lipschitz * distance * (1 + 1e-9)).all()
-        trace = propagate(program, ball(_image(), EPS), bound, solver=TIGHT)
+        trace = propagate(program, ball(_image(), EPS), EstimatedArithmetic(bound, solver=TIGHT))
         assert trace.logit_lipschitz is not None
         assert (trace.logit_lipschitz <= bound.logit_lipschitz * (1 + 1e-9)).all()
 
@@ -217,7 +225,7 @@ def test_small_weights_do_not_close_the_box(scale: float) -> None:
     hidden = apply(relu(), apply(Linear(_normal(3, 3, seed=0).float() * scale, torch.full((3,), 2 * scale)), image))
     for output in (apply(Linear(torch.eye(3) / scale), hidden), apply(Concat(0), hidden, apply(relu(), hidden))):
         program = lower(Network(output))
-        trace = propagate(program, ball(_image().float(), EPS), global_bound(program))
+        trace = propagate(program, ball(_image().float(), EPS), EstimatedArithmetic(global_bound(program)))
         points = _image().float() + EPS * torch.nn.functional.normalize(_normal(50, 3, seed=1).float())
         values, everyone = _values(program, points), torch.zeros(50, dtype=torch.int64)
         for block in program.blocks:
@@ -237,7 +245,7 @@ def test_poisoned_weights_leave_no_finite_radius(poison: float) -> None:
     program = lower(Network(apply(Linear(_normal(2, 4, seed=1)), hidden)), dtype=torch.float64)
     bound = global_bound(program)
     assert not bound.logit_lipschitz.isfinite()
-    trace = propagate(program, ball(_image(), EPS), bound)
+    trace = propagate(program, ball(_image(), EPS), EstimatedArithmetic(bound))
     assert not trace.post_activation[program.output].region.radius.isfinite().any()
 
 
@@ -259,7 +267,9 @@ def test_a_start_at_the_wrong_singular_vector_does_not_stop_there(seed: int) -> 
     program, bound, image = _diagonal(seed)
     block = program.blocks[0]
     for weighting in RowWeighting:
-        trace = propagate(program, ball(image, 0.3), bound, weighting=weighting, start=Start.UNMASKED, seed=seed)
+        trace = propagate(
+            program, ball(image, 0.3), EstimatedArithmetic(bound, start=Start.UNMASKED, seed=seed), weighting=weighting
+        )
         truth = exact_norm(
             Masked(block.terms[0], row_weights(block, trace.pre_activation[block.node], weighting), torch.ones(1, 4))
         )
@@ -269,23 +279,27 @@ def test_a_start_at_the_wrong_singular_vector_does_not_stop_there(seed: int) -> 
 def test_saved_starts_are_used_and_seeds_reproduce() -> None:
     program, image = _net(relu(), widths=(3, 40, 40, 3)), _image()
     bound = global_bound(program, TIGHT)
-    first = propagate(program, ball(image, EPS), bound, seed=1, solver=PowerIteration())
-    again = propagate(program, ball(image, EPS), bound, seed=1, solver=PowerIteration())
+    first = propagate(program, ball(image, EPS), EstimatedArithmetic(bound, solver=PowerIteration(), seed=1))
+    again = propagate(program, ball(image, EPS), EstimatedArithmetic(bound, solver=PowerIteration(), seed=1))
     saved = {t: n.vector for t, n in first.norms.items()}
-    warm = propagate(program, ball(image, EPS), bound, start=Start.SAVED, saved=saved, solver=PowerIteration(least=1))
+    warm = propagate(
+        program,
+        ball(image, EPS),
+        EstimatedArithmetic(bound, solver=PowerIteration(least=1), start=Start.SAVED, saved=saved),
+    )
     for term, norm in first.norms.items():
         assert torch.equal(norm.value, again.norms[term].value)
         assert (warm.norms[term].iterations <= 2).all()
-    lonely = propagate(program, ball(image, EPS), bound, start=Start.SAVED)
+    lonely = propagate(program, ball(image, EPS), EstimatedArithmetic(bound, start=Start.SAVED))
     assert all(n.converged.all() for n in lonely.norms.values()), "without vectors a random start answers"
 
 
 def test_a_batch_is_its_images_one_by_one() -> None:
     program, images = _net(relu()), _image(count=4)
     bound = global_bound(program, TIGHT)
-    together = propagate(program, ball(images, EPS), bound, solver=TIGHT)
+    together = propagate(program, ball(images, EPS), EstimatedArithmetic(bound, solver=TIGHT))
     for i in range(4):
-        alone = propagate(program, ball(images[i : i + 1], EPS), bound, solver=TIGHT)
+        alone = propagate(program, ball(images[i : i + 1], EPS), EstimatedArithmetic(bound, solver=TIGHT))
         for block in program.blocks:
             one, many = alone.post_activation[block.node].region, together.post_activation[block.node].region
             assert torch.allclose(one.radius[0], many.radius[i], rtol=1e-5)
@@ -297,7 +311,7 @@ def test_where_nothing_is_constant_the_unmasked_norm_is_all_there_is(phi: Activa
     """It is taken over, without an iteration; a slope that is nowhere the largest is not the unmasked map."""
     program, images = _net(phi), _image(count=4) * 1e-3
     bound = global_bound(program, TIGHT)
-    norms = propagate(program, ball(images, 10.0), bound).norms
+    norms = propagate(program, ball(images, 10.0), EstimatedArithmetic(bound)).norms
     spared = isinstance(phi, MaxMin) or phi.label == "Abs"
     for term, norm in norms.items():
         torch.testing.assert_close(norm.value, bound.norms[term].expand(4))

@@ -1,9 +1,9 @@
-"""What rounding costs, block by block (METHOD, section 8; the lemmas are those of docs/soundness.md)."""
+"""What rounding costs, block by block (docs/method.md, section 12, whose lemmas are meant)."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -16,27 +16,33 @@ from llcert.rounding import DOUBLE, SINGLE, Rounding
 
 
 @dataclass(frozen=True)
-class Roundoff:
-    """What an enclosure knows of sizes and errors, for whoever computes with its regions.
+class BlockRoundoff:
+    """Sizes and errors of one block, for whoever computes with its regions.
 
-    sizes: of each block, upper bounds of `N |h| + |b|` over the regions, N the product of the absolute matrices,
-    `[batch, *pre shape]`. totals: their sum over all nodes on the way through the block, and its sources, `[batch]`.
-    errors: of each block, bounds of what an evaluation may err in an entry of its value before the activation, float64
-    in this proof and the deployed format together. after: likewise of its output. slips: upper bounds of the distance
-    of a block's output from that of the network in real numbers at the same point, `[batch]`, of any such evaluation.
-    All are keyed by the block's node: two activations of one value are two blocks, and each has errors of its own.
+    size: upper bounds of `N |h| + |b|` over the regions, N the product of the absolute matrices, `[batch, *pre shape]`.
+    total: the sum of sizes over all nodes on the way through the block, and its sources, `[batch]`. error: bounds of
+    what an evaluation may err in an entry of the value before the activation, float64 in this proof and the deployed
+    format together, `[batch, *pre shape]`. after: of what it may err besides in an entry of the output. slip: upper
+    bounds of the distance of the output from that of the network in real numbers at the same point, `[batch]`, of any
+    such evaluation.
+    Two activations of one value are two blocks, and each has errors of its own.
     """
 
-    sizes: dict[Node, Tensor] = field(default_factory=dict)
-    totals: dict[Node, Tensor] = field(default_factory=dict)
-    errors: dict[Node, Tensor] = field(default_factory=dict)
-    after: dict[Node, Tensor] = field(default_factory=dict)
-    slips: dict[Node, Tensor] = field(default_factory=dict)
+    size: Tensor
+    total: Tensor
+    error: Tensor
+    after: Tensor
+    slip: Tensor
 
-    def select(self, images: Tensor) -> Roundoff:
+    @staticmethod
+    def before_activation(size: Tensor, total: Tensor, error: Tensor) -> BlockRoundoff:
+        """With nothing yet of what an activation errs, and no slip."""
+        return BlockRoundoff(size, total, error, error.new_zeros(()).expand_as(error), torch.zeros_like(total))
+
+    def select(self, images: Tensor) -> BlockRoundoff:
         """Of some images; images: mask or index."""
-        parts = (self.sizes, self.totals, self.errors, self.after, self.slips)
-        return Roundoff(*({n: t[images] for n, t in part.items()} for part in parts))
+        parts = (self.size, self.total, self.error, self.after, self.slip)
+        return BlockRoundoff(*(part[images] for part in parts))
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""Regions that are proofs: the forward pass in float64, every rounding paid for (METHOD, sections 2 to 4 and 8)."""
+"""The proving forward pass as it was before there was one propagation for estimates and proofs, word for word."""
 
 from __future__ import annotations
 
@@ -7,14 +7,13 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 
 import torch
+from oracles.traces import Roundoff, Trace, reach
 from torch import Tensor
 
-from llcert.bounds.box import Hidden, box
-from llcert.bounds.forward import RowWeighting, Trace, row_weights
-from llcert.bounds.join import reach
-from llcert.bounds.lipschitz import GlobalBound
-from llcert.bounds.roundoff import Passage, Roundoff, distance, flushed, inexact, largest
-from llcert.bounds.slopes import rounded_up, steepest
+from llcert.bounds import GlobalBound, RowWeighting
+from llcert.bounds.forward.box import Hidden, box
+from llcert.bounds.forward.roundoff import Passage, distance, flushed, inexact, largest
+from llcert.bounds.forward.slopes import rounded_up, row_weights, steepest
 from llcert.ir import Node
 from llcert.layout import flat
 from llcert.program import Block, Program, Term
@@ -135,45 +134,6 @@ def _slip(block: Block, slips: Mapping[Node, Tensor], global_bound: GlobalBound,
     """
     parts = [global_bound.norms[t] * slips[t.source] for t in block.terms]
     return DOUBLE.above(torch.stack([*parts, own]).sum(0), len(parts) + 4)
-
-
-def by_pairs(program: Program, bound: GlobalBound, trace: Trace, labels: Tensor) -> Tensor:
-    """Lower bounds of `z_y - z_j` by the Lipschitz constants of pairs, rounding included, `[batch, logits]`.
-
-    Of any evaluation at any point of the image's ball. -inf where the bound knows no such constants. trace: an
-    enclosure that knows its roundoff. labels: y, `[batch]`.
-    """
-    centre = trace.post_activation[program.output].region.centre
-    if bound.pairs is None or trace.roundoff is None:
-        return torch.full_like(centre, -torch.inf)
-    block, known = program.blocks[-1], trace.roundoff
-    # rows of differences are at most sqrt 2 times as long as the norm of the last map
-    before = 1.5 * torch.stack([bound.norms[t] * known.slips[t.source] for t in block.terms]).sum(0)
-    own = flat(known.errors[block.node])
-    slip = DOUBLE.above(before[:, None] + own + own.gather(1, labels[:, None]), len(block.terms) + 6)
-    moved = bound.pairs[labels] * trace.post_activation[program.input].region.radius[:, None]
-    lost = DOUBLE.above(moved + 2 * slip, 4) + DOUBLE.nearest(2 * centre.abs().amax(1, keepdim=True))
-    margins = downwards(centre.gather(1, labels[:, None]) - centre - upwards(lost))
-    region = trace.post_activation[program.output].region
-    return torch.where(region.radius.isnan()[:, None], torch.nan, margins)
-
-
-def at_points(program: Program, points: Tensor) -> Region:
-    """Outer bounds of the logits at some points, rounding included, in real numbers and as the network is run.
-
-    Boxes alone, for which no norm is needed. program, points: float64.
-    """
-    unknown = torch.full((len(points),), torch.inf, dtype=torch.float64, device=points.device)
-    region = Region(points, points, points, torch.zeros_like(unknown))
-    hidden = {program.input: Hidden(region, torch.ones_like(points, dtype=torch.bool))}
-    for block, read in program.in_turn():
-        known = Roundoff()  # of this block alone: nobody asks for it
-        z, error = _box(block, {s: hidden[s] for s in block.sources}, True, known, None)
-        after = _activate(block, z, unknown, True, known, None)
-        hidden[block.node] = _unless_lost(after, error, block.node.rounding)
-        for node in read:
-            del hidden[node]
-    return hidden[program.output].region
 
 
 def _require(side: Side) -> None:

@@ -11,7 +11,7 @@ from proofs import deployed_values, points_of, proved, stays_inside, values_of
 from random_graphs import random_image, random_network
 from torch import Tensor
 
-from llcert.bounds.roundoff import Passage, converted
+from llcert.bounds.forward.roundoff import Passage, converted
 from llcert.ir import Input, Network, Node, apply
 from llcert.ops import Affine, Cast, Linear, relu
 from llcert.ops.cast import cast
@@ -118,7 +118,7 @@ def test_a_threshold_that_the_next_format_cannot_hold_is_paid_for() -> None:
     program, trace = proved(Network(output), torch.ones(1, 1, dtype=torch.float64), 0.5)
     values = in_own_formats(Network(output), torch.ones(3, 1, dtype=torch.float64), 0)
     stays_inside(program, trace, *deployed_values(Network(output), program, values))
-    assert float(trace.roundoff.errors[program.output].max()) >= abs(float(torch.tensor(0.1).double() - 0.1))
+    assert float(trace.roundoff[program.output].error.max()) >= abs(float(torch.tensor(0.1).double() - 0.1))
 
 
 def test_the_last_cast_counts() -> None:

@@ -1,0 +1,130 @@
+"""Estimated arithmetic: norms by iteration, rounding not paid for, differentiable."""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from llcert.bounds.forward.arithmetic import BlockInput
+from llcert.bounds.forward.box import Hidden, box
+from llcert.bounds.forward.branches import BranchNorms
+from llcert.bounds.forward.slopes import RowWeighting, row_weights
+from llcert.bounds.forward.starts import Start, starting_vector
+from llcert.bounds.global_lipschitz import GlobalBound
+from llcert.ir import Node
+from llcert.layout import flat
+from llcert.program import Block, Term
+from llcert.region import Region
+from llcert.spectral import Lanczos, Masked, Norm, Side, Solver
+
+
+class Balls(enum.Enum):
+    """What the radius of every value comes from."""
+
+    LOCAL = "local"  # norms of each image's masked maps (eq. 6)
+    GLOBAL = "global"  # unmasked norms, the same for all images (BCP)
+    BOX = "box"  # none: the farthest corner of the box (interval bounds)
+
+
+@dataclass(frozen=True, eq=False)
+class EstimatedArithmetic:
+    """An ESTIMATE of every step: its norms come from power iteration or Lanczos.
+
+    global_bound: of the same program: local norms are cut at it, and fall back on it where they do not converge; None
+    for Balls.BOX, which needs none. saved: start vectors `[batch, *columns]` of earlier calls, for Start.SAVED. seed:
+    of random starts, one or `[batch]`. joint: whether branches that add up get one more norm of them all.
+    """
+
+    global_bound: GlobalBound | None
+    balls: Balls = Balls.LOCAL
+    solver: Solver = field(default_factory=Lanczos)
+    start: Start = Start.UNMASKED
+    saved: Mapping[Term, Tensor] | None = None
+    seed: int | Tensor = 0
+    joint: bool = True
+    side: Side = field(default=Side.ESTIMATE, init=False)
+
+    def __post_init__(self) -> None:
+        if self.global_bound is None and self.balls is not Balls.BOX:
+            raise ValueError(f"{self.balls} need the global bound")
+
+    @property
+    def local(self) -> bool:
+        return self.balls is Balls.LOCAL
+
+    @property
+    def joint_solver(self) -> Solver | None:
+        return self.solver if self.joint else None
+
+    def affine_image(self, entry: BlockInput) -> tuple[Region, None]:
+        return box(entry.block, entry.sources), None
+
+    def row_weights(self, block: Block, z: Region, weighting: RowWeighting) -> Tensor:
+        return row_weights(block, z, weighting)
+
+    def norm(self, masked: Masked, entry: BlockInput) -> Norm:
+        term, bound = masked.map, self.global_bound
+        assert isinstance(term, Term)
+        assert bound is not None
+        seed = self.seed + entry.number
+        start = starting_vector(term, bound, masked.columns, self.start, self.saved, seed)
+        return _unmasked_norm(entry.block, masked, bound, start) or _local_norm(masked, bound, self.solver, start)
+
+    def radius(self, entry: BlockInput, branches: BranchNorms, weights: Tensor, roundoff: object) -> Tensor:
+        radius = branches.movement(entry.radii)
+        if self.global_bound is None or self.balls is Balls.BOX:
+            return radius
+        return _at_most(radius, self.global_bound.lipschitz[entry.block.node].expand_as(entry.eps) * entry.eps)
+
+    def lipschitz(self, entry: BlockInput, branches: BranchNorms, sources: Mapping[Node, Tensor]) -> Tensor | None:
+        if self.global_bound is None or self.balls is Balls.BOX:
+            return None
+        moved = branches.movement([sources[t.source] for t in entry.block.terms])
+        return _at_most(moved, self.global_bound.lipschitz[entry.block.node].expand_as(entry.eps))
+
+    def activation_image(self, entry: BlockInput, z: Region, radius: Tensor, roundoff: object) -> tuple[Hidden, None]:
+        phi = entry.block.activation
+        if phi is None:
+            region = Region(z.centre, z.lower, z.upper, radius)
+            varying = torch.stack([t.reached(entry.sources[t.source].varying) for t in entry.block.terms]).any(0)
+        else:
+            region = Region(phi(z.centre), *phi.box(z.lower, z.upper), radius)
+            varying = phi.varying(z)
+        return Hidden(region.ball_to_box().box_to_ball(), varying), None
+
+
+def _unmasked_norm(block: Block, masked: Masked, global_bound: GlobalBound, start: Tensor) -> Norm | None:
+    """The global norm, where no image's masks leave anything out of the map: nothing else is to be found."""
+    phi = block.activation
+    slopes = torch.ones(()) if phi is None else phi.global_slope(block.pre.shape)
+    full = bool((masked.columns == 1).all()) and bool((masked.rows == slopes.to(masked.rows)).all())
+    term = masked.map
+    assert isinstance(term, Term)
+    if not full or term.moves:
+        return None
+    value = global_bound.norms[term].expand(masked.batch)
+    vector = global_bound.vectors[term].expand_as(start) if term in global_bound.vectors else start
+    return Norm(value, Side.ESTIMATE, vector, torch.zeros_like(value, dtype=torch.int64), torch.isfinite(value))
+
+
+def _local_norm(masked: Masked, global_bound: GlobalBound, solver: Solver, start: Tensor) -> Norm:
+    """The local norm, cut at the global one (Theorem 1), which also answers where the solver did not converge."""
+    term = masked.map
+    assert isinstance(term, Term)
+    ceiling = global_bound.norms[term].expand(masked.batch)
+    if term.moves:
+        value = flat(masked.rows * term.magnitude(masked.columns)).amax(1)
+        norm = Norm(value, Side.UPPER, start, torch.zeros_like(value, dtype=torch.int64), torch.isfinite(value))
+    else:
+        norm = solver(masked, start)
+    trusted = norm.converged & (norm.value <= ceiling)
+    return Norm(torch.where(trusted, norm.value, ceiling), norm.side, norm.vector, norm.iterations, norm.converged)
+
+
+def _at_most(value: Tensor, ceiling: Tensor) -> Tensor:
+    """A bound cut at the global one, which also answers where it is NaN."""
+    return torch.where(value <= ceiling, value, ceiling.expand_as(value))

@@ -1,0 +1,71 @@
+"""What a forward propagation finds of every value of a network."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+
+from torch import Tensor
+
+from llcert.bounds.forward.box import Hidden
+from llcert.bounds.forward.branches import JointNorm
+from llcert.bounds.forward.roundoff import BlockRoundoff
+from llcert.ir import Node
+from llcert.program import Block, Term
+from llcert.region import Region
+from llcert.relaxation import Relaxation, Zone
+from llcert.spectral import Norm, Side
+
+
+@dataclass(frozen=True)
+class Trace:
+    """Outer bounds of every value of a network over the ball of each image: an estimate, or a proof (`side`).
+
+    pre_activation: the region of each block's value before its activation (radius: infinite). weighted: row weights of
+    that value, `[batch, *pre shape]`, and a radius, `[batch]`, with `||weights (z - centre)|| <= radius`.
+    post_activation: region and mask of each block's output, and of the input. norms: of each term's masked map,
+    `[batch]`, where radii come from these. joint: norm of each block's terms side by side, where it was computed.
+    lipschitz: Lipschitz constant of every block's output with respect to the image on each ball, `[batch]` (eq. 6), and
+    1 for the input; empty with boxes alone, with secant weights, which bound deviation from the image only, and for a
+    proof. logit_lipschitz: that of the logits, None where lipschitz is empty. side: the weakest side among the norms
+    used. roundoff: what every block rounds; None for an estimate, which does not pay for rounding.
+
+    Nodes are compared by identity, and a block's node is its own, so what is keyed by block.node has one owner; a term
+    is told apart by its block (see Term).
+    """
+
+    pre_activation: Mapping[Node, Region] = field(default_factory=dict)
+    weighted: Mapping[Node, tuple[Tensor, Tensor]] = field(default_factory=dict)
+    post_activation: Mapping[Node, Hidden] = field(default_factory=dict)
+    norms: Mapping[Term, Norm] = field(default_factory=dict)
+    joint: Mapping[Node, JointNorm] = field(default_factory=dict)
+    lipschitz: Mapping[Node, Tensor] = field(default_factory=dict)
+    logit_lipschitz: Tensor | None = None
+    side: Side = Side.ESTIMATE
+    roundoff: Mapping[Node, BlockRoundoff] | None = None
+    _steps: dict[Node, tuple[Relaxation, ...] | None] = field(default_factory=dict, repr=False)
+
+    def steps(self, block: Block) -> tuple[Relaxation, ...] | None:
+        """The relaxations of a block's activation, none where it has no activation; None where it cannot be relaxed."""
+        if block.activation is None:
+            return ()
+        if block.node not in self._steps:
+            z = self.pre_activation[block.node]
+            zone = Zone(z.centre, z.lower, z.upper, *self.weighted[block.node])
+            self._steps[block.node] = block.activation.relaxations(zone)
+        return self._steps[block.node]
+
+    def select(self, images: Tensor) -> Trace:
+        """The trace of some images, with what their steps were cut to; images: mask or index."""
+        return replace(
+            self,
+            pre_activation={n: z.select(images) for n, z in self.pre_activation.items()},
+            weighted={n: (w[images], r[images]) for n, (w, r) in self.weighted.items()},
+            post_activation={n: h.select(images) for n, h in self.post_activation.items()},
+            norms={t: n.select(images) for t, n in self.norms.items()},
+            joint={n: JointNorm(j.value[images], j.weights[:, images], j.side) for n, j in self.joint.items()},
+            lipschitz={n: g[images] for n, g in self.lipschitz.items()},
+            logit_lipschitz=None if self.logit_lipschitz is None else self.logit_lipschitz[images],
+            roundoff=None if self.roundoff is None else {n: r.select(images) for n, r in self.roundoff.items()},
+            _steps={n: None if s is None else tuple(r.select(images) for r in s) for n, s in self._steps.items()},
+        )
