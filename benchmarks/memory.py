@@ -38,13 +38,13 @@ TRAINED = ("cifar_small_relu_theta", "cifar_6c2f_relu_theta")
 STAGES = {
     "local": ("0.1", "estimate"),
     "attack": ("0.01", "estimate"),
-    "dual": ("0.1", "estimate"),
-    "boxes": ("0.1", "estimate"),
+    "crown-ball": ("0.1", "estimate"),
+    "crown-ball-intermediate": ("0.1", "estimate"),
     "branch": ("0.1", "estimate"),
     "local, proved": ("1/2550", "deterministic"),
-    "dual, proved": ("1/2550", "deterministic"),
+    "crown-ball, proved": ("1/2550", "deterministic"),
 }
-SHORT = ("local", "dual", "local, proved")
+SHORT = ("local", "crown-ball", "local, proved")
 
 
 def main() -> None:

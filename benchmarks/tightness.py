@@ -35,7 +35,7 @@ from llcert.report.tally import Tally
 from llcert.runs.job import Job, prepare
 
 RESULTS = Path(__file__).parent / "results" / "tightness.json"
-STAGES = ("global", "local", "attack", "dual", "boxes", "branch")
+STAGES = ("global", "local", "attack", "crown-ball", "crown-ball-intermediate", "branch")
 BRANCH = 20.0
 """Seconds that an image may take in the stage branch."""
 
@@ -88,7 +88,7 @@ def measured(root: Path, name: str, data: str, eps: str, images: int) -> dict[st
         "certified_as": report.to_json()["certified_as"],
     }
     total = 0
-    for stage in ("global", "local", "dual", "boxes", "branch"):
+    for stage in ("global", "local", "crown-ball", "crown-ball-intermediate", "branch"):
         total += decided[stage]
         row["certified"][stage] = total
     row["rivals"] = rivals(job)
@@ -161,8 +161,8 @@ def table(rows: dict[str, dict[str, Any]]) -> str:
         "paper",
         "global",
         "local",
-        "dual",
-        "boxes",
+        "crown-ball",
+        "crown-ball-intermediate",
         "branch",
         "attack",
         "in pixel range",

@@ -20,6 +20,7 @@ from llcert.api import file_sha256
 from llcert.data.reading import reading
 from llcert.errors import InvalidInput
 from llcert.machine.files import dump, lock, part_of, write_atomically
+from llcert.options import with_stage_names
 from llcert.runs.run_directory import FILES as CERTIFY_FILES
 from llcert_train.metrics import Epoch, read
 from llcert_train.settings import Recipe
@@ -299,6 +300,7 @@ def _stored(path: Path) -> Stored:
         stored = Stored(*(dict(content[part]) for part in ("task", "recipe", "identity"))) if known else None
         if stored is not None:
             Recipe(**stored.recipe)
+            stored = replace(stored, identity=with_stage_names(stored.identity))
     except (ValueError, KeyError, TypeError, OSError, RecursionError, InvalidInput) as error:
         raise InvalidInput(f"{path / RUN}: not written by llcert's training; choose another folder") from error
     if stored is None:

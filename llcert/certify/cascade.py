@@ -102,8 +102,16 @@ def cascade(
     memory = memory or MemoryBudget(batch.images.device)
     run = _Run(batch, stages, memory, measure_all, denied, _Ledger.empty(len(batch)), [_Seen(s.name) for s in stages])
     waiting = [_Part(0, everything, Known.nothing(program, len(batch)))] if stages and len(batch) else []
-    while waiting:
-        waiting = run.advanced(waiting)
+    while waiting:  # the last first, so that each part goes through all later stages before the next one does
+        *others, part = run.split(waiting)
+        here, started = batch.select(part.positions), time.perf_counter()
+        # what is kept for later stages can be given up
+        last_resort = not any(p.known.traces for p in (*others, part))
+        compute = partial(stages[part.stage], here, part.known)
+        found = memory.tried(stages[part.stage].name, here.indices, compute, last_resort=last_resort)
+        run.seen[part.stage].seconds += time.perf_counter() - started
+        waiting = others + run.entered(part, found[0]) if found else [p.forgetting() for p in (*others, part)]
+        del found, compute  # with the forward passes that went into them
     share = (time.perf_counter() - begun) / max(len(batch), 1)
     layers = next((s.layers for s in run.seen if s.measured), ())
     return BatchResult(run.ledger.samples(batch, share, denied), tuple(s.count for s in run.seen), layers)
@@ -120,10 +128,6 @@ class _Part:
     def select(self, chosen: Tensor) -> _Part:
         """Some of the images; chosen: index into the positions."""
         return _Part(self.stage, self.positions[chosen], self.known.select(chosen))
-
-    def split(self, parts: Sequence[Tensor]) -> list[_Part]:
-        """In parts; an index each."""
-        return [self] if len(parts) == 1 else [self.select(chosen) for chosen in parts]
 
     def forgetting(self) -> _Part:
         """Without the forward passes that later stages could have used again."""
@@ -142,29 +146,17 @@ class _Run:
     ledger: _Ledger
     seen: list[_Seen]
 
-    def advanced(self, waiting: list[_Part]) -> list[_Part]:
-        """The parts that wait once the last of them has passed its next stage.
-
-        The last first, so that each part goes through all later stages before the next one does.
-        """
+    def split(self, waiting: list[_Part]) -> list[_Part]:
+        """The last of the parts cut where it would not fit into memory, its first piece last."""
         *others, whole = waiting
-        stage, started = self.stages[whole.stage], time.perf_counter()
         every = torch.arange(len(whole.positions), device=whole.positions.device)
-        part, *rest = whole.split(self.memory.split(stage.name, every))
-        others += reversed(rest)
-        here = self.batch.select(part.positions)
-        kept = any(p.known.traces for p in (*others, part))
-        compute = partial(stage, here, part.known)
-        found = self.memory.tried(stage.name, here.indices, compute, last_resort=not kept)
-        for finding in found:
-            self.ledger.enter(stage, part.positions, finding, self.batch)
-            self.seen[part.stage].enter(finding)
-            others += self._after(part, finding)
-        self.seen[part.stage].seconds += time.perf_counter() - started
-        return others if found else [p.forgetting() for p in (*others, part)]
+        pieces = self.memory.split(self.stages[whole.stage].name, every)
+        return others + ([whole] if len(pieces) == 1 else [whole.select(piece) for piece in reversed(pieces)])
 
-    def _after(self, part: _Part, finding: Finding) -> list[_Part]:
-        """What goes on to the next stage."""
+    def entered(self, part: _Part, finding: Finding) -> list[_Part]:
+        """Notes what a stage has found out about a part; what of it goes on to the next stage."""
+        self.ledger.enter(self.stages[part.stage], part.positions, finding, self.batch)
+        self.seen[part.stage].enter(finding)
         open_ = torch.ones_like(finding.decided) if self.measure_all else ~finding.decided
         if part.stage == 0:
             self.denied[part.positions[finding.decided]] = False

@@ -216,8 +216,8 @@ def _ascended(
 
 
 _ATTEMPTS = 12
-"""At most so often are the norms of one image asked for: three plans of the stage local, one of dual, two each of boxes
-and branch, which propagate twice, two of a search for its radius, and some to spare."""
+"""At most so often are the norms of one image asked for: three plans of the stage local, one of crown-ball, two each of
+crown-ball-intermediate and branch, which propagate twice, two of a search for its radius, and some to spare."""
 
 _WHOLE = 10.0
 """The norms of whole maps, proved once a network, may take so many times what those of an image may take."""

@@ -13,11 +13,11 @@ from llcert.certify.specification import FIRST, Specification
 from llcert.certify.targeted import Targeted
 from llcert.certify.verdict import Assurance
 from llcert.errors import InvalidInput
-from llcert.options import STAGES, check, default
+from llcert.options import STAGES, check, default, stage_name
 from llcert.region import UNIT, PixelRange
 from llcert.spectral import Lanczos, PowerIteration
 
-RUNNING = ("global", "local", "attack", "dual", "boxes", "targeted", "branch")
+RUNNING = ("global", "local", "attack", "crown-ball", "crown-ball-intermediate", "targeted", "branch")
 """All stages after the clean prediction, in the order in which they run: by the cost of a decision. `branch` may spend
 all of its time budget on every image, so it runs last and sees the fewest."""
 
@@ -77,11 +77,11 @@ class Settings:
             check("radius_tolerance", self.radius)
         if self.start is Start.SAVED and isinstance(self.solver, Lanczos) and not self.solver.vectors:
             raise InvalidInput("start saved: lanczos finds no singular vectors to lend; use the power iteration")
-        unknown = [s for s in self.stages if s not in STAGES]
-        if unknown or not self.stages or len(set(self.stages)) < len(self.stages):
-            asked = ",".join(self.stages)
-            raise InvalidInput(f"stages {asked[:40]!r}: give a list of {', '.join(STAGES)} without repeats")
-        object.__setattr__(self, "stages", tuple(s for s in STAGES if s in self.stages))
+        asked = [stage_name(s) for s in self.stages]
+        if not asked or set(asked) - set(STAGES) or len(set(asked)) < len(asked):
+            text = ",".join(self.stages)[:40]
+            raise InvalidInput(f"stages {text!r}: give a list of {', '.join(STAGES)} without repeats")
+        object.__setattr__(self, "stages", tuple(s for s in STAGES if s in asked))
 
     @property
     def running(self) -> tuple[str, ...]:

@@ -15,10 +15,8 @@ from typing import Any
 
 from llcert.errors import InvalidInput
 from llcert.options.declaration import Declaration, checked, declaration_of, kind_of, name_in_words
-from llcert.options.text import read_batch_size, read_eps, read_list, read_numbers, read_path, read_range
-
-STAGES = ("global", "local", "attack", "dual", "boxes", "branch")
-"""The stages that a user may ask for, in the order in which they run; `attack` stands for `targeted`, too."""
+from llcert.options.stages import STAGES, read_stages
+from llcert.options.text import read_batch_size, read_eps, read_numbers, read_path, read_range
 
 ASKED, RUN, OUTPUT, EXPERT = PANELS = ("What is asked", "How it runs", "Where results go", "Experts")
 """The panels of a command's help, in their order."""
@@ -105,7 +103,7 @@ class Options:
         default=tuple(name for name in STAGES if name != "branch"),
         shown="all but branch",
         metavar="LIST",
-        read=read_list,
+        read=read_stages,
         identity="stages",
     )
     assurance: str | None = _option(

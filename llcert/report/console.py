@@ -22,8 +22,8 @@ _NUMBERS = 47  # columns of the layer table that hold no names
 _SHADES: dict[tuple[Verdict, str | None], tuple[str, str, str]] = {
     (Verdict.CERTIFIED, "global"): ("█", "#", "green"),
     (Verdict.CERTIFIED, "local"): ("▓", "+", "bright_green"),
-    (Verdict.CERTIFIED, "dual"): ("▞", "%", "cyan"),
-    (Verdict.CERTIFIED, "boxes"): ("▞", "&", "magenta"),
+    (Verdict.CERTIFIED, "crown-ball"): ("▞", "%", "cyan"),
+    (Verdict.CERTIFIED, "crown-ball-intermediate"): ("▞", "&", "magenta"),
     (Verdict.CERTIFIED, "branch"): ("▚", "*", "blue"),
     (Verdict.UNDECIDED, None): ("▒", "?", "yellow"),
     (Verdict.ATTACKED, "attack"): ("░", "x", "red"),
@@ -141,7 +141,7 @@ def _cost(report: Summary) -> str:
                 iterations = [r.iterations_mean for r in report.layers if r.iterations_mean]
                 each = f" ({sum(iterations) / len(iterations):.0f} iterations a layer on average)" if iterations else ""
                 parts.append(f"{percent(stage.seen / total)} seen by the local stage{each}")
-            case "dual" | "boxes" | "branch":
+            case "crown-ball" | "crown-ball-intermediate" | "branch":
                 parts.append(f"{percent(stage.decided / total)} by the {stage.name} stage")
     return f"Cost: {', '.join(parts)}." if parts else "Cost: clean predictions alone."
 
@@ -214,14 +214,18 @@ class _Bar:
             glyph, style = _shade(outcome, ascii_only=options.ascii_only)
             yield Segment(glyph * cells, style)
         yield Segment.line()
-        for outcome in parts:
+        names = [self._name(o) for o in parts]
+        longest = max(22, *map(len, names))
+        for outcome, name in zip(parts, names, strict=True):
             glyph, style = _shade(outcome, ascii_only=options.ascii_only)
-            by = f" ({outcome.stage})" if outcome.verdict is Verdict.CERTIFIED else ""
-            name = self.broken if outcome.verdict is Verdict.MISCLASSIFIED else outcome.verdict.value
-            where = ", out of range" if outcome.in_range is False else ""
             yield Segment(glyph * 2, style)
-            yield Segment(f"  {name + by + where:<22}{outcome.count:>8}{percent(outcome.count / total):>9}")
+            yield Segment(f"  {name:<{longest}}{outcome.count:>8}{percent(outcome.count / total):>9}")
             yield Segment.line()
+
+    def _name(self, outcome: Outcome) -> str:
+        by = f" ({outcome.stage})" if outcome.verdict is Verdict.CERTIFIED else ""
+        name = self.broken if outcome.verdict is Verdict.MISCLASSIFIED else outcome.verdict.value
+        return name + by + (", out of range" if outcome.in_range is False else "")
 
 
 def _parts(outcomes: tuple[Outcome, ...]) -> list[Outcome]:

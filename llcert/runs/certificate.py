@@ -13,7 +13,7 @@ from llcert.machine.versions import VERSION
 from llcert.options import Options
 from llcert.report import Subject
 
-STAGES = ("global", "local", "attack", "dual")
+STAGES = ("global", "local", "attack", "crown-ball")
 """The stages whose proofs a certificate can hold, those that are run unless others are named."""
 
 

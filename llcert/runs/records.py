@@ -8,6 +8,7 @@ from typing import Any
 import torch
 
 from llcert.certify import Assurance, BatchResult, LayerMeasure, Sample, StageCount, Verdict
+from llcert.options import stage_name
 from llcert.report.tally import rounded
 
 
@@ -54,7 +55,7 @@ def batch_result(record: dict[str, Any], samples: list[dict[str, Any]]) -> Batch
     """The batch of which `batch_json` and `sample_json` wrote this. Raises what wrong types and names raise."""
     return BatchResult(
         samples=tuple(_sample(s, record["seconds"]) for s in samples),
-        stages=tuple(StageCount(*stage) for stage in record["stages"]),
+        stages=tuple(StageCount(stage_name(name), *rest) for name, *rest in record["stages"]),
         layers=tuple(LayerMeasure(**{k: _tensor(v) for k, v in layer.items()}) for layer in record["layers"]),
     )
 
@@ -66,6 +67,7 @@ def _sample(line: dict[str, Any], seconds: float) -> Sample:
     known = {
         "radius": math.inf if unbounded else line["radius"],
         "verdict": Verdict(line["verdict"]),
+        "stage": None if line["stage"] is None else stage_name(line["stage"]),
         "assurance": None if assurance is None else Assurance(assurance),
         "within": None if within is None else tuple(within),
     }

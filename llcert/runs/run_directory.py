@@ -18,7 +18,7 @@ from typing import IO, Any
 from llcert.certify import BatchResult
 from llcert.errors import InvalidInput
 from llcert.machine.files import dump, lock, part_of, write_atomically
-from llcert.options import Options
+from llcert.options import Options, with_stage_names
 from llcert.report import Report
 from llcert.runs.records import batch_json, batch_result, sample_json
 
@@ -189,7 +189,7 @@ def _stored(path: Path) -> Stored:
         content = json.loads((path / RUN).read_bytes())
         if content["format"] != FORMAT:
             raise InvalidInput(f"{path / RUN}: not a run that this version of llcert can continue")
-        return Stored(Options.from_json(content["question"]), dict(content["identity"]))
+        return Stored(Options.from_json(content["question"]), with_stage_names(content["identity"]))
     except (ValueError, KeyError, TypeError, OSError) as error:
         raise InvalidInput(f"{path / RUN}: not written by llcert; choose another folder") from error
 

@@ -178,6 +178,6 @@ def test_a_proof_sees_ways_that_vanish_in_float32() -> None:
     assert network(image).argmax(1) == 0
     assert network(nearby).argmax(1) == 1
     first = torch.tensor([0])
-    for stages in (("boxes",), ("local", "dual", "boxes")):
+    for stages in (("crown-ball-intermediate",), ("local", "crown-ball", "crown-ball-intermediate")):
         (sample,) = Certifier.of(network, Settings(0.1, stages=stages))(image, first, first).samples
         assert sample.verdict is not Verdict.CERTIFIED

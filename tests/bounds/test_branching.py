@@ -117,7 +117,7 @@ def test_branching_never_does_worse_than_where_it_starts(seed: int) -> None:
 def test_the_stage_proves_what_the_backward_pass_leaves_and_nothing_false() -> None:
     network, eps = dense(4, width=8), 0.3
     images = torch.rand(8, 3, generator=torch.Generator().manual_seed(4))[[0, 3, 6, 7]]
-    labels, stages = network(images).argmax(1), ("global", "local", "dual", "branch")
+    labels, stages = network(images).argmax(1), ("global", "local", "crown-ball", "branch")
     certifier = Certifier.of(network, Settings(eps, stages=stages, branch_seconds=600.0))  # it ends once all is proved
     for sample in certifier(images, labels, torch.arange(4)).samples:
         assert (sample.verdict, sample.stage) == (Verdict.CERTIFIED, "branch")

@@ -57,7 +57,7 @@ def test_what_a_network_of_float32_makes_of_a_point_counts() -> None:
     network, data = above(float(a), torch.float32), pixel(middle + 1e-11)
     assert np.float32(middle + 1e-11 - 9e-11) == a
     assert asked(network, data, "1e-10", semantics="real").count(Verdict.CERTIFIED) == 1
-    for stages in (["global"], ["local"], ["dual"], ["global", "local", "dual", "boxes"]):
+    for stages in (["global"], ["local"], ["crown-ball"], ["global", "local", "crown-ball", "crown-ball-intermediate"]):
         assert asked(network, data, "1e-10", stages=stages).count(Verdict.CERTIFIED) == 0
     wider = above(float(a) - 3e-7, torch.float32)
     assert asked(wider, data, "1e-10").count(Verdict.CERTIFIED) == 1

@@ -16,7 +16,7 @@ from llcert.certify.settings import Semantics
 from llcert.ir import Input, Network, Node, apply
 from llcert.ops import Add, Affine, BatchNorm, Clamp, Leaky, Linear, MaxMin, Sigmoid, relu
 
-STAGES = ("global", "local", "dual")
+STAGES = ("global", "local", "crown-ball")
 
 
 def certified(
@@ -399,7 +399,9 @@ def test_overflow_in_a_norm_certifies_nothing(assurance: Assurance) -> None:
     node = apply(relu(), apply(Linear(torch.full((1, size), 1e38), torch.zeros(1)), apply(Input((size,)))))
     network = Network(apply(Linear(torch.tensor([[1e-38], [0.0]]), torch.tensor([0.0, 0.35])), node))
     image = torch.full((1, size), 1 / size)
-    certifier = Certifier.of(network, Settings(0.2, assurance=assurance, stages=("global", "local", "dual", "boxes")))
+    certifier = Certifier.of(
+        network, Settings(0.2, assurance=assurance, stages=("global", "local", "crown-ball", "crown-ball-intermediate"))
+    )
     assert network(image - 0.2 / size**0.5).argmax(1) == 1
     (sample,) = certifier(image, torch.zeros(1, dtype=torch.int64), torch.zeros(1, dtype=torch.int64)).samples
     assert sample.verdict is Verdict.UNDECIDED

@@ -21,7 +21,7 @@ from llcert.ir import Input, Network, apply
 from llcert.ops import Linear, relu
 
 FULL = "[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes."
-STAGES = ("global", "local", "attack", "dual", "boxes")
+STAGES = ("global", "local", "attack", "crown-ball", "crown-ball-intermediate")
 
 
 @dataclass(frozen=True)
@@ -84,7 +84,9 @@ def _whole(assurance: Assurance) -> BatchResult:
     return _certifier(assurance=assurance)(*_batch(), self_check=True)
 
 
-PLACES = [(name, Assurance.ESTIMATE) for name in ("clean", "local", "dual")] + [("global", Assurance.DETERMINISTIC)]
+PLACES = [(name, Assurance.ESTIMATE) for name in ("clean", "local", "crown-ball")] + [
+    ("global", Assurance.DETERMINISTIC)
+]
 
 
 @pytest.mark.parametrize(("where", "assurance"), PLACES)
@@ -99,15 +101,15 @@ def test_verdicts_are_the_same_wherever_memory_ends(where: str, assurance: Assur
 
 
 def test_what_was_done_before_is_not_done_again() -> None:
-    cramped = _cramped(_certifier(assurance=Assurance.ESTIMATE), {"dual": 3})
+    cramped = _cramped(_certifier(assurance=Assurance.ESTIMATE), {"crown-ball": 3})
     cramped(*_batch())
     seen = {s.name: s.seen for s in cramped.stages if isinstance(s, Cramped)}
     assert [len(seen[name]) for name in ("clean", "global", "local", "attack")] == [1, 1, 1, 1]
-    assert seen["dual"][0] > 3
-    failed = sum(n > 3 for n in seen["dual"])
-    before = len(seen["dual"])
+    assert seen["crown-ball"][0] > 3
+    failed = sum(n > 3 for n in seen["crown-ball"])
+    before = len(seen["crown-ball"])
     cramped(*_batch())
-    again = seen["dual"][before:]
+    again = seen["crown-ball"][before:]
     assert failed >= 1
     assert max(again) <= 3, "later batches start at the size that fitted"
 
@@ -135,7 +137,7 @@ def test_other_errors_pass() -> None:
 
 def test_an_image_fits_once_no_forward_pass_is_kept() -> None:
     certifier = _certifier(assurance=Assurance.ESTIMATE)
-    stages = tuple(Cramped(s, 1000, light=s.name == "dual") for s in certifier.stages)
+    stages = tuple(Cramped(s, 1000, light=s.name == "crown-ball") for s in certifier.stages)
     found = replace(certifier, stages=stages)(*_batch())
     assert _known(found) == _known(_whole(Assurance.ESTIMATE))
     one = replace(certifier, stages=stages)(*(t[1:2] for t in _batch()))

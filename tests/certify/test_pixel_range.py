@@ -31,7 +31,9 @@ def asked(images: Tensor, eps: float, **question: object) -> Report:
 
 
 @pytest.mark.parametrize("assurance", list(Assurance))
-@pytest.mark.parametrize("stages", [["local"], ["dual"], ["global", "local", "attack", "dual", "boxes"]])
+@pytest.mark.parametrize(
+    "stages", [["local"], ["crown-ball"], ["global", "local", "attack", "crown-ball", "crown-ball-intermediate"]]
+)
 def test_only_points_in_the_range_count(stages: list[str], assurance: Assurance) -> None:
     images = torch.zeros(3, 4)
     how = {"stages": stages, "assurance": assurance.value}

@@ -53,7 +53,10 @@ def test_settings_refuse_a_radius_that_is_none(eps: float) -> None:
 
 @pytest.mark.parametrize("stages", [(), ("ibp",), ("local", "local"), ("clean", "local"), ("",)])
 def test_settings_refuse_stages_that_do_not_exist(stages: tuple[str, ...]) -> None:
-    with pytest.raises(InvalidInput, match="give a list of global, local, attack, dual, boxes, branch without repeats"):
+    with pytest.raises(
+        InvalidInput,
+        match="give a list of global, local, attack, crown-ball, crown-ball-intermediate, branch without repeats",
+    ):
         Settings(0.1, stages)
 
 

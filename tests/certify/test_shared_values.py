@@ -52,7 +52,7 @@ def _spike(second: Activation) -> tuple[Network, Tensor]:
 
 @pytest.mark.parametrize("second", [relu(), MaxPool((1, 1), (1, 1), ((0, 0), (0, 0)), (1, 1))], ids=["relu", "pool"])
 @pytest.mark.parametrize("assurance", Assurance)
-@pytest.mark.parametrize("stage", ["global", "local", "dual"])
+@pytest.mark.parametrize("stage", ["global", "local", "crown-ball"])
 def test_an_overlapping_pool_beside_something_flatter_is_not_certified(
     second: Activation, assurance: Assurance, stage: str
 ) -> None:
@@ -79,6 +79,8 @@ def test_a_hinge_that_no_random_point_meets_is_not_certified(assurance: Assuranc
     direction = torch.nn.functional.normalize(torch.randn(64, generator=torch.Generator().manual_seed(0)), dim=0)
     network, image = _hinge(direction)
     assert int(network(image + 0.19 * direction).argmax()) == 1
-    certifier = Certifier.of(network, Settings(0.2, stages=("global", "local", "dual", "boxes"), assurance=assurance))
+    certifier = Certifier.of(
+        network, Settings(0.2, stages=("global", "local", "crown-ball", "crown-ball-intermediate"), assurance=assurance)
+    )
     result = certifier(image, torch.tensor([0]), torch.tensor([0]), self_check=True)
     assert result.samples[0].verdict is Verdict.UNDECIDED

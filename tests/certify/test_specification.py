@@ -161,7 +161,7 @@ def always(specification: Specification, net: Network, image: Tensor, label: int
     return all(truth(specification, row, label) for row in rows)
 
 
-STAGES = ("global", "attack", "local", "dual", "boxes")
+STAGES = ("global", "attack", "local", "crown-ball", "crown-ball-intermediate")
 
 
 @pytest.mark.parametrize("clipped", [False, True])
@@ -282,7 +282,7 @@ def test_overflow_and_nan_certify_nothing(specification: Specification, weight: 
 def test_ties_certify_nothing(specification: Specification) -> None:
     net = Network(apply(Linear(torch.zeros(4, 2), torch.ones(4)), apply(Input((2,)))))
     images, labels = torch.rand(8, 2), torch.arange(8) % 4
-    for stages in (("global", "local", "dual"), ("local",)):
+    for stages in (("global", "local", "crown-ball"), ("local",)):
         samples = Certifier.of(net, Settings(0.1, stages=stages, specification=specification))(
             images, labels, torch.arange(8)
         ).samples
@@ -314,7 +314,7 @@ def test_each_image_has_its_own_radius(large_first: bool) -> None:
     order = torch.randperm(12, generator=torch.Generator().manual_seed(0))
     if large_first:
         order = torch.tensor(sorted(range(12), key=lambda i: -(i % 3)))
-    settings = Settings(0.02, stages=("global", "local", "dual"))
+    settings = Settings(0.02, stages=("global", "local", "crown-ball"))
     mixed = Certifier.of(net, replace(settings, eps=radii))(images[order], labels[order], order + 5).samples
     assert len({s.verdict for s in mixed}) > 1
     for eps in (0.02, 0.1, 0.3):

@@ -75,7 +75,7 @@ def network(op: Op, scale: float = 1.0) -> Network:
 
 def certified(net: Network, image: Tensor, eps: float, **options: object) -> bool:
     labels = net(image).argmax(1)
-    stages = ["global", "local", "dual"]
+    stages = ["global", "local", "crown-ball"]
     report = llcert.certify(net, (image, labels), eps=eps, stages=stages, self_check=False, **options)  # type: ignore[arg-type]
     return report.samples[0].verdict.value == "certified"
 

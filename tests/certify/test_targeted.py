@@ -195,7 +195,7 @@ def _certify(**settings: object) -> list[tuple[Verdict, str | None]]:
 
 
 def test_it_runs_after_the_bounds_and_decides_what_they_leave() -> None:
-    assert Settings(0.1).running == ("global", "local", "attack", "dual", "boxes", "targeted")
+    assert Settings(0.1).running == ("global", "local", "attack", "crown-ball", "crown-ball-intermediate", "targeted")
     assert Settings(0.1, stages=("branch", "attack")).running == ("attack", "targeted", "branch")
     assert Settings(0.1, stages=("local",)).running == ("local",)
     found = _certify(pgd=PGD(steps=1))
@@ -205,7 +205,7 @@ def test_it_runs_after_the_bounds_and_decides_what_they_leave() -> None:
 
 def test_the_papers_attack_is_one_stage_on_the_cross_entropy() -> None:
     paper = Settings(0.1, attack=AttackKind.PAPER)
-    assert paper.running == ("global", "local", "attack", "dual", "boxes")
+    assert paper.running == ("global", "local", "attack", "crown-ball", "crown-ball-intermediate")
     for settings, objective in ((paper, Objective.CROSS_ENTROPY), (Settings(0.1), Objective.MARGIN)):
         (stage,) = [s for s in Certifier.of(_deep(), settings).stages if isinstance(s, Attack)]
         assert stage.pgd == PGD(objective=objective)

@@ -31,7 +31,7 @@ def test_discs(kind: str, points: int) -> None:
     generator = torch.Generator().manual_seed(1)
     centres = torch.rand(points, 2, generator=generator, dtype=torch.float64)
     labels = network(centres).argmax(1)
-    certifier = Certifier.of(network, Settings(EPS, stages=("global", "local", "dual")), dtype=torch.float64)
+    certifier = Certifier.of(network, Settings(EPS, stages=("global", "local", "crown-ball")), dtype=torch.float64)
     samples = certifier(centres, labels, torch.arange(points)).samples
     certified = torch.tensor([s.verdict is Verdict.CERTIFIED for s in samples])
     moved = network((centres[:, None] + _disc()).reshape(-1, 2)).argmax(1).reshape(points, -1)

@@ -56,7 +56,7 @@ def test_json_to_stdout_is_json_alone(run: Run, model: Path) -> None:
     assert summary["eps"] == 0.25
     assert summary["norm"] == "L2"
     assert summary["certified_accuracy"] <= summary["attacked_accuracy"] <= summary["clean_accuracy"]
-    stages = ["clean", "global", "local", "attack", "dual", "boxes", "targeted"]
+    stages = ["clean", "global", "local", "attack", "crown-ball", "crown-ball-intermediate", "targeted"]
     assert [stage["name"] for stage in summary["stages"]] == stages
     assert summary["attack"] == "targeted"
     assert summary["attacked_accuracy"] <= summary["attacked_accuracy_in_range"]
@@ -122,7 +122,7 @@ def test_fail_under(run: Run, model: Path, bar: int, code: int) -> None:
         (["--samples", "1000000"], "360 images"),
         (["--samples", "5:2"], "samples"),
         (["--stages", ""], "global, local, attack"),
-        (["--stages", "local,other"], "global, local, attack, dual"),
+        (["--stages", "local,other"], "global, local, attack, crown-ball"),
         (["--stages", "local,local"], "repeats"),
         (["--semantics", "bfloat16"], "float32, real"),
         (["--delta", "2"], "delta"),

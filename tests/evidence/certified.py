@@ -24,7 +24,7 @@ def certified(
     eps: str,
     folder: Path,
     *,
-    stages: tuple[str, ...] = ("global", "local", "dual"),
+    stages: tuple[str, ...] = ("global", "local", "crown-ball"),
     semantics: Semantics = Semantics.FLOAT32,
     labels: Tensor | None = None,
 ) -> int:

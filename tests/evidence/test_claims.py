@@ -157,7 +157,7 @@ def test_random_graphs(specification: Specification, clipped: bool, tmp_path: Pa
         images = image + 0.1 * torch.randn(3, *image.shape[1:], generator=torch.Generator().manual_seed(seed))
         images, recorder = images.to(net.dtype), Recorder()
         radii = Radii((0.001, 0.01, 0.1), ("1/1000", "0.01", "1e-1"))
-        settings = Settings(radii, stages=("global", "local", "dual"), specification=specification)
+        settings = Settings(radii, stages=("global", "local", "crown-ball"), specification=specification)
         try:
             certifier = Certifier.of(net, settings, dtype=net.dtype, witness=recorder)
         except UnsupportedModel:

@@ -59,7 +59,9 @@ def test_random_graphs(seed: int, tmp_path: Path) -> None:
     found, image = random_network(seed), random_image(random_network(seed), seed)
     found = single(found) if seed % 4 else found
     noise = torch.randn(3, *image.shape[1:], generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
-    eps, stages = [("0.001", ("global", "local", "dual")), ("0.02", ("dual",)), ("0.2", ("dual",))][seed % 3]
+    eps, stages = [("0.001", ("global", "local", "crown-ball")), ("0.02", ("crown-ball",)), ("0.2", ("crown-ball",))][
+        seed % 3
+    ]
     semantics = Semantics.REAL if seed % 5 == 0 else Semantics.FLOAT32
     supported = {Add, Affine, BatchNorm, Clamp, Concat, Leaky, MaxMin}
     known = all(isinstance(n.op, LinearOp) or type(n.op) in supported for n in found.operators())

@@ -62,8 +62,8 @@ _BUILD: dict[str, Callable[[Settings, Local, Adversary], Stage]] = {
     "global": lambda settings, local, _: Global(local.program, local.bound, settings.specification),
     "local": lambda settings, local, _: local,
     "attack": lambda settings, local, adversary: Attack(adversary, _pgd(settings)),
-    "dual": lambda settings, local, _: CrownBall(local),
-    "boxes": lambda settings, local, _: CrownBall(local, intermediate=True, name="boxes"),
+    "crown-ball": lambda settings, local, _: CrownBall(local),
+    "crown-ball-intermediate": lambda settings, local, _: CrownBall(local, intermediate=True),
     "targeted": lambda settings, local, adversary: TargetedAttack(adversary, settings.targeted),
     "branch": lambda settings, local, _: Branch(local, Branching(seconds=settings.branch_seconds)),
 }

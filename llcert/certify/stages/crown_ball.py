@@ -28,8 +28,11 @@ class CrownBall:
     local: Local
     ascent: Ascent = field(default_factory=Ascent)
     intermediate: bool = False
-    name: str = "dual"
     verdict: Verdict = Verdict.CERTIFIED
+
+    @property
+    def name(self) -> str:
+        return "crown-ball-intermediate" if self.intermediate else "crown-ball"
 
     def __call__(self, batch: Batch, known: Known) -> Finding:
         program, labels = self.local.program, batch.references
