@@ -68,7 +68,7 @@ CHECKER = (
     ),
     (
         "a part of one value is empty to the checker",
-        "_Part.empty",
+        "_Parts.empty",
         "zone.lower > zone.upper",
         "zone.lower >= zone.upper",
         "tests/check/test_refined.py::test_a_part_of_one_value_is_not_empty",

@@ -45,11 +45,11 @@ def margin(graph: Graph, image: Arrays, known: Known, *, label: int, other: int)
     require(len(ways) * work(graph.blocks, last, stop) <= MOST_WORK, f"rule 12 (parts), class {other}: too much work")
     found = []
     for portion in portions(len(ways), max(n.size for n in graph.nodes)):
-        part = _Part(graph, image, known, other, len(ways), portion, tuple(ways[portion]))
-        rows = np.zeros((len(part.ways), graph.nodes[last].size))
+        chosen = _Parts(graph, image, known, other, len(ways), portion, tuple(ways[portion]))
+        rows = np.zeros((len(chosen.ways), graph.nodes[last].size))
         rows[:, label], rows[:, other] = 1.0, -1.0
-        bounds = descended(graph.blocks, known, {last: rows}, [np.zeros(len(rows))], stop, part)
-        found.append(bounds[~part.empty])
+        bounds = descended(graph.blocks, known, {last: rows}, [np.zeros(len(rows))], stop, chosen)
+        found.append(bounds[~chosen.empty])
     bounds = np.concatenate(found)
     require(bounds.size, f"rule 12 (parts), class {other}: every part is empty")
     return float(bounds.min())
@@ -100,7 +100,7 @@ def _zones(graph: Graph, known: Known, cut: int) -> tuple[Zone, ...]:
 
 
 @dataclass(frozen=True)
-class _Part:
+class _Parts:
     """What is chosen for the rows of some parts of a class, one each. count: of all its parts."""
 
     graph: Graph
