@@ -186,7 +186,9 @@ def test_code_names_parts_of_the_method_that_exist() -> None:
     parts = {("section", n) for n in re.findall(r"^##+ (\d+(?:\.\d+)?)\.? ", text, re.MULTILINE)}
     parts |= {(kind.lower(), n) for kind, n in re.findall(r"\*\*(Definition|Proposition|Lemma) (\d+(?:\.\d+)?)", text)}
     for path in CODE:
-        for kind, numbers in _NAMED.findall(" ".join(path.read_text().split())):
+        code = " ".join(path.read_text().split())
+        assert not re.search(r"[(]METHOD\b", code), f"{path.relative_to(ROOT)} refers to a document outside the repository"
+        for kind, numbers in _NAMED.findall(code):
             for number in re.findall(r"\d+(?:\.\d+)?", numbers):
                 part = (kind.lower().removesuffix("s"), number)
                 assert part in parts, f"{path.relative_to(ROOT)}: docs/method.md has no {' '.join(part)}"

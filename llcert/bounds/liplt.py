@@ -6,7 +6,7 @@ depends on the image through one linear map, in which every activation is its C,
 more: the norms of these *composed maps*, each times how far what enters it can move, add up to a bound.
 
 Fazlyab, Entesari, Roy, Chellappa, "Certified Robustness via Dynamic Margin Maximization and Improved Lipschitz
-Regularization", NeurIPS 2023, Theorem 1; here for any graph (METHOD, section 11).
+Regularization", NeurIPS 2023, Theorem 1; here for any graph (docs/method.md, section 6).
 """
 
 from __future__ import annotations
