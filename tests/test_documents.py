@@ -187,7 +187,7 @@ def test_code_names_parts_of_the_method_that_exist() -> None:
     parts |= {(kind.lower(), n) for kind, n in re.findall(r"\*\*(Definition|Proposition|Lemma) (\d+(?:\.\d+)?)", text)}
     for path in CODE:
         code = " ".join(path.read_text().split())
-        assert not re.search(r"[(]METHOD\b", code), f"{path.relative_to(ROOT)} refers to a document outside the repository"
+        assert not re.search(r"[(]METHOD\b", code), f"{path.relative_to(ROOT)}: no such document"
         for kind, numbers in _NAMED.findall(code):
             for number in re.findall(r"\d+(?:\.\d+)?", numbers):
                 part = (kind.lower().removesuffix("s"), number)
