@@ -44,8 +44,7 @@ def clean_registries() -> Iterator[None]:
         table.update(entries)
 
 
-def _module(name: str, code: str, path: Path, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
-    path.write_text(code)
+def _module(name: str, path: Path, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     spec = importlib.util.spec_from_file_location(name, path)
     assert spec is not None
     assert spec.loader is not None
@@ -60,8 +59,10 @@ def _module(name: str, code: str, path: Path, monkeypatch: pytest.MonkeyPatch) -
 def test_the_tutorial_adds_an_operator(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     code = dict(blocks(ROOT / "docs/adding_an_operator.md", "python"))
     operator, test = (code[f"file={path}"] for path in (f"llcert/ops/{name}.py", f"tests/ops/test_{name}.py"))
-    _module(f"llcert.ops.{name}", operator, tmp_path / f"{name}.py", monkeypatch)
-    module = _module(f"test_{name}", test, tmp_path / f"test_{name}.py", monkeypatch)
+    (tmp_path / "operator.py").write_text(operator)
+    (tmp_path / "test.py").write_text(test)
+    _module(f"llcert.ops.{name}", tmp_path / "operator.py", monkeypatch)
+    module = _module(f"test_{name}", tmp_path / "test.py", monkeypatch)
     tests = [f for name, f in vars(module).items() if name.startswith("test_")]
     assert len(tests) == test.count("\ndef test_")
     for number, function in enumerate(tests):
@@ -192,6 +193,11 @@ def test_code_names_parts_of_the_method_that_exist() -> None:
             for number in re.findall(r"\d+(?:\.\d+)?", numbers):
                 part = (kind.lower().removesuffix("s"), number)
                 assert part in parts, f"{path.relative_to(ROOT)}: docs/method.md has no {' '.join(part)}"
+
+
+def test_the_picture_of_the_architecture_is_that_of_the_imports(monkeypatch: pytest.MonkeyPatch) -> None:
+    script = _module("architecture", ROOT / "docs/architecture.py", monkeypatch)
+    assert script.picture() == script.PICTURE.read_text(encoding="utf-8"), "run python docs/architecture.py"
 
 
 def test_the_changelog_knows_the_version() -> None:
