@@ -27,7 +27,7 @@ from torch import Tensor
 from llcert.api import images_and_labels, load
 from llcert.certify import FIRST, PGD, Objective, Perturbations, Sample, Target, Verdict
 from llcert.data import load_dataset
-from llcert.data.dataset import Batch
+from llcert.data.dataset import Examples
 from llcert.errors import LlcertError
 from llcert.frontend.onnx_file import save
 from llcert.ir import Network
@@ -169,7 +169,7 @@ def of_batch(job: Job, number: int) -> Counts:
     result = job.result(number)
     (batch,) = job.dataset.batches(job.indices[number * BATCH : (number + 1) * BATCH], BATCH)
     kept = torch.tensor([s.verdict is Verdict.CERTIFIED for s in result.samples])
-    certified = Batch(*(getattr(batch, name)[kept] for name in ("images", "labels", "indices")))
+    certified = Examples(*(getattr(batch, name)[kept] for name in ("images", "labels", "indices")))
     counts = Counts(images=len(kept), certified=int(kept.sum()))
     if counts.certified:
         network = job.certifier.network
@@ -178,7 +178,7 @@ def of_batch(job: Job, number: int) -> Counts:
     return counts
 
 
-def worst_points(job: Job, batch: Batch) -> Tensor:
+def worst_points(job: Job, batch: Examples) -> Tensor:
     """Where an attack over the whole balls comes nearest to another answer."""
     network, program = job.certifier.network, job.certifier.program
     assert network.original is not None

@@ -107,7 +107,7 @@ def test_no_two_files_import_each_other() -> None:
     try:
         list(TopologicalSorter(pruned).static_order())
     except CycleError as error:
-        pytest.fail(" -> ".join(error.args[1]))
+        pytest.fail(" imports ".join(reversed(error.args[1])))
 
 
 @pytest.mark.parametrize("path", FILES, ids=_name)

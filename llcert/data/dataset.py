@@ -132,9 +132,12 @@ class Subset:
 
 
 @dataclass(frozen=True, eq=False)
-class Batch:
-    """images: `[batch, *shape]`, float32 or float64, as `ImageSource.read`; labels, and indices (positions in the data
-    set): int64 `[batch]`."""
+class Examples:
+    """Labelled images of a data set.
+
+    images: `[batch, *shape]`, float32 or float64, as `ImageSource.read`. labels, and indices (positions in the data
+    set): int64 `[batch]`.
+    """
 
     images: Tensor
     labels: Tensor
@@ -194,7 +197,7 @@ class Dataset:
             digest.update(part)
         return digest.hexdigest()
 
-    def batches(self, indices: Sequence[int], batch_size: int) -> Iterator[Batch]:
+    def batches(self, indices: Sequence[int], batch_size: int) -> Iterator[Examples]:
         """Batches of at most `batch_size` images in the order of `indices`; images are decoded as they are needed."""
         if batch_size < 1:
             raise InvalidInput(f"a batch of {batch_size} images: at least 1 is needed")
@@ -204,10 +207,10 @@ class Dataset:
         for start in range(0, len(indices), batch_size):
             yield self._batch(indices[start : start + batch_size])
 
-    def _batch(self, chosen: Sequence[int]) -> Batch:
+    def _batch(self, chosen: Sequence[int]) -> Examples:
         positions = np.asarray(chosen, dtype=np.int64)
         images = self.images.read(chosen).reshape(len(chosen), *self.image_shape)
-        return Batch(torch.from_numpy(images), torch.from_numpy(self.labels[positions]), torch.from_numpy(positions))
+        return Examples(torch.from_numpy(images), torch.from_numpy(self.labels[positions]), torch.from_numpy(positions))
 
 
 def subset(dataset: Dataset, positions: Sequence[int] | npt.NDArray[np.integer[Any]], split: str) -> Dataset:
