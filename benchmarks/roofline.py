@@ -30,7 +30,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from llcert.api import load
 from llcert.certify import Assurance, Batch, Certifier, Finding, Known, Settings, Verdict
-from llcert.certify.proved import Proved
+from llcert.certify.proof.stage import Proved
 from llcert.certify.verdict import Stage
 from llcert.data import Dataset, load_dataset
 from llcert.ir import Network

@@ -24,7 +24,8 @@ import torch
 
 from llcert.api import load
 from llcert.bounds import RowWeighting, worst_margins
-from llcert.bounds.dual import Backward, Choice, Key, differences
+from llcert.bounds.choices import Choice, Key
+from llcert.bounds.dual import Backward, differences
 from llcert.certify import PGD, Perturbations, Target, Verdict, radii_of
 from llcert.certify.specification import positive
 from llcert.data import load_dataset

@@ -6,7 +6,8 @@ import torch
 from torch import Tensor
 
 from llcert.bounds import Trace
-from llcert.bounds.dual import Backward, Choice, Key
+from llcert.bounds.choices import Choice, Key
+from llcert.bounds.dual import Backward
 from llcert.layout import Layout
 from llcert.program import Program
 from llcert.relaxation import Relaxation

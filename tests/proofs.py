@@ -11,11 +11,12 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from llcert.bounds import RowWeighting, Trace, VerifiedArithmetic, propagate
-from llcert.bounds.dual import Choice, Key
+from llcert.bounds.choices import Choice, Key
 from llcert.bounds.forward.outward import enclosing_ball
 from llcert.bounds.unmasked import proved_bound
 from llcert.certify import Assurance, Settings
-from llcert.certify.prover import Prover, provers_of
+from llcert.certify.proof.prover import Prover
+from llcert.certify.proof.provers import provers_of
 from llcert.certify.settings import Semantics
 from llcert.ir import Activation, Input, LinearOp, Network, Node, topological
 from llcert.layout import PER_ROW, Layout, flat

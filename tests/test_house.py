@@ -41,7 +41,6 @@ FILES = {
 
 FUNCTIONS = {
     "llcert/bounds/global_lipschitz.py:global_bound": 55,
-    "llcert/certify/prover.py:provers_of": 54,
     "llcert/report/report.py:to_json": 57,
     "llcert_train/job.py:prepare": 42,
     "llcert_train/zoo.py:build": 47,

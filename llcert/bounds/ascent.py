@@ -9,7 +9,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from llcert.bounds.dual import Backward, Choice, Fixed, Key
+from llcert.bounds.choices import Choice, Fixed, Key
+from llcert.bounds.dual import Backward
 from llcert.bounds.forward.trace import Trace
 from llcert.ir import Node
 from llcert.layout import flat

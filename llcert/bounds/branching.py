@@ -13,7 +13,8 @@ import torch
 from torch import Tensor
 
 from llcert.bounds.ascent import Ascent, enough_to_prove
-from llcert.bounds.dual import Backward, Choice, Fixed, Key, Tightest
+from llcert.bounds.choices import Choice, Fixed, Key, Tightest
+from llcert.bounds.dual import Backward
 from llcert.bounds.forward.trace import Trace
 from llcert.ir import Node
 from llcert.layout import flat
@@ -199,17 +200,28 @@ def _settled(
     return better
 
 
-def bounds_of(backward: Backward, trace: Trace, rows: Mapping[Node, Tensor], leaves: Leaves, ascent: Ascent) -> Tensor:
-    """The bounds of leaves by their own choices, and by an ascent where these do not suffice, `[leaves]`.
+def bounded(
+    backward: Backward,
+    trace: Trace,
+    rows: Mapping[Node, Tensor],
+    leaves: Leaves,
+    ascent: Ascent,
+    enough: Tensor,
+) -> Leaves:
+    """The leaves with their bounds over the trace, by their own choices, or by an ascent's where these do not suffice.
 
-    trace, rows: of each leaf.
+    trace, rows, enough: of each leaf; enough: above it a bound need not get any better, `[leaves]`.
     """
     own = cut(backward, trace, leaves.cuts)
     bounds = backward(own, rows, Fixed(leaves.choices)).lower[:, 0]
-    left = torch.nonzero(~(bounds > 0))[:, 0]
-    if len(left):
-        some = leaves.select(left)
-        own = cut(backward, trace.select(left), some.cuts)
-        better, _ = ascent(backward, own, {n: r[left] for n, r in rows.items()}, some.choices, enough=0.0)
-        bounds[left] = torch.fmax(bounds[left], better[:, 0])
-    return bounds
+    left = torch.nonzero(~(bounds > enough))[:, 0]
+    if len(left) == 0:
+        return replace(leaves, bounds=bounds)
+    some = leaves.select(left)
+    own = cut(backward, trace.select(left), some.cuts)
+    better, found = ascent(backward, own, {n: r[left] for n, r in rows.items()}, some.choices, enough[left, None])
+    bounds[left] = torch.fmax(bounds[left], better[:, 0])
+    choices = {k: Choice(c.slopes.clone(), c.lam.clone()) for k, c in leaves.choices.items()}
+    for key, choice in found.items():
+        choices[key].slopes[left], choices[key].lam[left] = choice.slopes, choice.lam
+    return replace(leaves, bounds=bounds, choices=choices)

@@ -7,7 +7,7 @@ propagation are the two ends of one family.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from types import MappingProxyType
@@ -15,6 +15,7 @@ from types import MappingProxyType
 import torch
 from torch import Tensor
 
+from llcert.bounds.choices import Choice, Choices, Fixed, Key, Policy, Tightest
 from llcert.bounds.forward.box import squares
 from llcert.bounds.forward.trace import Trace
 from llcert.bounds.margin import largest_increase
@@ -22,7 +23,6 @@ from llcert.ir import Node
 from llcert.layout import PER_ROW, Layout, flat
 from llcert.program import Block, Program, Term
 from llcert.region import length
-from llcert.relaxation import Relaxation
 from llcert.rounding import DOUBLE, Rounding
 
 _NONE: Mapping[Node, Layout] = MappingProxyType({})
@@ -30,65 +30,21 @@ _NONE: Mapping[Node, Layout] = MappingProxyType({})
 _ENTRIES = 2**21
 """Entries of all activations that are carried at a time, over all rows."""
 
-Key = tuple[int, int]
-"""A step of a block's activation: the number of the block in its program, the number of the step. A backward pass
-goes through every block once, with all that is pending there, so no two choices of a pass share a key."""
-
-
-@dataclass(frozen=True)
-class Choice:
-    """What a backward pass may choose at a step; any slopes and any `lam >= 0` give a bound.
-
-    slopes: `[batch, rows, *shape]`. lam: `[batch, bounds]`, one a row where rows are not shared. constant: what the
-    step then adds for these very rows, without rounding, `[batch, bounds]`, where that is known.
-    """
-
-    slopes: Tensor
-    lam: Tensor
-    constant: Tensor | None = None
-
-
-Policy = Callable[[Key, Relaxation, Tensor, Layout], Choice]
-"""Chooses at a step, for the objectives' coefficients on its output and their layout; keeps nothing."""
-
-
-@dataclass(frozen=True)
-class Tightest:
-    """Slopes that are tightest over the box (CROWN's for a ReLU), and multipliers by a search.
-
-    iterations: of the search.
-    """
-
-    iterations: int = 8
-
-    def __call__(self, key: Key, step: Relaxation, rows: Tensor, layout: Layout = PER_ROW) -> Choice:
-        slopes = step.slopes(rows)
-        lam, constant = step.multipliers(rows, slopes, self.iterations, layout)
-        return Choice(slopes, lam, constant)
-
-
-@dataclass(frozen=True)
-class Fixed:
-    """Slopes and multipliers that are known already."""
-
-    choices: Mapping[Key, Choice]
-
-    def __call__(self, key: Key, step: Relaxation, rows: Tensor, layout: Layout = PER_ROW) -> Choice:
-        return self.choices[key]
-
 
 @dataclass(frozen=True)
 class BackwardBounds:
     """What a backward pass found.
 
     lower: lower bounds of the objectives, `[batch, bounds]`. choices: at every step that was passed. coefficients: of
-    the objectives on the output of every such step, `[batch, rows, *shape]`. paid: what `lower` pays for rounding where
-    the objectives stop last, `[batch, bounds]`.
+    the objectives on the output of every such step, `[batch, rows, *shape]`. pending: the
+    coefficients that are left on the image, where no stop was better. paid: what `lower` pays for rounding there,
+    `[batch, bounds]`.
     """
 
     lower: Tensor
-    choices: Mapping[Key, Choice]
+    choices: Choices
     coefficients: Mapping[Key, Tensor]
+    pending: Mapping[Node, Tensor]
     paid: Tensor
 
 
@@ -276,7 +232,7 @@ class Backward:
                 self._end(walk.trace, block.node, walk.pending.pop(block.node), walk.total)
         end = self._stopped(walk)
         lower = end.lower
-        return BackwardBounds(torch.fmax(best, lower), walk.choices, walk.coefficients, end.value - lower)
+        return BackwardBounds(torch.fmax(best, lower), walk.choices, walk.coefficients, walk.pending, end.value - lower)
 
     def _passed(self, walk: _Walk, index: int) -> bool:
         """Takes what is pending on a block's output to its sources; False where the activation cannot be relaxed."""

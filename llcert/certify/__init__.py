@@ -8,10 +8,11 @@ from llcert.certify.attack import PGD, Attacked, Deployed, Objective, Target
 from llcert.certify.batch import Batch, Known, Traces
 from llcert.certify.cascade import BatchResult, Contradiction, Sample, StageCount, cascade
 from llcert.certify.certifier import Certifier
-from llcert.certify.explained import Proof, Row, Witness
 from llcert.certify.footprint import Footprint, batch_size_for, check_one_image_fits, multiplications
 from llcert.certify.perturbations import Perturbations
-from llcert.certify.prover import Prover
+from llcert.certify.proof.prover import Prover
+from llcert.certify.proof.provers import Checkable
+from llcert.certify.proof.record import KeptProof, ObjectiveProof, Proof, Regions
 from llcert.certify.radii import Eps, Radii, radii_of
 from llcert.certify.self_check import SelfCheck
 from llcert.certify.settings import AttackKind, Semantics, Settings
@@ -37,6 +38,7 @@ __all__ = [
     "BatchResult",
     "Branch",
     "Certifier",
+    "Checkable",
     "Clean",
     "Contradiction",
     "CrownBall",
@@ -45,16 +47,18 @@ __all__ = [
     "Finding",
     "Footprint",
     "Global",
+    "KeptProof",
     "Known",
     "LayerMeasure",
     "Local",
     "Never",
     "Objective",
+    "ObjectiveProof",
     "Perturbations",
     "Proof",
     "Prover",
     "Radii",
-    "Row",
+    "Regions",
     "Sample",
     "SelfCheck",
     "Semantics",
@@ -68,7 +72,6 @@ __all__ = [
     "Top",
     "Traces",
     "Verdict",
-    "Witness",
     "batch_size_for",
     "cascade",
     "check_one_image_fits",

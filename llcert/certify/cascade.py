@@ -13,6 +13,7 @@ from torch import Tensor
 
 from llcert.certify.batch import Batch, Known, Traces
 from llcert.certify.memory_budget import MemoryBudget
+from llcert.certify.proof.record import KeptProof
 from llcert.certify.verdict import Assurance, Finding, LayerMeasure, Stage, Verdict
 from llcert.errors import NumericalError
 from llcert.program import Program
@@ -62,11 +63,16 @@ class Sample:
 
 @dataclass(frozen=True)
 class BatchResult:
-    """All that a cascade found out about a batch. layers: of the local stage's images, empty if none reached it."""
+    """All that a cascade found out about a batch.
+
+    layers: of the local stage's images, empty if none reached it. proofs: of its certificates, where their evidence is
+    kept; several stages may have proved an image.
+    """
 
     samples: tuple[Sample, ...]
     stages: tuple[StageCount, ...]
     layers: tuple[LayerMeasure, ...]
+    proofs: tuple[KeptProof, ...] = ()
 
 
 _WRONG = (Verdict.MISCLASSIFIED, Verdict.ATTACKED)
@@ -114,7 +120,8 @@ def cascade(
         del found, compute  # with the forward passes that went into them
     share = (time.perf_counter() - begun) / max(len(batch), 1)
     layers = next((s.layers for s in run.seen if s.measured), ())
-    return BatchResult(run.ledger.samples(batch, share, denied), tuple(s.count for s in run.seen), layers)
+    samples, counts = run.ledger.samples(batch, share, denied), tuple(s.count for s in run.seen)
+    return BatchResult(samples, counts, layers, tuple(run.ledger.proofs))
 
 
 @dataclass(frozen=True)
@@ -209,6 +216,7 @@ class _Ledger:
     margin: Tensor
     lipschitz: Tensor
     growth: Tensor
+    proofs: list[KeptProof] = field(default_factory=list)
 
     @staticmethod
     def empty(batch: int) -> _Ledger:
@@ -229,6 +237,7 @@ class _Ledger:
                 raise Contradiction(int(batch.indices[image]), int(batch.labels[image]), own, worst)
         if stage.verdict is Verdict.CERTIFIED:
             self._back(visible, finding)
+            self.proofs.extend(finding.proofs)
         where = visible.cpu()
         if finding.margin is not None:
             self.margin[where] = torch.fmax(self.margin[where], finding.margin.double().cpu())

@@ -14,11 +14,11 @@ from llcert.bounds.global_lipschitz import with_pairs
 from llcert.certify.arithmetic import full_precision
 from llcert.certify.batch import Batch
 from llcert.certify.cascade import BatchResult, Contradiction, cascade
-from llcert.certify.explained import Witness
 from llcert.certify.footprint import Footprint
 from llcert.certify.memory_budget import MemoryBudget
 from llcert.certify.originals import Originals
-from llcert.certify.prover import Prover, provers_of
+from llcert.certify.proof.prover import Prover
+from llcert.certify.proof.provers import Checkable, provers_of
 from llcert.certify.radii import radii_of
 from llcert.certify.radius import RadiusSearch
 from llcert.certify.self_check import SelfCheck
@@ -56,12 +56,12 @@ class Certifier:
         settings: Settings,
         device: torch.device | str = "cpu",
         dtype: torch.dtype = torch.float32,
-        witness: Witness | None = None,
+        checkable: Checkable | None = None,
     ) -> Certifier:
         """Lowers the network and computes its global bound. Raises InvalidInput for fewer than two classes, and for a
         specification that means nothing for them.
 
-        witness: of deterministic proofs.
+        checkable: the network as a checker knows it, where deterministic proofs are returned with their evidence.
         """
         if network.classes < 2:
             raise InvalidInput(f"{network.source or 'the network'} has {network.classes} output; a class needs a rival")
@@ -70,7 +70,7 @@ class Certifier:
         bound = _global_bound(program, settings)
         provers: dict[Assurance, Prover] = {}
         if settings.assurance is not Assurance.ESTIMATE:
-            provers = provers_of(network, settings, device, witness)
+            provers = provers_of(network, settings, device, checkable)
         local = Local(
             program,
             bound,
@@ -80,7 +80,7 @@ class Certifier:
             settings.specification,
             other=provers[settings.assurance].asked if provers else None,
         )
-        stages = stages_of(network, settings, local, provers, witness)
+        stages = stages_of(network, settings, local, provers, evidence=checkable is not None)
         originals, search = None, None
         if network.original is not None and any(s.verdict is Verdict.CERTIFIED for s in stages):
             originals = Originals(network, network.original, settings.specification, device)

@@ -10,8 +10,8 @@ from torch import Tensor
 from llcert.bounds import EstimatedArithmetic, LastLayer, propagate
 from llcert.bounds.dual import differences
 from llcert.certify.batch import Batch
-from llcert.certify.proof_hint import ProofHint
-from llcert.certify.prover import Prover
+from llcert.certify.proof.hint import ProofHint
+from llcert.certify.proof.prover import Prover
 from llcert.certify.specification import positive
 from llcert.certify.stages.local import Local
 from llcert.region import ball, length

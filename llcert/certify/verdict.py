@@ -10,7 +10,8 @@ from typing import Protocol
 from torch import Tensor
 
 from llcert.certify.batch import Batch, Known, Traces
-from llcert.certify.proof_hint import ProofHint
+from llcert.certify.proof.hint import ProofHint
+from llcert.certify.proof.record import KeptProof
 
 
 class Verdict(enum.Enum):
@@ -56,9 +57,10 @@ class Finding:
     growth: radius of the last hidden values over eps. layers: one measure a term. counterexample: for an attack, the
     points that it found, the worst where none refutes, `[images, *shape]`; in_range: whether their pixels are in the
     pixel range, boolean `[images]`. What a stage does not compute is None.
-    hints: for certificates, how they may be proved, cheapest first. assurance: of what was decided, if certified.
-    weaker: what would be certified under weaker assurances, boolean `[images]` each. traces: all forward passes over
-    these images that later stages may use; None for those it was given.
+    hints: for certificates, how they may be proved, cheapest first. proofs: of certificates, where their evidence is
+    kept. assurance: of what was decided, if certified. weaker: what would be certified under weaker assurances, boolean
+    `[images]` each. traces: all forward passes over these images that later stages may use; None for those it was
+    given.
     """
 
     decided: Tensor
@@ -70,6 +72,7 @@ class Finding:
     counterexample: Tensor | None = None
     in_range: Tensor | None = None
     hints: tuple[ProofHint, ...] = ()
+    proofs: tuple[KeptProof, ...] = ()
     assurance: Assurance = Assurance.ESTIMATE
     weaker: Mapping[Assurance, Tensor] = field(default_factory=dict)
     traces: Traces | None = None

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import shlex
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from rich.console import Console
 
 from llcert.api import file_sha256, load
-from llcert.certify import Witness, multiplications
+from llcert.certify import multiplications
 from llcert.cli.terminal import DownloadProgress, stderr, stdout, work_progress
 from llcert.data import Dataset
 from llcert.errors import InvalidInput
@@ -22,7 +22,7 @@ from llcert.options import Options
 from llcert.report import Report
 from llcert.report.diagnosis import percent
 from llcert.report.tsv import tsv_lines
-from llcert.runs.certificate import STAGES, Proofs
+from llcert.runs.certificate import Proofs
 from llcert.runs.job import Job, prepare
 from llcert.runs.resolve import data_of, device_of, settings_of, with_metadata
 from llcert.runs.run import Plan, Run, continued, take_part
@@ -71,16 +71,13 @@ def run(
     dataset: in place of the one the options name. group: the processes that share the work, led by this one.
     """
     group = group or ProcessGroup()
-    if group.size > 1 and outputs.proof is not None:
-        raise InvalidInput("--proof: one process alone writes a certificate; start llcert without torchrun")
-    directory, proofs, witness = None, None, None
+    directory, proofs = None, None
     if outputs.out is not None:
         directory = open_directory(outputs.out, resume=outputs.resume, overwrite=outputs.overwrite)
         options = continued(options, directory)
     if outputs.proof is not None:
         proofs = Proofs.open(outputs.proof, options, resume=outputs.resume, overwrite=outputs.overwrite)
-        options, witness = replace(options, stages=options.stages or STAGES), proofs.recorder
-    job = _job(Path(model), options, stderr(), dataset=dataset, witness=witness, shared=group.size > 1)
+    job = _job(Path(model), options, stderr(), dataset=dataset, proof=proofs is not None, shared=group.size > 1)
     with Run(job, options, group, directory, proofs) as run:
         finished = _watched(run)
     run.write_summary()
@@ -98,7 +95,7 @@ def share(model: str, group: ProcessGroup, *, folder: Path) -> int:
     folder: for what shows a contradiction.
     """
     plan = Plan.awaited(group)
-    job = _job(Path(model), plan.options, Console(quiet=True), shared=True)
+    job = _job(Path(model), plan.options, Console(quiet=True), proof=plan.proof, shared=True)
     take_part(job, plan, group, folder)
     return 0
 
@@ -109,7 +106,7 @@ def _job(
     console: Console,
     *,
     dataset: Dataset | None = None,
-    witness: Witness | None = None,
+    proof: bool = False,
     shared: bool = False,
 ) -> Job:
     """The job, its model and data loaded and torch's threads chosen. shared: by several processes, each on a GPU of its
@@ -122,7 +119,7 @@ def _job(
     if console.is_terminal:
         console.print("reading the data, computing the global bound ...", style="dim")
     dataset = dataset or data_of(known, model, DownloadProgress(console))
-    job = prepare(network, options, model=model, sha256=file_sha256(path), dataset=dataset, witness=witness)
+    job = prepare(network, options, model=model, sha256=file_sha256(path), dataset=dataset, proof=proof)
     torch.set_num_threads(threads_for(multiplications(job.certifier.program), own_threads()))
     return job
 

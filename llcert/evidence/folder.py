@@ -18,11 +18,12 @@ from numpy.typing import NDArray
 from llcert.certify import FIRST, Never, Radii, Specification, stated
 from llcert.errors import InvalidInput
 from llcert.evidence.canonical import Canonical
-from llcert.evidence.recorder import Evidence
+from llcert.evidence.image import ImageEvidence
 from llcert.machine.files import dump, part_of, write_atomically
 from llcert.region import PixelRange
 
 CERTIFICATE, GRAPH, MODEL, IMAGES = "certificate.json", "graph.json", "model.npz", "images"
+FORMAT = 3
 _IMAGE = re.compile(r"[0-9]+\.npz")
 _PLAIN = re.compile(r"([0-9]{1,40}\.?[0-9]{0,40}|\.[0-9]{1,40})([eE][+-]?[0-9]{1,2})?|[0-9]{1,40}/0*[1-9][0-9]{0,39}")
 
@@ -62,7 +63,7 @@ class Folder:
             self._radii = replace(eps, texts=tuple(exact(text) for text in eps.texts))
         common = None if isinstance(eps, Radii) else exact(eps)
         self._head = {
-            "format": 1,
+            "format": FORMAT,
             "claim": stated(specification, within),
             "eps": common,
             "semantics": semantics,
@@ -96,7 +97,7 @@ class Folder:
         """Whether there is evidence for an image."""
         return index in self._images
 
-    def add(self, index: int, evidence: Evidence) -> None:
+    def add(self, index: int, evidence: ImageEvidence) -> None:
         """Writes the file of an image; it counts from the next `commit` on. What an earlier run wrote stays."""
         if index in self._images:
             return
@@ -142,7 +143,7 @@ def open_folder(path: Path, *, resume: bool, overwrite: bool) -> Folder:
 
 def _clear(path: Path) -> None:
     """Deletes a certificate: from the first moment it lists nothing, up to the last the folder is seen to be ours."""
-    write_atomically(path / CERTIFICATE, dump({"format": 1, "files": {}, "images": []}))
+    write_atomically(path / CERTIFICATE, dump({"format": FORMAT, "files": {}, "images": []}))
     images = [image for image in _within(path / IMAGES) if _IMAGE.fullmatch(image.name)]
     for file in (*images, *(path / name for name in (GRAPH, MODEL, CERTIFICATE))):
         file.unlink(missing_ok=True)
@@ -163,7 +164,7 @@ def _debris(path: Path) -> bool:
 def _stored(path: Path) -> Mapping[str, Any]:
     try:
         found = json.loads(path.read_bytes())
-        if found["format"] != 1 or not isinstance(found["files"], dict):
+        if found["format"] not in range(1, FORMAT + 1) or not isinstance(found["files"], dict):
             raise ValueError("another format")
         for entry in found["images"]:
             int(entry["index"])

@@ -16,15 +16,16 @@ def dump(value: Any, indent: int | None = None) -> str:
     return json.dumps(value, allow_nan=False, indent=indent) + "\n"
 
 
-def write_atomically(path: Path, text: str) -> None:
+def write_atomically(path: Path, text: str | bytes) -> None:
     """Writes a file at once or not at all; links and devices are written to as they are."""
+    content = text.encode() if isinstance(text, str) else text
     if path.is_symlink() or (path.exists() and not path.is_file()):
-        path.write_text(text, encoding="utf-8")
+        path.write_bytes(content)
         return
     part = part_of(path)
     try:
         with part.open("wb") as file:
-            file.write(text.encode())
+            file.write(content)
             file.flush()
             os.fsync(file.fileno())
         part.replace(path)

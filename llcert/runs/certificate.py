@@ -3,26 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
-from llcert.certify import Assurance, BatchResult, Radii, Semantics, Verdict
+from llcert.certify import Assurance, BatchResult, Radii, Verdict
 from llcert.errors import InvalidInput
-from llcert.evidence import Folder, Recorder, open_folder
+from llcert.evidence import Answer, Canonical, Folder, open_folder
 from llcert.machine.versions import VERSION
 from llcert.options import Options
 from llcert.report import Subject
 
-STAGES = ("global", "local", "attack", "crown-ball")
-"""The stages whose proofs a certificate can hold, those that are run unless others are named."""
-
 
 @dataclass(frozen=True)
 class Proofs:
-    """Evidence on its way from the prover to the folder. Make one with `open`; `begin` comes before the first batch."""
+    """The certificate of a run. Make one with `open`; `begin` comes before the first batch."""
 
     folder: Folder
-    recorder: Recorder = field(default_factory=Recorder)
 
     @staticmethod
     def open(path: Path, options: Options, *, resume: bool, overwrite: bool) -> Proofs:
@@ -30,18 +26,13 @@ class Proofs:
         asked."""
         if options.assurance not in (None, Assurance.DETERMINISTIC.value):
             raise InvalidInput(f"--proof needs --assurance deterministic, not {options.assurance}")
-        beyond = [s for s in options.stages or () if s not in STAGES]
-        if beyond:
-            raise InvalidInput(f"--proof cannot hold what stage {beyond[0]} finds; give --stages {','.join(STAGES)}")
         return Proofs(open_folder(path, resume=resume, overwrite=overwrite))
 
-    def begin(self, subject: Subject, data_sha256: str) -> None:
+    def begin(self, canonical: Canonical, subject: Subject, data_sha256: str) -> None:
         """Writes the network, and a certificate without images, or with those of the run that goes on.
 
         data_sha256: of the images and labels.
         """
-        canonical = self.recorder.canonical
-        assert canonical is not None, "the prover was not asked to leave room"
         about = {
             "llcert": VERSION,
             "model": {
@@ -56,12 +47,11 @@ class Proofs:
                 "sha256": data_sha256,
             },
         }
-        semantics = Semantics.FLOAT32 if self.recorder.single else Semantics.REAL
         eps = subject.settings.eps if isinstance(subject.settings.eps, Radii) else subject.eps_text
         self.folder.begin(
             canonical,
             eps=eps,
-            semantics=semantics.value,
+            semantics=subject.settings.semantics.value,
             about=about,
             specification=subject.settings.specification,
             within=subject.settings.within,
@@ -76,10 +66,10 @@ class Proofs:
                     "certified already; start both again with --overwrite"
                 )
 
-    def add(self, result: BatchResult) -> None:
-        """Writes what backs the certificates of a batch."""
-        for sample in result.samples:
-            evidence = self.recorder.take(sample.index)
-            if evidence is not None and sample.verdict is Verdict.CERTIFIED:
-                self.folder.add(sample.index, evidence)
+    def add(self, answer: Answer) -> None:
+        """Writes what backs the certificates of a batch. Raises InvalidInput as `require` does."""
+        for sample in answer.result.samples:
+            if sample.verdict is Verdict.CERTIFIED and sample.index in answer.evidence:
+                self.folder.add(sample.index, answer.evidence[sample.index])
         self.folder.commit()
+        self.require([answer.result])

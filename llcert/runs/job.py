@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -13,14 +13,15 @@ from llcert.certify import (
     Assurance,
     BatchResult,
     Certifier,
+    Semantics,
     Settings,
-    Witness,
     batch_size_for,
     check_one_image_fits,
 )
 from llcert.comparison import Agreement, compared
 from llcert.data import NAMED, Dataset
 from llcert.errors import InvalidInput
+from llcert.evidence import Answer, Canonical, checkable, evidence_of
 from llcert.frontend.adapt import adapt
 from llcert.ir import Network
 from llcert.machine.memory import free_memory, out_of_memory
@@ -40,8 +41,11 @@ _UNTOUCHED = "pixels enter the model as they are; any normalisation is inside it
 
 @dataclass(frozen=True)
 class Job:
-    """A certification ready to run. indices: of the images. resolved: all of `identity` but the data. self_check:
-    whether bounds of the first batch that is computed are checked."""
+    """A certification ready to run.
+
+    indices: of the images. resolved: all of `identity` but the data. self_check: whether bounds of the first batch that
+    is computed are checked. canonical: the network as a certificate has it, where evidence is kept.
+    """
 
     certifier: Certifier
     dataset: Dataset
@@ -50,6 +54,7 @@ class Job:
     subject: Subject
     resolved: dict[str, Any]
     self_check: bool = True
+    canonical: Canonical | None = None
 
     @cached_property
     def identity(self) -> dict[str, Any]:
@@ -62,7 +67,7 @@ class Job:
         """How many batches there are."""
         return -(-len(self.indices) // self.batch_size)
 
-    def result(self, number: int, *, self_check: bool = False) -> BatchResult:
+    def result(self, number: int, *, self_check: bool = False) -> Answer:
         """The result of a batch by its number from 0. self_check: whether to do it, where it is asked for at all.
 
         Raises Contradiction or NumericalError where a bound is seen to be wrong.
@@ -70,12 +75,14 @@ class Job:
         chosen = self.indices[number * self.batch_size : (number + 1) * self.batch_size]
         (batch,) = self.dataset.batches(chosen, self.batch_size)
         check = self.self_check and self_check
-        return self.certifier(batch.images, batch.labels, batch.indices, self_check=check)
+        result = self.certifier(batch.images, batch.labels, batch.indices, self_check=check)
+        evidence = {} if self.canonical is None else evidence_of(self.canonical, result.proofs)
+        return Answer(replace(result, proofs=()), evidence)
 
     def results(self) -> Iterator[BatchResult]:
         """The results of all batches in order; the self-check is done on the first. Raises as `result` does."""
         for number in range(self.batches):
-            yield self.result(number, self_check=number == 0)
+            yield self.result(number, self_check=number == 0).result
 
 
 @dataclass(frozen=True)
@@ -97,13 +104,13 @@ def prepare(
     model: str = "",
     sha256: str | None = None,
     dataset: Dataset | None = None,
-    witness: Witness | None = None,
+    proof: bool = False,
 ) -> Job:
     """The certification of a network with these options; what they leave open comes from its metadata.
 
-    model: how the report names it; sha256: of its file. dataset: in place of the one the options name. witness: of
-    deterministic proofs. Raises InvalidInput in one line for whatever cannot be done, UnsupportedModel where the
-    network differs from what it was read from by more than rounding.
+    model: how the report names it; sha256: of its file. dataset: in place of the one the options name. proof: whether
+    evidence of deterministic proofs is kept. Raises InvalidInput in one line for whatever cannot be done,
+    UnsupportedModel where the network differs from what it was read from by more than rounding.
     """
     options = with_metadata(options, network)
     model = model or network.source or "network"
@@ -117,15 +124,17 @@ def prepare(
         raise InvalidInput(
             f"{model} has {network.classes} outputs, but {dataset.name} has {dataset.class_count} classes"
         )
-    certifier = _certifier(adapted, settings, device, dtype, witness)
+    certifier, canonical = _certifier(adapted, settings, device, dtype, proof=proof)
     batch_size = options.batch_size or batch_size_for(certifier.program, proved=_proved(settings))
-    subject = _subject(known, options, selection, certifier, batch_size)
+    subject = _subject(known, options, selection, certifier, batch_size, proof=proof)
     identity = identity_of(options, settings, subject)
     self_check = options.self_check is not False
-    return Job(certifier, dataset, selection.indices, batch_size, subject, identity, self_check)
+    return Job(certifier, dataset, selection.indices, batch_size, subject, identity, self_check, canonical)
 
 
-def _subject(model: _Model, options: Options, selection: Selection, certifier: Certifier, batch_size: int) -> Subject:
+def _subject(
+    model: _Model, options: Options, selection: Selection, certifier: Certifier, batch_size: int, *, proof: bool
+) -> Subject:
     network, dataset, program = model.network, selection.dataset, certifier.program
     notes = (n for n in model.notes if not n.startswith(_NORMALISED))
     return Subject(
@@ -148,7 +157,7 @@ def _subject(model: _Model, options: Options, selection: Selection, certifier: C
         batch_size=batch_size,
         versions=versions(),
         parity=model.agreement.difference if model.agreement else None,
-        notes=(*network.notes, *notes, *_agreed(model.agreement, dataset)),
+        notes=(*network.notes, *notes, *_agreed(model.agreement, dataset), *_without_evidence(certifier, proof=proof)),
         warnings=_warnings(dataset, network, selection.settings),
         left_out=selection.left_out,
     )
@@ -174,11 +183,16 @@ def _clippable(selection: Selection) -> bool:
 
 
 def _certifier(
-    network: Network, settings: Settings, device: torch.device, dtype: torch.dtype, witness: Witness | None
-) -> Certifier:
+    network: Network, settings: Settings, device: torch.device, dtype: torch.dtype, *, proof: bool
+) -> tuple[Certifier, Canonical | None]:
+    """The certifier, and the network as a certificate has it where evidence is kept."""
     check_one_image_fits(lower(network, device, dtype), network.source or "the network", proved=_proved(settings))
     try:
-        return Certifier.of(network, settings, device, dtype, witness)
+        if not proof:
+            return Certifier.of(network, settings, device, dtype), None
+        deployed = settings.semantics is Semantics.FLOAT32
+        canonical = Canonical.of(lower(network, device, torch.float64), deployed=deployed)
+        return Certifier.of(network, settings, device, dtype, checkable(canonical)), canonical
     except (RuntimeError, MemoryError) as error:
         if not out_of_memory(error):
             raise
@@ -198,6 +212,13 @@ def _agreed(agreement: Agreement | None, dataset: Dataset) -> tuple[str, ...]:
     if agreement is None:
         return ()
     return (f"on {agreement.inputs} images of {dataset.name} it agrees to {agreement.difference:.1e}",)
+
+
+def _without_evidence(certifier: Certifier, *, proof: bool) -> tuple[str, ...]:
+    """What a certificate does not hold of what would be proved without one."""
+    if not proof or certifier.bound.pairs is None:
+        return ()
+    return ("--proof holds no evidence of LipLT: images that it alone would certify go on to the stages behind global",)
 
 
 def _warnings(dataset: Dataset, network: Network, settings: Settings) -> tuple[str, ...]:

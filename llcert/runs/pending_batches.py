@@ -1,4 +1,5 @@
-"""Batches that were finished before those in front of them, until it is their turn: one JSON file each, written whole.
+"""Batches that were finished before those in front of them, until it is their turn: one JSON file each, written whole,
+and one with the arrays of the evidence, if there is any.
 
 Every process of a group writes here what it has finished, so that it outlives the run; rank 0 moves it to the files of
 the run in order.
@@ -10,8 +11,8 @@ import json
 from dataclasses import dataclass
 from pathlib import Path
 
-from llcert.certify import BatchResult
 from llcert.errors import InvalidInput
+from llcert.evidence import Answer, evidence_from, evidence_json, packed
 from llcert.machine.files import dump, write_atomically
 from llcert.runs.records import batch_json, batch_result, sample_json
 from llcert.runs.run_directory import clear_pending
@@ -23,7 +24,7 @@ class PendingBatches:
 
     path: Path | None = None
 
-    def put(self, number: int, result: BatchResult) -> None:
+    def put(self, number: int, answer: Answer) -> None:
         """Keeps the result of a batch. Raises InvalidInput where the folder cannot be seen from this machine."""
         assert self.path is not None, "one process alone finishes its batches in order"
         try:
@@ -32,17 +33,22 @@ class PendingBatches:
             raise InvalidInput(
                 f"{self.path.parent} is not there for every process: give --out a folder that all machines share"
             ) from error
-        content = {**batch_json(result), "samples": [sample_json(s) for s in result.samples]}
+        samples = [sample_json(s) for s in answer.result.samples]
+        entries, arrays = evidence_json(answer.evidence)
+        if arrays:
+            write_atomically(self._arrays(number), packed(arrays))
+        content = {**batch_json(answer.result), "samples": samples, "evidence": entries}
         write_atomically(self._file(number), dump(content))
 
-    def get(self, number: int) -> BatchResult | None:
+    def get(self, number: int) -> Answer | None:
         """The result of a batch, None where it is not there. Raises InvalidInput where its file is damaged."""
         if self.path is None:
             return None
         file = self._file(number)
         try:
             record = json.loads(file.read_bytes())
-            return batch_result(record, record["samples"])
+            evidence = evidence_from(record["evidence"], self._arrays(number)) if record.get("evidence") else {}
+            return Answer(batch_result(record, record["samples"]), evidence)
         except FileNotFoundError:
             return None
         except (ValueError, KeyError, TypeError, AttributeError) as error:
@@ -52,6 +58,7 @@ class PendingBatches:
         """Removes a batch, if it is there."""
         if self.path is not None:
             self._file(number).unlink(missing_ok=True)
+            self._arrays(number).unlink(missing_ok=True)
 
     def numbers(self) -> set[int]:
         """Of the batches that are there."""
@@ -67,3 +74,6 @@ class PendingBatches:
     def _file(self, number: int) -> Path:
         assert self.path is not None
         return self.path / f"{number}.json"
+
+    def _arrays(self, number: int) -> Path:
+        return self._file(number).with_suffix(".npz")

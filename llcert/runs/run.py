@@ -14,6 +14,7 @@ from typing import Any
 
 from llcert.certify import BatchResult
 from llcert.errors import InvalidInput
+from llcert.evidence import Answer
 from llcert.machine.process_group import ProcessGroup
 from llcert.machine.signals import uninterrupted
 from llcert.options import Options
@@ -29,12 +30,14 @@ from llcert.runs.work_queue import WorkQueue
 @dataclass(frozen=True)
 class Plan:
     """What rank 0 publishes. options: of the run, its batch size among them. identity: what every process must agree
-    with. open: numbers of the batches that are to be computed. pending: the folder of pending batches."""
+    with. open: numbers of the batches that are to be computed. pending: the folder of pending batches. proof: whether
+    the evidence of certificates is kept."""
 
     options: Options
     identity: Mapping[str, Any]
     open: tuple[int, ...]
     pending: Path
+    proof: bool = False
 
     def to_json(self) -> dict[str, Any]:
         """As plain JSON values."""
@@ -43,6 +46,7 @@ class Plan:
             "identity": dict(self.identity),
             "open": list(self.open),
             "pending": str(self.pending),
+            "proof": self.proof,
         }
 
     @staticmethod
@@ -50,7 +54,7 @@ class Plan:
         """The plan of this process's group, once it is there. Raises as `ProcessGroup.wait`."""
         content = group.await_published()
         options = Options.from_json(content["options"])
-        return Plan(options, content["identity"], tuple(content["open"]), Path(content["pending"]))
+        return Plan(options, content["identity"], tuple(content["open"]), Path(content["pending"]), content["proof"])
 
 
 @dataclass
@@ -90,7 +94,8 @@ class Run:
         wrong, LlcertError where a process of the group is gone.
         """
         if self.proofs is not None:
-            self.proofs.begin(self.job.subject, self.job.identity["data_sha256"])
+            assert self.job.canonical is not None, "the job keeps no evidence"
+            self.proofs.begin(self.job.canonical, self.job.subject, self.job.identity["data_sha256"])
         done = self._begin()
         if self.proofs is not None:
             self.proofs.require(done)
@@ -100,10 +105,10 @@ class Run:
         queue = self._queue(len(done))
         with reproducible(self.job, self.directory.path if self.directory else Path()):
             compute = partial(_result, self.job, queue.open)
-            for result in queue.in_order(compute, range(len(done), self.job.batches)):
+            for answer in queue.in_order(compute, range(len(done), self.job.batches)):
                 with uninterrupted():
-                    self._record(result)
-                yield result
+                    self._record(answer)
+                yield answer.result
         queue.pending.clear()
 
     def write_summary(self) -> None:
@@ -126,7 +131,9 @@ class Run:
         if self.group.size > 1:
             assert pending.path is not None
             options = replace(self.options, batch_size=self.job.batch_size)
-            self.group.publish(Plan(options, self.job.identity, numbers, pending.path).to_json())
+            self.group.publish(
+                Plan(options, self.job.identity, numbers, pending.path, self.proofs is not None).to_json()
+            )
         return WorkQueue(self.group, pending, numbers)
 
     def _pending(self) -> PendingBatches:
@@ -138,12 +145,12 @@ class Run:
         folder = self._resources.enter_context(TemporaryDirectory(prefix="llcert-"))
         return PendingBatches(Path(folder) / PENDING)
 
-    def _record(self, result: BatchResult) -> None:
-        self._tally.add(result)
+    def _record(self, answer: Answer) -> None:
+        self._tally.add(answer.result)
         if self.proofs is not None:
-            self.proofs.add(result)
+            self.proofs.add(answer)
         if self.directory is not None:
-            self.directory.append(result)
+            self.directory.append(answer.result)
             if self.directory.summary_due:
                 self.write_summary()
 
@@ -166,7 +173,7 @@ def take_part(job: Job, plan: Plan, group: ProcessGroup, folder: Path) -> None:
         WorkQueue(group, PendingBatches(plan.pending), plan.open).help_out(partial(_result, job, plan.open))
 
 
-def _result(job: Job, numbers: Sequence[int], number: int) -> BatchResult:
+def _result(job: Job, numbers: Sequence[int], number: int) -> Answer:
     """Of a batch; the self-check is done on the first that is computed."""
     return job.result(number, self_check=number == numbers[0])
 

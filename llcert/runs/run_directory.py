@@ -177,7 +177,7 @@ def open_directory(path: Path, *, resume: bool, overwrite: bool) -> RunDirectory
 
 def clear_pending(path: Path) -> None:
     """Removes the folder of pending batches with what a run wrote there, nothing else."""
-    for pattern in ("[0-9]*.json", ".[0-9]*.json.part"):
+    for pattern in ("[0-9]*.json", ".[0-9]*.json.part", "[0-9]*.npz", ".[0-9]*.npz.part"):
         for file in path.glob(pattern):
             file.unlink(missing_ok=True)
     if path.is_dir() and not any(path.iterdir()):

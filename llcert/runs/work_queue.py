@@ -9,11 +9,11 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
-from llcert.certify import BatchResult
+from llcert.evidence import Answer
 from llcert.machine.process_group import ProcessGroup
 from llcert.runs.pending_batches import PendingBatches
 
-Compute = Callable[[int], BatchResult]
+Compute = Callable[[int], Answer]
 """The result of a batch by its number."""
 
 
@@ -26,7 +26,7 @@ class WorkQueue:
     pending: PendingBatches
     open: Sequence[int]
 
-    def in_order(self, compute: Compute, numbers: range) -> Iterator[BatchResult]:
+    def in_order(self, compute: Compute, numbers: range) -> Iterator[Answer]:
         """The results of these batches in order, whichever process computes them: what rank 0 does.
 
         Batches that are not open are pending. A pending batch is removed only when the caller asks for the result
@@ -34,26 +34,26 @@ class WorkQueue:
         """
         left = True
         for number in numbers:
-            while (result := self.pending.get(number)) is None:
+            while (answer := self.pending.get(number)) is None:
                 taken = self._next() if left else None
                 left = taken is not None
                 if taken is None:
                     self.group.wait()
                 elif taken == number:
-                    result = compute(taken)
+                    answer = compute(taken)
                     break
                 else:
                     self.pending.put(taken, compute(taken))
-            yield result
+            yield answer
             self.pending.drop(number)
 
     def help_out(self, compute: Compute) -> None:
         """Computes open batches until none is left: what every other process does. Raises likewise."""
         while (taken := self._next()) is not None:
-            result = compute(taken)
+            answer = compute(taken)
             # where the group has stopped, rank 0 may not be there any more to take it
             self.group.check()
-            self.pending.put(taken, result)
+            self.pending.put(taken, answer)
 
     def _next(self) -> int | None:
         """The number of a batch for this process alone; None where all are taken."""

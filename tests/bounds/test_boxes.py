@@ -9,7 +9,8 @@ from torch import Tensor
 
 from llcert.bounds import VerifiedArithmetic, propagate
 from llcert.bounds.boxes import backward_boxes, probes
-from llcert.bounds.dual import Backward, Tightest
+from llcert.bounds.choices import Tightest
+from llcert.bounds.dual import Backward
 from llcert.bounds.dual import _length as shared_length
 from llcert.bounds.forward.outward import enclosing_ball
 from llcert.bounds.probe import _through, probe
@@ -74,7 +75,7 @@ def test_sampled_values_lie_in_the_boxes(name: str) -> None:
     images = torch.rand(2, *network.input.shape, generator=torch.Generator().manual_seed(4), dtype=torch.float64)
     region = enclosing_ball(images, eps)
     trace = propagate(made.program, region, VerifiedArithmetic(made.bound, made.solver, deployed=made.deployed))
-    boxes = backward_boxes(Backward(made.program), trace, probes(made.program))
+    boxes = {n: b.ends for n, b in backward_boxes(Backward(made.program), trace, probes(made.program)).items()}
     assert boxes
     tighter = propagate(
         made.program, region, VerifiedArithmetic(made.bound, made.solver, deployed=made.deployed), boxes=boxes

@@ -10,12 +10,13 @@ from torch import Tensor
 
 from llcert.bounds import Trace, VerifiedArithmetic, propagate
 from llcert.bounds.ascent import Ascent
-from llcert.bounds.branching import Branching, Leaves, _put, bounds_of, cut
-from llcert.bounds.dual import Backward, Tightest, differences
+from llcert.bounds.branching import Branching, Leaves, _put, bounded, cut
+from llcert.bounds.choices import Tightest
+from llcert.bounds.dual import Backward, differences
 from llcert.bounds.forward.outward import enclosing_ball
 from llcert.certify import Assurance, Certifier, Settings, Traces, Verdict
-from llcert.certify.proof_hint import BranchCover
-from llcert.certify.prover import _branched
+from llcert.certify.proof.attempts import Objectives, branched
+from llcert.certify.proof.hint import BranchCover
 from llcert.ir import Input, Network, apply
 from llcert.ops import Conv, Linear, MaxMin, Reshape, Sigmoid, relu
 
@@ -52,7 +53,8 @@ def test_every_point_lies_in_a_part_of_each_row_and_above_its_bound(seed: int, p
     steps = cut(backward, trace.select(torch.zeros_like(leaves.rows)), leaves.cuts)
     covered = torch.zeros(len(points), len(rows), dtype=torch.bool)
     whose = {backward.program.output: rows[leaves.rows][:, None]}
-    again = bounds_of(backward, trace.select(torch.zeros_like(leaves.rows)), whose, leaves, Ascent(steps=2))
+    enough = torch.zeros_like(leaves.bounds)
+    again = bounded(backward, trace.select(torch.zeros_like(leaves.rows)), whose, leaves, Ascent(steps=2), enough)
     for leaf in range(len(leaves)):
         inside = torch.ones(len(points), dtype=torch.bool)
         known = {backward.program.input: points}
@@ -68,7 +70,7 @@ def test_every_point_lies_in_a_part_of_each_row_and_above_its_bound(seed: int, p
         row = int(leaves.rows[leaf])
         covered[:, row] |= inside
         if inside.any():
-            assert max(leaves.bounds[leaf], again[leaf]) <= values[inside, row].min() + 1e-9
+            assert max(leaves.bounds[leaf], again.bounds[leaf]) <= values[inside, row].min() + 1e-9
     assert covered.all()
 
 
@@ -82,9 +84,9 @@ def test_what_parts_prove_together_no_point_of_the_ball_contradicts(seed: int, p
     backward, trace, rows, leaves = parts_of(network, image, label, eps)
     none = torch.zeros(len(rows), dtype=torch.int64)
     classes = torch.arange(len(rows) + 1)[torch.arange(len(rows) + 1) != int(label)]
-    output = {backward.program.output: rows[:, None]}
-    cover = BranchCover(none, classes, leaves)
-    found = _branched(cover, Ascent(steps=4), backward, trace.select(none), output, (none, classes))[:, 0]
+    enough = torch.zeros(len(rows), dtype=torch.float64)
+    objectives = Objectives(trace.select(none), rows[:, None], none, classes, enough)
+    found = branched(BranchCover(none, classes, leaves), Ascent(steps=4), backward, objectives).bounds
     values = network(points_of(image, eps, 2000, seed=seed)) @ rows.T
     assert bool(torch.isfinite(found).all())
     assert bool((found <= values.amin(0) + 1e-9).all())
@@ -110,7 +112,8 @@ def test_branching_never_does_worse_than_where_it_starts(seed: int) -> None:
     assert (worst >= root - 1e-6).all()
     again = torch.zeros_like(leaves.rows)
     own = {backward.program.output: rows[leaves.rows][:, None]}
-    repeated = bounds_of(backward, trace.select(again), own, leaves, Ascent(steps=1))
+    enough = torch.zeros_like(leaves.bounds)
+    repeated = bounded(backward, trace.select(again), own, leaves, Ascent(steps=1), enough).bounds
     assert (repeated[leaves.bounds > 0] > 0).all()
 
 

@@ -12,7 +12,8 @@ from torch import Tensor
 
 from llcert.bounds import Trace
 from llcert.bounds.ascent import Ascent
-from llcert.bounds.dual import Backward, Fixed, Policy, Tightest, differences
+from llcert.bounds.choices import Fixed, Policy, Tightest
+from llcert.bounds.dual import Backward, differences
 from llcert.ir import Activation, Input, Network, Node, apply
 from llcert.ops import Add, Clamp, Concat, Leaky, Linear, MaxMin, Tanh, relu
 from llcert.program import Program

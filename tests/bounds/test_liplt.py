@@ -18,7 +18,7 @@ from llcert.bounds import global_bound
 from llcert.bounds.forward.slopes import steepest
 from llcert.bounds.liplt import Composed, _between, steps_of
 from llcert.bounds.unmasked import proved_bound
-from llcert.certify.proof_hint import ProofHint
+from llcert.certify.proof.hint import ProofHint
 from llcert.ir import Input, Network, Node, apply
 from llcert.ops import Affine, Leaky, Linear, MaxMin, Sigmoid, Tanh, relu
 from llcert.program import Program, Term, lower

@@ -16,8 +16,8 @@ from llcert.bounds.forward.branches import SideBySide
 from llcert.bounds.forward.outward import enclosing_ball
 from llcert.bounds.unmasked import MaskedOnly, operator_bound, proved_bound, unmasked_bound
 from llcert.certify import Assurance, Settings
-from llcert.certify.proof_hint import ProofHint
-from llcert.certify.prover import provers_of
+from llcert.certify.proof.hint import ProofHint
+from llcert.certify.proof.provers import provers_of
 from llcert.ir import Input, Network, apply
 from llcert.ops import Conv, Linear, MaxMin, Reshape, relu
 from llcert.program import Term, lower

@@ -7,12 +7,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from evidence.certified import evidence
 from torch import Tensor
 
 import llcert
-from llcert.certify import Certifier, Settings, Verdict
+from llcert.certify import Settings, Verdict
 from llcert.data import load_dataset
-from llcert.evidence import Recorder
 from llcert.ir import Input, Network, apply
 from llcert.ops import Affine, Linear
 from llcert.report import Report
@@ -75,10 +75,10 @@ def test_bytes_are_the_nearest_float64_to_their_255th(tmp_path: Path) -> None:
 
 
 def test_certificates_hold_the_image_as_it_was_given() -> None:
-    recorder, images = Recorder(), torch.tensor([[0.1], [0.5]], dtype=torch.float64)
-    certifier = Certifier.of(above(0.0, torch.float32), Settings(1e-3, stages=("global",)), witness=recorder)
-    certifier(images, torch.tensor([0, 0]), torch.arange(2))
-    assert [recorder.found[i].arrays["x"].tolist() for i in (0, 1)] == [[0.1], [0.5]]
+    images = torch.tensor([[0.1], [0.5]], dtype=torch.float64)
+    settings = Settings(1e-3, stages=("global",))
+    _, found = evidence(above(0.0, torch.float32), settings, images, torch.tensor([0, 0]))
+    assert [found[i].arrays["x"].tolist() for i in (0, 1)] == [[0.1], [0.5]]
 
 
 def test_an_attack_stays_in_the_ball_of_the_image_as_it_was_given() -> None:

@@ -18,7 +18,7 @@ from torch import Tensor
 import llcert
 from llcert.bounds import RowWeighting
 from llcert.certify import Verdict
-from llcert.certify.proof_hint import ProofHint
+from llcert.certify.proof.hint import ProofHint
 from llcert.certify.settings import Semantics
 from llcert.errors import UnsupportedModel
 from llcert.ir import Input, Network, apply

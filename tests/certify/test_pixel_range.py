@@ -10,8 +10,8 @@ from torch import Tensor
 
 import llcert
 from llcert.certify import Assurance, Certifier, Semantics, Settings, Verdict
-from llcert.certify.proof_hint import ProofHint
-from llcert.certify.prover import provers_of
+from llcert.certify.proof.hint import ProofHint
+from llcert.certify.proof.provers import provers_of
 from llcert.errors import InvalidInput
 from llcert.ir import Input, Network, apply
 from llcert.ops import Linear, relu

@@ -14,10 +14,10 @@ from proofs import ORDERS, Silly, in_float32, prover
 from random_graphs import Draw, in_format, random_image, random_network
 from torch import Tensor
 
-from llcert.bounds import RowWeighting, VerifiedArithmetic, dual, propagate
+from llcert.bounds import RowWeighting, VerifiedArithmetic, choices, dual, propagate
 from llcert.bounds.forward.outward import enclosing_ball
-from llcert.certify.proof_hint import ProofHint
-from llcert.certify.prover import Prover
+from llcert.certify.proof.hint import ProofHint
+from llcert.certify.proof.prover import Prover
 from llcert.certify.settings import Semantics
 from llcert.ir import Input, Network, Node, apply, place
 from llcert.ops import Add, Affine, BatchNorm, Clamp, Concat, Leaky, Linear, MaxMin, Sigmoid, Tanh, relu
@@ -77,8 +77,8 @@ def carried(own: Prover, image: Tensor, label: Tensor, hint: ProofHint, seed: in
     )
     rows, backward = {own.program.output: dual.differences(label, own.program)}, dual.Backward(own.program)
     return [
-        backward(trace, rows, dual.Tightest()).lower[0],
-        backward(trace, rows, dual.Tightest(), stops=True).lower[0],
+        backward(trace, rows, choices.Tightest()).lower[0],
+        backward(trace, rows, choices.Tightest(), stops=True).lower[0],
         backward(trace, rows, Silly(seed), stops=True).lower[0],
     ]
 

@@ -13,12 +13,13 @@ from torch import Tensor
 
 from llcert.bounds import RowWeighting, VerifiedArithmetic, global_bound, propagate
 from llcert.bounds.ascent import Ascent
-from llcert.bounds.dual import Backward, Tightest, differences
+from llcert.bounds.choices import Tightest
+from llcert.bounds.dual import Backward, differences
 from llcert.bounds.forward.outward import enclosing_ball
 from llcert.certify import Assurance, Global, Settings
-from llcert.certify.proof_hint import FixedRelaxation, ProofHint
-from llcert.certify.proved import Proved
-from llcert.certify.prover import provers_of
+from llcert.certify.proof.hint import FixedRelaxation, ProofHint
+from llcert.certify.proof.provers import provers_of
+from llcert.certify.proof.stage import Proved
 from llcert.certify.settings import Semantics
 from llcert.certify.specification import FIRST, positive
 from llcert.ir import Input, Network, apply, place

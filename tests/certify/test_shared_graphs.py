@@ -22,11 +22,12 @@ from shared_graphs import shared_network
 from torch import Tensor
 
 from llcert.bounds import EstimatedArithmetic, GlobalBound, RowWeighting, Start, Trace, VerifiedArithmetic, propagate
-from llcert.bounds.dual import Backward, Tightest
+from llcert.bounds.choices import Tightest
+from llcert.bounds.dual import Backward
 from llcert.bounds.forward.outward import enclosing_ball
 from llcert.bounds.forward.slopes import row_weights
-from llcert.certify.proof_hint import ProofHint
-from llcert.certify.prover import Prover
+from llcert.certify.proof.hint import ProofHint
+from llcert.certify.proof.prover import Prover
 from llcert.certify.settings import Semantics
 from llcert.frontend.onnx_file import load, save
 from llcert.ir import Network, Node, place

@@ -30,8 +30,8 @@ from llcert.certify import (
     Verdict,
     positive,
 )
-from llcert.certify.proof_hint import ProofHint
-from llcert.certify.prover import provers_of
+from llcert.certify.proof.hint import ProofHint
+from llcert.certify.proof.provers import provers_of
 from llcert.errors import InvalidInput
 from llcert.ir import Input, Network, apply
 from llcert.ops import Linear, MaxMin, relu

@@ -149,7 +149,6 @@ def test_four_then_two_then_four(whole: Path, tmp_path: Path) -> None:
         (["--nope"], "No such option"),
         (["--eps", "-1"], "eps"),
         (["--fail-under", "101"], "--fail-under"),
-        (["--proof", "proof"], "--proof: one process alone"),
     ],
 )
 def test_bad_input_is_told_once(more: list[str], words: str) -> None:
@@ -175,3 +174,17 @@ def test_every_claim(run: Run, tmp_path: Path) -> None:
         with members(2, MEMBER, *asked, *more, "--out", str(two)) as processes:
             assert [c for c, _, _ in ended(processes)] == [code, 0]
         same(two, one)
+
+
+def test_a_certificate_by_two_processes_is_that_of_one(run: Run, tmp_path: Path) -> None:
+    """Evidence comes with the results, whichever process computes them."""
+    asked = ("certify", str(MODEL), "--samples", "12", "--batch-size", "2", "--stages", "local,crown-ball-intermediate")
+    assert run(*asked, "--proof", tmp_path / "one").code == 0
+    with members(2, MEMBER, *asked, "--proof", str(tmp_path / "two"), DEALT=str(tmp_path / "dealt")) as processes:
+        results = ended(processes)
+    assert [code for code, _, _ in results] == [0, 0], results
+    assert {rank for rank, _, _ in dealt(tmp_path / "dealt")} == {0, 1}
+    one, two = (sorted(p for p in (tmp_path / name).rglob("*") if p.is_file()) for name in ("one", "two"))
+    assert [p.name for p in one] == [p.name for p in two]
+    assert all(a.read_bytes() == b.read_bytes() for a, b in zip(one, two, strict=True))
+    assert run("check", tmp_path / "two").code == 0

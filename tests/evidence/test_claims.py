@@ -9,13 +9,14 @@ from typing import Any
 
 import pytest
 import torch
+from evidence.certified import evidence
 from random_graphs import random_image, random_network
 
-from llcert.certify import Certifier, Never, Radii, Settings, Specification, Top
+from llcert.certify import Never, Radii, Settings, Specification, Top
 from llcert.check import check
 from llcert.cli import main
 from llcert.errors import InvalidInput, UnsupportedModel
-from llcert.evidence import Recorder, open_folder
+from llcert.evidence import open_folder
 from llcert.ir import Network, apply
 from llcert.ops import relu
 
@@ -155,19 +156,17 @@ def test_random_graphs(specification: Specification, clipped: bool, tmp_path: Pa
         if net.classes < 3:
             continue
         images = image + 0.1 * torch.randn(3, *image.shape[1:], generator=torch.Generator().manual_seed(seed))
-        images, recorder = images.to(net.dtype), Recorder()
+        images = images.to(net.dtype)
         radii = Radii((0.001, 0.01, 0.1), ("1/1000", "0.01", "1e-1"))
         settings = Settings(radii, stages=("global", "local", "crown-ball"), specification=specification)
         try:
-            certifier = Certifier.of(net, settings, dtype=net.dtype, witness=recorder)
+            canonical, found = evidence(net, settings, images, net(images).argmax(1))
         except UnsupportedModel:
             continue
-        certifier(images, net(images).argmax(1), torch.arange(3))
-        assert recorder.canonical is not None
         folder = open_folder(tmp_path / str(seed), resume=False, overwrite=False)
-        folder.begin(recorder.canonical, eps=radii, semantics="real", about={}, specification=specification)
-        for index, evidence in sorted(recorder.found.items()):
-            folder.add(index, evidence)
+        folder.begin(canonical, eps=radii, semantics="real", about={}, specification=specification)
+        for index, one in sorted(found.items()):
+            folder.add(index, one)
         folder.commit()
         results = [*check(tmp_path / str(seed))]
         assert [r.reason for r in results if not r.accepted] == []

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from evidence.certified import evidence
 from moments import State, moments, put, state_of
 
 import llcert.evidence.folder
@@ -16,10 +17,10 @@ import llcert.machine.files
 import llcert.runs.pending_batches
 import llcert.runs.run_directory
 import llcert_train.folder
-from llcert.certify import Certifier, Semantics, Settings
+from llcert.certify import Semantics, Settings
 from llcert.check import check
 from llcert.errors import InvalidInput
-from llcert.evidence import Folder, Recorder
+from llcert.evidence import Answer, Canonical, Folder, ImageEvidence
 from llcert.evidence import open_folder as open_certificate
 from llcert.ir import Input, Network, apply
 from llcert.ops import Linear, relu
@@ -30,6 +31,8 @@ from llcert_train.metrics import Epoch
 from llcert_train.settings import Recipe
 
 from .test_run_directory import IDENTITY, OPTIONS, batch
+
+Kept = tuple[Canonical, dict[int, ImageEvidence]]
 
 MODULES = [llcert.runs.run_directory, llcert.runs.pending_batches, llcert.machine.files]
 OTHER = {**IDENTITY, "seed": 1}
@@ -50,10 +53,10 @@ def finished(path: Path, identity: dict[str, Any], *, resume: bool = False, over
     done = directory.begin(OPTIONS, identity)
     ahead = PendingBatches(path / PENDING)
     for number in range(len(done), 3):
-        result = ahead.get(number) or batch(2 * number)
+        answer = ahead.get(number) or Answer(batch(2 * number))
         if number < 2:
-            ahead.put(number + 1, batch(2 * number + 2))
-        directory.append(result)
+            ahead.put(number + 1, Answer(batch(2 * number + 2)))
+        directory.append(answer.result)
         ahead.drop(number)
     ahead.clear()
     directory.close()
@@ -99,34 +102,29 @@ def test_batches_of_a_run_that_was_replaced_are_not_taken_for_the_new_one_s(tmp_
     """Whatever of an earlier run is left without the run.json that says what it was asked."""
     out = tmp_path / "out"
     out.mkdir()
-    PendingBatches(out / PENDING).put(1, batch(90))
+    PendingBatches(out / PENDING).put(1, Answer(batch(90)))
     finished(out, IDENTITY, resume=True)
     finished(tmp_path / "whole", IDENTITY)
     assert state_of(out) == state_of(tmp_path / "whole")
 
 
 @pytest.fixture(scope="module")
-def proved() -> tuple[Recorder, list[int]]:
+def proved() -> Kept:
     """Evidence of a few images of a small network."""
     generator = torch.Generator().manual_seed(0)
     hidden = apply(relu(), apply(Linear(torch.randn(4, 3, generator=generator)), apply(Input((3,)))))
     network = Network(apply(Linear(torch.randn(2, 4, generator=generator)), hidden))
-    images, recorder = torch.rand(4, 3, generator=generator), Recorder()
-    certifier = Certifier.of(network, Settings(1e-3, stages=("global",)), witness=recorder)
-    certifier(images, network(images).argmax(1), torch.arange(4))
-    return recorder, sorted(recorder.found)
+    images = torch.rand(4, 3, generator=generator)
+    return evidence(network, Settings(1e-3, stages=("global",)), images, network(images).argmax(1))
 
 
-def certified(
-    path: Path, proved: tuple[Recorder, list[int]], name: str, *, resume: bool = False, overwrite: bool = False
-) -> Folder:
-    recorder, indices = proved
-    assert recorder.canonical is not None
+def certified(path: Path, proved: Kept, name: str, *, resume: bool = False, overwrite: bool = False) -> Folder:
+    canonical, found = proved
     folder = open_certificate(path, resume=resume, overwrite=overwrite)
     about = {"model": {"name": name}, "source": {}}
-    folder.begin(recorder.canonical, eps="0.001", semantics=Semantics.FLOAT32.value, about=about)
-    for index in indices:
-        folder.add(index, recorder.found[index])
+    folder.begin(canonical, eps="0.001", semantics=Semantics.FLOAT32.value, about=about)
+    for index, one in sorted(found.items()):
+        folder.add(index, one)
         folder.commit()
     return folder
 
@@ -137,7 +135,7 @@ def sound(path: Path) -> None:
         assert result.accepted or "cannot be read" in result.reason, result
 
 
-def test_a_killed_certificate_goes_on_or_is_replaced(tmp_path: Path, proved: tuple[Recorder, list[int]]) -> None:
+def test_a_killed_certificate_goes_on_or_is_replaced(tmp_path: Path, proved: Kept) -> None:
     module = llcert.evidence.folder
     with moments(tmp_path / "out", [module, llcert.machine.files]) as new:
         certified(tmp_path / "out", proved, "a")

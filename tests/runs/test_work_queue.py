@@ -15,6 +15,7 @@ from torch.distributed import HashStore
 
 from llcert.certify import BatchResult, LayerMeasure, Sample, StageCount, Verdict
 from llcert.errors import InvalidInput
+from llcert.evidence import Answer
 from llcert.machine.process_group import ProcessGroup
 from llcert.report.tally import rounded
 from llcert.runs.pending_batches import PendingBatches
@@ -22,25 +23,26 @@ from llcert.runs.records import batch_json, sample_json
 from llcert.runs.work_queue import WorkQueue
 
 
-def batch(number: int) -> BatchResult:
+def batch(number: int) -> Answer:
     """Two images, with numbers that do not end."""
     samples = tuple(
         Sample(i, 3, 3, Verdict.CERTIFIED, "local", i / 7, 2 / 3, None, radius=(i + 1) / 70, seconds=0.1)
         for i in (2 * number, 2 * number + 1)
     )
     layer = LayerMeasure(torch.tensor([1.1, torch.nan]), torch.tensor([3, number]), torch.tensor([0.25, 1.0]))
-    return BatchResult(samples, (StageCount("clean", 2, 0, 0.1),), (layer,))
+    return Answer(BatchResult(samples, (StageCount("clean", 2, 0, 0.1),), (layer,)))
 
 
-def lines(result: BatchResult) -> str:
+def lines(answer: Answer) -> str:
     """What a run writes of a batch."""
+    result = answer.result
     return json.dumps([batch_json(result), *(sample_json(s) for s in result.samples)])
 
 
-def slow(seed: int) -> Callable[[int], BatchResult]:
+def slow(seed: int) -> Callable[[int], Answer]:
     moment = random.Random(seed)
 
-    def compute(number: int) -> BatchResult:
+    def compute(number: int) -> Answer:
         time.sleep(moment.random() * 0.01)
         return batch(number)
 

@@ -13,7 +13,7 @@ from toy_runs import asked
 from toys import TOYS
 
 import llcert_train.crown
-from llcert.bounds.dual import Choice, Key
+from llcert.bounds.choices import Choice, Key
 from llcert.errors import InvalidInput
 from llcert.layout import Layout
 from llcert.relaxation import Relaxation

@@ -12,7 +12,7 @@ from llcert.bounds.forward.box import Hidden, box
 from llcert.ir import Node
 from llcert.program import Block
 from llcert.region import Region
-from llcert.rounding import DOUBLE
+from llcert.rounding import DOUBLE, downwards, upwards
 
 
 class Slack:
@@ -30,6 +30,10 @@ class Slack:
     def box_error(self, error: Tensor, size: Tensor) -> Tensor:
         """By how much that box is widened, at least `error`; size: of the numbers that are added up."""
         return error
+
+    def intermediate(self, ends: tuple[Tensor, Tensor], paid: Tensor, size: Tensor) -> tuple[Tensor, Tensor]:
+        """Intermediate bounds, lower and upper; paid: what they pay for rounding. size: as of `box_error`."""
+        return ends
 
     def error(self, error: Tensor) -> Tensor:
         """An error >= 0 of a value."""
@@ -70,6 +74,11 @@ class CheckerSlack(Slack):
 
     def box_error(self, error: Tensor, size: Tensor) -> Tensor:
         return error + (self.error(size * self.relative) + 2.0**-800)
+
+    def intermediate(self, ends: tuple[Tensor, Tensor], paid: Tensor, size: Tensor) -> tuple[Tensor, Tensor]:
+        """The checker pays for rounding by about as much as was paid here."""
+        room = self.box_error(paid, size)
+        return downwards(ends[0] - room), upwards(ends[1] + room)
 
     def error(self, error: Tensor) -> Tensor:
         """What is practically zero is left alone."""

@@ -11,7 +11,7 @@ from llcert.bounds import Trace
 from llcert.bounds.branching import Branching, Leaves
 from llcert.bounds.dual import Backward, differences
 from llcert.certify.batch import Batch, Known
-from llcert.certify.proof_hint import BranchCover, ProofHint
+from llcert.certify.proof.hint import BranchCover, ProofHint
 from llcert.certify.specification import positive
 from llcert.certify.stages.local import Local
 from llcert.certify.verdict import Finding, Verdict

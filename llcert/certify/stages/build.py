@@ -8,9 +8,8 @@ from functools import partial
 
 from llcert.bounds.branching import Branching
 from llcert.certify.attack import PGD, Deployed, Objective, Target
-from llcert.certify.explained import Witness
-from llcert.certify.proved import Proved
-from llcert.certify.prover import Prover
+from llcert.certify.proof.prover import Prover
+from llcert.certify.proof.stage import Proved
 from llcert.certify.settings import AttackKind, Settings
 from llcert.certify.stages.attack import Adversary, Attack, TargetedAttack
 from llcert.certify.stages.branch import Branch
@@ -27,19 +26,21 @@ def stages_of(
     settings: Settings,
     local: Local,
     provers: Mapping[Assurance, Prover],
-    witness: Witness | None,
+    *,
+    evidence: bool = False,
 ) -> tuple[Stage, ...]:
     """The clean prediction and the stages that were asked for; those that certify prove what they estimate.
 
     local: the stage of that name, whose forward passes others use. provers: of the assurance that is asked for and of
-    weaker ones; empty for estimates. witness: of deterministic proofs.
+    weaker ones; empty for estimates. evidence: whether proofs are returned with their
+    evidence.
     """
     target = Target(local.program, _deployed(network), settings.specification)
     adversary = Adversary(target, settings.pixel_range, settings.clip_input)
     stages = [_BUILD[name](settings, local, adversary) for name in settings.running]
     weaker = {a: p for a, p in provers.items() if a is not settings.assurance}
     proved = [
-        Proved(s, provers[settings.assurance], settings.assurance, weaker, witness)
+        Proved(s, provers[settings.assurance], settings.assurance, weaker, evidence)
         if provers and s.verdict is Verdict.CERTIFIED
         else s
         for s in stages

@@ -9,9 +9,10 @@ from torch import Tensor
 
 from llcert.bounds import Trace
 from llcert.bounds.ascent import Ascent, enough_to_prove
-from llcert.bounds.dual import Backward, Tightest, differences
+from llcert.bounds.choices import Tightest
+from llcert.bounds.dual import Backward, differences
 from llcert.certify.batch import Batch, Known
-from llcert.certify.proof_hint import FixedRelaxation, ProofHint
+from llcert.certify.proof.hint import FixedRelaxation, ProofHint
 from llcert.certify.specification import positive
 from llcert.certify.stages.local import Local
 from llcert.certify.verdict import Finding, Verdict

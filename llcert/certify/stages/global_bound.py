@@ -10,7 +10,7 @@ from torch import Tensor
 
 from llcert.bounds import GlobalBound, LastLayer
 from llcert.certify.batch import Batch, Known
-from llcert.certify.proof_hint import ProofHint
+from llcert.certify.proof.hint import ProofHint
 from llcert.certify.specification import FIRST, Specification, positive
 from llcert.certify.verdict import Finding, Verdict
 from llcert.layout import flat

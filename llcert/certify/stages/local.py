@@ -22,7 +22,7 @@ from llcert.bounds.boxes import Asked, backward_boxes
 from llcert.bounds.dual import Backward
 from llcert.bounds.forward.starts import nudged
 from llcert.certify.batch import Batch, Known, Traces
-from llcert.certify.proof_hint import ProofHint
+from llcert.certify.proof.hint import ProofHint
 from llcert.certify.specification import FIRST, Specification, positive
 from llcert.certify.verdict import Finding, LayerMeasure, Verdict
 from llcert.layout import flat
@@ -89,7 +89,7 @@ class Local:
         start = Start.SAVED if saved else self.start
         arithmetic = EstimatedArithmetic(self.bound, solver=self.solver, start=start, saved=saved, seed=batch.seeds)
         boxes = backward_boxes(self.backward(), masked, self.asked.probes)
-        trace = propagate(self.program, self.ball(batch), arithmetic, boxes=boxes)
+        trace = propagate(self.program, self.ball(batch), arithmetic, boxes={n: b.ends for n, b in boxes.items()})
         return trace, replace(traces, refined=trace)
 
     @cached_property

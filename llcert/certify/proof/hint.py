@@ -5,7 +5,7 @@ A hint is never trusted: the prover evaluates the bound it names, in float64 wit
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
 import torch
@@ -13,7 +13,7 @@ from torch import Tensor
 
 from llcert.bounds import RowWeighting
 from llcert.bounds.branching import Leaves
-from llcert.bounds.dual import Choice, Key
+from llcert.bounds.choices import Choice, Choices
 
 
 @dataclass(frozen=True)
@@ -26,7 +26,7 @@ class FixedRelaxation:
 
     images: Tensor
     classes: Tensor
-    choices: Mapping[Key, Choice]
+    choices: Choices
 
     @staticmethod
     def joined(parts: Sequence[FixedRelaxation]) -> FixedRelaxation | None:
@@ -41,18 +41,16 @@ class FixedRelaxation:
 
     def find(self, images: Tensor, classes: Tensor) -> tuple[Tensor, Tensor]:
         """Which of these objectives are known: their positions among the arguments, and among `self.images`."""
-        known = {pair: i for i, pair in enumerate(zip(self.images.tolist(), self.classes.tolist(), strict=True))}
-        there = [known.get(pair, -1) for pair in zip(images.tolist(), classes.tolist(), strict=True)]
-        found = torch.tensor(there, dtype=torch.int64, device=images.device)
-        here = torch.nonzero(found >= 0)[:, 0]
-        return here, found[here]
+        return _known((self.images, self.classes), (images, classes))
 
-    def fill(self, choices: Mapping[Key, Choice], images: Tensor, classes: Tensor) -> None:
-        """Overwrites `choices`, in float64, with what is known of these objectives."""
+    def filled(self, choices: Choices, images: Tensor, classes: Tensor) -> Choices:
+        """The choices for these objectives, in float64, with what is known of some in place of what they were."""
         here, there = self.find(images, classes)
+        found = {k: Choice(c.slopes.clone(), c.lam.clone()) for k, c in choices.items()}
         for key, known in self.choices.items():
-            choices[key].slopes[here] = known.slopes[there].double()
-            choices[key].lam[here] = known.lam[there].double()
+            found[key].slopes[here] = known.slopes[there].double()
+            found[key].lam[here] = known.lam[there].double()
+        return found
 
     def select(self, positions: Tensor) -> FixedRelaxation:
         """The objectives of some images, which are then counted in this order; positions: index."""
@@ -72,11 +70,24 @@ class BranchCover:
     classes: Tensor
     leaves: Leaves
 
+    def find(self, images: Tensor, classes: Tensor) -> tuple[Tensor, Tensor]:
+        """Which of these objectives are known: their positions among the arguments, and among `self.images`."""
+        return _known((self.images, self.classes), (images, classes))
+
     def select(self, positions: Tensor) -> BranchCover:
         """The objectives of some images, which are then counted in this order; positions: index."""
         kept, images = _among(self.images, positions)
         leaf, rows = _among(self.leaves.rows, kept)
         return BranchCover(images, self.classes[kept], replace(self.leaves.select(leaf), rows=rows))
+
+
+def _known(pairs: tuple[Tensor, Tensor], asked: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
+    """Which of the pairs asked for are known: their positions there, and among the known ones."""
+    known = {pair: i for i, pair in enumerate(zip(*(p.tolist() for p in pairs), strict=True))}
+    there = [known.get(pair, -1) for pair in zip(*(p.tolist() for p in asked), strict=True)]
+    found = torch.tensor(there, dtype=torch.int64, device=asked[0].device)
+    here = torch.nonzero(found >= 0)[:, 0]
+    return here, found[here]
 
 
 def _among(values: Tensor, wanted: Tensor) -> tuple[Tensor, Tensor]:
@@ -108,7 +119,7 @@ class ProofHint:
     liplt: bool = False
 
     def select(self, positions: Tensor) -> ProofHint:
-        """The plan for some images; positions: index."""
+        """The hint for some images; positions: index."""
         relaxation, cover = self.relaxation, self.cover
         return replace(
             self,
