@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,8 +15,6 @@ from llcert.errors import InvalidInput
 from llcert.machine.memory import free_memory
 
 Positions = npt.NDArray[np.int64]
-Progress = Callable[[int], None]
-"""Is told how many images were read since it was last called."""
 
 TEST_SHARE = 0.2
 _DEVICE_SHARE = 0.4
@@ -87,13 +84,13 @@ class TrainingData:
     device: torch.device
 
     @classmethod
-    def of(cls, dataset: Dataset, device: torch.device, progress: Progress | None = None) -> TrainingData:
+    def of(cls, dataset: Dataset, device: torch.device) -> TrainingData:
         """Every image of the data set, as bytes where all values are exactly k/255, else as float32.
 
         They stay on the CPU where they take more than 40 % of what is free on the device.
         Raises InvalidInput where an image cannot be decoded, or the machine has too little memory for all of them.
         """
-        pixels, scale = _read(dataset, progress or _silent)
+        pixels, scale = _read(dataset)
         if pixels.nbytes <= _DEVICE_SHARE * free_memory(device):
             pixels = pixels.to(device)
         return cls(pixels, torch.tensor(dataset.labels, device=device), scale, device)
@@ -132,7 +129,14 @@ class TrainingData:
         return f"training images: {len(self):,} as {kind} ({_size(self.pixels.nbytes)}) on {self.pixels.device}{way}"
 
 
-def _read(dataset: Dataset, progress: Progress) -> tuple[Tensor, float]:
+def some_images(train: Dataset, count: int, seed: int) -> tuple[Tensor, Tensor]:
+    """Images and labels, so many of them at random."""
+    chosen = order(seed=seed, epoch=-1, count=len(train))[:count]
+    data = TrainingData.of(subset(train, chosen.numpy(), "train"), torch.device("cpu"))
+    return data.batch(torch.arange(len(chosen)))
+
+
+def _read(dataset: Dataset) -> tuple[Tensor, float]:
     """Pixels `[images, *shape]` and their scale: bytes until the first image that is not made of them."""
     pixels, scale, done = _room(dataset, torch.uint8), _BYTES, 0
     chunk = max(1, _CHUNK // pixels[0].numel())
@@ -144,7 +148,6 @@ def _read(dataset: Dataset, progress: Progress) -> tuple[Tensor, float]:
             pixels, scale, found = floats, 1.0, batch.images  # training may round
         pixels[done : done + len(found)] = found
         done += len(found)
-        progress(len(found))
     return pixels, scale
 
 
@@ -161,10 +164,6 @@ def _as_bytes(images: Tensor) -> Tensor | None:
     levels = (images * _BYTES).round().clamp(0, _BYTES).to(torch.uint8)
     same = torch.equal((levels / _BYTES).view(torch.int32), images.float().view(torch.int32))
     return levels if same else None
-
-
-def _silent(images: int) -> None:
-    """Progress that nobody watches."""
 
 
 def _size(count: int) -> str:

@@ -25,9 +25,9 @@ from toy_runs import SMALL, Asked, Run, same, timeless_state
 from llcert.cli import main as llcert
 from llcert_train.budget import Budget
 from llcert_train.finetune import Step, finetune
-from llcert_train.job import Task
 from llcert_train.objective import Objective
 from llcert_train.settings import Recipe
+from llcert_train.task import Task
 from llcert_train.team import Team, assembled
 from llcert_train.trainer import Diverged
 

@@ -17,9 +17,10 @@ from llcert.ir import Input, Network, apply
 from llcert.ops import Conv, Linear, Reshape, relu
 from llcert_train.finetune import Planned, Step, finetune
 from llcert_train.folder import METRICS, TrainingFolder, open_folder
-from llcert_train.job import Job, Task, prepare
+from llcert_train.job import Job, prepare
 from llcert_train.metrics import Epoch
 from llcert_train.settings import Recipe
+from llcert_train.task import Task, resolve
 from llcert_train.team import Team
 from llcert_train.trainer import Trainer
 
@@ -52,6 +53,12 @@ def small_network(seed: int = 0, *, classes: int = 3, metadata: Mapping[str, str
     return Network(logits, input_name="picture", output_name="scores", metadata=dict(metadata or {}))
 
 
+def prepared(task: Task, recipe: Recipe, team: Team | None = None) -> Job:
+    """The run of a task and a recipe, its data loaded."""
+    resolved = resolve(task, recipe)
+    return prepare(resolved, resolved.datasets(), team=team)
+
+
 @dataclass(frozen=True)
 class Asked:
     """A task and a recipe, which can be prepared any number of times, by one process or several."""
@@ -61,7 +68,7 @@ class Asked:
     team: Team = field(default_factory=Team)
 
     def job(self) -> Job:
-        return prepare(self.task, self.recipe, team=self.team)
+        return prepared(self.task, self.recipe, self.team)
 
     def begun(self, out: Path, *, resume: bool = False) -> Run:
         """A run in its folder, which went on from the checkpoint that lies there."""

@@ -16,7 +16,7 @@ from llcert.options.certification import ASKED, OUTPUT
 from llcert_train.settings import GROUPS, Recipe, kind_of
 
 if TYPE_CHECKING:
-    from llcert_train.job import Task
+    from llcert_train.task import Task
 
 RecipeName = Annotated[
     str | None,
@@ -107,7 +107,7 @@ def _asked(
     model: Path | None, test_data: str | None, given: dict[str, Any], names: tuple[str, ...]
 ) -> tuple[Task, dict[str, Any]]:
     """The task, and the fields of a recipe that were given. names: of the options of a certification among them."""
-    from llcert_train.job import Task
+    from llcert_train.task import Task
 
     options = Options.given(**{name: given[name] for name in names})
     task = Task(model, test_data=test_data, **{name: getattr(options, name) for name in names})

@@ -30,10 +30,11 @@ from llcert.runs.run_directory import SUMMARY
 from llcert_train.card import card
 from llcert_train.finetune import Planned, Step, finetune
 from llcert_train.folder import TrainingFolder, open_folder
-from llcert_train.job import Job, Task, prepare
+from llcert_train.job import Job, prepare
 from llcert_train.metrics import Epoch, HeldOut
 from llcert_train.precision import settle
 from llcert_train.settings import Recipe, read_recipe
+from llcert_train.task import Task, resolve
 from llcert_train.team import assembled
 from llcert_train.zoo import ARCHITECTURES
 
@@ -63,7 +64,8 @@ def run(request: Request) -> int:
     device = own_device(device_of(request.task.device))
     try:
         with assembled(device) as team:
-            job = prepare(request.task, recipe, team=team, progress=DownloadProgress(console))
+            resolved = resolve(request.task, recipe)
+            job = prepare(resolved, resolved.datasets(DownloadProgress(console)), team=team)
             folder.begin(request.task.to_json(), recipe.to_json(), job.identity)
             finished = _trained(job, folder, console)
         if not finished:
@@ -109,7 +111,7 @@ def _trained(job: Job, folder: TrainingFolder, console: Console) -> bool:
             if isinstance(event, Step):
                 progress.left(event.total - event.done if event.left is None else event.left)
             else:
-                table.tell(event)
+                table.show(event)
             if trainer.team.any(stopped.is_set, trainer.program.device):
                 folder.save(trainer.state())
                 return False
@@ -126,7 +128,7 @@ class _Table:
         self._console = console
         self._headed = False
 
-    def tell(self, event: Planned | Epoch) -> None:
+    def show(self, event: Planned | Epoch) -> None:
         if isinstance(event, Planned):
             for words in (event.sentence, event.warning):
                 if words:

@@ -195,13 +195,6 @@ def test_images_come_in_the_shape_the_set_is_read_in() -> None:
     assert agrees(data, source)
 
 
-def test_progress_counts_every_image_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(llcert_train.data, "_CHUNK", 64 * 5 + 1)
-    told: list[int] = []
-    TrainingData.of(every_byte(), CPU, told.append)
-    assert told == [5, 5, 5, 1]
-
-
 def test_images_larger_than_a_chunk_are_read_one_by_one(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(llcert_train.data, "_CHUNK", 3)
     assert agrees(TrainingData.of(every_byte(), CPU), every_byte())

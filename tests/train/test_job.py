@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 from mutations import mutated
-from toy_runs import Asked, asked, same, small_network
+from toy_runs import Asked, asked, prepared, same, small_network
 from toys import blobs
 
 import llcert
@@ -24,8 +24,9 @@ from llcert.frontend.adapt import adapt
 from llcert.ir import Input, Network, apply
 from llcert.ops import Clamp, Linear, Reshape, Tanh, Transpose, relu
 from llcert_train import zoo
-from llcert_train.job import Job, Task, _augmented, prepare
+from llcert_train.job import Job, _augmented
 from llcert_train.settings import Recipe
+from llcert_train.task import Task
 from llcert_train.trainer import Diverged
 
 MODELS = Path(__file__).parents[2] / "models"
@@ -70,8 +71,8 @@ def watched(job: Job) -> list[bytes]:
 
 
 def test_a_model_names_its_data_and_its_radius() -> None:
-    job = prepare(Task(MODELS / "digits_relu.onnx", device="cpu"), Recipe())
-    assert (job.question.data, job.question.eps, job.watch.eps) == ("digits", "0.5", 0.5)
+    job = prepared(Task(MODELS / "digits_relu.onnx", device="cpu"), Recipe())
+    assert (job.options.data, job.options.eps, job.watch.eps) == ("digits", "0.5", 0.5)
     assert (job.test.name, job.test.split, len(job.test)) == ("digits", "test", 360)
     assert len(job.trainer.data) + job.watch.images.shape[0] == 1437
     assert job.trainer.schedule.radius(1.0) == pytest.approx(1.1 * 0.5)
@@ -81,8 +82,8 @@ def test_a_model_names_its_data_and_its_radius() -> None:
 def test_what_is_asked_wins_over_the_file(tmp_path: Path) -> None:
     path = saved(small_network(metadata={"data": "digits", "eps": "0.5", "mean": "0.25"}), tmp_path / "m.onnx")
     data = data_file(tmp_path / "d.npz", [0, 1, 2] * 10)
-    job = prepare(Task(path, mean=(0.5,), device="cpu"), Recipe(data=data, eps="1/8"))
-    assert (job.question.data, job.question.eps, job.watch.eps, job.question.mean) == (data, "1/8", 0.125, (0.5,))
+    job = prepared(Task(path, mean=(0.5,), device="cpu"), Recipe(data=data, eps="1/8"))
+    assert (job.options.data, job.options.eps, job.watch.eps, job.options.mean) == (data, "1/8", 0.125, (0.5,))
 
 
 @pytest.mark.parametrize(("metadata", "words"), [({}, "names no data"), ({"data": "digits"}, "names no eps")])
@@ -139,7 +140,7 @@ def test_a_test_set_may_lack_the_last_classes(tmp_path: Path) -> None:
     """A path counts the classes that it happens to hold."""
     train, test = data_file(tmp_path / "d.npz", [0, 1, 2] * 10), data_file(tmp_path / "t.npz", [0, 1, 1])
     for model in (None, saved(small_network(), tmp_path / "m.onnx")):
-        job = prepare(Task(model, test_data=test, device="cpu"), Recipe(data=train, eps="0.1", arch="mlp"))
+        job = prepared(Task(model, test_data=test, device="cpu"), Recipe(data=train, eps="0.1", arch="mlp"))
         assert len(llcert.certify(job.network(), job.test).samples) == 3
 
 
@@ -186,7 +187,7 @@ def test_one_image_a_class_cannot_be_split(tmp_path: Path) -> None:
 def test_two_images_a_class_are_enough_with_test_images(tmp_path: Path) -> None:
     data, test = (data_file(tmp_path / f"{n}.npz", [0, 1, 2] * n) for n in (2, 1))
     path = saved(small_network(), tmp_path / "m.onnx")
-    job = prepare(Task(path, test_data=test, device="cpu"), Recipe(data=data, eps="0.1", batch=2))
+    job = prepared(Task(path, test_data=test, device="cpu"), Recipe(data=data, eps="0.1", batch=2))
     assert (len(job.trainer.data), len(job.watch.images), len(job.test)) == (3, 3, 3)
     job.trainer.train_step()
 
@@ -223,7 +224,7 @@ def test_nothing_to_clip(kind: str, tmp_path: Path) -> None:
     for activation in ("relu-theta", "maxmin", "maxmin-clipped"):
         question = Asked(Task(path), Recipe(data=data, eps="0.1", activation=activation))
         assert "--activation keep" in refused(question, "no ReLU and no MaxMin")
-    job = prepare(Task(path, device="cpu"), Recipe(data=data, eps="0.1", activation="keep", warm_up=0.0))
+    job = prepared(Task(path, device="cpu"), Recipe(data=data, eps="0.1", activation="keep", warm_up=0.0))
     for _ in range(2):
         job.trainer.train_step()
 
@@ -336,7 +337,7 @@ def test_named_data_have_their_own_test_images(tmp_path: Path) -> None:
 def test_a_path_with_test_images_is_trained_on_whole(tmp_path: Path) -> None:
     train = data_file(tmp_path / "train.npz", [0, 1, 2] * 20, seed=1)
     test = data_file(tmp_path / "test.npz", [0, 1, 2] * 5, seed=2)
-    job = prepare(Task(None, test_data=test, device="cpu"), Recipe(data=train, eps="0.1", arch="mlp", held_out=6))
+    job = prepared(Task(None, test_data=test, device="cpu"), Recipe(data=train, eps="0.1", arch="mlp", held_out=6))
     assert sorted(trained_on(job) + watched(job)) == sorted(pixels_of(load_dataset(train)))
     assert pixels_of(job.test) == pixels_of(load_dataset(test))
 
@@ -371,7 +372,7 @@ def test_held_out_images_are_spread_over_the_classes(asked_for: int, held: int, 
     """At most half of all: something must be left to train on."""
     train = data_file(tmp_path / "d.npz", [0, 1, 2] * 40)
     task = Task(None, test_data=train, device="cpu")
-    job = prepare(task, Recipe(data=train, eps="0.1", arch="mlp", held_out=asked_for))
+    job = prepared(task, Recipe(data=train, eps="0.1", arch="mlp", held_out=asked_for))
     assert len(job.watch.images) == held
     assert torch.bincount(job.watch.labels).tolist() == [held // 3] * 3
     assert not set(watched(job)) & set(trained_on(job))
@@ -381,7 +382,7 @@ def test_images_and_labels_stay_together(tmp_path: Path) -> None:
     data = data_file(tmp_path / "d.npz", [0, 1, 2] * 20)
     whole = load_dataset(data)
     label_of = dict(zip(pixels_of(whole), whole.labels.tolist(), strict=True))
-    job = prepare(Task(None, device="cpu"), Recipe(data=data, eps="0.1", arch="mlp", held_out=6))
+    job = prepared(Task(None, device="cpu"), Recipe(data=data, eps="0.1", arch="mlp", held_out=6))
     _, labels = job.trainer.data.batch(torch.arange(len(job.trainer.data)))
     for images, found in (
         (trained_on(job), labels.tolist()),
@@ -417,7 +418,7 @@ def test_surgery_costs_no_accuracy(quantile: float, tmp_path: Path) -> None:
 
 def test_surgery_that_would_cost_accuracy_is_out_of_reach() -> None:
     """Half of all values clipped ruins a network that knows its digits; the largest of them clip nothing."""
-    job = prepare(Task(MODELS / "digits_relu.onnx", device="cpu"), Recipe(quantile=0.5))
+    job = prepared(Task(MODELS / "digits_relu.onnx", device="cpu"), Recipe(quantile=0.5))
     (note,) = (n for n in job.notes if n.startswith("surgery"))
     assert "quantile 1)" in note
     images, _ = job.trainer.data.batch(torch.arange(len(job.trainer.data)))
@@ -472,7 +473,7 @@ def test_the_file_keeps_the_names_and_says_what_certifying_it_takes(tmp_path: Pa
     model = saved(network, tmp_path / "m.onnx")
     data = data_file(tmp_path / "d.npz", [0, 1, 2] * 10)
     task = Task(model, mean=(0.4,), std=(0.3,), layout="NCHW", device="cpu")
-    job = prepare(task, Recipe(data=data, eps="36/255", warm_up=0.0, batch=5))
+    job = prepared(task, Recipe(data=data, eps="36/255", warm_up=0.0, batch=5))
     for _ in range(3):
         job.trainer.train_step()
     after = exported(job, tmp_path / "out.onnx")
@@ -500,7 +501,7 @@ def test_the_file_is_certified_as_it_was_watched(tmp_path: Path) -> None:
     """By its metadata alone."""
     model = saved(small_network(), tmp_path / "m.onnx")
     data = data_file(tmp_path / "d.npz", [0, 1, 2] * 10)
-    job = prepare(Task(model, mean=(0.4,), std=(0.3,), device="cpu"), Recipe(data=data, eps="0.05"))
+    job = prepared(Task(model, mean=(0.4,), std=(0.3,), device="cpu"), Recipe(data=data, eps="0.05"))
     after = exported(job, tmp_path / "out.onnx")
     report = llcert.certify(after, (job.watch.images, job.watch.labels))
     held = job.watch({})
@@ -512,17 +513,17 @@ def test_the_file_is_certified_as_it_was_watched(tmp_path: Path) -> None:
 
 
 def test_a_named_set_stays_named(tmp_path: Path) -> None:
-    job = prepare(Task(MODELS / "digits_relu.onnx", device="cpu"), Recipe(eps="0.25"))
+    job = prepared(Task(MODELS / "digits_relu.onnx", device="cpu"), Recipe(eps="0.25"))
     after = exported(job, tmp_path / "out.onnx")
     assert (after.metadata["data"], after.metadata["eps"]) == ("digits", "0.25")
-    new = prepare(Task(None, device="cpu"), Recipe(data="digits", eps="0.25", arch="mlp"))
+    new = prepared(Task(None, device="cpu"), Recipe(data="digits", eps="0.25", arch="mlp"))
     assert exported(new, tmp_path / "new.onnx").metadata == {"data": "digits", "eps": "0.25"}
 
 
 def test_a_path_that_the_model_names_is_not_passed_on(tmp_path: Path) -> None:
     data = data_file(tmp_path / "d.npz", [0, 1, 2] * 10)
     model = saved(small_network(metadata={"data": data, "eps": "0.1"}), tmp_path / "m.onnx")
-    after = exported(prepare(Task(model, device="cpu"), Recipe()), tmp_path / "out.onnx")
+    after = exported(prepared(Task(model, device="cpu"), Recipe()), tmp_path / "out.onnx")
     assert "data" not in after.metadata
     assert b"d.npz" not in (tmp_path / "out.onnx").read_bytes()
 
@@ -535,7 +536,7 @@ def test_networks_that_want_their_channels_last(layout: str | None, tmp_path: Pa
     network = Network(apply(Linear(torch.eye(6)[:3]), apply(relu(), apply(Linear(weight), flat))))
     model = saved(network, tmp_path / "m.onnx")
     data = data_file(tmp_path / "d.npz", [0, 1, 2] * 10, (2, 4, 5))
-    job = prepare(Task(model, layout=layout, device="cpu"), Recipe(data=data, eps="0.1", activation="keep"))
+    job = prepared(Task(model, layout=layout, device="cpu"), Recipe(data=data, eps="0.1", activation="keep"))
     job.trainer.train_step()
     after = exported(job, tmp_path / "out.onnx")
     assert after.input.shape == (4, 5, 2)
@@ -551,7 +552,7 @@ def test_a_network_in_double_precision_stays_one(tmp_path: Path) -> None:
     network = Network(apply(Linear(weight[:3, :8]), apply(relu(), apply(Linear(weight), flat))))
     model = saved(network, tmp_path / "m.onnx")
     data = data_file(tmp_path / "d.npz", [0, 1, 2] * 10)
-    job = prepare(Task(model, device="cpu"), Recipe(data=data, eps="0.1", warm_up=0.0))
+    job = prepared(Task(model, device="cpu"), Recipe(data=data, eps="0.1", warm_up=0.0))
     job.trainer.train_step()
     job.trainer.train_step()
     assert all(leaf.dtype == torch.float64 for leaf in job.trainer.weights.leaves.values())
@@ -568,7 +569,7 @@ def test_identity_changes_with_whatever_matters(tmp_path: Path) -> None:
     model = saved(small_network(), tmp_path / "m.onnx")
 
     def identity(task: Task, **recipe: Any) -> dict[str, Any]:
-        return prepare(replace(task, device="cpu"), Recipe(**{"data": data, "eps": "0.1", **recipe})).identity
+        return prepared(replace(task, device="cpu"), Recipe(**{"data": data, "eps": "0.1", **recipe})).identity
 
     base = identity(Task(model))
     assert base == identity(Task(model, stages=Settings(eps=0.1).stages, assurance="deterministic")), "the defaults"
