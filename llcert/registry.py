@@ -10,9 +10,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from llcert.batch_size import BATCH, BatchSize, DependsOnBatch, Size
 from llcert.errors import UnsupportedModel
 from llcert.ir import Node, Op, Shape
+from llcert.ir.batch_size import BATCH, BatchSize, DependsOnBatch, Size
 
 Value = Node | Tensor
 """A value in a foreign graph: a Node if it depends on the image, a Tensor if it is known."""

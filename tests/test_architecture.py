@@ -14,7 +14,7 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 LAYERS = (
-    ("batch_size", "errors", "gradients", "layout", "rounding"),
+    ("errors", "gradients", "layout", "rounding"),
     ("check", "machine", "options", "region", "relaxation"),
     ("spectral",),
     ("ir",),

@@ -13,7 +13,6 @@ import onnx
 import torch
 from onnx import TensorProto
 
-from llcert.batch_size import BATCH, DependsOnBatch, Size
 from llcert.errors import UnsupportedModel
 from llcert.frontend.advice import advice
 from llcert.frontend.attributes import attributes
@@ -25,6 +24,7 @@ from llcert.frontend.nested import nodes_within, subgraphs
 from llcert.frontend.normalise import Graph, reads, where
 from llcert.frontend.signature import check_types, defaults, element_type, schema
 from llcert.ir import Input, Node, apply
+from llcert.ir.batch_size import BATCH, DependsOnBatch, Size
 from llcert.ops.movement import reshaped
 from llcert.registry import Call, onnx_importers
 

@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 from onnx import helper
 
-from llcert.batch_size import Size
+from llcert.ir.batch_size import Size
 
 Array = npt.NDArray[Any]
 Attributes = Mapping[str, Any]

@@ -8,10 +8,10 @@ from typing import Any, Final
 import numpy as np
 import onnx
 
-from llcert.batch_size import BATCH, BatchSize, DependsOnBatch
 from llcert.frontend.attributes import attributes
 from llcert.frontend.constants import Constant, Repeated, SymbolicSizes, settled, sizes_of
 from llcert.frontend.rules import Array, symbolic_rule_for
+from llcert.ir.batch_size import BATCH, BatchSize, DependsOnBatch
 
 Plain = Callable[[onnx.NodeProto, Sequence[Array]], Array]
 """The first output of a node on arrays."""

@@ -13,13 +13,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from llcert.batch_size import BATCH, BatchSize, DependsOnBatch, Size
 from llcert.errors import UnsupportedModel
 from llcert.frontend.advice import advice
 from llcert.frontend.limits import Budget
 from llcert.frontend.promotion import known, promoted
 from llcert.frontend.torch_original import TorchOriginal
 from llcert.ir import LARGEST, Input, Network, Node, apply, format_name, topological
+from llcert.ir.batch_size import BATCH, BatchSize, DependsOnBatch, Size
 from llcert.ops.cast import cast
 from llcert.passes import canonicalise, check_legal, notes_of, strip_head
 from llcert.registry import Call, ForEveryImage, Importer, Sizes, torch_importers

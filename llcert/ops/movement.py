@@ -9,8 +9,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from llcert.batch_size import BATCH, BatchSize, Size
 from llcert.ir import LinearOp, Node, Shape, apply, number
+from llcert.ir.batch_size import BATCH, BatchSize, Size
 from llcert.registry import Call, OnnxBuilder, batched_shape, common_shape, from_onnx, from_torch_op, to_onnx
 
 

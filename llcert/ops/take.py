@@ -10,8 +10,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from llcert.batch_size import Size
 from llcert.ir import LONGEST_AXIS, Node, Shape, apply
+from llcert.ir.batch_size import Size
 from llcert.ops.movement import Movement, reshaped
 from llcert.registry import Call, OnnxBuilder, from_onnx, from_torch_op, to_onnx
 

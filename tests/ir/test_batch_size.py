@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from llcert.batch_size import BATCH, BatchSize, DependsOnBatch
+from llcert.ir.batch_size import BATCH, BatchSize, DependsOnBatch
 
 BATCHES = (1, 2, 3, 5, 12, 7919)
 OPERANDS: tuple[int | BatchSize, ...] = (-7919, -1, 0, 1, 2, 3, 6, 12, 7919, BATCH, BatchSize(2), BatchSize(6))
