@@ -32,7 +32,7 @@ Change = Callable[[np.random.Generator, Arrays], bool]
 """Edits the arrays of a file; False where there is nothing of the kind to take away."""
 
 _REGION = re.compile(r"(first\.)?\d+\.(centre|lower|upper|weights|radius|after)")
-_BOXES = 0.999
+_BOXES = 0.98  # rows that narrow a box leave up to a hundredth of it as room
 _RADII = 0.99
 _NORMS = 0.5  # a norm may be the whole layer's, of which masks leave less
 
@@ -91,7 +91,8 @@ def smaller_box(rng: np.random.Generator, arrays: Arrays) -> bool:
     return True
 
 
-def smaller_weight(rng: np.random.Generator, arrays: Arrays) -> bool:
+def lost_weight(rng: np.random.Generator, arrays: Arrays) -> bool:
+    """Of an entry that has one; between 0 and 1 a weight may be larger than its chord."""
     name = chosen(rng, arrays, "weights")
     if name is None:
         return False
@@ -99,7 +100,7 @@ def smaller_weight(rng: np.random.Generator, arrays: Arrays) -> bool:
     (held,) = np.nonzero(weights)
     if not held.size:
         return False
-    weights[held[rng.integers(held.size)]] *= _RADII
+    weights[held[rng.integers(held.size)]] = 0
     arrays[name] = weights
     return True
 
@@ -167,7 +168,7 @@ EVIDENCE: dict[str, Change] = {
     "radius": smaller_radius,
     "after": smaller_after,
     "box": smaller_box,
-    "chord": smaller_weight,
+    "chord": lost_weight,
     "centre": moved_centre,
     "image": moved_image,
     "missing": missing,
