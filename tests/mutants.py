@@ -363,10 +363,10 @@ MUTANTS = (
     ),
     Mutant(
         "entries share a row though something meets",
-        "_carry",
+        "_pass_on",
         "(before != arriving)[both].any()",
         "False",
-        "tests/bounds/test_boxes.py::test_shared_rows_give_what_each_row_gives_alone",
+        "tests/bounds/test_intermediate.py::test_shared_rows_give_what_each_row_gives_alone",
     ),
     Mutant(
         "a part of the ball lost between two cuts",

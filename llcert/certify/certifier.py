@@ -78,7 +78,7 @@ class Certifier:
             settings.start,
             settings.within,
             settings.specification,
-            other=provers[settings.assurance].asked if provers else None,
+            other=provers[settings.assurance].colorings if provers else None,
         )
         stages = stages_of(network, settings, local, provers, evidence=checkable is not None)
         originals, search = None, None

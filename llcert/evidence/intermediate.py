@@ -7,8 +7,8 @@ import torch
 from numpy.typing import NDArray
 
 from llcert.bounds import Trace
-from llcert.bounds.boxes import BackwardBox
 from llcert.bounds.choices import Key
+from llcert.bounds.intermediate import IntermediateBounds
 from llcert.certify import Regions
 from llcert.evidence.canonical import Arrays, Canonical
 from llcert.evidence.regions import flat_array, region_arrays
@@ -39,15 +39,15 @@ def intermediate(canonical: Canonical, regions: Regions, i: int) -> Arrays:
     return arrays
 
 
-def _cutting(box: BackwardBox, z: Region, i: int) -> NDArray[np.int64]:
+def _cutting(box: IntermediateBounds, z: Region, i: int) -> NDArray[np.int64]:
     """The entries whose region is as small as it is because of a backward row."""
     lower, upper = (flat(end[i : i + 1])[0] for end in box.ends)
     cut = (lower >= flat(z.lower[i : i + 1])[0]) | (upper <= flat(z.upper[i : i + 1])[0])
-    rows = box.asked[i] & torch.isfinite(lower) & torch.isfinite(upper) & cut
+    rows = box.bounded[i] & torch.isfinite(lower) & torch.isfinite(upper) & cut
     return torch.nonzero(rows)[:, 0].cpu().numpy()
 
 
-def _rows(canonical: Canonical, number: int, box: BackwardBox, entries: NDArray[np.int64], i: int) -> Arrays:
+def _rows(canonical: Canonical, number: int, box: IntermediateBounds, entries: NDArray[np.int64], i: int) -> Arrays:
     """Which entries of a block have rows, and the multipliers of these at every block below."""
     numbers, blocks = canonical.numbers, canonical.program.blocks
     k = numbers[blocks[number].node]

@@ -11,9 +11,9 @@ from torch import Tensor
 
 from llcert.bounds import TIGHT, GlobalBound, Slack, Trace, VerifiedArithmetic, pairwise_margins, propagate
 from llcert.bounds.ascent import Ascent
-from llcert.bounds.boxes import Asked, BackwardBox, backward_boxes
 from llcert.bounds.dual import Backward, differences
 from llcert.bounds.forward.outward import enclosing_ball
+from llcert.bounds.intermediate import Colorings, IntermediateBounds, intermediate_bounds
 from llcert.certify.heads import rounding, told_apart
 from llcert.certify.proof.attempts import Attempt, Objectives, ascended, branched, closed, repeated
 from llcert.certify.proof.hint import ProofHint
@@ -41,7 +41,7 @@ class Prover:
 
     program: in float64. bound: its proved norms. solver: of local norms. side: what they must be at least. eps: not
     below the radius that was asked. deployed: whether of the network as it is run too; else in real numbers alone.
-    asked: what asks for boxes of the program's blocks. ascent: the last attempt on objectives that the estimate
+    colorings: the rows of the program's intermediate bounds. ascent: the last attempt on objectives that the estimate
     certified. within: the range of pixels that a claim is restricted to. slack: room for a checker. specification:
     whose margins count. heads: of the network, behind its logits. liplt: the bound with LipLT in it, costly, made when
     asked.
@@ -53,7 +53,7 @@ class Prover:
     eps: Eps
     side: Side
     deployed: bool
-    asked: Asked
+    colorings: Colorings
     within: PixelRange | None = None
     ascent: Ascent = field(default_factory=lambda: Ascent(steps=60))
     slack: Slack = TIGHT
@@ -124,9 +124,9 @@ class Prover:
             raise ValueError(f"norms of side {side.value} do not support a claim that needs {self.side.value}")
         return regions
 
-    def _boxes(self, first: Trace) -> dict[Node, BackwardBox]:
+    def _boxes(self, first: Trace) -> dict[Node, IntermediateBounds]:
         """Intermediate bounds by the backward pass over the regions of a forward pass."""
-        known, boxes = first.roundoff, backward_boxes(self._backward(), first, self.asked.probes)
+        known, boxes = first.roundoff, intermediate_bounds(self._backward(), first, self.colorings.by_block)
         assert known is not None, "an estimate"
         return {n: replace(b, ends=self.slack.intermediate(b.ends, b.paid, known[n].size)) for n, b in boxes.items()}
 

@@ -8,7 +8,7 @@ from functools import cache
 import torch
 
 from llcert.bounds import TIGHT, CheckerSlack, GlobalBound
-from llcert.bounds.boxes import Asked
+from llcert.bounds.intermediate import Colorings
 from llcert.bounds.liplt import Composed
 from llcert.bounds.unmasked import MaskedOnly, proved_bound
 from llcert.certify.proof.prover import Prover
@@ -69,7 +69,7 @@ def provers_of(
         with torch.no_grad(), direct_sums():
             return proved_bound(program, whole, Composed.of(program))
 
-    asked = Asked(program)
+    colorings = Colorings(program)
     return {
         assurance: Prover(
             program,
@@ -78,7 +78,7 @@ def provers_of(
             eps=above(settings.eps),
             side=side,
             deployed=deployed,
-            asked=asked,
+            colorings=colorings,
             within=settings.within,
             slack=checkable.slack if checkable is not None and side is Side.UPPER else TIGHT,
             specification=settings.specification,

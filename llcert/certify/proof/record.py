@@ -13,10 +13,10 @@ import torch
 from torch import Tensor
 
 from llcert.bounds import Trace
-from llcert.bounds.boxes import BackwardBox
 from llcert.bounds.branching import Cuts, Leaves, cut
 from llcert.bounds.choices import Choice, Choices, Fixed
 from llcert.bounds.dual import Backward, Stop
+from llcert.bounds.intermediate import IntermediateBounds
 from llcert.bounds.margin import best_multiplier
 from llcert.certify.proof.attempts import Attempted, Objectives
 from llcert.ir import Node
@@ -35,7 +35,7 @@ class Regions:
     """
 
     trace: Trace
-    boxes: Mapping[Node, BackwardBox] = field(default_factory=dict)
+    boxes: Mapping[Node, IntermediateBounds] = field(default_factory=dict)
     first: Trace | None = None
 
     def select(self, images: Tensor) -> Regions:

@@ -37,7 +37,7 @@ class CrownBall:
 
     def __call__(self, batch: Batch, known: Known) -> Finding:
         program, labels = self.local.program, batch.references
-        if self.intermediate and not self.local.asked.probes:
+        if self.intermediate and not self.local.colorings.by_block:
             nothing = torch.zeros_like(labels, dtype=torch.bool)
             return Finding(nothing, torch.full_like(labels, torch.nan, dtype=program.dtype))
         forward = self.local.refined if self.intermediate else self.local.masked

@@ -18,9 +18,9 @@ from llcert.bounds import (
     propagate,
     worst_margins,
 )
-from llcert.bounds.boxes import Asked, backward_boxes
 from llcert.bounds.dual import Backward
 from llcert.bounds.forward.starts import nudged
+from llcert.bounds.intermediate import Colorings, intermediate_bounds
 from llcert.certify.batch import Batch, Known, Traces
 from llcert.certify.proof.hint import ProofHint
 from llcert.certify.specification import FIRST, Specification, positive
@@ -41,8 +41,8 @@ _HINTS = (
 class Local:
     """Certifies by the local Lipschitz bound: 0/1 masks first (eq. 6), centre secants for what stays open.
 
-    within: the range of pixels that a claim is restricted to. other: what asks for boxes of the same network in
-    float64, where that has been found anyway.
+    within: the range of pixels that a claim is restricted to. other: the colorings of the same
+    network in float64, where there are any.
     """
 
     program: Program
@@ -51,7 +51,7 @@ class Local:
     start: Start = Start.UNMASKED
     within: PixelRange | None = None
     specification: Specification = FIRST
-    other: Asked | None = None
+    other: Colorings | None = None
     name: str = "local"
     verdict: Verdict = Verdict.CERTIFIED
 
@@ -88,14 +88,14 @@ class Local:
         saved = _vectors(masked, batch.seeds)
         start = Start.SAVED if saved else self.start
         arithmetic = EstimatedArithmetic(self.bound, solver=self.solver, start=start, saved=saved, seed=batch.seeds)
-        boxes = backward_boxes(self.backward(), masked, self.asked.probes)
+        boxes = intermediate_bounds(self.backward(), masked, self.colorings.by_block)
         trace = propagate(self.program, self.ball(batch), arithmetic, boxes={n: b.ends for n, b in boxes.items()})
         return trace, replace(traces, refined=trace)
 
     @cached_property
-    def asked(self) -> Asked:
-        """What asks for the boxes of the program's blocks."""
-        return Asked(self.program, self.other)
+    def colorings(self) -> Colorings:
+        """The rows of the program's intermediate bounds."""
+        return Colorings(self.program, self.other)
 
     def __call__(self, batch: Batch, known: Known) -> Finding:
         logits = self.program.logits(batch.images)

@@ -27,10 +27,10 @@ from llcert.bounds import (
     global_bound,
     propagate,
 )
-from llcert.bounds.boxes import Asked, backward_boxes
 from llcert.bounds.dual import Backward
 from llcert.bounds.forward.box import box
 from llcert.bounds.forward.outward import enclosing_ball
+from llcert.bounds.intermediate import Colorings, intermediate_bounds
 from llcert.bounds.liplt import Composed
 from llcert.bounds.unmasked import proved_bound
 from llcert.ir import Network
@@ -118,7 +118,7 @@ def test_proofs_are_what_they_were(number: int) -> None:
         old = enclose(program, region, bound, solver(), weighting=weighting, deployed=deployed, frame=frame)
         agree(program, new, old)
         errors_agree(program, new, old, liplt=composed is not None)
-    boxes = backward_boxes(Backward(program), new, Asked(program).probes)
+    boxes = intermediate_bounds(Backward(program), new, Colorings(program).by_block)
     new = propagate(program, region, arithmetic, boxes=boxes)
     old = enclose(program, region, bound, None, boxes=boxes, deployed=deployed, frame=frame)
     agree(program, new, old)

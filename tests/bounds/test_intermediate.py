@@ -1,4 +1,4 @@
-"""Boxes from the backward pass: true, never looser where they are used, and the same whether rows are shared or not."""
+"""Intermediate bounds: true, never looser where they are used, and the same whether rows are shared or not."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from proofs import points_of, prover
 from torch import Tensor
 
 from llcert.bounds import VerifiedArithmetic, propagate
-from llcert.bounds.boxes import backward_boxes, probes
 from llcert.bounds.choices import Tightest
+from llcert.bounds.coloring import _through, coloring
 from llcert.bounds.dual import Backward
 from llcert.bounds.dual import _length as shared_length
 from llcert.bounds.forward.outward import enclosing_ball
-from llcert.bounds.probe import _through, probe
+from llcert.bounds.intermediate import colorings, intermediate_bounds
 from llcert.certify import Certifier, Settings, Verdict
 from llcert.ir import Input, Network, Node, apply
 from llcert.layout import PER_ROW, Shared
@@ -75,7 +75,7 @@ def test_sampled_values_lie_in_the_boxes(name: str) -> None:
     images = torch.rand(2, *network.input.shape, generator=torch.Generator().manual_seed(4), dtype=torch.float64)
     region = enclosing_ball(images, eps)
     trace = propagate(made.program, region, VerifiedArithmetic(made.bound, made.solver, deployed=made.deployed))
-    boxes = {n: b.ends for n, b in backward_boxes(Backward(made.program), trace, probes(made.program)).items()}
+    boxes = {n: b.ends for n, b in intermediate_bounds(Backward(made.program), trace, colorings(made.program)).items()}
     assert boxes
     tighter = propagate(
         made.program, region, VerifiedArithmetic(made.bound, made.solver, deployed=made.deployed), boxes=boxes
@@ -99,38 +99,38 @@ def test_shared_rows_give_what_each_row_gives_alone(name: str) -> None:
     made = prover(NETWORKS[name](), 0.2)
     images = torch.rand(2, *made.program.input.shape, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
     trace = propagate(made.program, enclosing_ball(images, 0.2), VerifiedArithmetic(made.bound, made.solver))
-    backward, found = Backward(made.program), probes(made.program)
-    for index, asked in found.items():
+    backward, found = Backward(made.program), colorings(made.program)
+    for index, colored in found.items():
         shape = made.program.blocks[index].pre.shape
         count = torch.Size(shape).numel()
         alone = torch.eye(count, dtype=torch.float64).reshape(1, count, *shape).expand(2, -1, *shape)
         single = backward.before(trace, index, alone, Tightest(iterations=2)).lower
         for wanted in (torch.ones(shape, dtype=torch.bool), normal(*shape, seed=index) > 0):
-            few = asked.among(wanted)
-            assert torch.equal(few.answered, wanted.flatten())
+            few = colored.rows_for(wanted)
+            assert torch.equal(few.bounded, wanted.flatten())
             rows = few.rows.double().expand(2, *few.rows.shape)
             policy = Tightest(iterations=2)
-            shared = backward.before(trace, index, rows, policy, layouts=few.layouts, layout=few.asked).lower
-            assert torch.allclose(single[:, few.answered], shared[:, few.answered], rtol=1e-9, atol=1e-9)
+            shared = backward.before(trace, index, rows, policy, layouts=few.layouts, layout=few.layout).lower
+            assert torch.allclose(single[:, few.bounded], shared[:, few.bounded], rtol=1e-9, atol=1e-9)
 
 
 def test_rows_are_shared_by_entries_that_do_not_meet() -> None:
     shape = (3, 12, 12)
-    asked = probe(program_of(convolutional(24)), 1, 2**21)
-    assert asked is not None
-    everything = asked.among(torch.ones(shape, dtype=torch.bool))
-    assert sorted(everything.asked.owners[everything.rows].tolist()) == list(range(3 * 12 * 12))
-    assert len(everything.rows) == 3 * (int(asked.groups.max()) + 1) < 12 * 12
+    colored = coloring(program_of(convolutional(24)), 1, 2**21)
+    assert colored is not None
+    everything = colored.rows_for(torch.ones(shape, dtype=torch.bool))
+    assert sorted(everything.layout.owners[everything.rows].tolist()) == list(range(3 * 12 * 12))
+    assert len(everything.rows) == 3 * (int(colored.groups.max()) + 1) < 12 * 12
     wanted = torch.zeros(shape, dtype=torch.bool)
     wanted[0, ::2] = wanted[2, 1::2] = True  # each position in one channel
-    assert len(asked.among(wanted).rows) == len(everything.rows) // 3
-    assert len(asked.among(torch.zeros(shape, dtype=torch.bool)).rows) == 0
+    assert len(colored.rows_for(wanted).rows) == len(everything.rows) // 3
+    assert len(colored.rows_for(torch.zeros(shape, dtype=torch.bool)).rows) == 0
 
 
-def test_what_is_too_large_or_mixed_is_not_asked_for() -> None:
-    assert probe(program_of(convolutional()), 1, 100) is None
+def test_what_is_too_large_or_mixed_has_no_rows() -> None:
+    assert coloring(program_of(convolutional()), 1, 100) is None
     mixed = apply(MaxMin(), conv(apply(Input((1, 4, 4))), 2, 0))
-    assert probes(program_of(Network(dense(apply(relu(), dense(mixed, 4, 1)), 3, 2)))) == {}
+    assert colorings(program_of(Network(dense(apply(relu(), dense(mixed, 4, 1)), 3, 2)))) == {}
 
 
 def test_counts_too_large_to_compare_are_no_proof() -> None:

@@ -1,4 +1,7 @@
-"""Rows that ask for every entry of a block at once, several in one backward pass where nothing they touch meets."""
+"""Groups of pre-activation entries that share one row of a backward pass, as no value is read by two of them.
+
+A graph colouring with a regular pattern; docs/method.md, Proposition 10.1.
+"""
 
 from __future__ import annotations
 
@@ -16,30 +19,30 @@ from llcert.program import Block, Program, Term
 
 
 @dataclass(frozen=True)
-class Asking:
-    """Rows that ask for entries of a block's value before its activation.
+class ColoredRows:
+    """Rows of coefficients on a block's pre-activation, each for several entries.
 
-    rows: `[rows, *pre shape]`, boolean: where they are 1, elsewhere 0. asked: of the block's value. layouts: of every
-    cut below it.
+    rows: `[rows, *pre shape]`, boolean: coefficient 1 where true, else 0. layout: the entry that each coefficient
+    bounds. layouts: likewise for the coefficients that arise at every cut below.
     """
 
     rows: Tensor
-    asked: Shared
+    layout: Shared
     layouts: Mapping[Node, Shared]
 
     @property
-    def answered(self) -> Tensor:
-        """The entries that these rows ask for, boolean `[entries]`."""
+    def bounded(self) -> Tensor:
+        """The entries that these rows bound, boolean `[entries]`."""
         return flat(self.rows).any(0)
 
 
 @dataclass(frozen=True)
-class Probe:
-    """Which entries of a block's value may share a row: those of different positions of one group, in any channels.
+class Coloring:
+    """Which entries of a pre-activation may share a row: those at different positions of one group, in any channels.
 
     shape: of the value, `(1,)` for one number; all axes but the first are positions. groups: of each position,
-    `[positions]`. layouts: of every cut below, of rows that ask for all positions of a group each, in all channels at
-    once; owners are positions. A row that asks for fewer channels may be zero at some of what its positions own.
+    `[positions]`. layouts: of every cut below, for one row in each group that has coefficient 1 at all its positions
+    and in all channels; owners are positions. A row with fewer channels may be zero at some of what its positions own.
     """
 
     shape: tuple[int, ...]
@@ -47,16 +50,16 @@ class Probe:
     layouts: Mapping[Node, Shared]
 
     @property
-    def entries(self) -> int:
-        """Entries that asking for everything takes, at all cuts together."""
+    def coefficients(self) -> int:
+        """The number of coefficients, at all cuts together, of the rows that bound every entry."""
         return self.shape[0] * sum(s.owners.numel() for s in self.layouts.values())
 
-    def renamed(self, names: Mapping[Node, Node]) -> Probe:
+    def renamed(self, names: Mapping[Node, Node]) -> Coloring:
         """The same for the same network in another program, whose nodes have these names."""
         return replace(self, layouts={names[n]: s for n, s in self.layouts.items()})
 
-    def among(self, wanted: Tensor) -> Asking:
-        """As few rows as ask for all wanted entries, boolean `[*shape]`, of these groups."""
+    def rows_for(self, wanted: Tensor) -> ColoredRows:
+        """As few rows of these groups as bound all wanted entries, boolean `[*shape]`."""
         positions = len(self.groups)
         chosen = wanted.reshape(self.shape[0], positions)
         counts, order = chosen.sum(0), chosen.int().argsort(dim=0, descending=True, stable=True)
@@ -66,24 +69,24 @@ class Probe:
         entries = order * positions + torch.arange(positions, device=most.device)
         own = torch.where(number[:, None] < counts, entries[number], wanted.numel())  # [rows, positions]
         layouts = {n: _owned(s.owners[group], own, wanted.numel()) for n, s in self.layouts.items()}
-        asked = torch.where(self.groups == group[:, None], own, wanted.numel())
-        owners = asked.new_full((len(asked), wanted.numel() + 1), wanted.numel()).scatter(1, asked, asked)
-        owners = owners[:, :-1].reshape(len(asked), *wanted.shape)
-        return Asking(owners < wanted.numel(), Shared(owners, wanted.numel()), layouts)
+        bounded = torch.where(self.groups == group[:, None], own, wanted.numel())
+        owners = bounded.new_full((len(bounded), wanted.numel() + 1), wanted.numel()).scatter(1, bounded, bounded)
+        owners = owners[:, :-1].reshape(len(bounded), *wanted.shape)
+        return ColoredRows(owners < wanted.numel(), Shared(owners, wanted.numel()), layouts)
 
 
 def _owned(positions: Tensor, own: Tensor, count: int) -> Shared:
-    """Owners in place of their positions. positions: `[rows, *shape]`. own: of each row, `[rows, positions]`."""
+    """Entries as owners in place of positions. positions: `[rows, *shape]`. own: the entries, `[rows, positions]`."""
     padded = torch.cat((own, own.new_full((len(own), 1), count)), 1)
     return Shared(padded.gather(1, flat(positions)).reshape(positions.shape), count)
 
 
-def probe(program: Program, index: int, largest: int) -> Probe | None:
-    """How to ask for block number `index`, with `largest` entries at most over all cuts below.
+def coloring(program: Program, index: int, largest: int) -> Coloring | None:
+    """The coloring of block number `index`, with at most `largest` coefficients at all cuts below.
 
-    None, so that the box of the forward pass stands, where they would be more, and where an activation below is not
-    said to keep entries apart and let rows pass. Entries that lie `p` apart along the spatial axes share a row, for the
-    least p at which nothing they touch meets.
+    Entries that lie `p` apart along the spatial axes share a row, for the least admissible p. None, so that the forward
+    box stands, where there would be more coefficients, and where an activation below mixes entries or has no
+    relaxation.
     """
     own = program.blocks[index].pre.shape
     shape = own or (1,)
@@ -98,7 +101,7 @@ def probe(program: Program, index: int, largest: int) -> Probe | None:
             return None
         if layouts:
             groups = (owners[:, 0] < math.prod(shape[1:])).int().argmax(0).flatten()
-            return Probe(tuple(shape), groups, layouts)
+            return Coloring(tuple(shape), groups, layouts)
     return None
 
 
@@ -123,11 +126,11 @@ def _groups(shape: tuple[int, ...], period: int) -> Iterator[Tensor]:
 
 
 def _below(program: Program, index: int, owners: Tensor, count: int) -> dict[Node, Shared] | None:
-    """Owners at every cut below a block; empty where two meet, None where an activation is not said to keep entries
-    apart and let rows pass."""
+    """Owners at every cut below a block; empty where an entry has two owners, None where an activation mixes entries or
+    has no relaxation."""
     pending: dict[Node, Tensor] = {}
     found: dict[Node, Shared] = {}
-    if not _carry(program.blocks[index], owners, count, pending):
+    if not _pass_on(program.blocks[index], owners, count, pending):
         return {}
     for block in reversed(program.blocks[:index]):
         if block.node not in pending:
@@ -136,13 +139,13 @@ def _below(program: Program, index: int, owners: Tensor, count: int) -> dict[Nod
         if phi is not None and not (phi.entrywise and phi.relaxable):
             return None
         found[block.node] = Shared(pending[block.node], count)
-        if not _carry(block, pending[block.node], count, pending):
+        if not _pass_on(block, pending[block.node], count, pending):
             return {}
     return found | {program.input: Shared(pending[program.input], count)}
 
 
-def _carry(block: Block, owners: Tensor, count: int, pending: dict[Node, Tensor]) -> bool:
-    """Hands the owners of a block's value on to its sources; False where two of them meet."""
+def _pass_on(block: Block, owners: Tensor, count: int, pending: dict[Node, Tensor]) -> bool:
+    """Passes the owners of a block's value on to its sources; False where an entry would have two owners."""
     for term in block.terms:
         arriving = _through(term, owners, count)
         if arriving is None:
@@ -160,7 +163,7 @@ def _carry(block: Block, owners: Tensor, count: int, pending: dict[Node, Tensor]
 def _through(term: Term, owners: Tensor, count: int) -> Tensor | None:
     """Owners of a term's columns: `paths * sum of squares = (sum)^2` only where all that arrive are equal.
 
-    None where two meet, and where counts are too large for float64 to tell.
+    None where an entry would have two owners, and where counts are too large to be exact in float64.
     """
     reached = (owners < count).double()
     number = torch.where(owners < count, owners, 0).double()
