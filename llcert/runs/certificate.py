@@ -8,10 +8,14 @@ from pathlib import Path
 
 from llcert.certify import Assurance, BatchResult, Radii, Verdict
 from llcert.errors import InvalidInput
-from llcert.evidence import Answer, Canonical, Folder, open_folder
+from llcert.evidence import Answer, Folder, open_folder
 from llcert.machine.versions import VERSION
 from llcert.options import Options
-from llcert.report import Subject
+from llcert.runs.identity import OF_OPTIONS
+from llcert.runs.job import Job
+
+_STATED = ("eps", "radii_sha256", "claim", "semantics", "data", "split", "samples")
+"""What a certificate states in fields of their own."""
 
 
 @dataclass(frozen=True)
@@ -28,11 +32,10 @@ class Proofs:
             raise InvalidInput(f"--proof needs --assurance deterministic, not {options.assurance}")
         return Proofs(open_folder(path, resume=resume, overwrite=overwrite))
 
-    def begin(self, canonical: Canonical, subject: Subject, data_sha256: str) -> None:
-        """Writes the network, and a certificate without images, or with those of the run that goes on.
-
-        data_sha256: of the images and labels.
-        """
+    def begin(self, job: Job) -> None:
+        """Writes the network, and a certificate without images, or with those of the run that goes on."""
+        assert job.canonical is not None, "the job keeps no evidence"
+        subject = job.subject
         about = {
             "llcert": VERSION,
             "model": {
@@ -44,12 +47,13 @@ class Proofs:
                 "data": subject.data,
                 "split": subject.split,
                 "selection": subject.selection,
-                "sha256": data_sha256,
+                "sha256": job.identity["data_sha256"],
             },
+            "settings": {key: job.identity[key] for key in OF_OPTIONS if key not in _STATED},
         }
         eps = subject.settings.eps if isinstance(subject.settings.eps, Radii) else subject.eps_text
         self.folder.begin(
-            canonical,
+            job.canonical,
             eps=eps,
             semantics=subject.settings.semantics.value,
             about=about,

@@ -94,8 +94,7 @@ class Run:
         wrong, LlcertError where a process of the group is gone.
         """
         if self.proofs is not None:
-            assert self.job.canonical is not None, "the job keeps no evidence"
-            self.proofs.begin(self.job.canonical, self.job.subject, self.job.identity["data_sha256"])
+            self.proofs.begin(self.job)
         done = self._begin()
         if self.proofs is not None:
             self.proofs.require(done)
