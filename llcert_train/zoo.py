@@ -184,14 +184,7 @@ def build(
     start as in the paper's released code: normal with variance `2 / (k^2 c_out)`, bias 0.
     Raises InvalidInput for an unknown name, an input the convolutions cannot take, or an odd width under MaxMin.
     """
-    if arch not in ARCHITECTURES:
-        raise InvalidInput(f"unknown architecture {arch!r}; choose one of {', '.join(ARCHITECTURES)}")
-    if activation not in list(ActivationKind):
-        raise InvalidInput(f"unknown activation {activation!r}; choose one of {', '.join(ActivationKind)}")
-    if not input_shape or classes < 1 or any(size < 1 for size in (*input_shape, *(widths or ()))):
-        raise InvalidInput(f"{arch}: input_shape, widths and classes must be positive")
-    if not (math.isfinite(threshold) and threshold >= 0):
-        raise InvalidInput(f"{arch}: threshold must be finite and not negative, got {threshold}")
+    _check(arch, activation, (*(input_shape or (0,)), classes, *(widths or ())), threshold)
     plan = ARCHITECTURES[arch]
     stack = _Stack(arch, tuple(input_shape), ActivationKind(activation), threshold)
     if mean is not None:
@@ -211,6 +204,18 @@ def build(
     if Initial(initial) is Initial.ORTHOGONAL:
         network.apply(_orthogonal)
     return network
+
+
+def _check(arch: str, activation: str, sizes: Sequence[int], threshold: float) -> None:
+    """Raises InvalidInput for what no network can be built of. sizes: of images, layers and classes."""
+    if arch not in ARCHITECTURES:
+        raise InvalidInput(f"unknown architecture {arch!r}; choose one of {', '.join(ARCHITECTURES)}")
+    if activation not in list(ActivationKind):
+        raise InvalidInput(f"unknown activation {activation!r}; choose one of {', '.join(ActivationKind)}")
+    if any(size < 1 for size in sizes):
+        raise InvalidInput(f"{arch}: input_shape, widths and classes must be positive")
+    if not (math.isfinite(threshold) and threshold >= 0):
+        raise InvalidInput(f"{arch}: threshold must be finite and not negative, got {threshold}")
 
 
 @torch.no_grad()

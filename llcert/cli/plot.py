@@ -32,7 +32,8 @@ def plot(runs: Runs, out: Out = None, labels: Labels = None) -> None:
 
     figure2: bounds, losses and accuracies by epoch; figure3: varying neurons, figure4: power iterations, by layer.
     """
-    from llcert_train.plot import draw, read_runs
+    from llcert_train.plot import draw
+    from llcert_train.plot_runs import read_runs
 
     drawn = draw(read_runs(runs, None if labels is None else parse_list(labels)), runs[0] if out is None else out)
     for note in drawn.notes:

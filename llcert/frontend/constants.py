@@ -14,7 +14,7 @@ from onnx import numpy_helper
 from torch import Tensor
 
 from llcert.errors import UnsupportedModel
-from llcert.frontend.rules import Array
+from llcert.frontend.rule_inputs import Array
 from llcert.ir import LARGEST
 from llcert.ir.batch_size import BatchSize, Size
 from llcert.registry import ForEveryImage, Given, Sizes

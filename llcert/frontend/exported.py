@@ -16,7 +16,8 @@ from torch.fx import Node as FxNode
 
 from llcert.errors import InvalidInput, UnsupportedModel
 from llcert.frontend.pt2 import load_pt2
-from llcert.frontend.traced import Ref, Step, Traced, first_line, network
+from llcert.frontend.traced import network
+from llcert.frontend.traced_graph import Ref, Step, Traced, first_line
 from llcert.ir import Network
 
 __all__ = ["from_torch", "load_pt2"]

@@ -13,7 +13,8 @@ import onnx
 from llcert.errors import UnsupportedModel
 from llcert.frontend.constants import Constant, Repeated, SymbolicSizes, line_of
 from llcert.frontend.limits import entries_of_results
-from llcert.frontend.rules import Array, rule_for
+from llcert.frontend.rule_inputs import Array
+from llcert.frontend.rules import rule_for
 from llcert.frontend.runtime import onnxruntime, run_node
 from llcert.frontend.symbols import filled, moved, of_every_image, own_attributes
 from llcert.ir import LARGEST

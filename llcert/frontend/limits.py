@@ -12,7 +12,7 @@ import numpy as np
 import onnx
 
 from llcert.errors import UnsupportedModel
-from llcert.frontend.rules import Array
+from llcert.frontend.rule_inputs import Array
 from llcert.ir import LARGEST_TOGETHER, Node
 
 

@@ -17,7 +17,7 @@ from llcert.frontend.constants import initialiser
 from llcert.frontend.external import load_external
 from llcert.frontend.functions import STANDARD_DOMAINS, inlined
 from llcert.frontend.nested import all_graphs, all_nodes
-from llcert.frontend.rules import Array
+from llcert.frontend.rule_inputs import Array
 
 OLDEST_OPSET = 7
 """Older opsets broadcast by rules of their own."""

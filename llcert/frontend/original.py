@@ -17,7 +17,7 @@ from llcert.errors import UnsupportedModel
 from llcert.frontend.literal import Reading
 from llcert.frontend.nested import all_graphs, all_nodes
 from llcert.frontend.normalise import Graph, needed
-from llcert.frontend.rules import Array
+from llcert.frontend.rule_inputs import Array
 from llcert.frontend.runtime import onnxruntime, session
 from llcert.ir import Node, Original, topological
 

@@ -14,7 +14,8 @@ import torch
 from torch import Tensor
 
 from llcert.errors import InvalidInput, UnsupportedModel
-from llcert.frontend.traced import PYTHON, Ref, Step, Traced, first_line, interpreted, network
+from llcert.frontend.traced import interpreted, network
+from llcert.frontend.traced_graph import PYTHON, Ref, Step, Traced, first_line
 from llcert.ir import LARGEST, Network
 
 _DTYPES = {1: torch.uint8, 2: torch.int8, 3: torch.int16, 4: torch.int32, 5: torch.int64, 6: torch.float16}

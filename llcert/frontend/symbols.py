@@ -10,7 +10,8 @@ import onnx
 
 from llcert.frontend.attributes import attributes
 from llcert.frontend.constants import Constant, Repeated, SymbolicSizes, settled, sizes_of
-from llcert.frontend.rules import Array, symbolic_rule_for
+from llcert.frontend.rule_inputs import Array
+from llcert.frontend.rules import symbolic_rule_for
 from llcert.ir.batch_size import BATCH, BatchSize, DependsOnBatch
 
 Plain = Callable[[onnx.NodeProto, Sequence[Array]], Array]

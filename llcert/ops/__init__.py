@@ -1,6 +1,6 @@
 """The operators. Each file holds all there is to know about its own: value, box, mask, slope, import and export."""
 
-from llcert.ops import elementwise, identity
+from llcert.ops import elementwise, identity, shuffle
 from llcert.ops.affine import Affine, BatchNorm
 from llcert.ops.cast import Cast
 from llcert.ops.clamp import Clamp, relu
@@ -47,4 +47,5 @@ __all__ = [
     "elementwise",
     "identity",
     "relu",
+    "shuffle",
 ]

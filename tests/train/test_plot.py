@@ -17,7 +17,7 @@ import pytest
 from PIL import Image
 
 from llcert.errors import InvalidInput
-from llcert_train import metrics, plot
+from llcert_train import metrics, plot, plot_layers, plot_runs
 from llcert_train.metrics import Epoch, HeldOut, Layer, Train
 
 NAMES = ("conv1", "conv2", "logits")
@@ -78,7 +78,7 @@ def figures(matplotlib: ModuleType, monkeypatch: pytest.MonkeyPatch, tmp_path: P
         rendered = plot._rendered
         monkeypatch.setattr(plot, "_rendered", lambda figure, kind: seen.append(figure) or rendered(figure, kind))
         names = labels or tuple("abcdefghijklmnop"[: len(runs)])
-        drawn = plot.draw([plot.Run(n, e) for n, e in zip(names, runs, strict=True)], tmp_path / "out")
+        drawn = plot.draw([plot_runs.Run(n, e) for n, e in zip(names, runs, strict=True)], tmp_path / "out")
         assert len(seen) == len(drawn.files)
         return {path.stem: figure for path, figure in zip(drawn.files, seen, strict=True)}
 
@@ -192,20 +192,20 @@ def test_a_file_far_too_large_is_refused(monkeypatch: pytest.MonkeyPatch, file: 
 
 def test_runs_are_named_for_their_folders_as_far_as_needed(tmp_path: Path) -> None:
     folders = [write(tmp_path / name, epochs(1)) for name in ("a/run", "b/run", "b/other", "c/b/run")]
-    runs = plot.read_runs(folders)
+    runs = plot_runs.read_runs(folders)
     assert [run.label for run in runs] == [f"{a}/run" for a in ("a", f"{tmp_path.name}/b")] + ["other", "c/b/run"]
-    assert [run.label for run in plot.read_runs(folders[:2], ("x", "y"))] == ["x", "y"]
+    assert [run.label for run in plot_runs.read_runs(folders[:2], ("x", "y"))] == ["x", "y"]
 
 
 def test_a_run_is_named_for_where_it_lies(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(write(tmp_path / "here", epochs(1)))
-    assert plot.read_runs([Path()])[0].label == "here"
+    assert plot_runs.read_runs([Path()])[0].label == "here"
 
 
 @pytest.mark.parametrize("labels", [("a",), ("a", "b", "c"), ("a", "a"), ("a", ""), ()])
 def test_labels_must_tell_the_runs_apart(labels: tuple[str, ...], tmp_path: Path) -> None:
     with pytest.raises(InvalidInput, match="labels: "):
-        plot.read_runs([write(tmp_path / name, epochs(1)) for name in "ab"], labels)
+        plot_runs.read_runs([write(tmp_path / name, epochs(1)) for name in "ab"], labels)
 
 
 def test_folders_without_a_run_are_refused(tmp_path: Path) -> None:
@@ -218,7 +218,7 @@ def test_folders_without_a_run_are_refused(tmp_path: Path) -> None:
         ([run, tmp_path / "run" / ".." / "run"], "given twice"),
     ):
         with pytest.raises(InvalidInput, match=re.escape(words)):
-            plot.read_runs(folders)
+            plot_runs.read_runs(folders)
 
 
 def test_reading_needs_neither_torch_nor_matplotlib() -> None:
@@ -229,12 +229,12 @@ def test_reading_needs_neither_torch_nor_matplotlib() -> None:
 def test_without_matplotlib_the_remedy_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setitem(sys.modules, "matplotlib", None)
     with pytest.raises(InvalidInput, match=re.escape('pip install "llcert[plot]"')):
-        plot.draw([plot.Run("a", epochs())], tmp_path / "out")
+        plot.draw([plot_runs.Run("a", epochs())], tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
 
 def test_every_figure_is_a_picture_and_the_same_each_time(matplotlib: ModuleType, tmp_path: Path) -> None:
-    runs = [plot.Run("a", epochs()), plot.Run("b", epochs(2))]
+    runs = [plot_runs.Run("a", epochs()), plot_runs.Run("b", epochs(2))]
     before = dict(matplotlib.rcParams)
     matplotlib.rcParams["font.size"] = 30
     first = plot.draw(runs, tmp_path / "new" / "first")
@@ -257,8 +257,9 @@ def test_every_figure_is_a_picture_and_the_same_each_time(matplotlib: ModuleType
 
 def test_no_display_is_asked_for(matplotlib: ModuleType, tmp_path: Path) -> None:
     script = (
-        "import sys; from pathlib import Path; from llcert_train import plot; "
-        "plot.draw(plot.read_runs([Path(sys.argv[1])]), Path(sys.argv[1])); print('matplotlib.pyplot' in sys.modules)"
+        "import sys; from pathlib import Path; from llcert_train import plot, plot_runs; "
+        "out = Path(sys.argv[1]); plot.draw(plot_runs.read_runs([out]), out); "
+        "print('matplotlib.pyplot' in sys.modules)"
     )
     folder = write(tmp_path / "run", epochs(1))
     done = subprocess.run(
@@ -334,7 +335,7 @@ def test_figure_4_shows_a_histogram_a_layer_whose_area_is_one(figures: Callable[
 
 def test_a_figure_without_data_is_left_out_with_a_note(matplotlib: ModuleType, tmp_path: Path) -> None:
     plain = tuple(replace(e, held_out=replace(held_out(e.epoch), layers=())) for e in epochs(2))
-    drawn = plot.draw([plot.Run("a", plain)], tmp_path)
+    drawn = plot.draw([plot_runs.Run("a", plain)], tmp_path)
     assert [path.name for path in drawn.files] == FILES[:2]
     assert drawn.notes == (
         "figure3 left out: no run has shares of varying neurons",
@@ -344,7 +345,7 @@ def test_a_figure_without_data_is_left_out_with_a_note(matplotlib: ModuleType, t
 
 def test_nothing_to_draw_is_refused(matplotlib: ModuleType, tmp_path: Path) -> None:
     with pytest.raises(InvalidInput, match="nothing to draw"):
-        plot.draw([plot.Run("a", (Epoch(0), Epoch(1, held_out=HeldOut()), Epoch(2, train=Train())))], tmp_path)
+        plot.draw([plot_runs.Run("a", (Epoch(0), Epoch(1, held_out=HeldOut()), Epoch(2, train=Train())))], tmp_path)
     assert list(tmp_path.iterdir()) == []
 
 
@@ -372,13 +373,13 @@ def test_many_runs_have_a_colour_each(figures: Callable[..., dict[str, Any]]) ->
 def test_extreme_numbers_are_drawn_too(value: float, matplotlib: ModuleType, tmp_path: Path) -> None:
     looks = [HeldOut(robust_loss=sign * value, global_lipschitz=value, clean_loss=1.0 - sign) for sign in (1, -1)]
     records = tuple(Epoch(n << 50, held_out=look) for n, look in enumerate(looks))
-    assert len(plot.draw([plot.Run("a", records)], tmp_path).files) == 2
+    assert len(plot.draw([plot_runs.Run("a", records)], tmp_path).files) == 2
 
 
 def test_more_layers_than_a_picture_has_room_for(
     figures: Callable[..., dict[str, Any]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(plot, "_MOST_LAYERS", {"figure3": 1, "figure4": 2})
+    monkeypatch.setattr(plot_layers, "_MOST_LAYERS", {"figure3": 1, "figure4": 2})
     drawn = figures(epochs(1))
     assert len(drawn["figure3"].axes[0].patches) == 1
     assert len(drawn["figure4"].axes) == 2
@@ -396,11 +397,11 @@ def test_a_failed_write_leaves_what_was_there(
 
     monkeypatch.setattr(Path, "write_bytes", full)
     with pytest.raises(InvalidInput, match="cannot be written \\(No space left on device\\)"):
-        plot.draw([plot.Run("a", epochs(1))], tmp_path)
+        plot.draw([plot_runs.Run("a", epochs(1))], tmp_path)
     assert [(p.name, p.read_bytes()) for p in tmp_path.iterdir()] == [("figure2.png", b"earlier")]
 
 
 def test_an_output_that_is_no_folder_is_refused(matplotlib: ModuleType, tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(InvalidInput, match="file: cannot be written"):
-        plot.draw([plot.Run("a", epochs(1))], tmp_path / "file")
+        plot.draw([plot_runs.Run("a", epochs(1))], tmp_path / "file")
