@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -82,10 +83,10 @@ def _known(cuts: Cuts) -> list[dict[Entry, tuple[float, float]]]:
 
 def _split(parts: Sequence[Known], some: Sequence[int]) -> tuple[Split, list[int], list[int]]:
     """A split of some parts, those on its first side, and the others."""
-    for entry, ends in parts[some[0]].items():
+    for entry in parts[some[0]]:
         if not all(entry in parts[i] for i in some):
             continue
-        for at in filter(np.isfinite, ends):
+        for at in sorted({end for i in some for end in parts[i][entry] if math.isfinite(end)}):
             low = [i for i in some if parts[i][entry][1] <= at]
             high = [i for i in some if parts[i][entry][0] >= at and parts[i][entry][1] > at]
             if low and high and len(low) + len(high) == len(some):

@@ -9,13 +9,14 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from torch.distributed import HashStore
 
 from llcert.certify import BatchResult, LayerMeasure, Sample, StageCount, Verdict
 from llcert.errors import InvalidInput
-from llcert.evidence import Answer
+from llcert.evidence import Answer, ImageEvidence
 from llcert.machine.process_group import ProcessGroup
 from llcert.report.tally import rounded
 from llcert.runs.pending_batches import PendingBatches
@@ -92,6 +93,26 @@ def test_what_lies_ahead_is_read_as_it_was(tmp_path: Path) -> None:
     (tmp_path / "6.json").write_text("{}")
     with pytest.raises(InvalidInput, match="damaged; remove it"):
         ahead.get(6)
+
+
+def test_evidence_waits_with_its_batch(tmp_path: Path) -> None:
+    pending, arrays = PendingBatches(tmp_path / "ahead"), {"x": np.array([0.1, 0.5]), "3.stop": np.array(2)}
+    pending.put(5, Answer(batch(5).result, {10: ImageEvidence(3, 0.25, arrays)}))
+    found = pending.get(5)
+    assert found is not None
+    assert found.evidence.keys() == {10}
+    one = found.evidence[10]
+    assert (one.reference, one.margin) == (3, 0.25)
+    assert {name: values.tolist() for name, values in one.arrays.items()} == {"x": [0.1, 0.5], "3.stop": 2}
+    (tmp_path / "ahead" / "5.npz").write_bytes(b"PK")
+    with pytest.raises(InvalidInput, match="damaged; remove it"):
+        pending.get(5)
+    (tmp_path / "ahead" / "5.npz").unlink()
+    with pytest.raises(InvalidInput, match="damaged; remove it"):
+        pending.get(5)
+    pending.put(5, Answer(batch(5).result, {10: ImageEvidence(3, 0.25, arrays)}))
+    pending.clear()
+    assert not (tmp_path / "ahead").exists()
 
 
 def test_only_its_own_files_are_removed(tmp_path: Path) -> None:

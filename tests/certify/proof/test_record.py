@@ -1,0 +1,93 @@
+"""Proofs with their evidence: they prove nothing false, and all that they claim is there."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from proofs import points_of, prover
+from random_graphs import random_image, random_network
+from torch import Tensor
+
+from llcert.bounds import Trace
+from llcert.bounds.choices import Choices, Fixed, Tightest
+from llcert.bounds.dual import Backward, Stop, differences
+from llcert.certify.proof.hint import ProofHint
+from llcert.certify.proof.prover import Prover
+from llcert.certify.proof.record import Proof
+from llcert.ir import Network, Node
+from llcert.ops import GroupSort, MaxPool, Sigmoid, Tanh
+
+HINTS = (
+    ProofHint(local=False),
+    ProofHint(local=True),
+    ProofHint(local=True, backward=True),
+    ProofHint(local=True, intermediate=True, backward=True),
+)
+
+
+def networks(count: int) -> list[tuple[Network, Tensor]]:
+    """Random ones whose activations all have relaxations, as those of a certificate do, and an image each."""
+    found = []
+    for seed in range(200):
+        network = random_network(seed)
+        if not any(isinstance(n.op, Sigmoid | Tanh | MaxPool | GroupSort) for n in network.operators()):
+            found.append((network, random_image(network, seed)))
+    return found[:count]
+
+
+@pytest.mark.parametrize("number", range(16))
+def test_no_margin_with_evidence_is_above_one_that_a_point_shows(number: int) -> None:
+    network, image = networks(16)[number]
+    eps = (0.001, 0.02, 0.2)[number % 3]
+    label, own = network(image).argmax(1), prover(network, eps)
+    points = points_of(image, eps * (1 - 1e-9), 300, number)
+    logits = network(points)
+    observed = (logits[:, int(label), None] - logits).amin(0)
+    for hint in HINTS:
+        proof = own.prove(image, label, hint, evidence=True)
+        margins = proof.margins[0].masked_fill(torch.arange(len(observed)) == label, -torch.inf)
+        assert bool((margins <= observed + 1e-12).all())
+        assert {j for j in range(len(margins)) if margins[j] > 0} == {j for _, j in proof.objectives}
+        again(own, proof, label)
+
+
+@torch.no_grad()
+def again(own: Prover, proof: Proof, labels: Tensor) -> None:
+    """The evidence alone gives a bound above 0 where it says that the objective stops, by float32 numbers."""
+    backward = Backward(own.program)
+    for (image, j), found in proof.objectives.items():
+        trace = proof.regions.trace.select(torch.tensor([image]))
+        rows = {own.program.output: differences(labels, own.program)[image, j].reshape(1, 1, -1)}
+        assert all((c.slopes == c.slopes.float().double()).all() for c in found.choices.values())
+        if found.choices:
+            choices = {k: type(c)(c.slopes[None], c.lam[None]) for k, c in found.choices.items()}
+            stops = _stops(backward, trace, rows, choices)
+            assert float(stops[found.stop].bounds) > 0
+        else:
+            assert float(backward.last(trace, rows)) > 0
+
+
+def _stops(backward: Backward, trace: Trace, rows: dict[Node, Tensor], choices: Choices) -> dict[Node, Stop]:
+    """What is found at every stop; below that of the evidence, by other choices."""
+    known = backward(trace, rows, Tightest()).choices
+    return backward.at_every_stop(trace, rows, Fixed({**known, **choices}))
+
+
+def test_the_proof_of_some_images_is_that_of_all() -> None:
+    network, image = networks(1)[0]
+    images = image + 0.05 * torch.randn(4, *image.shape[1:], generator=torch.Generator().manual_seed(0))
+    labels = network(images).argmax(1)
+    proof = prover(network, 0.001).prove(images, labels, HINTS[3], evidence=True)
+    some = proof.select(torch.tensor([3, 1]))
+    assert torch.equal(some.margins, proof.margins[[3, 1]])
+    assert {j for i, j in some.objectives if i == 0} == {j for i, j in proof.objectives if i == 3}
+    assert some.regions.first is not None
+    for node, box in some.regions.boxes.items():
+        assert torch.equal(box.ends[0], proof.regions.boxes[node].ends[0][[3, 1]])
+
+
+def test_there_is_no_evidence_of_liplt() -> None:
+    network, image = networks(1)[0]
+    own = prover(network, 0.01)
+    with pytest.raises(ValueError, match="no evidence of LipLT"):
+        own.prove(image, network(image).argmax(1), ProofHint(local=False, liplt=True), evidence=True)
