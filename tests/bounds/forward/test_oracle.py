@@ -118,7 +118,8 @@ def test_proofs_are_what_they_were(number: int) -> None:
         old = enclose(program, region, bound, solver(), weighting=weighting, deployed=deployed, frame=frame)
         agree(program, new, old)
         errors_agree(program, new, old, liplt=composed is not None)
-    boxes = intermediate_bounds(Backward(program), new, Colorings(program).by_block)
+    found = intermediate_bounds(Backward(program), new, Colorings(program).by_block)
+    boxes = {node: bounds.ends for node, bounds in found.items()}
     new = propagate(program, region, arithmetic, boxes=boxes)
     old = enclose(program, region, bound, None, boxes=boxes, deployed=deployed, frame=frame)
     agree(program, new, old)
