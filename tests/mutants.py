@@ -50,14 +50,14 @@ MUTANTS = (
     ),
     Mutant(
         "a global norm without its slope",
-        "proved_bound",
-        "DOUBLE.bound(norm * slope)",
-        "DOUBLE.bound(norm)",
+        "_ProvedConstants.sloped",
+        "DOUBLE.bound(self.plain[term] * self.slopes[block.node])",
+        "DOUBLE.bound(self.plain[term])",
         "tests/certify/test_shared_values.py::test_each_activation_of_a_value_has_the_norm_of_its_own_slope",
     ),
     Mutant(
         "an estimated global norm without its slope",
-        "_everything",
+        "_largest_slopes",
         "rows = rows * block.activation.global_slope(block.pre.shape).to(rows)",
         "rows = rows * 1",
         "tests/certify/test_shared_values.py::test_each_activation_of_a_value_has_the_norm_of_its_own_slope",

@@ -13,7 +13,7 @@ from torch import Tensor
 from llcert.bounds import RowWeighting, Trace, VerifiedArithmetic, propagate
 from llcert.bounds.choices import Choice, Key
 from llcert.bounds.forward.outward import enclosing_ball
-from llcert.bounds.unmasked import proved_bound
+from llcert.bounds.global_proof import proved_bound
 from llcert.certify import Assurance, Settings
 from llcert.certify.proof.prover import Prover
 from llcert.certify.proof.provers import provers_of

@@ -33,9 +33,7 @@ FILES = {
 }
 """Files that are still longer, and how long they may be. These numbers go down; nothing is added."""
 
-FUNCTIONS = {
-    "llcert/bounds/global_lipschitz.py:global_bound": 55,
-}
+FUNCTIONS: dict[str, int] = {}
 """Functions that are still longer, likewise."""
 
 DECLARATIONS = {"llcert/report/report.py:to_json": 60}

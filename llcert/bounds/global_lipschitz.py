@@ -1,20 +1,21 @@
-"""The global Lipschitz bound: unmasked norms, the largest slope of each activation, multiplied through the graph."""
+"""Lipschitz constants of a network over all images: norms of whole maps, multiplied through the graph, and LipLT.
+
+One walk for estimates (`llcert.bounds.global_estimate`) and for proofs (`llcert.bounds.global_proof`), over tensors and
+over numbers that are rounded up (docs/method.md, sections 5 and 6).
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Generic, Protocol
 
-import torch
 from torch import Tensor
 
-from llcert.bounds.forward.branches import branch_norms
-from llcert.bounds.liplt import Composed
+from llcert.bounds.liplt import Composed, Leaf, Number, gain
 from llcert.ir import Node
-from llcert.layout import flat
 from llcert.program import Block, Program, Term
-from llcert.region import length
-from llcert.spectral import Lanczos, Masked, Side, Solver, random_start
+from llcert.spectral import Side
 
 
 @dataclass(frozen=True)
@@ -43,106 +44,56 @@ class GlobalBound:
         return self.lipschitz[self.output]
 
 
-def global_bound(
-    program: Program,
-    solver: Solver | None = None,
-    seed: int = 0,
-    *,
-    starts: Mapping[Term, Tensor] | None = None,
-    joint: bool = True,
-    crude: bool = True,
-    composed: Composed | None = None,
-    known: Mapping[Term, tuple[Tensor, Tensor]] | None = None,
-) -> GlobalBound:
-    """The global Lipschitz bound, an ESTIMATE; where an iteration does not converge, a crude upper bound answers.
+class ConstantsArithmetic(Protocol[Number]):
+    """How Lipschitz constants with respect to the image follow from those of earlier values."""
 
-    starts: vectors `[1, *columns]` to begin with, such as those of an earlier bound; random where there are none.
-    joint: whether branches that add up get one more norm of them all, which may say less than their sum.
-    composed: the maps of LipLT, if it is asked for. known: norms of some of them, scalars, and their vectors.
-    crude: False lets what the solver found stand; to look whether it converged would be to wait for a GPU.
-    """
-    solver = solver or Lanczos(tolerance=1e-5, vectors=True)
-    norms: dict[Term, Tensor] = {}
-    vectors: dict[Term, Tensor] = {}
-    lipschitz: dict[Node, Tensor] = {program.input: torch.ones((), dtype=program.dtype, device=program.device)}
-    before: dict[Node, Tensor] = {}
+    @property
+    def one(self) -> Number:
+        """That of the image."""
+        ...
 
-    def whole(term: Term, seed: int) -> Tensor:
-        if known is not None and term in known:
-            norms[term], vectors[term] = known[term]
-            return norms[term]
-        rows, columns = (lipschitz[program.input].expand(1, *s) for s in (term.output.shape, term.columns))
-        given = (starts or {}).get(term)
-        start = random_start((1, *term.columns), columns, seed) if given is None else given
-        norms[term], vectors[term] = _unmasked(term, rows, columns, solver, start, crude)
-        return norms[term]
+    def product(self, block: Block, sources: Sequence[Number]) -> Number:
+        """Of a block's output, by the norms of its terms, slopes included (Proposition 5.2)."""
+        ...
 
-    for number, block in enumerate(program.blocks):
-        rows, columns = _everything(program, block)
-        for term, every in zip(block.terms, columns, strict=True):
-            given = (starts or {}).get(term)
-            start = random_start((1, *term.columns), every, seed + number) if given is None else given
-            norms[term], vectors[term] = _unmasked(term, rows, every, solver, start, crude)
-        sizes, radii = [norms[t][None] for t in block.terms], [lipschitz[t.source][None] for t in block.terms]
-        branches = branch_norms(block, rows, columns, sizes, radii, solver if joint else None, seed + number)
-        lipschitz[block.node] = branches.movement(radii)[0]
+    def product_before(self, block: Block, sources: Sequence[Number], product: Number) -> Number:
+        """Of its value before the activation. product: of its output."""
+        ...
+
+    def loops(self, block: Block, gains: Mapping[Leaf, Number]) -> Number:
+        """Of that value by LipLT, equation (6.1): norms of composed maps times what their leaves move."""
+        ...
+
+    def passed(self, block: Block, constant: Number) -> Number:
+        """Of a block's output, of that of its value before the activation."""
+        ...
+
+    def least(self, one: Number, other: Number) -> Number:
+        """The smaller of two bounds."""
+        ...
+
+
+@dataclass(frozen=True)
+class Constants(Generic[Number]):
+    """Lipschitz constants of blocks, by their nodes. after: of their outputs, and of the image. before: of their values
+    before the activation; empty without LipLT."""
+
+    after: dict[Node, Number]
+    before: dict[Node, Number]
+
+
+def lipschitz_constants(
+    program: Program, arithmetic: ConstantsArithmetic[Number], composed: Composed | None
+) -> Constants[Number]:
+    """Those of all blocks. composed: the maps of LipLT, if it is asked for."""
+    after, before = {program.input: arithmetic.one}, dict[Node, Number]()
+    for block in program.blocks:
+        sources = [after[s] for s in block.sources]
+        constant = arithmetic.product(block, sources)
         if composed is not None:
-            parts = [
-                whole(t, seed + number) * leaf.gain(lipschitz[program.input], before, lipschitz)
-                for leaf, t in composed.maps[block.node].items()
-            ]
-            product = lipschitz[block.node]
-            if not bool((rows == 1).all()):
-                product = _without_slopes(block, columns, radii, solver, seed + number, crude)
-            before[block.node] = torch.minimum(torch.stack(parts).sum(), product)
-            lipschitz[block.node] = torch.minimum(lipschitz[block.node], before[block.node] * rows.amax())
-    pairs = None if composed is None else composed.pairs(program, before, lipschitz)
-    return GlobalBound(norms, vectors, lipschitz, program.output, Side.ESTIMATE, pairs, composed is not None)
-
-
-def with_pairs(bound: GlobalBound, program: Program, seed: int = 0) -> GlobalBound:
-    """An estimated bound with the constants of pairs by LipLT, good to a thousandth; as it is where there are none."""
-    composed = Composed.of(program)
-    if composed is None:
-        return bound
-    looped = global_bound(program, Lanczos(tolerance=1e-3, vectors=True), seed, starts=bound.vectors, composed=composed)
-    return replace(bound, pairs=looped.pairs)
-
-
-def _without_slopes(
-    block: Block, columns: list[Tensor], radii: list[Tensor], solver: Solver, seed: int, crude: bool
-) -> Tensor:
-    """The product for the block's value before its activation, whose slopes are not one, a scalar."""
-    one = columns[0].new_ones(1, *block.pre.shape)
-    norms = [
-        _unmasked(t, one, c, solver, random_start((1, *t.columns), c, seed), crude)[0]
-        for t, c in zip(block.terms, columns, strict=True)
-    ]
-    moved = torch.cat([norm * radius for norm, radius in zip(norms, radii, strict=True)])
-    return length(moved, 0) if block.disjoint else moved.sum()
-
-
-def _everything(program: Program, block: Block) -> tuple[Tensor, list[Tensor]]:
-    """The row factors of a block's unmasked map, its activation's largest slopes, and the columns of each term."""
-    one = torch.ones((), dtype=program.dtype, device=program.device)
-    rows = one.expand(1, *block.pre.shape)
-    if block.activation is not None:
-        rows = rows * block.activation.global_slope(block.pre.shape).to(rows)
-    return rows, [one.expand(1, *t.columns) for t in block.terms]
-
-
-def _unmasked(
-    term: Term, rows: Tensor, columns: Tensor, solver: Solver, start: Tensor, crude: bool
-) -> tuple[Tensor, Tensor]:
-    if term.moves:
-        return (rows * term.magnitude(columns)).max(), start
-    norm = solver(Masked(term, rows, columns), start)
-    value = _crude(term, rows, columns) if crude and not bool(norm.converged.all()) else norm.value
-    return value[0], start if norm.vector is None else norm.vector
-
-
-def _crude(term: Term, rows: Tensor, columns: Tensor) -> Tensor:
-    """Upper bound of a norm that needs no iteration: the root of the largest row sum times the largest column sum."""
-    row_sums = flat(rows * term.magnitude(columns)).amax(1)
-    column_sums = flat(term.magnitude_adjoint(rows)).amax(1)
-    return row_sums.sqrt() * column_sums.sqrt()
+            gains = {leaf: gain(leaf, arithmetic.one, before, after) for leaf in composed.maps[block.node]}
+            product = arithmetic.product_before(block, sources, constant)
+            before[block.node] = arithmetic.least(arithmetic.loops(block, gains), product)
+            constant = arithmetic.least(constant, arithmetic.passed(block, before[block.node]))
+        after[block.node] = constant
+    return Constants(after, before)

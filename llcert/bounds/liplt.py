@@ -94,11 +94,15 @@ class Leaf:
     before: bool = True
     even: bool = True
 
-    def gain(self, one: Number, before: Mapping[Node, Number], lipschitz: Mapping[Node, Number]) -> Number:
-        """How far it moves at most where the image moves by one. before, lipschitz: of blocks, by their nodes."""
-        if self.moved is None:
-            return one
-        return before[self.moved] if self.before else lipschitz[self.moved]
+
+def gain(leaf: Leaf, one: Number, before: Mapping[Node, Number], after: Mapping[Node, Number]) -> Number:
+    """How far what enters at a leaf moves at most where the image moves by one.
+
+    before, after: Lipschitz constants of blocks' values before and behind their activations, by their nodes.
+    """
+    if leaf.moved is None:
+        return one
+    return before[leaf.moved] if leaf.before else after[leaf.moved]
 
 
 @dataclass(frozen=True)
@@ -147,19 +151,19 @@ class Composed:
                 found |= _together(terms, torch.cat([vectors[t] for t in terms]))
         return found
 
-    def pairs(self, program: Program, before: Mapping[Node, Tensor], lipschitz: Mapping[Node, Tensor]) -> Tensor | None:
+    def pairs(self, program: Program, before: Mapping[Node, Tensor], after: Mapping[Node, Tensor]) -> Tensor | None:
         """Lipschitz constants of the differences of logits, `[logits, logits]`; None behind an activation.
 
-        before, lipschitz: of the blocks, before and behind their activations, by their nodes, and of the image.
+        before, after: of the blocks, before and behind their activations, by their nodes, and of the image.
         """
         last = program.blocks[-1]
         if last.activation is not None:
             return None
         unit = torch.eye(*last.node.shape * 2, dtype=program.dtype, device=program.device)
-        one = lipschitz[program.input]
+        one = after[program.input]
         return torch.stack(
             [
-                distances(term.adjoint(unit)) * leaf.gain(one, before, lipschitz)
+                distances(term.adjoint(unit)) * gain(leaf, one, before, after)
                 for leaf, term in self.maps[last.node].items()
             ]
         ).sum(0)

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from llcert.bounds import GlobalBound, global_bound
-from llcert.bounds.global_lipschitz import with_pairs
+from llcert.bounds.global_estimate import with_pairs
 from llcert.certify.arithmetic import full_precision
 from llcert.certify.batch import Batch
 from llcert.certify.cascade import BatchResult, Contradiction, cascade

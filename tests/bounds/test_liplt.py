@@ -16,8 +16,8 @@ from torch import Tensor
 
 from llcert.bounds import global_bound
 from llcert.bounds.forward.slopes import steepest
-from llcert.bounds.liplt import Composed, _between, steps_of
-from llcert.bounds.unmasked import proved_bound
+from llcert.bounds.global_proof import proved_bound
+from llcert.bounds.liplt import Composed, _between, gain, steps_of
 from llcert.certify.proof.hint import ProofHint
 from llcert.ir import Input, Network, Node, apply
 from llcert.ops import Affine, Leaky, Linear, MaxMin, Sigmoid, Tanh, relu
@@ -108,11 +108,11 @@ def exact(program: Program, composed: Composed) -> tuple[dict[Node, float], Tens
         parts = [norm(t) * growth[t.source] for t in block.terms]
         product = math.hypot(*parts) if block.disjoint else sum(parts)
         maps = composed.maps[block.node]
-        before[block.node] = min(product, sum(norm(t) * leaf.gain(1.0, before, growth) for leaf, t in maps.items()))
+        before[block.node] = min(product, sum(norm(t) * gain(leaf, 1.0, before, growth) for leaf, t in maps.items()))
         growth[block.node] = before[block.node] * slope
     last = composed.maps[program.output]
     rows = {leaf: matrix(t) for leaf, t in last.items()}
-    pairs = sum((r[:, None] - r).norm(dim=2) * leaf.gain(1.0, before, growth) for leaf, r in rows.items())
+    pairs = sum((r[:, None] - r).norm(dim=2) * gain(leaf, 1.0, before, growth) for leaf, r in rows.items())
     assert isinstance(pairs, Tensor)
     return growth, pairs
 

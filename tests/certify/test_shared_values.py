@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from llcert.bounds import global_bound
-from llcert.bounds.unmasked import proved_bound
+from llcert.bounds.global_proof import proved_bound
 from llcert.certify import Assurance, Certifier, Settings, Verdict
 from llcert.ir import Activation, Input, Network, Node, apply
 from llcert.ops import Clamp, Concat, Leaky, Linear, MaxPool, Reshape, Sigmoid, relu

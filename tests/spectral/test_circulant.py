@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from random_layers import Draw, batch_norm, chain, convolution, exact, largest, random_layer, term_of, transposed
 from torch import Tensor
 
-from llcert.bounds.unmasked import operator_bound, unmasked_bound
+from llcert.bounds.global_norms import global_norm, operator_bound
 from llcert.ir import LinearOp, Shape
 from llcert.ops import Affine, Conv, ConvTranspose, Expand, Linear, Pad, Reduce, SumPool, Take, Transpose
 from llcert.program import Term
@@ -108,7 +108,7 @@ def test_smoothing_is_met_exactly(size: int) -> None:
 @pytest.mark.parametrize("stride", [1, 2])
 def test_a_large_image_is_bounded_closely(stride: int) -> None:
     conv = Conv(_normal(3, 2, 3, 3), None, (stride, stride), (1, 1))
-    proved = unmasked_bound(term_of((2, 32, 32), conv), Verified())
+    proved = global_norm(term_of((2, 32, 32), conv), Verified())
     assert proved <= conv.norm_bound((2, 32, 32)) <= proved * 1.03
 
 
@@ -133,7 +133,7 @@ def test_poison_bounds_nothing(poison: float) -> None:
         shape = (2, 6, 6) if isinstance(op, Conv | ConvTranspose) else (3, 3)
         assert op.norm_bound(shape) == math.inf
         term, _ = chain(shape, op)
-        assert unmasked_bound(term, Verified()) == math.inf
+        assert global_norm(term, Verified()) == math.inf
 
 
 def test_zero_weights() -> None:
@@ -171,11 +171,11 @@ def test_terms(request: pytest.FixtureRequest) -> None:
         if not isinstance(term, Term):
             continue
         truth = largest(layer.matrix)
-        alone, both = operator_bound(term), unmasked_bound(term, Verified())
+        alone, both = operator_bound(term), global_norm(term, Verified())
         assert np.longdouble(min(alone, both)) >= truth, (seed, layer.kind)
         assert both <= truth * (1 + 1.01e-4), (seed, layer.kind)
 
 
 def test_an_estimate_is_no_bound() -> None:
     term, _ = chain((5,), Linear(_normal(4, 5)))
-    assert unmasked_bound(term, PowerIteration()) == operator_bound(term)
+    assert global_norm(term, PowerIteration()) == operator_bound(term)

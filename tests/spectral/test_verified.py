@@ -14,7 +14,7 @@ from random_layers import Draw, Extended, Layer, chain, largest, norm_from_below
 from scipy.sparse import coo_array, csr_array
 from torch import Tensor
 
-from llcert.bounds.unmasked import operator_bound, unmasked_bound
+from llcert.bounds.global_norms import global_norm, operator_bound
 from llcert.errors import InvalidInput
 from llcert.ops import Conv, Linear
 from llcert.program import Term, lower
@@ -175,7 +175,7 @@ def test_terms_of_random_graphs(way: str, request: pytest.FixtureRequest) -> Non
             assert norm.converged.all(), seed
             assert (norm.value >= truth * (1 - 1e-14)).all(), seed
             assert (norm.value <= truth * (1 + 1e-6) + 1e-290).all(), seed
-            assert unmasked_bound(term, solver) >= exact_norm(_unmasked(term)) * (1 - 1e-14)
+            assert global_norm(term, solver) >= exact_norm(_unmasked(term)) * (1 - 1e-14)
 
 
 def _unmasked(term: Term) -> Masked:
@@ -360,7 +360,7 @@ def test_weights_in_training_are_no_obstacle() -> None:
     value = float(_prove(masked).value)
     assert not _prove(masked).value.requires_grad
     assert value <= float(RandomLanczos()(masked, masked.columns).value)
-    assert value <= unmasked_bound(term, Verified()) <= operator_bound(term)
+    assert value <= global_norm(term, Verified()) <= operator_bound(term)
 
 
 def test_float32_is_refused() -> None:

@@ -59,7 +59,8 @@ def affine_image(
     if deployed:
         more = slack.error(passage.deployed(largest(z), slack.products))
         z, error = widened(z, more), upwards(error + more)
-    return z, BlockRoundoff.before_activation(passage.size, passage.total, error)
+    nothing = error.new_zeros(()).expand_as(error)  # what the activation adds comes later
+    return z, BlockRoundoff(passage.size, passage.total, error, nothing, torch.zeros_like(passage.total))
 
 
 def activation_image(

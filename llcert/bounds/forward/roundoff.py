@@ -34,16 +34,6 @@ class BlockRoundoff:
     after: Tensor
     slip: Tensor
 
-    @staticmethod
-    def before_activation(size: Tensor, total: Tensor, error: Tensor) -> BlockRoundoff:
-        """With nothing yet of what an activation errs, and no slip."""
-        return BlockRoundoff(size, total, error, error.new_zeros(()).expand_as(error), torch.zeros_like(total))
-
-    def select(self, images: Tensor) -> BlockRoundoff:
-        """Of some images; images: mask or index."""
-        parts = (self.size, self.total, self.error, self.after, self.slip)
-        return BlockRoundoff(*(part[images] for part in parts))
-
 
 @dataclass(frozen=True)
 class Passage:

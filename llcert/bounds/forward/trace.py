@@ -66,6 +66,10 @@ class Trace:
             joint={n: JointNorm(j.value[images], j.weights[:, images], j.side) for n, j in self.joint.items()},
             lipschitz={n: g[images] for n, g in self.lipschitz.items()},
             logit_lipschitz=None if self.logit_lipschitz is None else self.logit_lipschitz[images],
-            roundoff=None if self.roundoff is None else {n: r.select(images) for n, r in self.roundoff.items()},
+            roundoff=None if self.roundoff is None else {n: _select(r, images) for n, r in self.roundoff.items()},
             _steps={n: None if s is None else tuple(r.select(images) for r in s) for n, s in self._steps.items()},
         )
+
+
+def _select(roundoff: BlockRoundoff, images: Tensor) -> BlockRoundoff:
+    return BlockRoundoff(*(part[images] for part in vars(roundoff).values()))

@@ -8,9 +8,10 @@ from functools import cache
 import torch
 
 from llcert.bounds import TIGHT, CheckerSlack, GlobalBound
+from llcert.bounds.global_norms import MaskedOnly
+from llcert.bounds.global_proof import proved_bound
 from llcert.bounds.intermediate import Colorings
 from llcert.bounds.liplt import Composed
-from llcert.bounds.unmasked import MaskedOnly, proved_bound
 from llcert.certify.proof.prover import Prover
 from llcert.certify.proof.requirements import check_deployable
 from llcert.certify.radii import above

@@ -7,6 +7,7 @@ import itertools
 import pytest
 import torch
 from mixed import mixed
+from oracles import constants
 from oracles.enclose import Frame, enclose
 from oracles.estimate import propagate as estimate
 from oracles.traces import Trace as Old
@@ -20,6 +21,7 @@ from llcert.bounds import (
     Balls,
     CheckerSlack,
     EstimatedArithmetic,
+    GlobalBound,
     RowWeighting,
     Start,
     Trace,
@@ -30,11 +32,11 @@ from llcert.bounds import (
 from llcert.bounds.dual import Backward
 from llcert.bounds.forward.box import box
 from llcert.bounds.forward.outward import enclosing_ball
+from llcert.bounds.global_proof import proved_bound
 from llcert.bounds.intermediate import Colorings, intermediate_bounds
 from llcert.bounds.liplt import Composed
-from llcert.bounds.unmasked import proved_bound
 from llcert.ir import Network
-from llcert.program import Program, lower
+from llcert.program import Program, Term, lower
 from llcert.region import Region, ball
 from llcert.spectral import Lanczos, PowerIteration, RandomLanczos, Verified
 
@@ -100,6 +102,36 @@ def network_of(number: int) -> tuple[Network, Tensor, float]:
     network = make(seed)
     images = torch.cat([random_image(network, seed + n) for n in range(2)])
     return network, images.float(), EPS[seed % len(EPS)]
+
+
+def constants_agree(new: GlobalBound, old: GlobalBound) -> None:
+    for mine, known in ((new.norms, old.norms), (new.vectors, old.vectors), (new.lipschitz, old.lipschitz)):
+        assert set(mine) == set(known)
+        # the norm of an activation of the image itself lost its slope to the map of LipLT
+        compared = [key for key in mine if not (isinstance(key, Term) and not key.nodes)]
+        assert all(same(mine[key], known[key]) for key in compared)
+    assert (new.pairs is None) == (old.pairs is None)
+    assert new.pairs is None or same(new.pairs, old.pairs)
+
+
+@pytest.mark.parametrize("number", range(len(NETWORKS)))
+@torch.no_grad()
+def test_global_constants_are_what_they_were(number: int) -> None:
+    network, _, _ = network_of(number)
+    program, coarse = (lower(network, dtype=dtype) for dtype in (torch.float64, torch.float32))
+    for composed in (None, Composed.of(program)):
+        new, old = proved_bound(program, Verified(), composed), constants.proved_bound(program, Verified(), composed)
+        constants_agree(new, old)
+    loops = Composed.of(coarse)
+    constants_agree(global_bound(coarse, seed=3), constants.global_bound(coarse, seed=3))
+    first = global_bound(coarse, PowerIteration(cap=2), joint=False, crude=False, composed=loops)
+    constants_agree(
+        first, constants.global_bound(coarse, PowerIteration(cap=2), joint=False, crude=False, composed=loops)
+    )
+    starts, known = first.vectors, {t: (first.norms[t], v) for t, v in list(first.vectors.items())[-2:]}
+    for solver in (Lanczos(vectors=True), PowerIteration(cap=3)):
+        new = global_bound(coarse, solver, starts=starts, composed=loops, known=known)
+        constants_agree(new, constants.global_bound(coarse, solver, starts=starts, composed=loops, known=known))
 
 
 @pytest.mark.parametrize("number", range(len(NETWORKS)))

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from llcert.bounds import EstimatedArithmetic, GlobalBound, RowWeighting, Start, global_bound, propagate
 from llcert.bounds.forward.slopes import row_weights
-from llcert.bounds.global_lipschitz import _crude
+from llcert.bounds.global_estimate import _crude
 from llcert.ir import Activation, Input, Network, apply
 from llcert.ops import Add, Affine, Clamp, Concat, Leaky, Linear, MaxMin, relu
 from llcert.program import Program, lower

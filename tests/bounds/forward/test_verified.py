@@ -13,7 +13,7 @@ from torch import Tensor
 
 from llcert.bounds import RowWeighting, VerifiedArithmetic, global_bound, propagate
 from llcert.bounds.forward.outward import enclosing_ball
-from llcert.bounds.unmasked import proved_bound
+from llcert.bounds.global_proof import proved_bound
 from llcert.ir import Input, Network, Node, apply
 from llcert.ops import Clamp, Linear, relu
 from llcert.program import lower

@@ -14,7 +14,8 @@ from torch import Tensor
 from llcert.bounds import VerifiedArithmetic, propagate
 from llcert.bounds.forward.branches import SideBySide
 from llcert.bounds.forward.outward import enclosing_ball
-from llcert.bounds.unmasked import MaskedOnly, operator_bound, proved_bound, unmasked_bound
+from llcert.bounds.global_norms import MaskedOnly, global_norm, operator_bound
+from llcert.bounds.global_proof import proved_bound
 from llcert.certify import Assurance, Settings
 from llcert.certify.proof.hint import ProofHint
 from llcert.certify.proof.provers import provers_of
@@ -47,14 +48,14 @@ def test_a_factorisation_is_spared_where_the_operators_are_close() -> None:
     for kernel, calls in ((3, 0), (5, 1)):
         term, truth = smoothing(12, kernel)
         watched = Watched()
-        assert truth <= unmasked_bound(term, watched) <= truth * (1 + 1e-7)
+        assert truth <= global_norm(term, watched) <= truth * (1 + 1e-7)
         assert len(watched.asked) == calls
         assert (operator_bound(term) <= truth * (1 + 1e-7)) == (calls == 0)
 
 
 def test_a_solver_that_fails_leaves_the_operators_bound() -> None:
     term, truth = smoothing(12, 5)
-    assert truth <= unmasked_bound(term, Verified(operations=1.0)) == operator_bound(term) < math.inf
+    assert truth <= global_norm(term, Verified(operations=1.0)) == operator_bound(term) < math.inf
 
 
 def network(seed: int, *, rectified: bool = False) -> Network:
@@ -119,7 +120,7 @@ def test_whole_layers_are_proved_beyond_what_an_image_may_take() -> None:
     node = apply(Conv(weight, None, (1, 1), (1, 1)), apply(Input((4, 32, 32), torch.float64)))
     net = Network(apply(Linear(Draw(1).normal(3, 4096)), apply(Reshape((4096,)), apply(relu(), node))))
     term = lower(net, dtype=torch.float64).blocks[0].terms[0]
-    tight, torus = unmasked_bound(term, Verified()), operator_bound(term)
+    tight, torus = global_norm(term, Verified()), operator_bound(term)
     assert torus > tight * (1 + 2e-4)
     for seconds, expected in ((1e-6, torus), (0.05, tight)):
         prover = provers_of(net, Settings(0.1, proof_seconds=seconds), "cpu")[Assurance.DETERMINISTIC]
