@@ -53,7 +53,7 @@ class Ascent:
             return backward(trace, rows, Fixed({})).lower, {}
         climb = _Climb(start)
         best, found = climb.evaluate(backward, trace, rows)
-        asked = torch.as_tensor(enough, dtype=best.dtype, device=best.device).expand_as(best)
+        needed = torch.as_tensor(enough, dtype=best.dtype, device=best.device).expand_as(best)
         first, images = best.clone(), torch.arange(len(best), device=best.device)
         for step in range(1, self.steps):
             fall = (1 + math.cos(math.pi * (step - 1) / self.steps)) / 2
@@ -61,7 +61,7 @@ class Ascent:
                 break
             if step % _LOOK == 0:
                 bounds, late = best[images], not self.patient and step >= 2 * self.steps / 3
-                done = (bounds > asked[images]) | (late & (bounds < first[images] - bounds))
+                done = (bounds > needed[images]) | (late & (bounds < first[images] - bounds))
                 left = torch.nonzero(~done.all(1))[:, 0]
                 if len(left) == 0:
                     break

@@ -116,25 +116,25 @@ class Branching:
 
     def _root(self, backward: Backward, trace: Trace, rows: Tensor) -> Leaves:
         own = trace.select(torch.zeros(len(rows), dtype=torch.int64, device=rows.device))
-        carried = {backward.program.output: rows[:, None]}
-        start = backward(own, carried, Tightest()).choices
-        bounds, choices = replace(self.ascent, steps=40)(backward, own, carried, start)
+        objectives = {backward.program.output: rows[:, None]}
+        start = backward(own, objectives, Tightest()).choices
+        bounds, choices = replace(self.ascent, steps=40)(backward, own, objectives, start)
         nothing = {k: _nothing(_step(backward, own, k)) for k in choices}
         return Leaves(torch.arange(len(rows), device=rows.device), bounds[:, 0], nothing, choices)
 
     def _children(self, backward: Backward, trace: Trace, rows: Tensor, parents: Leaves) -> Leaves | None:
         """Both halves of every part, with their bounds; None where no neuron is left to cut."""
         own = cut(backward, trace.select(torch.zeros_like(parents.rows)), parents.cuts)
-        carried = {backward.program.output: rows[parents.rows][:, None]}
-        where = _largest_losses(backward, own, carried, parents.choices)
+        objectives = {backward.program.output: rows[parents.rows][:, None]}
+        where = _largest_losses(backward, own, objectives, parents.choices)
         if where is None:
             return None
         halves = [self._half(backward, own, parents, where, side) for side in (0, 1)]
         both = Leaves.joined(halves)
         own = cut(backward, trace.select(torch.zeros_like(both.rows)), both.cuts)
-        carried = {backward.program.output: rows[both.rows][:, None]}
+        objectives = {backward.program.output: rows[both.rows][:, None]}
         start = _settled(backward, own, both.choices, where + where)
-        bounds, choices = self.ascent(backward, own, carried, start, self.enough(backward, trace))
+        bounds, choices = self.ascent(backward, own, objectives, start, self.enough(backward, trace))
         return replace(both, bounds=torch.fmax(bounds[:, 0], both.bounds), choices=choices)
 
     def _half(self, backward: Backward, own: Trace, parents: Leaves, where: list[tuple[Key, int]], side: int) -> Leaves:

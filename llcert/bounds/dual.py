@@ -28,7 +28,7 @@ from llcert.rounding import DOUBLE, Rounding
 _NONE: Mapping[Node, Layout] = MappingProxyType({})
 
 _ENTRIES = 2**21
-"""Entries of all activations that are carried at a time, over all rows."""
+"""The largest number of coefficients, at all activations, of rows that are computed together."""
 
 
 @dataclass(frozen=True)

@@ -41,8 +41,8 @@ class Target:
         found = ~self.specification.holds(logits, labels, classes)
         where = torch.nonzero(found)[:, 0]
         if len(where):
-            told = self.deployed(points[where].detach()).to(labels.device)
-            found[where] = ~self.specification.holds(told, labels[where], classes)
+            deployed = self.deployed(points[where].detach()).to(labels.device)
+            found[where] = ~self.specification.holds(deployed, labels[where], classes)
         return found
 
 

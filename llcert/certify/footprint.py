@@ -16,7 +16,7 @@ from llcert.program import Program
 
 _REGIONS = 16  # tensors of the size of every value that a forward pass of bounds keeps or makes at once
 _MARGINS = 8  # tensors of classes times the last hidden value that a margin makes at once
-_CARRIED = 20  # tensors of the size of all carried rows that an ascent on them makes at once
+_ROWS = 20  # tensors of the size of all rows of a backward pass that an ascent on them makes at once
 
 _LARGEST_BATCH = 256
 _SHARE = 0.25  # of the free memory, what a batch may take
@@ -24,11 +24,13 @@ _SHARE = 0.25  # of the free memory, what a batch may take
 
 @dataclass(frozen=True)
 class Footprint:
-    """image: bytes that grow with every image. carried: bytes of the rows of one image that a backward pass carries,
-    most: of all rows that it carries at a time."""
+    """Upper estimates of the memory of a batch, in bytes.
+
+    image: for every image. rows: of a backward pass, for every image. most: of all rows that are computed together.
+    """
 
     image: int
-    carried: int
+    rows: int
     most: int
 
     @staticmethod
@@ -39,13 +41,13 @@ class Footprint:
         entries = sum(_size(block.pre.shape) for block in program.blocks)
         return Footprint(
             width * (_REGIONS * program.entries + _MARGINS * program.classes * last + _scratch(program)),
-            width * _CARRIED * program.classes * entries,
-            width * _CARRIED * Backward(program).rows_at_once * entries,
+            width * _ROWS * program.classes * entries,
+            width * _ROWS * Backward(program).rows_at_once * entries,
         )
 
     def bytes(self, images: int) -> int:
         """What so many images take at most, whatever the stage."""
-        return images * self.image + min(images * self.carried, self.most)
+        return images * self.image + min(images * self.rows, self.most)
 
 
 def batch_size_for(program: Program, *, proved: bool = False) -> int:

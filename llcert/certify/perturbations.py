@@ -75,7 +75,7 @@ class Perturbations:
     def project(self, points: Tensor) -> Tensor:
         """The nearest point of the ball, then of the box, which is in the ball still; rounded to the format of points.
 
-        A hair inside the ball, so that rounding rarely carries a point out of it.
+        A hair inside the ball, so that rounding rarely moves a point out of it.
         """
         offset = points - self.centres
         size, aimed = spread(length(offset), offset), spread(self._aimed, offset).to(offset.dtype)
