@@ -14,7 +14,6 @@ from toy_runs import asked, same
 
 from llcert.cli import main
 from llcert.errors import InvalidInput
-from llcert.machine.environment import own_device, own_rank
 from llcert_train.team import Team, assembled
 
 
@@ -59,26 +58,11 @@ def test_one_process_meets_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
         with assembled(torch.device("cpu")) as team:
             assert team == Team()
     assert not torch.distributed.is_initialized()
-    monkeypatch.setenv("LOCAL_RANK", "1")
-    assert own_device(torch.device("cpu")) == torch.device("cpu")
 
 
 def test_fewer_images_than_processes() -> None:
     with pytest.raises(InvalidInput, match="2 training images cannot be shared by 3 processes"):
         Team(0, 3).shard(2)
-
-
-@pytest.mark.parametrize(
-    ("said", "rank"),
-    [({}, 0), ({"RANK": "1"}, 0), ({"RANK": "1", "WORLD_SIZE": "1"}, 0), ({"RANK": "1", "WORLD_SIZE": "2"}, 1)],
-)
-def test_the_number_of_a_process(said: dict[str, str], rank: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A cluster may number processes that know nothing of each other: each is the first of its own team."""
-    for name in ("RANK", "WORLD_SIZE"):
-        monkeypatch.delenv(name, raising=False)
-    for name, value in said.items():
-        monkeypatch.setenv(name, value)
-    assert own_rank() == rank
 
 
 @pytest.mark.parametrize(
