@@ -469,9 +469,3 @@ def test_eps_is_a_plain_number(eps: str, tmp_path: Path) -> None:
     change(folder, "certificate.json", lambda c: c.update(eps=eps))
     with pytest.raises(InvalidInput, match="eps"):
         only(folder)
-
-
-def test_progress_is_told(tmp_path: Path) -> None:
-    told: list[tuple[int, int]] = []
-    assert [r.accepted for r in check(written(random_case(2, margin=True), tmp_path), lambda *n: told.append(n))]
-    assert told == [(1, 1)]
