@@ -183,8 +183,14 @@ def role(entry: dict[str, Any]) -> str:
     return "label" if "label" in entry else "reference"
 
 
-def other_label(rng: np.random.Generator, entry: dict[str, Any], classes: int) -> None:
-    entry[role(entry)] = int((entry[role(entry)] + rng.integers(1, classes)) % classes)
+def false_label(claim: dict[str, Any], entry: dict[str, Any], logits: Any) -> bool:
+    """The class with the least logit: it is not among the largest, nor above one that is never the answer.
+
+    logits: at the image. Any other class but the label itself may be among the K largest.
+    """
+    least = int(np.argmin(logits))
+    entry[role(entry)], before = least, entry[role(entry)]
+    return least not in (before, claim.get("never"))
 
 
 def other_claim(certificate: dict[str, Any], entry: dict[str, Any], classes: int) -> None:
@@ -236,7 +242,10 @@ def corrupted(kind: str, rng: np.random.Generator, source: Path, target: Path, *
         other_weights(rng, arrays)
         (target / changed).write_bytes(archive(arrays))
     elif kind == "label":
-        other_label(rng, entry, classes)
+        last = len(json.loads((source / "graph.json").read_text())["nodes"]) - 1
+        logits = np.load(target / changed)[f"{last}.centre"]
+        if not false_label(certificate["claim"], entry, logits[:classes]):
+            return False
     elif kind == "claim":
         other_claim(certificate, entry, classes)
     else:
