@@ -9,6 +9,7 @@ from pathlib import Path
 # before numpy: what tests compute is small, and threads that wait for work cost as much as threads that have some
 os.environ |= dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
 
+import mutant
 import mutants
 import pytest
 import torch
@@ -37,7 +38,7 @@ def fault(request: pytest.FixtureRequest) -> None:
     """The fault of `--mutant`, made in the running code."""
     name = request.config.getoption("--mutant")
     if name is not None:
-        mutants.apply(mutants.named(name))
+        mutant.apply(mutants.named(name))
 
 
 @pytest.fixture(scope="session")

@@ -18,7 +18,7 @@ from llcert.region import ball
 from llcert.spectral import Lanczos
 from llcert_train import losses
 from llcert_train.objective import Measures, Objective
-from llcert_train.settings import Recipe
+from llcert_train.settings import Loss, Recipe
 from llcert_train.weights import Weights
 
 RADIUS = 0.3
@@ -142,3 +142,26 @@ def directions(s: Subject, count: int) -> Iterator[list[Tensor]]:
     generator = torch.Generator().manual_seed(5)
     for _ in range(count):
         yield [torch.randn(p.shape, generator=generator, dtype=p.dtype) for p in leaves(s)]
+
+
+BOUNDED = [loss for loss in Loss if loss not in (Loss.STANDARD, Loss.CROWN)]
+"""Losses with a bound in closed form; test_crown.py is about the other one."""
+
+
+METHODS: dict[str, dict[str, Any]] = {
+    **{str(loss): {"loss": loss} for loss in BOUNDED},
+    **{f"{loss}, local ball": {"loss": loss, "ball": "local"} for loss in (Loss.LMT, Loss.GLORO, Loss.BCP)},
+    **{
+        f"{loss}, global ball": {"loss": loss, "ball": "global"}
+        for loss in (Loss.LOCAL_LIP_G, Loss.LOCAL_LIP_B, Loss.EMMA, Loss.LOGIT_ANNEALING)
+    },
+    **{
+        f"{loss}, product": {"loss": loss, "ball": "product"}
+        for loss in (Loss.BCP, Loss.LOCAL_LIP_B, Loss.EMMA, Loss.LOGIT_ANNEALING)
+    },
+    **{
+        f"{loss}, LipLT": {"loss": loss, "ball": "liplt", "iterations": 300}
+        for loss in (Loss.PAIRWISE, Loss.CRM, Loss.EMMA)
+    },
+}
+"""Every way to bound the logits: each loss as it is, and with the other ball."""

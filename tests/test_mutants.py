@@ -13,7 +13,8 @@ from pathlib import Path
 
 import mutants
 import pytest
-from mutants import MUTANTS, Mutant
+from mutant import Mutant, place
+from mutants import MUTANTS
 
 ROOT = Path(__file__).parents[1]
 
@@ -37,7 +38,7 @@ def test_every_fault_is_one_of_the_code_as_it_stands() -> None:
     assert len(MUTANTS) >= 40
     assert len({m.name for m in MUTANTS}) == len(MUTANTS)
     for mutant in MUTANTS:
-        assert mutants.place(mutant).__qualname__ == mutant.target
+        assert place(mutant).__qualname__ == mutant.target
 
 
 @pytest.mark.parametrize("mutant", MUTANTS, ids=[m.name for m in MUTANTS])
@@ -50,7 +51,7 @@ def test_every_fault_names_a_test(mutant: Mutant) -> None:
 
 def test_a_fault_that_is_gone_is_said_to_be() -> None:
     with pytest.raises(LookupError, match="0 functions"):
-        mutants.place(Mutant("gone", "proved_bound", "no such piece", "", ""))
+        place(Mutant("gone", "proved_bound", "no such piece", "", ""))
 
 
 def test_the_documents_list_every_fault() -> None:

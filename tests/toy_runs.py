@@ -159,3 +159,31 @@ def same(a: Any, b: Any) -> bool:
 
 def _bits(tensor: Tensor) -> bytes:
     return tensor.detach().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes()
+
+
+def noted_calls(run: Run) -> list[tuple[float, float, float]]:
+    """Radius, weight of the clean loss and rate of every step of a run to its end."""
+    trainer, calls = run.job.trainer, []
+    objective = trainer.model
+
+    def noted(images: Tensor, labels: Tensor, radius: float, kappa: float, *rest: Any) -> Any:
+        calls.append((radius, kappa))
+        return objective(images, labels, radius, kappa, *rest)
+
+    trainer.model = noted  # type: ignore[assignment]
+    rates = rates_of(trainer)
+    run.go()
+    return [(radius, kappa, rate) for (radius, kappa), rate in zip(calls, rates, strict=True)]
+
+
+def timeless_copy(trainer: Any) -> dict[str, Any]:
+    state = {k: v for k, v in trainer.state().items() if k not in ("seconds", "epoch_began")}
+    return copied(state)
+
+
+def copied(value: Any) -> Any:
+    if isinstance(value, Tensor):
+        return value.clone()
+    if isinstance(value, dict):
+        return {k: copied(v) for k, v in value.items()}
+    return [copied(v) for v in value] if isinstance(value, list | tuple) else value

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import math
 from collections.abc import Callable
 from pathlib import Path
 
@@ -11,6 +10,18 @@ import numpy as np
 import onnxruntime
 import pytest
 import torch
+from clipping import (
+    IMAGE,
+    NETWORKS,
+    ZERO,
+    activations,
+    around,
+    bounds,
+    conv,
+    dense,
+    pictures,
+    value,
+)
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from pass_graphs import labels
@@ -20,84 +31,10 @@ from torch import Tensor
 import llcert
 from llcert.errors import InvalidInput
 from llcert.ir import Activation, Input, Network, Node, Op, apply, topological
-from llcert.ops import Add, BatchNorm, Clamp, Conv, ConvTranspose, Leaky, Linear, MaxMin, Reshape, Tanh, relu
+from llcert.ops import Clamp, Conv, Leaky, MaxMin, Tanh, relu
 from llcert_train.clip import clipped, folded, with_maxmin
 
-IMAGE = (2, 4, 4)
 PIXELS = 32
-
-
-def normal(*shape: int, seed: int = 0, dtype: torch.dtype = torch.float32) -> Tensor:
-    return torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64).to(dtype)
-
-
-def pictures(count: int = 20, seed: int = 5, dtype: torch.dtype = torch.float32) -> Tensor:
-    return torch.rand(count, *IMAGE, generator=torch.Generator().manual_seed(seed), dtype=torch.float64).to(dtype)
-
-
-def conv(channels: int, node: Node, seed: int, name: str = "") -> Node:
-    """A 3x3 convolution that keeps the size."""
-    weight = normal(channels, node.shape[0], 3, 3, seed=seed) / (9 * node.shape[0]) ** 0.5
-    return apply(Conv(weight, normal(channels, seed=seed + 1), (1, 1), (1, 1)), node, name=name)
-
-
-def batch_norm(node: Node, seed: int = 0, dtype: torch.dtype = torch.float32) -> Node:
-    c, spatial = node.shape[0], len(node.shape) - 1
-    values = (normal(c, seed=seed + i, dtype=dtype) for i in range(3))
-    variance = normal(c, seed=seed + 3, dtype=dtype).square() + 0.1
-    return apply(BatchNorm(*values, variance, spatial=spatial), node, name="norm")
-
-
-def dense(width: int, node: Node, seed: int, name: str = "") -> Node:
-    flat = node if len(node.shape) == 1 else apply(Reshape((math.prod(node.shape),)), node)
-    size = flat.shape[0]
-    return apply(Linear(normal(width, size, seed=seed) / size**0.5, normal(width, seed=seed + 1)), flat, name=name)
-
-
-def around(*ops: Op) -> Network:
-    """Convolution, the first activation, dense layer, the second, logits; one of the two may be left out."""
-    node = conv(4, apply(Input(IMAGE), name="pixels"), 1, "first")
-    node = apply(ops[0], node, name="inner")
-    node = dense(6, node, 3, "second")
-    node = apply(ops[-1], node, name="outer") if len(ops) > 1 else node
-    return Network(dense(3, node, 7, "last"), "pixels", "scores", {"eps": "0.5", "data": "mnist"}, ("note",), "net")
-
-
-def residual() -> Network:
-    image = apply(Input(IMAGE), name="pixels")
-    start = apply(relu(), batch_norm(conv(4, image, 1), 20), name="stem")
-    inner = apply(relu(), batch_norm(conv(4, start, 3), 30), name="inside")
-    joined = apply(relu(), apply(Add(), batch_norm(conv(4, inner, 5), 40), start), name="joined")
-    return Network(dense(3, joined, 7), source="residual")
-
-
-def bounds(*shape: int, seed: int = 9) -> Tensor:
-    """Some that bind and some that do not."""
-    return normal(*shape, seed=seed).abs() + 0.05
-
-
-ZERO = torch.zeros(())
-NETWORKS: dict[str, Callable[[], Network]] = {
-    "relu": lambda: around(relu(), relu()),
-    "relu of tensors": lambda: around(Clamp(torch.zeros(4, 4, 4)), Clamp(torch.zeros(6))),
-    "relu6": lambda: around(Clamp(ZERO, torch.tensor(6.0)), Clamp(ZERO, torch.tensor(6.0))),
-    "low ceiling": lambda: around(Clamp(ZERO, torch.tensor(0.3)), Clamp(ZERO, torch.tensor(0.1))),
-    "relu-theta": lambda: around(Clamp(ZERO, bounds(4, 4, 4)), Clamp(ZERO, bounds(6))),
-    "relu-theta of channels": lambda: around(Clamp(ZERO, bounds(4, 1, 1)), relu()),
-    "relu-theta of columns": lambda: around(Clamp(ZERO, bounds(4)), relu()),
-    "shut": lambda: around(Clamp(ZERO, ZERO), relu()),
-    "maxmin": lambda: around(MaxMin(), MaxMin()),
-    "maxmin pairs": lambda: around(MaxMin(0, True), MaxMin(0, True)),
-    "maxmin of columns": lambda: around(MaxMin(2, True), MaxMin(0)),
-    "half clipped maxmin": lambda: around(MaxMin(0, False, bounds(2, 4, 4)), MaxMin(0, True, None, -bounds(3))),
-    "clipped maxmin": lambda: around(MaxMin(1, False, bounds(4, 2, 4), -bounds(4)), MaxMin(0, True, ZERO, ZERO)),
-    "beside others": lambda: around(Clamp(torch.tensor(-1.0), torch.tensor(1.0)), relu()),
-    "residual": residual,
-}
-
-
-def activations(network: Network) -> list[Node]:
-    return [n for n in network.operators() if isinstance(n.op, Activation)]
 
 
 def entering(network: Network, images: Tensor) -> dict[int, Tensor]:
@@ -110,11 +47,6 @@ def entering(network: Network, images: Tensor) -> dict[int, Tensor]:
 
 def clip(network: Network, images: Tensor, quantile: float = 1.0, *, per_channel: bool = False) -> Network:
     return clipped(network, [images], quantile=quantile, per_channel=per_channel)
-
-
-def value(network: Network, images: Tensor) -> Tensor:
-    with torch.no_grad():
-        return network(images)
 
 
 def refusal(action: Callable[[], object]) -> str:
@@ -373,121 +305,6 @@ class TestMaxMin:
         found = clip(network, pictures())
         assert torch.equal(value(found, pictures()), value(network, pictures()))
         assert labels(found.output).count("clipped MaxMin") == 3
-
-
-STATISTICS = st.builds(
-    lambda seed, scale, eps: (seed, scale, eps),
-    st.integers(0, 10_000),
-    st.sampled_from([1e-3, 1.0, 1e3]),
-    st.sampled_from([1e-5, 1e-3, 0.5]),
-)
-
-
-def normed(layer: Op, shape: tuple[int, ...], statistics: tuple[int, float, float], dtype: torch.dtype) -> Network:
-    """A layer with a random batch norm behind it, and nothing else."""
-    seed, scale, eps = statistics
-    node = apply(layer.to("cpu", dtype), apply(Input(shape)))
-    c = node.shape[0]
-    weight, bias, mean = (normal(c, seed=seed + i, dtype=dtype) for i in range(3))
-    variance = scale * torch.rand(c, generator=torch.Generator().manual_seed(seed), dtype=torch.float64).to(dtype)
-    norm = BatchNorm(weight, bias, mean * scale**0.5, variance, eps, len(node.shape) - 1)
-    return Network(apply(Reshape((math.prod(node.shape),)), apply(norm, node)))
-
-
-LAYERS: dict[str, tuple[Op, tuple[int, ...]]] = {
-    "conv": (Conv(normal(4, 2, 3, 3), normal(4), (1, 1), (1, 1)), (2, 5, 5)),
-    "conv without bias": (Conv(normal(4, 2, 3, 3), None, (2, 2)), (2, 5, 5)),
-    "conv of groups": (Conv(normal(4, 1, 3, 3), normal(4), groups=2), (2, 5, 5)),
-    "conv 1d": (Conv(normal(4, 2, 3), normal(4), (1,), (1,), (1,)), (2, 7)),
-    "linear": (Linear(normal(4, 6), normal(4)), (6,)),
-    "linear without bias": (Linear(normal(4, 6)), (6,)),
-}
-
-
-class TestFolded:
-    @given(name=st.sampled_from(sorted(LAYERS)), statistics=STATISTICS)
-    @settings(max_examples=60, deadline=None)
-    def test_same_function(self, name: str, statistics: tuple[int, float, float]) -> None:
-        layer, shape = LAYERS[name]
-        for dtype, tolerance in ((torch.float32, 1e-5), (torch.float64, 1e-10)):
-            network = normed(layer, shape, statistics, dtype)
-            found = folded(network)
-            assert labels(found.output) == [layer.label, "Reshape"]
-            x = normal(9, *shape, seed=statistics[0], dtype=dtype)
-            expected = value(network, x)
-            largest = (network.output.inputs[0].op.scale.abs() * layer.to("cpu", dtype)(x).abs().max()).max()
-            assert ((value(found, x) - expected).abs() <= tolerance * (expected.abs() + largest + 1)).all()
-
-    def test_residual_networks_keep_their_shape(self) -> None:
-        network = NETWORKS["residual"]()
-        found = folded(network)
-        assert labels(found.output) == [label for label in labels(network.output) if label != "BatchNorm"]
-        torch.testing.assert_close(value(found, pictures()), value(network, pictures()), atol=1e-5, rtol=1e-5)
-        assert [n.name for n in activations(found)] == ["stem", "inside", "joined"]
-
-    @pytest.mark.parametrize("names", [("layer", "layer"), ("", "norm")])
-    def test_names(self, names: tuple[str, str]) -> None:
-        node = batch_norm(conv(4, apply(Input(IMAGE), name="pixels"), 1, names[0]))
-        network = Network(dense(3, node, 5), "pixels", "scores", {"eps": "0.5"}, ("note",), "net")
-        found = folded(network)
-        assert next(found.operators()).name == names[1]
-        same = ("input_name", "output_name", "metadata", "notes", "source")
-        assert all(getattr(found, f) == getattr(network, f) for f in same)
-        assert (found.input.name, found.input.shape) == ("pixels", IMAGE)
-
-    def test_a_layer_that_others_read_keeps_its_norm_apart(self) -> None:
-        layer = conv(4, apply(Input(IMAGE)), 1)
-        joined = apply(Add(), batch_norm(layer), layer)
-        network = Network(dense(3, joined, 5))
-        found = folded(network)
-        assert labels(found.output) == labels(network.output)
-        assert torch.equal(value(found, pictures()), value(network, pictures()))
-
-    def test_a_layer_with_two_norms_keeps_both(self) -> None:
-        layer = conv(4, apply(Input(IMAGE)), 1)
-        network = Network(dense(3, apply(Add(), batch_norm(layer, 1), batch_norm(layer, 10)), 5))
-        assert labels(folded(network).output).count("BatchNorm") == 2
-        assert torch.equal(value(folded(network), pictures()), value(network, pictures()))
-
-    def test_a_norm_that_is_read_twice_is_folded_once(self) -> None:
-        norm = batch_norm(conv(4, apply(Input(IMAGE)), 1))
-        network = Network(dense(3, apply(Add(), apply(relu(), norm), norm), 5))
-        found = folded(network)
-        assert sorted(labels(found.output)) == ["Add", "Conv", "Linear", "ReLU", "Reshape"]
-        torch.testing.assert_close(value(found, pictures()), value(network, pictures()), atol=1e-5, rtol=1e-5)
-
-    def test_two_in_a_row_are_both_folded(self) -> None:
-        network = Network(dense(3, batch_norm(batch_norm(conv(4, apply(Input(IMAGE)), 1), 1), 10), 5))
-        found = folded(network)
-        assert "BatchNorm" not in labels(found.output)
-        torch.testing.assert_close(value(found, pictures()), value(network, pictures()), atol=1e-5, rtol=1e-5)
-
-    def test_norms_behind_anything_else_stay(self) -> None:
-        image = apply(Input(IMAGE))
-        rows = apply(Linear(normal(5, 4)), image)  # its channels are not those of the norm
-        for node in (
-            image,
-            apply(relu(), conv(4, image, 1)),
-            apply(ConvTranspose(normal(2, 3, 2, 2)), image),
-            rows,
-        ):
-            network = Network(dense(3, batch_norm(node), 5))
-            found = folded(network)
-            assert labels(found.output) == labels(network.output)
-            assert torch.equal(value(found, pictures()), value(network, pictures()))
-
-    def test_a_norm_at_the_end(self) -> None:
-        network = Network(batch_norm(dense(3, apply(Input(IMAGE)), 1)))
-        found = folded(network)
-        assert labels(found.output) == ["Reshape", "Linear"]
-        torch.testing.assert_close(value(found, pictures()), value(network, pictures()), atol=1e-5, rtol=1e-5)
-
-    def test_the_source_is_not_touched(self) -> None:
-        network = NETWORKS["residual"]()
-        before = value(network, pictures())
-        folded(network)
-        assert torch.equal(value(network, pictures()), before)
-        assert labels(network.output).count("BatchNorm") == 3
 
 
 @pytest.mark.parametrize("surgery", ["clipped", "clipped by channel", "maxmin", "folded"])

@@ -3,21 +3,19 @@
 from __future__ import annotations
 
 import itertools
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
-from toy_runs import Run, asked, rates_of, same, timeless_state
+from toy_runs import Run, asked, noted_calls, same, timeless_copy, timeless_state
 
 import llcert_train.warm_start
 from llcert.bounds import global_bound
 from llcert.errors import InvalidInput
 from llcert.ops import Clamp
-from llcert_train.finetune import finetune
-from llcert_train.metrics import Epoch, HeldOut
+from llcert_train.metrics import Epoch
 from llcert_train.objective import Objective
 from llcert_train.settings import Loss
 from llcert_train.trainer import Diverged, Trainer
@@ -118,24 +116,6 @@ def test_without_a_mean_the_last_weights_come_out(tmp_path: Path) -> None:
     job.trainer.train_step()
     assert job.trainer.average == {}
     assert job.network().output is job.trainer.weights.network.output
-
-
-# What every step is asked
-
-
-def noted_calls(run: Run) -> list[tuple[float, float, float]]:
-    """Radius, weight of the clean loss and rate of every step of a run to its end."""
-    trainer, calls = run.job.trainer, []
-    objective = trainer.model
-
-    def noted(images: Tensor, labels: Tensor, radius: float, kappa: float, *rest: Any) -> Any:
-        calls.append((radius, kappa))
-        return objective(images, labels, radius, kappa, *rest)
-
-    trainer.model = noted  # type: ignore[assignment]
-    rates = rates_of(trainer)
-    run.go()
-    return [(radius, kappa, rate) for (radius, kappa), rate in zip(calls, rates, strict=True)]
 
 
 def test_schedules_reach_every_step_and_every_epoch(tmp_path: Path) -> None:
@@ -252,9 +232,6 @@ def test_each_image_has_its_own_vectors(tmp_path: Path) -> None:
         assert (vectors[others] == 0).all()
 
 
-# Two phases
-
-
 def calls(trainer: Trainer, monkeypatch: pytest.MonkeyPatch) -> list[tuple[Loss, int]]:
     """The loss of each step of a trainer, and of how many terms images had vectors."""
     found = []
@@ -317,9 +294,6 @@ def test_a_phase_that_is_measured_has_not_begun(tmp_path: Path) -> None:
     assert (trainer.objective, trainer.warm, trainer.phase) == (objective, None, 0)
 
 
-# Weights that are computed
-
-
 def test_orthogonal_weights_follow_their_parameters(tmp_path: Path) -> None:
     """After every step: they move, and every layer but the last keeps norm one."""
     trainer = asked(tmp_path, **WAYS["orthogonal"]).job().trainer
@@ -334,9 +308,6 @@ def test_orthogonal_weights_follow_their_parameters(tmp_path: Path) -> None:
     with torch.no_grad():
         bound = global_bound(trainer.program, seed=1)
     assert all(float(bound.norms[term]) <= 1 + 1e-4 for block in trainer.program.blocks[:-1] for term in block.terms)
-
-
-# Thresholds
 
 
 def test_thresholds_never_fall_below_zero(tmp_path: Path) -> None:
@@ -356,144 +327,6 @@ def test_thresholds_never_fall_below_zero(tmp_path: Path) -> None:
             reached += int((op.high == 0).sum())
     assert trainer.step > 3
     assert reached > 0, "no threshold was ever pushed to its floor: the test says little"
-
-
-# Divergence
-
-
-def poisoned(trainer: Any, value: float) -> None:
-    with torch.no_grad():
-        next(iter(trainer.weights.leaves.values())).flatten()[0] = value
-
-
-@pytest.mark.parametrize("loss", Loss)
-@pytest.mark.parametrize("value", [float("nan"), float("inf")])
-def test_weights_that_are_not_finite_stop_the_run(loss: Loss, value: float, tmp_path: Path) -> None:
-    trainer = asked(tmp_path, loss=loss, warm_up=0.0).job().trainer
-    trainer.train_step()
-    trainer.train_step()
-    poisoned(trainer, value)
-    before = timeless_copy(trainer)
-    with pytest.raises(Diverged) as caught:
-        trainer.train_step()
-    says_what_to_change(caught.value, step=3)
-    assert same(timeless_copy(trainer), before), "a step that is refused moves nothing"
-
-
-def test_a_gradient_that_is_not_finite_stops_the_run(tmp_path: Path) -> None:
-    """Though the loss is: nothing of it reaches a weight."""
-    trainer = asked(tmp_path).job().trainer
-    trainer.train_step()
-    objective, leaf = trainer.model, next(iter(trainer.weights.leaves.values()))
-
-    def steep(*arguments: Any) -> Any:
-        found = objective(*arguments)
-        return replace(found, loss=found.loss + (0 * leaf.sum()).abs().sqrt())
-
-    trainer.model = steep  # type: ignore[assignment]
-    before = timeless_copy(trainer)
-    with pytest.raises(Diverged) as caught:
-        trainer.train_step()
-    says_what_to_change(caught.value, step=2)
-    assert same(timeless_copy(trainer), before)
-
-
-def timeless_copy(trainer: Any) -> dict[str, Any]:
-    state = {k: v for k, v in trainer.state().items() if k not in ("seconds", "epoch_began")}
-    return copied(state)
-
-
-def copied(value: Any) -> Any:
-    if isinstance(value, Tensor):
-        return value.clone()
-    if isinstance(value, dict):
-        return {k: copied(v) for k, v in value.items()}
-    return [copied(v) for v in value] if isinstance(value, list | tuple) else value
-
-
-def says_what_to_change(error: Exception, step: int) -> None:
-    (line,) = str(error).splitlines()
-    assert f"step {step} " in line
-    assert "--rate" in line
-    assert "--clip-gradient" in line
-
-
-def test_a_run_that_diverges_leaves_its_last_checkpoint(tmp_path: Path) -> None:
-    question = asked(tmp_path, rate=1e30, final_rate=1e30)
-    run = question.begun(tmp_path / "out")
-    run.folder.save(run.job.trainer.state())
-    before = (tmp_path / "out" / "checkpoint.pt").read_bytes()
-    with pytest.raises(Diverged) as caught:
-        run.go()
-    run.folder.close()
-    says_what_to_change(caught.value, step=run.job.trainer.step + 1)
-    assert 1 <= run.job.trainer.step < run.job.trainer.plan.steps
-    assert (tmp_path / "out" / "checkpoint.pt").read_bytes() == before
-    assert sorted(p.name for p in (tmp_path / "out").iterdir()) == ["checkpoint.pt", "metrics.jsonl", "run.json"]
-    again = question.begun(tmp_path / "out", resume=True)
-    assert again.job.trainer.step == 0
-    assert all(bool(p.isfinite().all()) for p in again.job.trainer.weights.leaves.values())
-    again.folder.close()
-
-
-def test_a_last_step_that_diverges_is_not_saved(tmp_path: Path) -> None:
-    """One step: no other would notice."""
-    run = asked(tmp_path, rate=1e30, final_rate=1e30, epochs=1, batch=1000).begun(tmp_path / "out")
-    with pytest.raises(Diverged, match=r"global Lipschitz bound .* --resume"):
-        run.go()
-    run.folder.close()
-    assert not (tmp_path / "out" / "checkpoint.pt").exists()
-
-
-@pytest.mark.parametrize("bound", [None, 1e16, 1e300])
-def test_a_bound_out_of_all_proportion_stops_the_run(bound: float | None, tmp_path: Path) -> None:
-    """Before the epoch is written and saved; one that is only large is no reason."""
-    run = asked(tmp_path, checkpoint=0.0).begun(tmp_path / "out")
-    bounds = {0: 1e9, 1: bound}
-
-    def watch(starts: object) -> HeldOut:
-        return HeldOut(global_lipschitz=bounds[run.job.trainer.epoch])
-
-    told: list[object] = []
-    with pytest.raises(Diverged) as caught:
-        told.extend(finetune(run.job.trainer, watch, run.folder))  # type: ignore[arg-type]
-    run.folder.close()
-    (line,) = str(caught.value).splitlines()
-    assert "epoch 1" in line
-    assert "--rate" in line
-    assert [e.epoch for e in told if isinstance(e, Epoch)] == [0]
-    assert [line["epoch"] for line in run.lines] == [0]
-    assert run.folder.checkpoint()["step"] == 4  # type: ignore[index]
-
-
-@pytest.mark.parametrize(
-    "changed", [{"rate": 0.001, "final_rate": 1e-5}, {"clip_gradient": 0.01}, {"checkpoint": 3.0, "evaluate": 5}]
-)
-def test_a_run_goes_on_more_carefully(changed: dict[str, Any], tmp_path: Path) -> None:
-    """With what may change between two runs of one training: the steps that follow obey it."""
-    question = asked(tmp_path, rate=0.01)
-    question.begun(tmp_path / "out").go(5)
-    careful = replace(question, recipe=question.recipe.changed(changed))
-    run = careful.begun(tmp_path / "out", resume=True)
-    trainer = run.job.trainer
-    assert trainer.step == 5
-    before = {k: v.detach().clone() for k, v in trainer.moved.items()}
-    steps = noted_calls(run)
-    schedule = trainer.schedule
-    assert [rate for *_, rate in steps] == [schedule.rate(n / 10) for n in range(5, 10)]
-    assert schedule.recipe.rate == changed.get("rate", 0.01)
-    again = question.begun(tmp_path / "other")
-    again.go()
-    same_end = same(timeless_state(again.job)["weights"], timeless_state(run.job)["weights"])
-    assert same_end is ("checkpoint" in changed), "what only watches and saves changes no weight"
-    assert not same(before, {k: v.detach() for k, v in trainer.moved.items()})
-    third = careful.begun(tmp_path / "out", resume=True)
-    third.folder.close()
-    assert third.folder.stored is not None
-    assert third.folder.stored.recipe == careful.recipe.to_json()
-
-
-# Cost and clocks
 
 
 def test_measuring_the_cost_moves_nothing(tmp_path: Path) -> None:
@@ -521,9 +354,6 @@ def test_seconds_add_up_over_runs(tmp_path: Path) -> None:
     seconds = [e.seconds for e in second.folder.epochs()]
     assert seconds == sorted(seconds)
     assert second.job.trainer.seconds > first.job.trainer.seconds
-
-
-# The state is only what it says
 
 
 def test_a_state_is_plain(tmp_path: Path) -> None:
