@@ -24,14 +24,8 @@ FILE, TEST_FILE, FUNCTION = 350, 500, 40
 
 FILES = {
     "llcert_train/trainer.py": 418,
-    "tests/mutants.py": 542,
-    "tests/train/test_clip.py": 514,
-    "tests/train/test_folder.py": 931,
-    "tests/train/test_job.py": 630,
-    "tests/train/test_objective.py": 508,
-    "tests/train/test_trainer.py": 541,
 }
-"""Files that are still longer, and how long they may be. These numbers go down; nothing is added."""
+"""Files that are longer, and how long they may be: the training loop, which reads from top to bottom."""
 
 FUNCTIONS: dict[str, int] = {}
 """Functions that are still longer, likewise."""
