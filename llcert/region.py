@@ -161,6 +161,12 @@ class PixelRange:
         """The nearest points within the range."""
         return points.clamp(self.low, self.high)
 
+    def cut(self, region: Region) -> Region:
+        """The same region, its box cut to the range; the centre stays inside."""
+        lower, upper = region.lower.clamp(min=self.low), region.upper.clamp(max=self.high)
+        lower, upper = torch.minimum(lower, region.centre), torch.maximum(upper, region.centre)
+        return replace(region, lower=lower, upper=upper)
+
     def holds(self, images: Tensor) -> Tensor:
         """Whether all pixels of each image lie within the range, `[batch]`; NaN does not."""
         exact = images.double()
@@ -178,8 +184,5 @@ def ball(images: Tensor, eps: float | Tensor, *, within: PixelRange | None = Non
     within: intersect the box with a range of pixels, which holds the images (the ball keeps its centre).
     """
     radius = torch.as_tensor(eps, dtype=images.dtype, device=images.device).expand(images.shape[0])
-    lower, upper = images - spread(radius, images), images + spread(radius, images)
-    if within is not None:
-        lower, upper = lower.clamp(min=within.low), upper.clamp(max=within.high)
-        lower, upper = torch.minimum(lower, images), torch.maximum(upper, images)
-    return Region(images, lower, upper, radius)
+    region = Region(images, images - spread(radius, images), images + spread(radius, images), radius)
+    return region if within is None else within.cut(region)

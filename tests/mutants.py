@@ -108,7 +108,7 @@ MUTANTS = (
         "an input's box cut to the pixel range though nobody asked",
         "enclosing_ball",
         "lost = DOUBLE.nearest(images.abs())",
-        "lower, upper, lost = lower.clamp(min=0), upper.clamp(max=1), DOUBLE.nearest(images.abs())",
+        "region, lost = PixelRange().cut(region), DOUBLE.nearest(images.abs())",
         "tests/certify/test_shared_graphs.py::test_bounds_of_networks_with_shared_values",
     ),
     Mutant(

@@ -34,13 +34,12 @@ def enclosing_ball(
     """
     radius = torch.as_tensor(eps, dtype=torch.float64, device=images.device).expand(len(images))
     lower, upper = downwards(images - spread(radius, images)), upwards(images + spread(radius, images))
-    if within is not None:
-        lower, upper = lower.clamp(min=within.low), upper.clamp(max=within.high)
-        lower, upper = torch.minimum(lower, images), torch.maximum(upper, images)
+    region = Region(images, lower, upper, radius)
+    region = region if within is None else within.cut(region)
     lost = DOUBLE.nearest(images.abs())
     if deployed is not None:
-        lost = DOUBLE.above(lost + deployed.nearest(torch.maximum(lower.abs(), upper.abs()) + lost), 4)
-    return widened(Region(images, lower, upper, DOUBLE.above(radius + distance(lost), 2)), lost)
+        lost = DOUBLE.above(lost + deployed.nearest(torch.maximum(region.lower.abs(), region.upper.abs()) + lost), 4)
+    return widened(replace(region, radius=DOUBLE.above(radius + distance(lost), 2)), lost)
 
 
 def affine_image(
