@@ -353,6 +353,14 @@ MUTANTS = (
         "bounds.amax()",
         "tests/bounds/test_branching.py::test_what_parts_prove_together_no_point_of_the_ball_contradicts",
     ),
+    # evidence
+    Mutant(
+        "the best part of a cover taken for all of it",
+        "_in_all_parts",
+        "worst = found.lower.amin()",
+        "worst = found.lower.amax()",
+        "tests/certify/proof/test_record.py::test_a_cover_is_as_good_as_its_worst_part",
+    ),
     # verdicts
     Mutant(
         "a tie certified",

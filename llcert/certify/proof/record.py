@@ -120,9 +120,9 @@ def recorded(
     if len(tried) == 0:
         return attempted.bounds, {}
     if attempted.leaves is not None:
-        found = dict(_parts(backward, tried, attempted.leaves, least))
+        found = dict(_in_all_parts(backward, tried, attempted.leaves, least))
     else:
-        found = dict(_stops(backward, tried, attempted.choices, least))
+        found = dict(_at_first_stop(backward, tried, attempted.choices, least))
     bounds = attempted.bounds.clamp(max=0)
     bounds[list(found)] = torch.tensor([bound for bound, _ in found.values()]).to(bounds)
     pairs = list(zip(tried.images.tolist(), tried.classes.tolist(), strict=True))
@@ -133,7 +133,7 @@ _Recorded = Iterator[tuple[int, tuple[float, ObjectiveProof]]]
 """The number of an objective, its bound, and how it was proved."""
 
 
-def _stops(backward: Backward, tried: Objectives, choices: Choices, least: Tensor) -> _Recorded:
+def _at_first_stop(backward: Backward, tried: Objectives, choices: Choices, least: Tensor) -> _Recorded:
     """Objectives that are proved somewhere between the logits and the image: each by the first stop that suffices."""
     choices = _short(choices)
     stops = backward.at_every_stop(tried.trace, {backward.program.output: tried.directions}, Fixed(choices))
@@ -152,7 +152,7 @@ def _stops(backward: Backward, tried: Objectives, choices: Choices, least: Tenso
             yield row, (best[row], ObjectiveProof(node, own, {n: lam[place] for n, lam in ends.items()}))
 
 
-def _parts(backward: Backward, tried: Objectives, leaves: Leaves, least: Tensor) -> _Recorded:
+def _in_all_parts(backward: Backward, tried: Objectives, leaves: Leaves, least: Tensor) -> _Recorded:
     """Objectives that are proved in every part of a cover, each on its way down to the image."""
     for row in leaves.rows.unique().tolist():
         own = leaves.select(leaves.rows == row)

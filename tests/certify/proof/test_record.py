@@ -11,11 +11,14 @@ from torch import Tensor
 from llcert.bounds import Trace
 from llcert.bounds.choices import Choices, Fixed, Tightest
 from llcert.bounds.dual import Backward, Stop, differences
+from llcert.certify.proof.attempts import Attempted, Objectives
 from llcert.certify.proof.hint import ProofHint
 from llcert.certify.proof.prover import Prover
-from llcert.certify.proof.record import Proof
+from llcert.certify.proof.record import Proof, recorded
 from llcert.ir import Network, Node
 from llcert.ops import GroupSort, MaxPool, Sigmoid, Tanh
+
+from ...bounds.test_branching import dense, parts_of
 
 HINTS = (
     ProofHint(local=False),
@@ -71,6 +74,24 @@ def _stops(backward: Backward, trace: Trace, rows: dict[Node, Tensor], choices: 
     """What is found at every stop; below that of the evidence, by other choices."""
     known = backward(trace, rows, Tightest()).choices
     return backward.at_every_stop(trace, rows, Fixed({**known, **choices}))
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("seed", [1, 2, 3])
+def test_a_cover_is_as_good_as_its_worst_part(seed: int) -> None:
+    """At a radius at which no cover can prove the margin, though many of its parts are above 0."""
+    network = dense(seed)
+    image = random_image(network, seed).double()
+    label = network(image).argmax(1)
+    backward, trace, rows, leaves = parts_of(network, image, label, 2.0)
+    count, none = torch.arange(len(rows)), torch.zeros(len(rows), dtype=torch.int64)
+    nothing = torch.zeros(len(rows), dtype=torch.float64)
+    objectives = Objectives(trace.select(none), rows[:, None], none, count, nothing)
+    worst = torch.stack([leaves.bounds[leaves.rows == row].amin() for row in count])
+    bounds, found = recorded(backward, objectives, Attempted(count, worst, leaves=leaves), nothing)
+    least = (network(points_of(image, 2.0, 2000, seed)) @ rows.T).amin(0)
+    assert bool((bounds <= least.clamp(min=0) + 1e-9).all())
+    assert {j for j in count.tolist() if bounds[j] > 0} == {j for _, j in found}
 
 
 def test_the_proof_of_some_images_is_that_of_all() -> None:
