@@ -24,7 +24,9 @@ from llcert.certify import (
     Top,
     Verdict,
 )
+from llcert.options import STAGES
 from llcert.report import Layer, Report, Subject, Tally
+from llcert.report.console import _OTHER, _OUT_OF_RANGE, _SHADES
 from llcert.report.diagnosis import held_down_by, percent
 from llcert.report.numbers import histogram
 
@@ -275,7 +277,7 @@ def test_points_outside_the_pixel_range_are_counted_apart() -> None:
     assert summary["attacked_accuracy_in_range"] == 5 / 8
     assert sum(o["count"] for o in summary["outcomes"] if o["in_range"] is False) == 3
     printed = " ".join(text(found).split())
-    assert "attacked 2 25.0 % ░░ attacked, out of range 3 37.5 %" in printed
+    assert "attacked 2 25.0 % ▝▝ attacked, out of range 3 37.5 %" in printed
     assert "clean PGD (targeted) in pixel range certified 87.5 % 25.0 % 62.5 % 12.5 %" in printed
     assert "out of range" not in text(report(FIRST, SECOND))
 
@@ -311,6 +313,21 @@ def test_histogram_counts_everything() -> None:
     assert found[0][0] == 1
     assert found[-1][1] == 100
     assert histogram([4]) == ((4, 4, 1),)
+
+
+def test_every_outcome_has_a_glyph_of_its_own() -> None:
+    shades = [*_SHADES.values(), _OUT_OF_RANGE, _OTHER]
+    for glyphs in list(zip(*shades, strict=True))[:2]:
+        assert len(set(glyphs)) == len(glyphs)
+    certifying = {stage for verdict, stage in _SHADES if verdict is Verdict.CERTIFIED}
+    assert certifying == set(STAGES) - {"attack"}
+
+
+def test_the_cost_names_every_stage() -> None:
+    """Those that it has no words of its own for, too."""
+    last = (*FIRST.stages, StageCount("branch", 1, 0, 0.1), StageCount("new", 1, 1, 0.1))
+    shown = " ".join(text(report(replace(FIRST, stages=last))).split())
+    assert "0.0 % by the branch stage, 25.0 % by the new stage." in shown
 
 
 def test_other_claims_have_their_own_words() -> None:

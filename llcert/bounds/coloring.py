@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 
 import torch
@@ -81,6 +81,15 @@ def _owned(positions: Tensor, own: Tensor, count: int) -> Shared:
     return Shared(padded.gather(1, flat(positions)).reshape(positions.shape), count)
 
 
+def colorable(program: Program, index: int, largest: int) -> bool:
+    """Whether block number `index` may have a coloring: all activations below it keep entries apart and have a
+    relaxation, and rows for the entries of one position have at most `largest` coefficients at all cuts below."""
+    cuts = _cuts_below(program, index)
+    below = [b.activation for b in program.blocks if b.node in cuts]
+    apart = all(phi is None or (phi.entrywise and phi.relaxable) for phi in below)
+    return apart and (program.blocks[index].pre.shape or (1,))[0] * _entries(cuts) <= largest
+
+
 def coloring(program: Program, index: int, largest: int) -> Coloring | None:
     """The coloring of block number `index`, with at most `largest` coefficients at all cuts below.
 
@@ -90,7 +99,7 @@ def coloring(program: Program, index: int, largest: int) -> Coloring | None:
     """
     own = program.blocks[index].pre.shape
     shape = own or (1,)
-    below = sum(torch.Size(n.shape).numel() for n in _cuts_below(program, index))
+    below = _entries(_cuts_below(program, index))
     for period in range(1, max((1, *shape[1:])) + 1):
         rows = shape[0] * math.prod(min(period, n) for n in shape[1:])
         if rows * below > largest:
@@ -112,6 +121,11 @@ def _cuts_below(program: Program, index: int) -> set[Node]:
         if block is program.blocks[index] or block.node in found:
             found |= set(block.sources)
     return found
+
+
+def _entries(cuts: Iterable[Node]) -> int:
+    """The entries of all these values together."""
+    return sum(torch.Size(n.shape).numel() for n in cuts)
 
 
 def _groups(shape: tuple[int, ...], period: int) -> Iterator[Tensor]:

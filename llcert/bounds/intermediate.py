@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from llcert.bounds.choices import Key, Tightest
-from llcert.bounds.coloring import ColoredRows, Coloring, coloring
+from llcert.bounds.coloring import ColoredRows, Coloring, colorable, coloring
 from llcert.bounds.dual import Backward, BackwardBounds
 from llcert.bounds.forward.trace import Trace
 from llcert.ir import Node
@@ -23,19 +23,17 @@ _COEFFICIENTS = 2**19
 """Coefficients of rows that are computed together, over all images: about what a processor's cache holds."""
 
 
-def colorings(program: Program) -> dict[int, Coloring]:
-    """The coloring of every block with an activation, by its number, where its rows are small enough.
+def candidates(program: Program) -> list[int]:
+    """The numbers of the blocks that may have intermediate bounds: those with an activation whose activations below
+    keep entries apart and have a relaxation, if they are not too wide. Not the first: its forward box is exact."""
+    blocks = list(enumerate(program.blocks))[1:]
+    return [i for i, block in blocks if block.activation is not None and colorable(program, i, LARGEST)]
 
-    The first block is left out: its forward box is exact.
-    """
-    found: dict[int, Coloring] = {}
-    for index, block in enumerate(program.blocks):
-        if index == 0 or block.activation is None:
-            continue
-        colored = coloring(program, index, LARGEST)
-        if colored is not None:
-            found[index] = colored
-    return found
+
+def colorings(program: Program) -> dict[int, Coloring]:
+    """The coloring of every candidate, by its number, where its rows are small enough."""
+    found = {index: coloring(program, index, LARGEST) for index in candidates(program)}
+    return {index: colored for index, colored in found.items() if colored is not None}
 
 
 @dataclass(frozen=True)

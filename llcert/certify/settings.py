@@ -13,13 +13,9 @@ from llcert.certify.specification import FIRST, Specification
 from llcert.certify.targeted import Targeted
 from llcert.certify.verdict import Assurance
 from llcert.errors import InvalidInput
-from llcert.options import STAGES, check, default, stage_name
+from llcert.options import RUNNING, STAGES, check, default, stage_name
 from llcert.region import UNIT, PixelRange
 from llcert.spectral import Lanczos, PowerIteration
-
-RUNNING = ("global", "local", "attack", "crown-ball", "crown-ball-intermediate", "targeted", "branch")
-"""All stages after the clean prediction, in the order in which they run: by the cost of a decision. `branch` may spend
-all of its time budget on every image, so it runs last and sees the fewest."""
 
 
 class Semantics(enum.Enum):

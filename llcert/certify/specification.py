@@ -185,7 +185,7 @@ class Never(Specification):
 
     @property
     def broken(self) -> str:
-        return f"answered {self.target} already"
+        return f"answered {self.target} already (or tied)"
 
     def to_json(self) -> dict[str, int]:
         return {"never": self.target}

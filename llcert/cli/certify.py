@@ -64,8 +64,9 @@ def certify(
 ) -> None:
     """How many images of a data set keep their class under [bold]every[/] change of L2 length up to eps.
 
-    Stages run in turn and see what is still open: clean prediction, global bound, attack, local
-    bound, backward pass, backward pass with boxes of its own.
+    Stages run in turn and see what is still open: clean prediction, global bound, local bound,
+    attack, backward pass, backward pass with intermediate bounds, attack towards every open class;
+    if asked for, branch and bound.
     """
     options = Options.given(**given)
     from llcert.cli.running import Outputs, run, share

@@ -2,6 +2,6 @@
 Python API, a key of JSON files, and a check. Cheap to import: nothing here imports torch or numpy."""
 
 from llcert.options.certification import Options, check, default
-from llcert.options.stages import STAGES, stage_name, with_stage_names
+from llcert.options.stages import RUNNING, STAGES, stage_name, with_stage_names
 
-__all__ = ["STAGES", "Options", "check", "default", "stage_name", "with_stage_names"]
+__all__ = ["RUNNING", "STAGES", "Options", "check", "default", "stage_name", "with_stage_names"]

@@ -1,4 +1,4 @@
-"""The names of the stages that a user may ask for."""
+"""The stages of a certification: their names and their order."""
 
 from __future__ import annotations
 
@@ -7,8 +7,12 @@ from typing import Any
 
 from llcert.options.text import read_list
 
-STAGES = ("global", "local", "attack", "crown-ball", "crown-ball-intermediate", "branch")
-"""In the order in which they run; `attack` stands for `targeted`, too."""
+RUNNING = ("global", "local", "attack", "crown-ball", "crown-ball-intermediate", "targeted", "branch")
+"""All stages after the clean prediction, in the order in which they run: by the cost of a decision. `branch` may spend
+all of its time budget on every image, so it runs last and sees the fewest."""
+
+STAGES = tuple(name for name in RUNNING if name != "targeted")
+"""Those that a user may name; `attack` stands for `targeted`, too."""
 
 FORMER = {"dual": "crown-ball", "boxes": "crown-ball-intermediate"}
 """What stages were called before: accepted where a user names them and where an earlier run is read."""

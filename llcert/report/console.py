@@ -23,13 +23,13 @@ _SHADES: dict[tuple[Verdict, str | None], tuple[str, str, str]] = {
     (Verdict.CERTIFIED, "global"): ("█", "#", "green"),
     (Verdict.CERTIFIED, "local"): ("▓", "+", "bright_green"),
     (Verdict.CERTIFIED, "crown-ball"): ("▞", "%", "cyan"),
-    (Verdict.CERTIFIED, "crown-ball-intermediate"): ("▞", "&", "magenta"),
-    (Verdict.CERTIFIED, "branch"): ("▚", "*", "blue"),
+    (Verdict.CERTIFIED, "crown-ball-intermediate"): ("▚", "&", "magenta"),
+    (Verdict.CERTIFIED, "branch"): ("▙", "*", "blue"),
     (Verdict.UNDECIDED, None): ("▒", "?", "yellow"),
     (Verdict.ATTACKED, "attack"): ("░", "x", "red"),
     (Verdict.MISCLASSIFIED, "clean"): ("·", ".", "bright_black"),
 }
-_OUT_OF_RANGE = ("░", "o", "bright_red")
+_OUT_OF_RANGE = ("▝", "o", "bright_red")
 _OTHER = ("▟", "=", "cyan")
 
 
@@ -141,7 +141,9 @@ def _cost(report: Summary) -> str:
                 iterations = [r.iterations_mean for r in report.layers if r.iterations_mean]
                 each = f" ({sum(iterations) / len(iterations):.0f} iterations a layer on average)" if iterations else ""
                 parts.append(f"{percent(stage.seen / total)} seen by the local stage{each}")
-            case "crown-ball" | "crown-ball-intermediate" | "branch":
+            case "clean":
+                continue
+            case _:
                 parts.append(f"{percent(stage.decided / total)} by the {stage.name} stage")
     return f"Cost: {', '.join(parts)}." if parts else "Cost: clean predictions alone."
 

@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 
+from llcert.bounds.intermediate import candidates
 from llcert.certify import (
     Assurance,
     BatchResult,
@@ -157,7 +158,7 @@ def _subject(
         batch_size=batch_size,
         versions=versions(),
         parity=model.agreement.difference if model.agreement else None,
-        notes=(*network.notes, *notes, *_agreed(model.agreement, dataset), *_without_evidence(certifier, proof=proof)),
+        notes=(*network.notes, *notes, *_agreed(model.agreement, dataset), *_limits(certifier, proof=proof)),
         warnings=_warnings(dataset, network, selection.settings),
         left_out=selection.left_out,
     )
@@ -214,11 +215,15 @@ def _agreed(agreement: Agreement | None, dataset: Dataset) -> tuple[str, ...]:
     return (f"on {agreement.inputs} images of {dataset.name} it agrees to {agreement.difference:.1e}",)
 
 
-def _without_evidence(certifier: Certifier, *, proof: bool) -> tuple[str, ...]:
-    """What a certificate does not hold of what would be proved without one."""
-    if not proof or certifier.bound.pairs is None:
-        return ()
-    return ("--proof holds no evidence of LipLT: images that it alone would certify go on to the stages behind global",)
+def _limits(certifier: Certifier, *, proof: bool) -> Iterator[str]:
+    """What stages cannot do: where no block can have bounds of its own, and what evidence there is none of."""
+    if "crown-ball-intermediate" in certifier.settings.stages and not candidates(certifier.program):
+        yield (
+            "the stage crown-ball-intermediate does not apply and decides nothing: no activation has only entrywise, "
+            "piecewise linear ones below it, or layers are too wide"
+        )
+    if proof and certifier.bound.pairs is not None:
+        yield "--proof holds no evidence of LipLT: images that it alone would certify go on to the stages behind global"
 
 
 def _warnings(dataset: Dataset, network: Network, settings: Settings) -> tuple[str, ...]:

@@ -45,7 +45,12 @@ class Norm:
 
 
 class Solver(Protocol):
-    """Computes the norms of a batch of masked maps."""
+    """Computes the norms of a batch of masked maps.
+
+    It gives every image the value that it would have alone, but for rounding, and says honestly on which side it lies:
+    `UPPER` only with a proof of the value, rounding included, for the map in real numbers. Where it found nothing, or a
+    value that is not finite, it says `converged` False, and the global norm stands in.
+    """
 
     def __call__(self, masked: Masked, start: Tensor) -> Norm:
         """The norm of every image's map; start: `[batch, *columns]`, any length."""

@@ -13,7 +13,7 @@ from llcert.bounds.coloring import _through, coloring
 from llcert.bounds.dual import Backward
 from llcert.bounds.dual import _length as shared_length
 from llcert.bounds.forward.outward import enclosing_ball
-from llcert.bounds.intermediate import colorings, intermediate_bounds
+from llcert.bounds.intermediate import candidates, colorings, intermediate_bounds
 from llcert.certify import Certifier, Settings, Verdict
 from llcert.ir import Input, Network, Node, apply
 from llcert.layout import PER_ROW, Shared
@@ -130,7 +130,11 @@ def test_rows_are_shared_by_entries_that_do_not_meet() -> None:
 def test_what_is_too_large_or_mixed_has_no_rows() -> None:
     assert coloring(program_of(convolutional()), 1, 100) is None
     mixed = apply(MaxMin(), conv(apply(Input((1, 4, 4))), 2, 0))
-    assert colorings(program_of(Network(dense(apply(relu(), dense(mixed, 4, 1)), 3, 2)))) == {}
+    program = program_of(Network(dense(apply(relu(), dense(mixed, 4, 1)), 3, 2)))
+    assert candidates(program) == []
+    assert colorings(program) == {}
+    assert coloring(program, 1, 2**21) is None
+    assert candidates(program_of(convolutional())) == [1, 2]
 
 
 def test_counts_too_large_to_compare_are_no_proof() -> None:

@@ -13,7 +13,7 @@ from llcert.api import images_and_labels
 from llcert.certify import Certifier
 from llcert.errors import InvalidInput
 from llcert.ir import Input, Network, apply
-from llcert.ops import Linear, relu
+from llcert.ops import Linear, MaxMin, relu
 from llcert.options import Options
 from llcert.runs.job import prepare
 
@@ -77,6 +77,18 @@ def test_pixels_outside_their_range_are_a_warning() -> None:
 def test_a_softmax_that_was_removed_is_a_warning() -> None:
     ended = replace(network(), notes=("final Softmax removed: certificates are about the logits",))
     assert llcert.certify(ended, images(), eps=0.01).warnings == ended.notes
+
+
+@pytest.mark.parametrize("stages", ["global,crown-ball", "crown-ball-intermediate"])
+@pytest.mark.parametrize("sorts", [False, True])
+def test_a_stage_that_does_not_apply_is_noted(stages: str, sorts: bool) -> None:
+    node = apply(Input((4,)))
+    for activation in (MaxMin() if sorts else relu(), relu()):
+        node = apply(activation, apply(Linear(torch.eye(4), torch.zeros(4)), node))
+    deep = Network(apply(Linear(torch.eye(4)[:3], torch.zeros(3)), node))
+    report = llcert.certify(deep, images(), eps=0.01, stages=stages)
+    noted = any("crown-ball-intermediate does not apply" in note for note in report.subject.notes)
+    assert noted == (sorts and "intermediate" in stages)
 
 
 def test_a_network_too_large_for_the_device_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
