@@ -124,7 +124,7 @@ def recorded(
     else:
         found = dict(_at_first_stop(backward, tried, attempted.choices, least))
     bounds = attempted.bounds.clamp(max=0)
-    bounds[list(found)] = torch.tensor([bound for bound, _ in found.values()]).to(bounds)
+    bounds[list(found)] = bounds.new_tensor([bound for bound, _ in found.values()])  # float64: nothing is rounded up
     pairs = list(zip(tried.images.tolist(), tried.classes.tolist(), strict=True))
     return bounds, {pairs[row]: proof for row, (_, proof) in found.items()}
 

@@ -15,8 +15,9 @@ from llcert.certify.proof.attempts import Attempted, Objectives
 from llcert.certify.proof.hint import ProofHint
 from llcert.certify.proof.prover import Prover
 from llcert.certify.proof.record import Proof, recorded
-from llcert.ir import Network, Node
-from llcert.ops import GroupSort, MaxPool, Sigmoid, Tanh
+from llcert.certify.settings import Semantics
+from llcert.ir import Input, Network, Node, apply
+from llcert.ops import GroupSort, Linear, MaxPool, Sigmoid, Tanh, relu
 
 from ...bounds.test_branching import dense, parts_of
 
@@ -105,6 +106,20 @@ def test_the_proof_of_some_images_is_that_of_all() -> None:
     assert some.regions.first is not None
     for node, box in some.regions.boxes.items():
         assert torch.equal(box.ends[0], proof.regions.boxes[node].ends[0][[3, 1]])
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_margins_with_evidence_pay_for_every_rounding(seed: int) -> None:
+    """Where every neuron is active, the row down to the image gives the least value itself, up to float64."""
+    generator, eps = torch.Generator().manual_seed(seed), 0.1
+    inner, outer, image = (torch.rand(n, 3, generator=generator, dtype=torch.float64) for n in (3, 3, 1))
+    image, apart = image + 1, (outer[:1] - outer) @ inner
+    moved = eps * torch.linalg.vector_norm(apart, dim=1)
+    hidden = apply(relu(), apply(Linear(inner, None), apply(Input((3,), torch.float64))))
+    network = Network(apply(Linear(outer, (image @ apart.T)[0] - 1.01 * moved), hidden))
+    proof = prover(network, eps, Semantics.REAL).prove(image, torch.tensor([0]), HINTS[2], evidence=True)
+    assert {(0, 1), (0, 2)} <= set(proof.objectives)
+    assert bool((proof.margins[0] <= 0.01 * moved + 1e-14)[1:].all())
 
 
 def test_there_is_no_evidence_of_liplt() -> None:
