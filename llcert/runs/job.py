@@ -219,8 +219,8 @@ def _limits(certifier: Certifier, *, proof: bool) -> Iterator[str]:
     """What stages cannot do: where no block can have bounds of its own, and what evidence there is none of."""
     if "crown-ball-intermediate" in certifier.settings.stages and not candidates(certifier.program):
         yield (
-            "the stage crown-ball-intermediate does not apply and decides nothing: no activation has only entrywise, "
-            "piecewise linear ones below it, or layers are too wide"
+            "the stage crown-ball-intermediate does not apply and decides nothing: no activation behind the first "
+            "has only entrywise, piecewise linear ones below it, or layers are too wide"
         )
     if proof and certifier.bound.pairs is not None:
         yield "--proof holds no evidence of LipLT: images that it alone would certify go on to the stages behind global"
