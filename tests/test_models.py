@@ -16,6 +16,7 @@ from torch import Tensor
 
 import llcert
 from llcert.certify import Finding, Stage, Verdict
+from llcert.certify.batch import Batch, Known
 from llcert.data import load_dataset
 from llcert.options import Options
 from llcert.report import Tally
@@ -137,9 +138,9 @@ class _Overheard:
     def verdict(self) -> Verdict:
         return self.stage.verdict
 
-    def __call__(self, images: Tensor, labels: Tensor, indices: Tensor, bounds: Tensor) -> Finding:
-        finding = self.stage(images, labels, indices, bounds)
+    def __call__(self, batch: Batch, known: Known) -> Finding:
+        finding = self.stage(batch, known)
         assert finding.counterexample is not None
-        broken = finding.decided
-        self.found.append((images[broken], labels[broken], finding.counterexample[broken]))
+        broken = batch.select(finding.decided)
+        self.found.append((broken.images, broken.labels, finding.counterexample[finding.decided]))
         return finding
