@@ -4,9 +4,10 @@
 
 Every run is one `llcert train --recipe cifar10-6c2f-cpu` with another loss, from the same seed, on one thread, for as
 many minutes of training; a run that was interrupted goes on, one that is finished is not done again, so that the runs
-may be spread over days. Each network is certified by estimate: all 10,000 test images by the global bound and by the
-local one, the first images by the default stages as well. Prints the table of docs/training.md, writes
-results/comparison.json and draws Figures 2 to 4 of the paper from the runs into --figures.
+may be spread over days. Each network is certified by estimate: all 10,000 test images by the global bound, the first
+ones by the local bound and by the default stages as well. Prints the table of docs/training.md, writes
+results/comparison.json and draws Figures 2 to 4 of the paper into --figures, of all runs of so many minutes that are
+finished.
 """
 
 from __future__ import annotations
@@ -27,8 +28,8 @@ from machine import facts
 from llcert_train.metrics import read
 
 RESULTS = Path(__file__).parent / "results" / "comparison.json"
-CASCADE = 500
-"""Test images that the default stages are asked about."""
+LOCAL, CASCADE = 2000, 500
+"""Test images that the local bound and the default stages are asked about, from the first on."""
 
 _PAPER = "--precision float32 --overshoot 1.1 --average 0"
 _LIPLT = "--loss emma --ball liplt --activation relu"
@@ -60,21 +61,34 @@ def main() -> None:
     if unknown:
         parser.error(f"unknown {', '.join(sorted(unknown))}; choose from {', '.join(RUNS)}")
     arguments.work.mkdir(parents=True, exist_ok=True)
-    rows: dict[str, Mapping[str, Any]] = {}
     for name in arguments.names or RUNS:
-        out = arguments.work / name.lower().replace(", ", "_").replace(" ", "-")
+        out = folder_of(arguments.work, name, arguments.minutes)
         print(f"{name}: {out}.log", file=sys.stderr, flush=True)
         train(name, out, arguments.minutes, arguments.data_root)
-        rows[name] = measured(out, arguments.data_root)
-        print(table(rows), flush=True)
+        measured(out, arguments.data_root)
+        print(table(finished(arguments.work, arguments.minutes, arguments.data_root)), flush=True)
+    rows = finished(arguments.work, arguments.minutes, arguments.data_root)
     RESULTS.write_text(json.dumps({"machine": facts(), "minutes": arguments.minutes, "runs": rows}, indent=1) + "\n")
     llcert(
         "plot",
-        *(str(arguments.work / p.parent.name) for p in sorted(arguments.work.glob("*/metrics.jsonl"))),
+        *(str(folder_of(arguments.work, name, arguments.minutes)) for name in rows),
+        "--labels",
+        ",".join(name.replace(", ", " / ") for name in rows),
         "--out",
         str(arguments.figures),
         log=arguments.work / "plot.log",
     )
+
+
+def folder_of(work: Path, name: str, minutes: float) -> Path:
+    """The folder of a row's training run."""
+    return work / f"{name.lower().replace(', ', '_').replace(' ', '-')}-{minutes:g}"
+
+
+def finished(work: Path, minutes: float, root: Path) -> dict[str, Mapping[str, Any]]:
+    """What every run reached that is trained and measured, by the name of its row."""
+    folders = {name: folder_of(work, name, minutes) for name in RUNS}
+    return {name: measured(out, root) for name, out in folders.items() if (out / "cascade" / "summary.json").exists()}
 
 
 def llcert(*words: str, log: Path) -> None:
@@ -96,7 +110,7 @@ def train(name: str, out: Path, minutes: float, root: Path) -> None:
 
 def measured(out: Path, root: Path) -> dict[str, Any]:
     """What a finished run reached on the test images, in percent, and what it cost."""
-    asked = (("global", "global", "0:10000"), ("local", "local", "0:10000"), ("cascade", None, f"0:{CASCADE}"))
+    asked = (("global", "global", "0:10000"), ("local", "local", f"0:{LOCAL}"), ("cascade", None, f"0:{CASCADE}"))
     shares = {
         name: certified(out, ("--data-root", str(root)), name, stages, samples) for name, stages, samples in asked
     }
@@ -131,7 +145,7 @@ def table(rows: Mapping[str, Mapping[str, Any]]) -> str:
         "",
         "clean",
         "global bound",
-        "local bound",
+        f"local bound, first {LOCAL:,}",
         f"all stages, first {CASCADE}",
         "attack leaves of these",
         "epochs",
