@@ -30,11 +30,11 @@ import torch
 
 import llcert
 from llcert.bounds import Balls, EstimatedArithmetic, LastLayer, global_bound, propagate, worst_margins
-from llcert.certify.specification import positive
+from llcert.certification.specification import positive
 from llcert.data import load_dataset
 from llcert.data.dataset import ArrayImages
+from llcert.domain.region import ball
 from llcert.program import lower
-from llcert.region import ball
 from llcert_train.metrics import read
 
 ARCH, EPS, TRAINED_ON, TESTED_ON, EPOCHS, SEEDS = "tiny-conv", "1.58", 10_000, 1_000, 15, (0, 1, 2)

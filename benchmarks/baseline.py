@@ -13,9 +13,9 @@ import torch
 from torch import Tensor
 
 from llcert.bounds import EstimatedArithmetic, GlobalBound, LastLayer, Start, propagate, worst_margins
-from llcert.certify import positive
+from llcert.certification import positive
+from llcert.domain.region import ball
 from llcert.program import Program
-from llcert.region import ball
 from llcert.spectral import Masked, Norm, Side
 
 

@@ -25,7 +25,7 @@ import torch
 from torch import Tensor
 
 from llcert.api import images_and_labels, load
-from llcert.certify import FIRST, PGD, Objective, Perturbations, Sample, Target, Verdict
+from llcert.certification import FIRST, PGD, Objective, Perturbations, Sample, Target, Verdict
 from llcert.data import load_dataset
 from llcert.data.dataset import Examples
 from llcert.errors import LlcertError

@@ -25,7 +25,7 @@ from typing import Any
 
 import numpy as np
 
-from llcert.check import check
+from llcert.checker import check
 
 Arrays = dict[str, Any]
 Change = Callable[[np.random.Generator, Arrays], bool]

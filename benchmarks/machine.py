@@ -11,9 +11,9 @@ from typing import Any
 
 import torch
 
-from llcert.certify.arithmetic import full_precision
+from llcert.certification.arithmetic import full_precision
+from llcert.domain.region import channels_last
 from llcert.machine.versions import versions
-from llcert.region import channels_last
 from llcert.runs.resolve import device_name
 
 

@@ -22,7 +22,7 @@ from machine import facts
 from peak import Peak, convolutions, dense, images_of, in_new_process
 
 from llcert.api import images_and_labels, load
-from llcert.certify import Footprint
+from llcert.certification import Footprint
 from llcert.data import Dataset, load_dataset
 from llcert.ir import Network
 from llcert.options import Options

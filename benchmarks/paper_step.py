@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from llcert.bounds.forward.box import Hidden
 from llcert.bounds.margin import largest_increase
-from llcert.region import Region
+from llcert.domain.region import Region
 from llcert_train import losses
 from llcert_train.zoo import ClippedReLU
 

@@ -29,9 +29,9 @@ from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 
 from llcert.api import load
-from llcert.certify import Assurance, Batch, Certifier, Finding, Known, Settings, Verdict
-from llcert.certify.proof.stage import Proved
-from llcert.certify.verdict import Stage
+from llcert.certification import Assurance, Batch, Certifier, Finding, Known, Settings, Verdict
+from llcert.certification.proof.stage import Proved
+from llcert.certification.verdict import Stage
 from llcert.data import Dataset, load_dataset
 from llcert.ir import Network
 

@@ -24,8 +24,8 @@ from torch import Tensor
 from llcert.api import load
 from llcert.bounds import EstimatedArithmetic, global_bound, propagate
 from llcert.data import load_dataset
+from llcert.domain.region import ball, channels_last, length
 from llcert.program import Program, lower
-from llcert.region import ball, channels_last, length
 from llcert.spectral import Lanczos, Masked, Norm, random_start
 from llcert.spectral.lanczos import _State
 

@@ -17,10 +17,10 @@ from typing import Any
 import torch
 
 from llcert.api import load
-from llcert.comparison import compared
 from llcert.data import Dataset, load_dataset
 from llcert.errors import LlcertError
 from llcert.frontend.adapt import behind, preprocessing
+from llcert.frontend.comparison import compared
 
 COMPARED = 5
 RESULTS = Path(__file__).parent / "results" / "third_party.json"

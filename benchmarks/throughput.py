@@ -22,8 +22,8 @@ from machine import ceilings, facts, synchronise
 
 from llcert.api import load
 from llcert.bounds import global_bound
-from llcert.certify import Assurance, AttackKind, Certifier, Settings, Verdict
-from llcert.certify.arithmetic import full_precision
+from llcert.certification import Assurance, AttackKind, Certifier, Settings, Verdict
+from llcert.certification.arithmetic import full_precision
 from llcert.data import Dataset, load_dataset
 from llcert.ir import Network
 from llcert.program import lower

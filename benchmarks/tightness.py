@@ -24,15 +24,15 @@ import torch
 
 from llcert.api import load
 from llcert.bounds import RowWeighting, worst_margins
-from llcert.bounds.choices import Choice, Key
-from llcert.bounds.dual import Backward, differences
-from llcert.certify import PGD, Perturbations, Target, Verdict, radii_of
-from llcert.certify.specification import positive
+from llcert.bounds.backward.choices import Choice, Key
+from llcert.bounds.backward.crown import Backward, differences
+from llcert.certification import PGD, Perturbations, Target, Verdict, radii_of
+from llcert.certification.specification import positive
 from llcert.data import load_dataset
-from llcert.layout import Layout
+from llcert.domain.layout import Layout
+from llcert.domain.relaxation import Relaxation
 from llcert.options import Options
-from llcert.relaxation import Relaxation
-from llcert.report.tally import Tally
+from llcert.reporting.tally import Tally
 from llcert.runs.job import Job, prepare
 
 RESULTS = Path(__file__).parent / "results" / "tightness.json"

@@ -6,7 +6,7 @@ For each recipe, at the end of its ramp, on one batch, the recipe's own on a GPU
 own: seconds a step of llcert's trainer, the median of a few, next to the steps of its rivals, taken in turns: the plain
 step (cross-entropy, Adam), the paper's step written down plainly (paper_step.py) with the recipe's iterations from
 saved vectors and with ten from random starts, which train about as well (the paper's Table 1), and llcert's own step
-with torch's derivatives in place of those of llcert/gradients.py.
+with torch's derivatives in place of those of llcert/numerics/gradients.py.
 The rivals work on one batch that is ready for use; llcert also fetches images, crops, flips and keeps its vectors.
 An epoch is extrapolated from the step. Shares come from steps of their own, for which a GPU is waited for at every
 border. Memory is that of a process of its own, above what it has before its first step. Images are random unless there
@@ -35,12 +35,12 @@ from machine import facts, synchronise
 from paper_step import PaperStep
 from torch import nn
 
-from llcert import gradients
 from llcert.api import from_torch
-from llcert.certify.arithmetic import full_precision
+from llcert.certification.arithmetic import full_precision
 from llcert.data import load_dataset
 from llcert.data.dataset import subset
 from llcert.errors import LlcertError
+from llcert.numerics import gradients
 from llcert.program import lower
 from llcert.runs.resolve import device_of
 from llcert_train import objective

@@ -11,10 +11,10 @@ from llcert.machine.versions import VERSION
 if TYPE_CHECKING:
     from llcert.api import certify, from_torch, load
     from llcert.data import Dataset, load_dataset
+    from llcert.domain.region import Region
     from llcert.frontend.onnx_file import save
     from llcert.ir import Network
-    from llcert.region import Region
-    from llcert.report import Report
+    from llcert.reporting import Report
 
 __version__ = VERSION
 
@@ -38,8 +38,8 @@ __all__ = [
 _HOMES = {
     "Dataset": "llcert.data",
     "Network": "llcert.ir",
-    "Region": "llcert.region",
-    "Report": "llcert.report",
+    "Region": "llcert.domain.region",
+    "Report": "llcert.reporting",
     "certify": "llcert.api",
     "from_torch": "llcert.api",
     "load": "llcert.api",

@@ -13,14 +13,14 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from llcert.comparison import checked
 from llcert.data import Dataset
 from llcert.data.npz import as_images
 from llcert.errors import InvalidInput
 from llcert.frontend import exported, onnx_file, pt2
+from llcert.frontend.comparison import checked
 from llcert.ir import Network
 from llcert.options import Options
-from llcert.report import Report, Tally
+from llcert.reporting import Report, Tally
 from llcert.runs.job import prepare
 
 ENDINGS = (".onnx", ".onnx.gz", ".pt2")

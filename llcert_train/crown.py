@@ -6,11 +6,11 @@ import torch
 from torch import Tensor
 
 from llcert.bounds import Trace
-from llcert.bounds.choices import Choice, Key
-from llcert.bounds.dual import Backward
-from llcert.layout import Layout
+from llcert.bounds.backward.choices import Choice, Key
+from llcert.bounds.backward.crown import Backward
+from llcert.domain.layout import Layout
+from llcert.domain.relaxation import Relaxation
 from llcert.program import Program
-from llcert.relaxation import Relaxation
 
 
 def raised_margins(program: Program, trace: Trace, labels: Tensor, margins: Tensor) -> Tensor:

@@ -9,8 +9,8 @@ from typing import TypeVar
 import torch
 from torch import Tensor
 
-from llcert.layout import flat
-from llcert.region import length, spread
+from llcert.domain.layout import flat
+from llcert.domain.region import length, spread
 from llcert.spectral import Masked, Norm, Side
 
 Key = TypeVar("Key")

@@ -25,10 +25,10 @@ from llcert.bounds import (
     worst_margins,
 )
 from llcert.bounds.liplt import Composed
+from llcert.domain.region import Region, ball, channels_last, length
 from llcert.errors import InvalidInput
 from llcert.ir import Node
 from llcert.program import Program, Term
-from llcert.region import Region, ball, channels_last, length
 from llcert_train import losses
 from llcert_train.crown import raised_margins
 from llcert_train.norms import FewIterations, OneProduct, unit_leaf

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from llcert.api import load
-from llcert.certify import Settings
+from llcert.certification import Settings
 from llcert.data import NAMED, Dataset, load_dataset
 from llcert.data.store import Progress
 from llcert.errors import InvalidInput

@@ -14,11 +14,11 @@ import torch
 from torch import Tensor
 
 from llcert.bounds import Balls, global_bound
-from llcert.certify.arithmetic import full_precision
+from llcert.certification.arithmetic import full_precision
 from llcert.data.reading import reading
 from llcert.errors import InvalidInput, LlcertError
 from llcert.program import Program, Term
-from llcert.report.numbers import finite
+from llcert.reporting.numbers import finite
 from llcert.spectral import PowerIteration
 from llcert_train.augment import Augmentation
 from llcert_train.data import TrainingData, generator, order

@@ -21,14 +21,14 @@ from llcert.bounds import (
 )
 from llcert.bounds.forward.starts import nudged
 from llcert.bounds.liplt import Composed
-from llcert.certify import FIRST, PGD, Global, Perturbations, Target, batch_size_for, positive
-from llcert.certify.arithmetic import full_precision
-from llcert.layout import flat
+from llcert.certification import FIRST, PGD, Global, Perturbations, Target, batch_size_for, positive
+from llcert.certification.arithmetic import full_precision
+from llcert.domain.layout import flat
+from llcert.domain.region import ball
 from llcert.program import Program, Term
-from llcert.region import ball
-from llcert.report.layers import layers
-from llcert.report.numbers import finite, histogram, mean
-from llcert.report.subject import Layer as Named
+from llcert.reporting.layers import layers
+from llcert.reporting.numbers import finite, histogram, mean
+from llcert.reporting.subject import Layer as Named
 from llcert.spectral import PowerIteration
 from llcert_train.losses import worst_logits
 from llcert_train.metrics import HeldOut, Layer

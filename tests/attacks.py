@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from llcert.certify import FIRST, PGD, Adversary, Attacked, Perturbations, Specification, Target
+from llcert.certification import FIRST, PGD, Adversary, Attacked, Perturbations, Specification, Target
 from llcert.program import Program
 
 

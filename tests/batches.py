@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from llcert.certify import Batch, Eps, Finding, Known, Stage, radii_of
+from llcert.certification import Batch, Eps, Finding, Known, Stage, radii_of
 from llcert.program import Program
 
 

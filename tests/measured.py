@@ -16,11 +16,11 @@ from numpy.typing import NDArray
 from random_layers import exact
 from torch import Tensor
 
+from llcert.domain.region import Region
 from llcert.frontend.writer import to_model
 from llcert.ir import Activation, Input, Join, LinearOp, Network, Op, Shape, apply, stated
+from llcert.numerics.rounding import SINGLE
 from llcert.ops import BatchNorm
-from llcert.region import Region
-from llcert.rounding import SINGLE
 
 Extended = NDArray[np.longdouble]
 Singles = NDArray[np.float32]

@@ -17,21 +17,21 @@ MUTANTS = (
         "_block",
         "Term(s, reached(s, body), pre, node)",
         "Term(s, reached(s, body), pre, pre)",
-        "tests/certify/test_shared_values.py::test_each_activation_of_a_value_has_the_norm_of_its_own_slope",
+        "tests/certification/test_shared_values.py::test_each_activation_of_a_value_has_the_norm_of_its_own_slope",
     ),
     Mutant(
         "a global norm without its slope",
         "_ProvedConstants.sloped",
         "DOUBLE.bound(self.plain[term] * self.slopes[block.node])",
         "DOUBLE.bound(self.plain[term])",
-        "tests/certify/test_shared_values.py::test_each_activation_of_a_value_has_the_norm_of_its_own_slope",
+        "tests/certification/test_shared_values.py::test_each_activation_of_a_value_has_the_norm_of_its_own_slope",
     ),
     Mutant(
         "an estimated global norm without its slope",
         "_largest_slopes",
         "rows = rows * block.activation.global_slope(block.pre.shape).to(rows)",
         "rows = rows * 1",
-        "tests/certify/test_shared_values.py::test_each_activation_of_a_value_has_the_norm_of_its_own_slope",
+        "tests/certification/test_shared_values.py::test_each_activation_of_a_value_has_the_norm_of_its_own_slope",
     ),
     Mutant(
         "a norm of the images that asked before",
@@ -45,7 +45,7 @@ MUTANTS = (
         "Known.select",
         "self.traces.select(positions)",
         "self.traces.select(torch.arange(len(self.bounds[positions])))",
-        "tests/certify/test_stages.py::test_later_stages_start_from_the_forward_passes_of_their_own_images",
+        "tests/certification/test_stages.py::test_later_stages_start_from_the_forward_passes_of_their_own_images",
     ),
     # boxes and regions
     Mutant(
@@ -102,14 +102,14 @@ MUTANTS = (
         "_unless_overflown",
         "fits = fits & flat(4 * largest(hidden.region) < form.largest).all(1)",
         "fits = torch.ones_like(fits)",
-        "tests/certify/test_hostile.py::test_what_is_nan_in_float32_is_not_certified",
+        "tests/certification/test_hostile.py::test_what_is_nan_in_float32_is_not_certified",
     ),
     Mutant(
         "an input's box cut to the pixel range though nobody asked",
         "enclosing_ball",
         "lost = DOUBLE.nearest(images.abs())",
         "region, lost = PixelRange().cut(region), DOUBLE.nearest(images.abs())",
-        "tests/certify/test_shared_graphs.py::test_bounds_of_networks_with_shared_values",
+        "tests/certification/test_shared_graphs.py::test_bounds_of_networks_with_shared_values",
     ),
     Mutant(
         "the roundings of a sum left out",
@@ -195,7 +195,7 @@ MUTANTS = (
         "_together",
         "math.hypot(*parts) if block.disjoint else sum(parts)",
         "math.hypot(*parts)",
-        "tests/certify/test_shared_graphs.py::test_bounds_of_networks_with_shared_values",
+        "tests/certification/test_shared_graphs.py::test_bounds_of_networks_with_shared_values",
     ),
     Mutant(
         "a movement of branches that add up like a concatenation",
@@ -216,7 +216,7 @@ MUTANTS = (
         "Term._backward",
         "pending[i] + part if i in pending else part",
         "part",
-        "tests/certify/test_shared_graphs.py::test_bounds_of_networks_with_shared_values",
+        "tests/certification/test_shared_graphs.py::test_bounds_of_networks_with_shared_values",
     ),
     # norms
     Mutant(
@@ -231,7 +231,7 @@ MUTANTS = (
         "VerifiedArithmetic.norm",
         "value=torch.where(proved, found.value, ceiling)",
         "value=torch.where(proved, found.value * 0.999, ceiling)",
-        "tests/certify/test_shared_graphs.py::test_bounds_of_networks_with_shared_values",
+        "tests/certification/test_shared_graphs.py::test_bounds_of_networks_with_shared_values",
     ),
     Mutant(
         "a remainder that LipLT forgets",
@@ -245,7 +245,7 @@ MUTANTS = (
         "VerifiedArithmetic.radius",
         "lipschitz * entry.eps + 2 * roundoff.slip",
         "lipschitz * entry.eps",
-        "tests/certify/test_shared_graphs.py::test_bounds_of_networks_with_shared_values",
+        "tests/certification/test_shared_graphs.py::test_bounds_of_networks_with_shared_values",
     ),
     Mutant(
         "a pair's margin without what evaluations slip",
@@ -288,42 +288,42 @@ MUTANTS = (
         "_Walk.hand_on",
         "self.pending[node] + part if node in self.pending else part",
         "part",
-        "tests/certify/test_shared_graphs.py::test_bounds_of_networks_with_shared_values",
+        "tests/certification/test_shared_graphs.py::test_bounds_of_networks_with_shared_values",
     ),
     Mutant(
         "the deployed errors of a block left out of a row",
         "Backward._affine",
         "known.size + known.error",
         "known.size",
-        "tests/certify/test_shared_graphs.py::test_bounds_of_networks_with_shared_values",
+        "tests/certification/test_shared_graphs.py::test_bounds_of_networks_with_shared_values",
     ),
     Mutant(
         "an offset forgotten",
         "Backward._affine",
         "total.add(layout.total(g * self.offsets[block.node]), lost)",
         "total.add(layout.total(g * 0), lost)",
-        "tests/bounds/test_dual.py::test_no_point_lies_below_the_bound",
+        "tests/bounds/backward/test_crown.py::test_no_point_lies_below_the_bound",
     ),
     Mutant(
         "a multiplier's radius left out",
         "_Minimum.least",
         "lam * self.radius * self.radius / 2",
         "lam * self.radius * self.radius / 4",
-        "tests/test_relaxation.py::test_no_point_of_the_zone_lies_below_the_bound",
+        "tests/domain/test_relaxation.py::test_no_point_of_the_zone_lies_below_the_bound",
     ),
     Mutant(
         "an entry's minimum over two of three pieces",
         "_Minimum.entries",
         "least = torch.minimum(value, least)",
         "least = value",
-        "tests/test_relaxation.py::test_no_point_of_the_zone_lies_below_the_bound",
+        "tests/domain/test_relaxation.py::test_no_point_of_the_zone_lies_below_the_bound",
     ),
     Mutant(
         "MaxMin's rotated corners",
         "MaxMin._sorting",
         "lower_a - upper_b, -1), _outwards(upper_a - lower_b, 1)",
         "lower_a - lower_b, -1), _outwards(upper_a - upper_b, 1)",
-        "tests/test_relaxation.py::test_no_point_of_the_zone_lies_below_the_bound",
+        "tests/domain/test_relaxation.py::test_no_point_of_the_zone_lies_below_the_bound",
     ),
     Mutant(
         "the margin's ball without the half that the box leaves",
@@ -337,21 +337,21 @@ MUTANTS = (
         "_pass_on",
         "(before != arriving)[both].any()",
         "False",
-        "tests/bounds/test_intermediate.py::test_shared_rows_give_what_each_row_gives_alone",
+        "tests/bounds/backward/test_intermediate.py::test_shared_rows_give_what_each_row_gives_alone",
     ),
     Mutant(
         "a part of the ball lost between two cuts",
         "bounded",
         "cut(backward, trace, leaves.cuts)",
         "cut(backward, trace, {k: (low, high.clamp(max=0.0)) for k, (low, high) in leaves.cuts.items()})",
-        "tests/bounds/test_branching.py::test_every_point_lies_in_a_part_of_each_row_and_above_its_bound",
+        "tests/bounds/backward/test_branching.py::test_every_point_lies_in_a_part_of_each_row_and_above_its_bound",
     ),
     Mutant(
         "the best part of the ball in place of the worst",
         "branched",
         "bounds.amin()",
         "bounds.amax()",
-        "tests/bounds/test_branching.py::test_what_parts_prove_together_no_point_of_the_ball_contradicts",
+        "tests/bounds/backward/test_branching.py::test_what_parts_prove_together_no_point_of_the_ball_contradicts",
     ),
     # evidence
     Mutant(
@@ -359,7 +359,7 @@ MUTANTS = (
         "_in_all_parts",
         "worst = found.lower.amin()",
         "worst = found.lower.amax()",
-        "tests/certify/proof/test_record.py::test_a_cover_is_as_good_as_its_worst_part",
+        "tests/certification/proof/test_record.py::test_a_cover_is_as_good_as_its_worst_part",
     ),
     # verdicts
     Mutant(
@@ -367,21 +367,21 @@ MUTANTS = (
         "positive",
         "(margin > 0)",
         "(margin >= 0)",
-        "tests/certify/test_stages.py::test_positive_is_strict",
+        "tests/certification/test_stages.py::test_positive_is_strict",
     ),
     Mutant(
         "an attack that contradicts a certificate overlooked",
         "_Ledger.enter",
         "raise Contradiction",
         "0 and Contradiction",
-        "tests/certify/test_cascade.py::test_certified_and_broken_at_once_stops_the_run",
+        "tests/certification/test_cascade.py::test_certified_and_broken_at_once_stops_the_run",
     ),
     Mutant(
         "a proof of another radius",
         "_best",
         "radii_of(prover.eps, chosen.indices)",
         "radii_of(prover.eps, batch.indices[:len(still)])",
-        "tests/certify/test_specification.py::test_each_image_has_its_own_radius",
+        "tests/certification/test_specification.py::test_each_image_has_its_own_radius",
     ),
     *(Mutant(*fault) for fault in CHECKER),
     # number formats
@@ -446,14 +446,14 @@ MUTANTS = (
         "_converted",
         "max(form.unit - value.form.unit, 0.0) * value.size + FLUSHED",
         "0.0 * value.size + FLUSHED",
-        "tests/check/test_types.py::test_a_conversion_to_float32_costs_one_rounding",
+        "tests/checker/test_types.py::test_a_conversion_to_float32_costs_one_rounding",
     ),
     Mutant(
         "the checker takes every sum for one in float64",
         "_added",
         "form.unit * (once * size + sums * partial)",
         "2.0**-53 * (once * size + sums * partial)",
-        "tests/check/test_types.py::test_rounding_is_that_of_each_type",
+        "tests/checker/test_types.py::test_rounding_is_that_of_each_type",
     ),
 )
 """What a test must notice."""

@@ -12,9 +12,9 @@ from torch import Tensor
 from toys import toy, toy_batch
 
 from llcert.bounds import EstimatedArithmetic, global_bound, propagate
+from llcert.domain.region import ball
 from llcert.ir import Network
 from llcert.program import Program, Term, lower
-from llcert.region import ball
 from llcert.spectral import Lanczos
 from llcert_train import losses
 from llcert_train.objective import Measures, Objective

@@ -11,20 +11,20 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from llcert.bounds import RowWeighting, Trace, VerifiedArithmetic, propagate
-from llcert.bounds.choices import Choice, Key
+from llcert.bounds.backward.choices import Choice, Key
 from llcert.bounds.forward.outward import enclosing_ball
-from llcert.bounds.global_proof import proved_bound
-from llcert.certify import Assurance, Settings
-from llcert.certify.proof.prover import Prover
-from llcert.certify.proof.provers import provers_of
-from llcert.certify.settings import Semantics
+from llcert.bounds.global_lipschitz.proof import proved_bound
+from llcert.certification import Assurance, Settings
+from llcert.certification.proof.prover import Prover
+from llcert.certification.proof.provers import provers_of
+from llcert.certification.settings import Semantics
+from llcert.domain.layout import PER_ROW, Layout, flat
+from llcert.domain.region import UNIT
+from llcert.domain.relaxation import Relaxation
 from llcert.ir import Activation, Input, LinearOp, Network, Node, topological
-from llcert.layout import PER_ROW, Layout, flat
+from llcert.numerics.rounding import SINGLE
 from llcert.ops import BatchNorm
 from llcert.program import Program, lower
-from llcert.region import UNIT
-from llcert.relaxation import Relaxation
-from llcert.rounding import SINGLE
 from llcert.spectral import Verified
 
 Singles = NDArray[np.float32]

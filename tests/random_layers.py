@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from scipy.sparse import csr_array
 from torch import Tensor
 
-from llcert.bounds.forward.branches import SideBySide
+from llcert.bounds.forward.joins import SideBySide
 from llcert.ir import Input, LinearOp, Node, Op, Shape, apply
 from llcert.ops import Add, BatchNorm, Concat, Conv, ConvTranspose, Linear, Reshape, SumPool
 from llcert.program import Term

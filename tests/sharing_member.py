@@ -14,7 +14,7 @@ from pathlib import Path
 
 import torch
 
-from llcert.certify import BatchResult, Contradiction
+from llcert.certification import BatchResult, Contradiction
 from llcert.cli import main
 from llcert.errors import InvalidInput
 from llcert.runs.job import Job

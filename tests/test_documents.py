@@ -17,7 +17,7 @@ from types import ModuleType
 import pytest
 
 import llcert.ops  # registers the importers
-from llcert import registry
+from llcert.ops import registry
 from llcert.options.certification import DECLARED
 from llcert.options.declaration import declaration_of
 from llcert_train.settings import Recipe, kind_of
@@ -165,7 +165,7 @@ def test_links_lead_somewhere(document: Path) -> None:
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
 def test_names_of_code_exist(document: Path) -> None:
-    """Dotted names such as `llcert.region.Region.deviation`, and paths such as `llcert/ops/conv.py`, in backticks."""
+    """Dotted names such as `llcert.domain.region.Region`, and paths such as `llcert/ops/conv.py`, in backticks."""
     text = _FENCE.sub("", document.read_text())
     for name in re.findall(r"`(llcert(?:_train)?(?:\.\w+)+)(?:\(\))?`", text):
         if name not in _METADATA:

@@ -15,11 +15,11 @@ import torch
 from torch import Tensor
 
 import llcert
-from llcert.certify import Finding, Stage, Verdict
-from llcert.certify.batch import Batch, Known
+from llcert.certification import Finding, Stage, Verdict
+from llcert.certification.batch import Batch, Known
 from llcert.data import load_dataset
 from llcert.options import Options
-from llcert.report import Tally
+from llcert.reporting import Tally
 from llcert.runs.job import prepare
 
 MODELS = Path(__file__).parents[1] / "models"

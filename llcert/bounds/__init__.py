@@ -13,8 +13,8 @@ from llcert.bounds.forward import (
     VerifiedArithmetic,
     propagate,
 )
-from llcert.bounds.global_estimate import global_bound
-from llcert.bounds.global_lipschitz import GlobalBound
+from llcert.bounds.global_lipschitz.estimate import global_bound
+from llcert.bounds.global_lipschitz.walk import GlobalBound
 from llcert.bounds.margin import LastLayer, gloro_margins, lmt_margins, pairwise_margins, worst_margins
 
 __all__ = [

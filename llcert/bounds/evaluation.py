@@ -11,11 +11,11 @@ from torch import Tensor
 from llcert.bounds.forward.box import Hidden
 from llcert.bounds.forward.outward import activation_image, affine_image
 from llcert.bounds.forward.roundoff import Passage
+from llcert.domain.region import Region
 from llcert.ir import Node
 from llcert.machine.memory import at_once
+from llcert.numerics.rounding import direct_sums
 from llcert.program import Program
-from llcert.region import Region
-from llcert.rounding import direct_sums
 
 
 @dataclass(frozen=True)

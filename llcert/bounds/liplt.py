@@ -18,12 +18,12 @@ from typing import TypeVar
 import torch
 from torch import Tensor
 
-from llcert.bounds.forward.slopes import steepest
+from llcert.bounds.forward.row_weights import steepest
+from llcert.domain.layout import flat
+from llcert.domain.region import length
 from llcert.ir import Input, LinearOp, Node, Shape, apply, number, topological
-from llcert.layout import flat
 from llcert.ops import Add, Affine, MaxMin
 from llcert.program import Block, Program, Term, reached
-from llcert.region import length
 
 Number = TypeVar("Number", float, Tensor)
 

@@ -10,12 +10,12 @@ from torch import Tensor
 
 from llcert.bounds.forward.box import Hidden
 from llcert.bounds.forward.trace import Trace
-from llcert.bounds.global_lipschitz import GlobalBound
+from llcert.bounds.global_lipschitz.walk import GlobalBound
+from llcert.domain.layout import flat
+from llcert.domain.region import length, spread
 from llcert.ir import Node
-from llcert.layout import flat
+from llcert.numerics.rounding import DOUBLE, Rounding, downwards, upwards
 from llcert.program import Program, Term
-from llcert.region import length, spread
-from llcert.rounding import DOUBLE, Rounding, downwards, upwards
 
 
 @dataclass(frozen=True)

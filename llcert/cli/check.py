@@ -18,7 +18,7 @@ def check(folder: Folder) -> None:
     The last line states what is accepted: the claim, eps, the semantics, and a range of pixels it is restricted to.
     Rejected images are named on stderr, each with the first step that is not proved.
     """
-    from llcert.check import open_certificate, results
+    from llcert.checker import open_certificate, results
     from llcert.cli.terminal import stderr, work_progress
 
     certificate = open_certificate(folder)

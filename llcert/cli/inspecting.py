@@ -13,17 +13,17 @@ from torch import Tensor
 
 from llcert.api import file_sha256, load
 from llcert.bounds import GlobalBound, global_bound
-from llcert.certify.arithmetic import full_precision
+from llcert.certification.arithmetic import full_precision
 from llcert.cli.terminal import stdout
-from llcert.comparison import measured
 from llcert.errors import InvalidInput, UnsupportedModel
+from llcert.frontend.comparison import measured
 from llcert.frontend.refusals import unsupported
 from llcert.frontend.second_opinion import second_opinion
 from llcert.ir import Network, Node, format_name
 from llcert.ops import Cast
 from llcert.program import Program, lower
-from llcert.report.console import facts, plain
-from llcert.report.layers import block_name, layers
+from llcert.reporting.console import facts, plain
+from llcert.reporting.layers import block_name, layers
 
 
 def show(model: str, *, cross_check: bool) -> int:

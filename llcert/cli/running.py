@@ -10,7 +10,7 @@ import torch
 from rich.console import Console
 
 from llcert.api import file_sha256, load
-from llcert.certify import multiplications
+from llcert.certification import multiplications
 from llcert.cli.terminal import DownloadProgress, stderr, stdout, work_progress
 from llcert.data import Dataset
 from llcert.errors import InvalidInput
@@ -19,9 +19,9 @@ from llcert.machine.files import dump, write_atomically
 from llcert.machine.process_group import ProcessGroup
 from llcert.machine.threads import own_threads, threads_for
 from llcert.options import Options
-from llcert.report import Report
-from llcert.report.diagnosis import percent
-from llcert.report.tsv import tsv_lines
+from llcert.reporting import Report
+from llcert.reporting.diagnosis import percent
+from llcert.reporting.tsv import tsv_lines
 from llcert.runs.certificate import Proofs
 from llcert.runs.job import Job, prepare
 from llcert.runs.resolve import data_of, device_of, settings_of, with_metadata

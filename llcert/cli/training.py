@@ -17,14 +17,14 @@ import torch
 from rich.console import Console
 
 import llcert
-from llcert.certify import multiplications
+from llcert.certification import multiplications
 from llcert.cli.running import Outputs
 from llcert.cli.running import run as certify
 from llcert.cli.terminal import DownloadProgress, stderr, work_progress
 from llcert.errors import InvalidInput
 from llcert.machine.environment import own_device, own_rank
 from llcert.machine.threads import threads_for
-from llcert.report.diagnosis import percent
+from llcert.reporting.diagnosis import percent
 from llcert.runs.resolve import device_of
 from llcert.runs.run_directory import SUMMARY
 from llcert_train.card import card

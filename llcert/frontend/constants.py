@@ -17,7 +17,7 @@ from llcert.errors import UnsupportedModel
 from llcert.frontend.rule_inputs import Array
 from llcert.ir import LARGEST
 from llcert.ir.batch_size import BatchSize, Size
-from llcert.registry import ForEveryImage, Given, Sizes
+from llcert.ops.registry import ForEveryImage, Given, Sizes
 
 
 @dataclass(frozen=True)

@@ -26,7 +26,7 @@ from llcert.frontend.signature import check_types, defaults, element_type, schem
 from llcert.ir import Input, Node, apply
 from llcert.ir.batch_size import BATCH, DependsOnBatch, Size
 from llcert.ops.movement import reshaped
-from llcert.registry import Call, onnx_importers
+from llcert.ops.registry import Call, onnx_importers
 
 _FORMATS: dict[int, torch.dtype] = {TensorProto.FLOAT: torch.float32, TensorProto.DOUBLE: torch.float64}
 _LARGEST_IMAGE = 2**22

@@ -11,9 +11,9 @@ from torch import Tensor
 
 from llcert.errors import UnsupportedModel
 from llcert.ir import Node, format_name
+from llcert.numerics.rounding import FORMATS
 from llcert.ops.cast import cast
-from llcert.registry import ForEveryImage
-from llcert.rounding import FORMATS
+from llcert.ops.registry import ForEveryImage
 
 _PROMOTING = frozenset(
     {

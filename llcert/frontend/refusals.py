@@ -6,7 +6,7 @@ from pathlib import Path
 
 from llcert.frontend.advice import advice
 from llcert.frontend.normalise import read
-from llcert.registry import onnx_importers
+from llcert.ops.registry import onnx_importers
 
 _COMPUTED = ("Shape", "Size", "If")
 """Read without an importer: what they give is known, or refused where it is met."""

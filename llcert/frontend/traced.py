@@ -28,8 +28,8 @@ from llcert.frontend.traced_graph import Ref, Step, Traced, first_line, leaves, 
 from llcert.ir import Input, Network, Node, apply, format_name, topological
 from llcert.ir.batch_size import BatchSize
 from llcert.ops.cast import cast
+from llcert.ops.registry import Call, ForEveryImage, Importer, Sizes, torch_importers
 from llcert.passes import canonicalise, check_legal, notes_of, strip_head
-from llcert.registry import Call, ForEveryImage, Importer, Sizes, torch_importers
 
 
 def network(traced: Traced, answer: Callable[[Tensor], Any], runtime: str) -> Network:

@@ -14,7 +14,7 @@ from llcert.frontend.advice import advice
 from llcert.frontend.traced_graph import leaves, mapped
 from llcert.ir import LARGEST, Node
 from llcert.ir.batch_size import BATCH, BatchSize, DependsOnBatch, Size
-from llcert.registry import ForEveryImage
+from llcert.ops.registry import ForEveryImage
 
 
 def size_of(arguments: Mapping[str, Any]) -> Size:

@@ -17,7 +17,7 @@ from torch import Tensor
 import llcert.ops  # noqa: F401  (registers the exporters)
 from llcert.errors import InvalidInput, UnsupportedModel
 from llcert.ir import Input, Network, Node, place, topological
-from llcert.registry import exporters
+from llcert.ops.registry import exporters
 
 OPSET = 17
 """Old enough for every onnxruntime since 2022 and for onnx2torch, new enough for all llcert writes."""

@@ -7,9 +7,9 @@ from abc import abstractmethod
 import torch
 from torch import Tensor
 
+from llcert.domain.region import Region
+from llcert.domain.relaxation import Relaxation, Zone
 from llcert.ir.operator import Op, Shape
-from llcert.region import Region
-from llcert.relaxation import Relaxation, Zone
 
 
 class Activation(Op):

@@ -11,7 +11,7 @@ import torch
 
 from llcert.errors import UnsupportedModel
 from llcert.ir.operator import Input, Op, Shape
-from llcert.rounding import FORMATS, Rounding
+from llcert.numerics.rounding import FORMATS, Rounding
 
 
 @dataclass(frozen=True, eq=False)

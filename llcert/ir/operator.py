@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from llcert.errors import UnsupportedModel
-from llcert.rounding import DOUBLE
+from llcert.numerics.rounding import DOUBLE
 
 Shape = tuple[int, ...]
 """The shape of one image's value, without the batch axis. Tensors are always `[batch, *shape]`."""

@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 
 from llcert.ir import LinearOp, Node, apply
+from llcert.numerics.rounding import DOUBLE
+from llcert.ops.registry import Call, OnnxBuilder, from_onnx, from_torch_op, to_onnx
 from llcert.ops.windows import foreign, image
-from llcert.registry import Call, OnnxBuilder, from_onnx, from_torch_op, to_onnx
-from llcert.rounding import DOUBLE
 
 
 @dataclass(frozen=True)

@@ -9,10 +9,10 @@ import torch
 from torch import Tensor
 
 from llcert.ir import Node, apply, format_name
+from llcert.numerics.rounding import FORMATS
 from llcert.ops.head import Head
 from llcert.ops.movement import Movement, Reshape
-from llcert.registry import Call, ForEveryImage, OnnxBuilder, from_onnx, from_torch_op, to_onnx
-from llcert.rounding import FORMATS
+from llcert.ops.registry import Call, ForEveryImage, OnnxBuilder, from_onnx, from_torch_op, to_onnx
 
 
 @dataclass(frozen=True)

@@ -9,13 +9,13 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from llcert.gradients import maximum, minimum
+from llcert.domain.region import Region
+from llcert.domain.relaxation import Piecewise, Relaxation, Zone
 from llcert.ir import Activation, Node, Shape, apply
+from llcert.numerics.gradients import maximum, minimum
 from llcert.ops.affine import Affine
 from llcert.ops.divide import quotient
-from llcert.region import Region
-from llcert.registry import Call, OnnxBuilder, from_onnx, from_torch_op, to_onnx
-from llcert.relaxation import Piecewise, Relaxation, Zone
+from llcert.ops.registry import Call, OnnxBuilder, from_onnx, from_torch_op, to_onnx
 
 
 class Spelling(enum.Enum):

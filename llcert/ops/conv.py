@@ -12,6 +12,7 @@ from torch import Tensor
 
 from llcert.ir import LinearOp, Node, Shape, apply
 from llcert.ops.affine import channelwise
+from llcert.ops.registry import Call, OnnxBuilder, from_onnx, from_torch_op, to_onnx
 from llcert.ops.take import taken
 from llcert.ops.windows import (
     Widths,
@@ -26,7 +27,6 @@ from llcert.ops.windows import (
     torch_windows,
     zero_padded,
 )
-from llcert.registry import Call, OnnxBuilder, from_onnx, from_torch_op, to_onnx
 from llcert.spectral import torus_bound
 
 

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from llcert.ir import LinearOp, Node, Shape, apply
 from llcert.ops.affine import Affine
-from llcert.registry import OnnxBuilder, to_onnx
+from llcert.ops.registry import OnnxBuilder, to_onnx
 
 
 @dataclass(frozen=True)

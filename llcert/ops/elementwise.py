@@ -18,7 +18,7 @@ from llcert.ops.linear import biased, rounded_once
 from llcert.ops.maxmin import Extreme, torch_reduced
 from llcert.ops.movement import Expand
 from llcert.ops.reduce import rescaled
-from llcert.registry import Call, Value, common_shape, from_onnx, from_torch_op
+from llcert.ops.registry import Call, Value, common_shape, from_onnx, from_torch_op
 
 PRODUCT = (
     "{} two values that both depend on the image is not globally Lipschitz; "

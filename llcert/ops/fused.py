@@ -13,9 +13,9 @@ from llcert.ops.clamp import Clamp
 from llcert.ops.divide import Divide
 from llcert.ops.movement import Movement
 from llcert.ops.pad import Pad
+from llcert.ops.registry import Call
 from llcert.ops.smooth import Sigmoid
 from llcert.ops.windows import Windows
-from llcert.registry import Call
 
 _ADVICE = "give the pads to the pool itself"
 

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from llcert.ir import Node, Op, apply
 from llcert.ops.movement import reshaped
-from llcert.registry import Call, from_onnx, from_torch_op
+from llcert.ops.registry import Call, from_onnx, from_torch_op
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from llcert.ir import Node
-from llcert.registry import Call, from_onnx, from_torch_op
+from llcert.ops.registry import Call, from_onnx, from_torch_op
 
 
 @from_torch_op("contiguous", "clone", "alias", "detach", "lift_fresh_copy", "lift_fresh", "identity")

@@ -12,7 +12,7 @@ from llcert.ir import Join, Node, Shape, apply
 from llcert.ops.affine import Affine
 from llcert.ops.movement import reshaped
 from llcert.ops.pad import Pad
-from llcert.registry import Call, OnnxBuilder, Value, from_onnx, from_torch_op, to_onnx
+from llcert.ops.registry import Call, OnnxBuilder, Value, from_onnx, from_torch_op, to_onnx
 
 
 @dataclass(frozen=True)

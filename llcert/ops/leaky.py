@@ -8,11 +8,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from llcert.domain.region import Region
+from llcert.domain.relaxation import Piecewise, Relaxation, Zone
 from llcert.ir import Activation, Node, Shape, apply
 from llcert.ops.affine import channelwise
-from llcert.region import Region
-from llcert.registry import Call, OnnxBuilder, common_shape, from_onnx, from_torch_op, to_onnx
-from llcert.relaxation import Piecewise, Relaxation, Zone
+from llcert.ops.registry import Call, OnnxBuilder, common_shape, from_onnx, from_torch_op, to_onnx
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from torch import Tensor
 from llcert.ir import LinearOp, Node, Shape, apply
 from llcert.ops.affine import Affine
 from llcert.ops.movement import Reshape, Transpose, reshaped
-from llcert.registry import Call, OnnxBuilder, Value, common_shape, from_onnx, from_torch_op, to_onnx
+from llcert.ops.registry import Call, OnnxBuilder, Value, common_shape, from_onnx, from_torch_op, to_onnx
 
 
 @dataclass(frozen=True)

@@ -10,16 +10,16 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from llcert.gradients import maximum, minimum, sorted_pairs
+from llcert.domain.region import Region, length
+from llcert.domain.relaxation import Piecewise, Relaxation, Zone
 from llcert.ir import Activation, Node, Op, Shape, apply, permuted
+from llcert.numerics.gradients import maximum, minimum, sorted_pairs
 from llcert.ops.affine import Affine
 from llcert.ops.clamp import bounds
 from llcert.ops.maxpool import MaxPool
 from llcert.ops.movement import reshaped
+from llcert.ops.registry import Call, OnnxBuilder, batched_shape, from_onnx, from_torch_op, to_onnx
 from llcert.ops.take import taken
-from llcert.region import Region, length
-from llcert.registry import Call, OnnxBuilder, batched_shape, from_onnx, from_torch_op, to_onnx
-from llcert.relaxation import Piecewise, Relaxation, Zone
 
 
 @dataclass(frozen=True)

@@ -11,8 +11,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from llcert.domain.region import Region
 from llcert.ir import LARGEST_VALUE, Activation, Node, Shape, apply
 from llcert.ops.fused import check_zeros
+from llcert.ops.registry import Call, OnnxBuilder, from_onnx, from_torch_op, to_onnx
 from llcert.ops.windows import (
     Windows,
     foreign,
@@ -23,8 +25,6 @@ from llcert.ops.windows import (
     torch_sizes,
     torch_windows,
 )
-from llcert.region import Region
-from llcert.registry import Call, OnnxBuilder, from_onnx, from_torch_op, to_onnx
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from llcert.ir import LinearOp, Node, Shape, apply, number
 from llcert.ir.batch_size import BATCH, BatchSize, Size
-from llcert.registry import Call, OnnxBuilder, batched_shape, common_shape, from_onnx, from_torch_op, to_onnx
+from llcert.ops.registry import Call, OnnxBuilder, batched_shape, common_shape, from_onnx, from_torch_op, to_onnx
 
 
 class Movement(LinearOp):

@@ -12,8 +12,8 @@ from torch import Tensor
 
 from llcert.ir import LONGEST_AXIS, LinearOp, Node, Shape, apply, number
 from llcert.ops.movement import multiple
+from llcert.ops.registry import Call, OnnxBuilder, from_onnx, from_torch_op, to_onnx
 from llcert.ops.take import taken
-from llcert.registry import Call, OnnxBuilder, from_onnx, from_torch_op, to_onnx
 
 
 @dataclass(frozen=True)

@@ -15,6 +15,7 @@ from llcert.ops.divide import quotient
 from llcert.ops.fused import check_zeros
 from llcert.ops.linear import Linear
 from llcert.ops.movement import Transpose, reshaped
+from llcert.ops.registry import Call, OnnxBuilder, from_onnx, from_torch_op, to_onnx
 from llcert.ops.windows import (
     Widths,
     Windows,
@@ -27,7 +28,6 @@ from llcert.ops.windows import (
     torch_windows,
     zero_padded,
 )
-from llcert.registry import Call, OnnxBuilder, from_onnx, from_torch_op, to_onnx
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from llcert.ir import Node, apply
 from llcert.ops.movement import Transpose, reshaped
-from llcert.registry import Call, from_onnx, from_torch_op
+from llcert.ops.registry import Call, from_onnx, from_torch_op
 
 
 @from_onnx("DepthToSpace", "SpaceToDepth")

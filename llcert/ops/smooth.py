@@ -8,9 +8,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from llcert.domain.region import Region
 from llcert.ir import Activation, Node, Shape, apply
-from llcert.region import Region
-from llcert.registry import Call, OnnxBuilder, from_onnx, from_torch_op, to_onnx
+from llcert.ops.registry import Call, OnnxBuilder, from_onnx, from_torch_op, to_onnx
 
 
 class _Bell(Activation):

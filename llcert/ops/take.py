@@ -13,7 +13,7 @@ from torch import Tensor
 from llcert.ir import LONGEST_AXIS, Node, Shape, apply
 from llcert.ir.batch_size import Size
 from llcert.ops.movement import Movement, reshaped
-from llcert.registry import Call, OnnxBuilder, from_onnx, from_torch_op, to_onnx
+from llcert.ops.registry import Call, OnnxBuilder, from_onnx, from_torch_op, to_onnx
 
 
 @dataclass(frozen=True)

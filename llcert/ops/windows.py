@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from llcert.ir import Node, Shape, apply
 from llcert.ops.movement import reshaped
 from llcert.ops.pad import Pad
-from llcert.registry import Call
+from llcert.ops.registry import Call
 
 Widths = tuple[tuple[int, int], ...]
 """Padding (before, after) of each pooled or convolved axis."""

@@ -1,7 +1,7 @@
 """The options of a certification, as they were given: plain values, before any file is opened.
 
 To add one: a field here, which makes it an argument of `llcert certify` and `llcert.certify`, a key of `run.json` and
-of a run's identity; and a field of the same name in `llcert.certify.Settings`, which holds its resolved value.
+of a run's identity; and a field of the same name in `llcert.certification.Settings`, which holds its resolved value.
 """
 
 from __future__ import annotations

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from llcert.ir import Node, Op, apply
-from llcert.registry import common_shape
+from llcert.ops.registry import common_shape
 
 Fingerprint = tuple[object, ...]
 

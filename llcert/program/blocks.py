@@ -19,8 +19,8 @@ from llcert.ir import (
     Node,
     last_reads,
 )
+from llcert.numerics.rounding import DOUBLE
 from llcert.program.term import Term, node_roundings, node_roundings_back
-from llcert.rounding import DOUBLE
 
 
 @dataclass(frozen=True)

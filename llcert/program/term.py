@@ -18,7 +18,7 @@ from llcert.ir import (
     nonzero,
     stated,
 )
-from llcert.rounding import DOUBLE
+from llcert.numerics.rounding import DOUBLE
 
 Entrywise = Callable[[Tensor], Tensor]
 

@@ -6,9 +6,9 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from llcert.certify import Assurance, BatchResult, Radii, Verdict
+from llcert.certificate_writer import Answer, Folder, open_folder
+from llcert.certification import Assurance, BatchResult, Radii, Verdict
 from llcert.errors import InvalidInput
-from llcert.evidence import Answer, Folder, open_folder
 from llcert.machine.versions import VERSION
 from llcert.options import Options
 from llcert.runs.identity import OF_OPTIONS

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from llcert.certify import Contradiction, radii_of
+from llcert.certification import Contradiction, radii_of
 from llcert.errors import NumericalError
 from llcert.runs.job import Job
 

@@ -9,12 +9,12 @@ from typing import Any
 
 import numpy as np
 
-from llcert.certify import Eps, Radii, Settings, stated
+from llcert.certification import Eps, Radii, Settings, stated
 from llcert.ir import Network, topological
 from llcert.options import Options
 from llcert.options.certification import DECLARED
 from llcert.options.declaration import declaration_of
-from llcert.report import Subject
+from llcert.reporting import Subject
 
 OF_OPTIONS = tuple(dict.fromkeys(d.identity for d in map(declaration_of, DECLARED.values()) if d.identity is not None))
 """The keys of what was asked, in the order in which options are declared."""

@@ -9,8 +9,9 @@ from typing import Any
 
 import torch
 
-from llcert.bounds.intermediate import candidates
-from llcert.certify import (
+from llcert.bounds.backward.intermediate import candidates
+from llcert.certificate_writer import Answer, Canonical, checkable, evidence_of
+from llcert.certification import (
     Assurance,
     BatchResult,
     Certifier,
@@ -19,18 +20,17 @@ from llcert.certify import (
     batch_size_for,
     check_one_image_fits,
 )
-from llcert.comparison import Agreement, compared
 from llcert.data import NAMED, Dataset
 from llcert.errors import InvalidInput
-from llcert.evidence import Answer, Canonical, checkable, evidence_of
 from llcert.frontend.adapt import adapt
+from llcert.frontend.comparison import Agreement, compared
 from llcert.ir import Network
 from llcert.machine.memory import free_memory, out_of_memory
 from llcert.machine.versions import versions
 from llcert.options import Options
 from llcert.program import lower
-from llcert.report import Subject
-from llcert.report.layers import layers
+from llcert.reporting import Subject
+from llcert.reporting.layers import layers
 from llcert.runs.identity import fingerprint, identity_of
 from llcert.runs.resolve import data_of, device_name, device_of, dtype_of, settings_of, with_metadata
 from llcert.runs.selection import Selection, select_images

@@ -11,8 +11,8 @@ import json
 from dataclasses import dataclass
 from pathlib import Path
 
+from llcert.certificate_writer import Answer, evidence_from, evidence_json, packed
 from llcert.errors import InvalidInput
-from llcert.evidence import Answer, evidence_from, evidence_json, packed
 from llcert.machine.files import dump, write_atomically
 from llcert.runs.records import batch_json, batch_result, sample_json
 from llcert.runs.run_directory import clear_pending

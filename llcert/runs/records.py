@@ -7,9 +7,9 @@ from typing import Any
 
 import torch
 
-from llcert.certify import Assurance, BatchResult, LayerMeasure, Sample, StageCount, Verdict
+from llcert.certification import Assurance, BatchResult, LayerMeasure, Sample, StageCount, Verdict
 from llcert.options import stage_name
-from llcert.report.tally import rounded
+from llcert.reporting.tally import rounded
 
 
 def sample_json(sample: Sample) -> dict[str, Any]:

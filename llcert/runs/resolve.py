@@ -9,13 +9,13 @@ from typing import Any, get_type_hints
 
 import torch
 
-from llcert.certify import FIRST, PGD, Eps, Never, Radii, Settings, Specification, Top
+from llcert.certification import FIRST, PGD, Eps, Never, Radii, Settings, Specification, Top
 from llcert.data import NAMED, Dataset, Progress, load_dataset
+from llcert.domain.region import PixelRange
 from llcert.errors import InvalidInput
 from llcert.ir import Network
 from llcert.options import Options, default
 from llcert.options.text import parse_eps, parse_numbers, parse_range
-from llcert.region import PixelRange
 from llcert.runs.radii_file import read_radii
 from llcert.spectral import Lanczos, PowerIteration
 

@@ -12,13 +12,13 @@ from tempfile import TemporaryDirectory
 from types import TracebackType
 from typing import Any
 
-from llcert.certify import BatchResult
+from llcert.certificate_writer import Answer
+from llcert.certification import BatchResult
 from llcert.errors import InvalidInput
-from llcert.evidence import Answer
 from llcert.machine.process_group import ProcessGroup
 from llcert.machine.signals import uninterrupted
 from llcert.options import Options
-from llcert.report import Report, Tally
+from llcert.reporting import Report, Tally
 from llcert.runs.certificate import Proofs
 from llcert.runs.contradiction import reproducible
 from llcert.runs.job import Job

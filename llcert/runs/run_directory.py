@@ -15,11 +15,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any
 
-from llcert.certify import BatchResult
+from llcert.certification import BatchResult
 from llcert.errors import InvalidInput
 from llcert.machine.files import dump, lock, part_of, write_atomically
 from llcert.options import Options, with_stage_names
-from llcert.report import Report
+from llcert.reporting import Report
 from llcert.runs.records import batch_json, batch_result, sample_json
 
 FORMAT = "llcert run 1"

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from llcert.certify import Eps, Radii, Settings
+from llcert.certification import Eps, Radii, Settings
 from llcert.data import Dataset, select
 from llcert.errors import InvalidInput
 from llcert.options import Options

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
-from llcert.evidence import Answer
+from llcert.certificate_writer import Answer
 from llcert.machine.process_group import ProcessGroup
 from llcert.runs.pending_batches import PendingBatches
 

@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 from scipy import linalg, sparse
 from scipy.sparse import csgraph
 
-from llcert.rounding import DOUBLE
-from llcert.spectral.gram import EXCESSES, estimate, roundings
+from llcert.numerics.rounding import DOUBLE
+from llcert.spectral.dense_gram import EXCESSES, estimate, roundings
 
 Floats = NDArray[np.float64]
 Integers = NDArray[np.int64]

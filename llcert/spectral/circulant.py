@@ -11,9 +11,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from llcert.rounding import DOUBLE
+from llcert.numerics.rounding import DOUBLE
 from llcert.spectral.dense import norm_bound
-from llcert.spectral.gram import roundings
+from llcert.spectral.dense_gram import roundings
 from llcert.spectral.scaling import normalised, shifted
 
 Shape = tuple[int, ...]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from llcert.spectral.gram import Gram, estimate, gram, largest_eigenvalue
+from llcert.spectral.dense_gram import Gram, estimate, gram, largest_eigenvalue
 from llcert.spectral.scaling import normalised, shifted
 
 SMALL = 256

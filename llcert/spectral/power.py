@@ -10,9 +10,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from llcert.domain.layout import flat
+from llcert.domain.region import length, spread
 from llcert.errors import InvalidInput
-from llcert.layout import flat
-from llcert.region import length, spread
 from llcert.spectral.linear_map import Masked
 from llcert.spectral.norm import Norm, Side
 

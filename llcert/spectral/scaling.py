@@ -10,9 +10,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from llcert.layout import flat
-from llcert.region import spread
-from llcert.rounding import DOUBLE
+from llcert.domain.layout import flat
+from llcert.domain.region import spread
+from llcert.numerics.rounding import DOUBLE
 from llcert.spectral.linear_map import Masked, Provable
 
 

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from llcert.spectral import dense
 from llcert.spectral.banded import banded_gram, largest_eigenvalue
-from llcert.spectral.gram import root
+from llcert.spectral.dense_gram import root
 
 Floats = NDArray[np.float64]
 

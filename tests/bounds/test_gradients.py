@@ -22,6 +22,7 @@ from llcert.bounds import (
     propagate,
     worst_margins,
 )
+from llcert.domain.region import ball
 from llcert.ir import Input, LinearOp, Network, Node, Op, Shape, apply
 from llcert.ops import (
     Add,
@@ -42,7 +43,6 @@ from llcert.ops import (
     relu,
 )
 from llcert.program import Program, lower
-from llcert.region import ball
 from llcert_train.norms import FewIterations
 
 CLASSES = 3

@@ -15,10 +15,10 @@ from shared_graphs import shared_network
 from torch import Tensor
 
 from llcert.bounds import global_bound
-from llcert.bounds.forward.slopes import steepest
-from llcert.bounds.global_proof import proved_bound
+from llcert.bounds.forward.row_weights import steepest
+from llcert.bounds.global_lipschitz.proof import proved_bound
 from llcert.bounds.liplt import Composed, _between, gain, steps_of
-from llcert.certify.proof.hint import ProofHint
+from llcert.certification.proof.hint import ProofHint
 from llcert.ir import Input, Network, Node, apply
 from llcert.ops import Affine, Leaky, Linear, MaxMin, Sigmoid, Tanh, relu
 from llcert.program import Program, Term, lower

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 import torch
 
-from llcert.certify import BatchResult, Contradiction
+from llcert.certification import BatchResult, Contradiction
 from llcert.cli import running
 from llcert.errors import NumericalError
 from llcert.runs.job import Job

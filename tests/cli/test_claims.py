@@ -11,7 +11,7 @@ import pytest
 import torch
 
 import llcert
-from llcert.certify import Radii
+from llcert.certification import Radii
 
 from .conftest import Run
 

@@ -22,7 +22,7 @@ from PIL import Image
 
 import llcert
 import llcert.cli.training
-from llcert.certify import Settings
+from llcert.certification import Settings
 from llcert_train.settings import read_recipe, recipe_names
 
 from .conftest import Run

@@ -44,8 +44,8 @@ from llcert.ops import (
     Transpose,
     relu,
 )
+from llcert.ops.registry import exporters
 from llcert.passes import canonicalise
-from llcert.registry import exporters
 
 SHAPE = (4, 6, 6)
 

@@ -187,11 +187,11 @@ def test_one_image_at_a_time_agrees_as_well(tmp_path: Path, monkeypatch: pytest.
 def test_an_image_that_does_not_fit_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = written(tmp_path, onnx_model(BODY, WEIGHTS))
     network = load(path)
-    monkeypatch.setattr("llcert.comparison.free_memory", lambda device: 1000)
+    monkeypatch.setattr("llcert.frontend.comparison.free_memory", lambda device: 1000)
     with pytest.raises(UnsupportedModel, match=r"one image takes about .* free; its value 'c' of shape \(4, 6, 6\)"):
         load(path)
     monkeypatch.undo()
-    monkeypatch.setattr("llcert.certify.footprint.free_memory", lambda device: 1000)
+    monkeypatch.setattr("llcert.certification.footprint.free_memory", lambda device: 1000)
     with pytest.raises(InvalidInput, match=r"bounds of one image take about .*'c' of shape \(4, 6, 6\).*--assurance"):
         llcert.certify(network, (torch.rand(2, 3, 8, 8), torch.zeros(2, dtype=torch.int64)), eps=0.1)
 

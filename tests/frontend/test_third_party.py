@@ -12,10 +12,10 @@ import torch
 from onnx_text import operators
 
 from llcert.api import load
-from llcert.comparison import compared
 from llcert.data import Dataset, load_dataset
 from llcert.errors import UnsupportedModel
 from llcert.frontend.adapt import adapt
+from llcert.frontend.comparison import compared
 
 SHARED = Path(__file__).parents[3] / "shared" / "data"
 REFUSED = {"collins_rul_cnn/NN_rul_small_window_20.onnx": "one output alone"}

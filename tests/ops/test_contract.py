@@ -15,6 +15,7 @@ from random_layers import exact
 from torch import Tensor
 
 from llcert import ops
+from llcert.domain.region import Region
 from llcert.ir import Activation, Join, LinearOp, Op, Shape, stated
 from llcert.ops import (
     Add,
@@ -42,7 +43,6 @@ from llcert.ops import (
     Transpose,
     relu,
 )
-from llcert.region import Region
 
 generator = torch.Generator().manual_seed(0)
 

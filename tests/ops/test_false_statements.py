@@ -10,9 +10,9 @@ import pytest
 import torch
 from torch import Tensor
 
+from llcert.domain.region import Region
 from llcert.ir import Activation, Join, LinearOp, Shape
 from llcert.ops import Affine, BatchNorm, Clamp, Leaky, Linear, Reduce, SumPool
-from llcert.region import Region
 
 generator = torch.Generator().manual_seed(0)
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 import llcert
-from llcert.certify import Settings
+from llcert.certification import Settings
 from llcert.cli import main
 from llcert.errors import InvalidInput
 from llcert.options import STAGES, with_stage_names

@@ -9,17 +9,17 @@ import torch
 from torch import Tensor
 
 from llcert.bounds import GlobalBound
-from llcert.bounds.forward.branches import branch_norms
+from llcert.bounds.forward.joins import branch_norms
 from llcert.bounds.forward.roundoff import distance
-from llcert.bounds.forward.slopes import steepest
-from llcert.bounds.global_norms import composed_norm, global_norm
-from llcert.bounds.global_proof import check_stated
+from llcert.bounds.forward.row_weights import steepest
+from llcert.bounds.global_lipschitz.norms import composed_norm, global_norm
+from llcert.bounds.global_lipschitz.proof import check_stated
 from llcert.bounds.liplt import Composed, Leaf, Step, distances, gain
+from llcert.domain.layout import flat
+from llcert.domain.region import length
 from llcert.ir import Node
-from llcert.layout import flat
+from llcert.numerics.rounding import DOUBLE
 from llcert.program import Block, Program, Term
-from llcert.region import length
-from llcert.rounding import DOUBLE
 from llcert.spectral import Lanczos, Masked, Side, Solver, random_start
 
 

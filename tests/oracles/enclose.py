@@ -13,12 +13,12 @@ from torch import Tensor
 from llcert.bounds import GlobalBound, RowWeighting
 from llcert.bounds.forward.box import Hidden, box
 from llcert.bounds.forward.roundoff import Passage, distance, flushed, inexact, largest
-from llcert.bounds.forward.slopes import rounded_up, row_weights, steepest
+from llcert.bounds.forward.row_weights import rounded_up, row_weights, steepest
+from llcert.domain.layout import flat
+from llcert.domain.region import PixelRange, Region, spread
 from llcert.ir import Node
-from llcert.layout import flat
+from llcert.numerics.rounding import DOUBLE, Rounding, downwards, upwards
 from llcert.program import Block, Program, Term
-from llcert.region import PixelRange, Region, spread
-from llcert.rounding import DOUBLE, Rounding, downwards, upwards
 from llcert.spectral import Masked, Norm, Side, Solver
 
 

@@ -9,11 +9,11 @@ import torch
 from torch import Tensor
 
 from llcert.bounds.forward.box import Hidden
-from llcert.bounds.forward.branches import SideBySide
+from llcert.bounds.forward.joins import SideBySide
+from llcert.domain.layout import flat
+from llcert.domain.region import Region, length
 from llcert.ir import Node
-from llcert.layout import flat
 from llcert.program import Block, Term
-from llcert.region import Region, length
 from llcert.spectral import Masked, Norm, Side, Solver, random_start
 
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from llcert.api import images_and_labels
-from llcert.check import check
+from llcert.checker import check
 from llcert.errors import InvalidInput
 from llcert.ir import Input, Network, apply
 from llcert.ops import Linear, relu

@@ -10,7 +10,7 @@ from torch import Tensor
 
 import llcert
 from llcert.api import images_and_labels
-from llcert.certify import Certifier
+from llcert.certification import Certifier
 from llcert.errors import InvalidInput
 from llcert.ir import Input, Network, apply
 from llcert.ops import Linear, MaxMin, relu
@@ -38,13 +38,6 @@ def test_certify_is_one_call() -> None:
     assert report.certified_accuracy is not None
     assert 0 < report.certified_accuracy <= 1
     assert [s.index for s in report.samples] == list(range(12))
-
-
-def test_certify_is_a_function_and_a_package() -> None:
-    import llcert.certify as package
-
-    assert package.Verdict.CERTIFIED.value == "certified"
-    assert callable(llcert.certify)
 
 
 def test_metadata_answers_what_is_not_asked() -> None:

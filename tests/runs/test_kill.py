@@ -12,16 +12,16 @@ import torch
 from evidence.certified import evidence
 from moments import State, moments, put, state_of
 
-import llcert.evidence.folder
+import llcert.certificate_writer.folder
 import llcert.machine.files
 import llcert.runs.pending_batches
 import llcert.runs.run_directory
 import llcert_train.folder
-from llcert.certify import Semantics, Settings
-from llcert.check import check
+from llcert.certificate_writer import Answer, Canonical, Folder, ImageEvidence
+from llcert.certificate_writer import open_folder as open_certificate
+from llcert.certification import Semantics, Settings
+from llcert.checker import check
 from llcert.errors import InvalidInput
-from llcert.evidence import Answer, Canonical, Folder, ImageEvidence
-from llcert.evidence import open_folder as open_certificate
 from llcert.ir import Input, Network, apply
 from llcert.ops import Linear, relu
 from llcert.runs.pending_batches import PendingBatches
@@ -136,7 +136,7 @@ def sound(path: Path) -> None:
 
 
 def test_a_killed_certificate_goes_on_or_is_replaced(tmp_path: Path, proved: Kept) -> None:
-    module = llcert.evidence.folder
+    module = llcert.certificate_writer.folder
     with moments(tmp_path / "out", [module, llcert.machine.files]) as new:
         certified(tmp_path / "out", proved, "a")
     whole = state_of(tmp_path / "out")

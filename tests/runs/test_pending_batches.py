@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from llcert.certificate_writer import Answer, ImageEvidence
 from llcert.errors import InvalidInput
-from llcert.evidence import Answer, ImageEvidence
 from llcert.runs.pending_batches import PendingBatches
 
 from .test_work_queue import batch, lines

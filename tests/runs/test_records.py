@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import random
 
-from llcert.certify import Sample, Verdict
-from llcert.report.tally import rounded
+from llcert.certification import Sample, Verdict
+from llcert.reporting.tally import rounded
 
 
 def test_rounding_twice_changes_nothing() -> None:

@@ -8,7 +8,7 @@ from typing import get_type_hints
 
 import pytest
 
-from llcert.certify import Settings
+from llcert.certification import Settings
 from llcert.errors import InvalidInput
 from llcert.ir import Input, Network, apply
 from llcert.options import Options

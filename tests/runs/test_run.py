@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from llcert.api import images_and_labels
-from llcert.certify import BatchResult, Contradiction
+from llcert.certification import BatchResult, Contradiction
 from llcert.errors import InvalidInput, NumericalError
 from llcert.ir import Input, Network, apply
 from llcert.machine.process_group import ProcessGroup

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from llcert.certify import BatchResult, LayerMeasure, Sample, StageCount, Verdict
+from llcert.certification import BatchResult, LayerMeasure, Sample, StageCount, Verdict
 from llcert.errors import InvalidInput
 from llcert.options import Options
 from llcert.runs.run_directory import BATCHES, FILES, RUN, SAMPLES, open_directory

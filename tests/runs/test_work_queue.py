@@ -13,8 +13,8 @@ import pytest
 import torch
 from torch.distributed import HashStore
 
-from llcert.certify import BatchResult, LayerMeasure, Sample, StageCount, Verdict
-from llcert.evidence import Answer
+from llcert.certificate_writer import Answer
+from llcert.certification import BatchResult, LayerMeasure, Sample, StageCount, Verdict
 from llcert.machine.process_group import ProcessGroup
 from llcert.runs.pending_batches import PendingBatches
 from llcert.runs.records import batch_json, sample_json

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from random_layers import Draw, batch_norm, chain, convolution, exact, largest, random_layer, term_of, transposed
 from torch import Tensor
 
-from llcert.bounds.global_norms import global_norm, operator_bound
+from llcert.bounds.global_lipschitz.norms import global_norm, operator_bound
 from llcert.ir import LinearOp, Shape
 from llcert.ops import Affine, Conv, ConvTranspose, Expand, Linear, Pad, Reduce, SumPool, Take, Transpose
 from llcert.program import Term

@@ -14,7 +14,7 @@ from random_layers import Draw, Extended, Layer, chain, largest, norm_from_below
 from scipy.sparse import coo_array, csr_array
 from torch import Tensor
 
-from llcert.bounds.global_norms import global_norm, operator_bound
+from llcert.bounds.global_lipschitz.norms import global_norm, operator_bound
 from llcert.errors import InvalidInput
 from llcert.ops import Conv, Linear
 from llcert.program import Term, lower

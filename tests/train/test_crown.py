@@ -13,10 +13,10 @@ from toy_runs import asked
 from toys import TOYS
 
 import llcert_train.crown
-from llcert.bounds.choices import Choice, Key
+from llcert.bounds.backward.choices import Choice, Key
+from llcert.domain.layout import Layout
+from llcert.domain.relaxation import Relaxation
 from llcert.errors import InvalidInput
-from llcert.layout import Layout
-from llcert.relaxation import Relaxation
 from llcert_train.metrics import Epoch
 from llcert_train.objective import method_of
 from llcert_train.settings import Ball, Loss, Recipe

@@ -14,7 +14,7 @@ from toys import blobs
 from train_jobs import MODELS, data_file, refused, saved
 
 import llcert
-from llcert.certify import Settings
+from llcert.certification import Settings
 from llcert.data import Dataset, load_dataset
 from llcert.data.dataset import ArrayImages
 from llcert.frontend.adapt import adapt

@@ -11,8 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from llcert.domain.region import Region
 from llcert.ops import Clamp, MaxMin, relu
-from llcert.region import Region
 from llcert_train import losses
 
 Case = tuple[Tensor, Tensor, Tensor]

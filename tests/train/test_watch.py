@@ -15,12 +15,12 @@ from toys import TOYS, toy, toy_batch
 import llcert
 import llcert_train.watch
 from llcert.bounds import EstimatedArithmetic, LastLayer, RowWeighting, global_bound, propagate, worst_margins
-from llcert.certify import PGD
-from llcert.certify.verdict import Verdict
+from llcert.certification import PGD
+from llcert.certification.verdict import Verdict
+from llcert.domain.region import ball
 from llcert.ir import Network
 from llcert.program import lower
-from llcert.region import ball
-from llcert.report import Report
+from llcert.reporting import Report
 from llcert.spectral import PowerIteration
 from llcert_train.metrics import HeldOut
 from llcert_train.watch import Watch

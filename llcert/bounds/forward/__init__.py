@@ -3,8 +3,8 @@
 from llcert.bounds.forward.box import Hidden
 from llcert.bounds.forward.estimated import Balls, EstimatedArithmetic
 from llcert.bounds.forward.propagate import propagate
+from llcert.bounds.forward.row_weights import RowWeighting
 from llcert.bounds.forward.slack import TIGHT, CheckerSlack, Slack
-from llcert.bounds.forward.slopes import RowWeighting
 from llcert.bounds.forward.starts import Start
 from llcert.bounds.forward.trace import Trace
 from llcert.bounds.forward.verified import VerifiedArithmetic

@@ -9,12 +9,12 @@ from typing import Protocol
 from torch import Tensor
 
 from llcert.bounds.forward.box import Hidden
-from llcert.bounds.forward.branches import BranchNorms
+from llcert.bounds.forward.joins import BranchNorms
 from llcert.bounds.forward.roundoff import BlockRoundoff
-from llcert.bounds.forward.slopes import RowWeighting
+from llcert.bounds.forward.row_weights import RowWeighting
+from llcert.domain.region import Region
 from llcert.ir import Node
 from llcert.program import Block
-from llcert.region import Region
 from llcert.spectral import Masked, Norm, Side, Solver
 
 

@@ -8,10 +8,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from llcert.gradients import maximum, minimum, root
+from llcert.domain.region import Region, spread
 from llcert.ir import LinearOp, Node
+from llcert.numerics.gradients import maximum, minimum, root
 from llcert.program import Block
-from llcert.region import Region, spread
 
 
 @dataclass(frozen=True)

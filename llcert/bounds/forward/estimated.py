@@ -11,14 +11,14 @@ from torch import Tensor
 
 from llcert.bounds.forward.arithmetic import BlockInput
 from llcert.bounds.forward.box import Hidden, box
-from llcert.bounds.forward.branches import BranchNorms
-from llcert.bounds.forward.slopes import RowWeighting, row_weights
+from llcert.bounds.forward.joins import BranchNorms
+from llcert.bounds.forward.row_weights import RowWeighting, row_weights
 from llcert.bounds.forward.starts import Start, starting_vector
-from llcert.bounds.global_lipschitz import GlobalBound
+from llcert.bounds.global_lipschitz.walk import GlobalBound
+from llcert.domain.layout import flat
+from llcert.domain.region import Region
 from llcert.ir import Node
-from llcert.layout import flat
 from llcert.program import Block, Term
-from llcert.region import Region
 from llcert.spectral import Lanczos, Masked, Norm, Side, Solver
 
 

@@ -15,11 +15,11 @@ from torch import Tensor
 from llcert.bounds.forward.box import Hidden
 from llcert.bounds.forward.roundoff import BlockRoundoff, Passage, distance, flushed, inexact, largest
 from llcert.bounds.forward.slack import TIGHT, Slack
+from llcert.domain.layout import flat
+from llcert.domain.region import PixelRange, Region, spread
 from llcert.ir import Activation, Node
-from llcert.layout import flat
+from llcert.numerics.rounding import DOUBLE, Rounding, downwards, upwards
 from llcert.program import Block
-from llcert.region import PixelRange, Region, spread
-from llcert.rounding import DOUBLE, Rounding, downwards, upwards
 
 
 def enclosing_ball(

@@ -13,13 +13,13 @@ from torch import Tensor
 
 from llcert.bounds.forward.arithmetic import Arithmetic, BlockInput
 from llcert.bounds.forward.box import Hidden
-from llcert.bounds.forward.branches import BranchNorms, branch_norms
+from llcert.bounds.forward.joins import BranchNorms, branch_norms
 from llcert.bounds.forward.roundoff import BlockRoundoff
-from llcert.bounds.forward.slopes import RowWeighting
+from llcert.bounds.forward.row_weights import RowWeighting
 from llcert.bounds.forward.trace import Trace
+from llcert.domain.region import Region
 from llcert.ir import Node
 from llcert.program import Program, Term
-from llcert.region import Region
 from llcert.spectral import Masked, Norm, weakest
 
 Boxes = Mapping[Node, tuple[Tensor, Tensor]]

@@ -8,11 +8,11 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from llcert.domain.layout import flat
+from llcert.domain.region import Region, length, spread
 from llcert.ir import Activation, Join, LinearOp, Node, stated
-from llcert.layout import flat
+from llcert.numerics.rounding import DOUBLE, SINGLE, Rounding
 from llcert.program import Block
-from llcert.region import Region, length, spread
-from llcert.rounding import DOUBLE, SINGLE, Rounding
 
 
 @dataclass(frozen=True)

@@ -9,10 +9,10 @@ import torch
 from torch import Tensor
 
 from llcert.bounds.forward.box import Hidden, box
+from llcert.domain.region import Region
 from llcert.ir import Node
+from llcert.numerics.rounding import DOUBLE, downwards, upwards
 from llcert.program import Block
-from llcert.region import Region
-from llcert.rounding import DOUBLE, downwards, upwards
 
 
 class Slack:

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 
 from torch import Tensor
 
-from llcert.bounds.global_lipschitz import GlobalBound
+from llcert.bounds.global_lipschitz.walk import GlobalBound
 from llcert.program import Term
 from llcert.spectral import random_start
 

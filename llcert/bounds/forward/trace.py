@@ -8,12 +8,12 @@ from dataclasses import dataclass, field, replace
 from torch import Tensor
 
 from llcert.bounds.forward.box import Hidden
-from llcert.bounds.forward.branches import JointNorm
+from llcert.bounds.forward.joins import JointNorm
 from llcert.bounds.forward.roundoff import BlockRoundoff
+from llcert.domain.region import Region
+from llcert.domain.relaxation import Relaxation, Zone
 from llcert.ir import Node
 from llcert.program import Block, Term
-from llcert.region import Region
-from llcert.relaxation import Relaxation, Zone
 from llcert.spectral import Norm, Side
 
 

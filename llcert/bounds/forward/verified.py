@@ -11,17 +11,17 @@ from torch import Tensor
 
 from llcert.bounds.forward.arithmetic import BlockInput
 from llcert.bounds.forward.box import Hidden
-from llcert.bounds.forward.branches import BranchNorms
+from llcert.bounds.forward.joins import BranchNorms
 from llcert.bounds.forward.outward import activation_image, affine_image
 from llcert.bounds.forward.roundoff import BlockRoundoff, distance
+from llcert.bounds.forward.row_weights import RowWeighting, rounded_up, row_weights, steepest
 from llcert.bounds.forward.slack import TIGHT, Slack
-from llcert.bounds.forward.slopes import RowWeighting, rounded_up, row_weights, steepest
-from llcert.bounds.global_lipschitz import GlobalBound
+from llcert.bounds.global_lipschitz.walk import GlobalBound
+from llcert.domain.layout import flat
+from llcert.domain.region import Region
 from llcert.ir import Node
-from llcert.layout import flat
+from llcert.numerics.rounding import DOUBLE
 from llcert.program import Block, Term
-from llcert.region import Region
-from llcert.rounding import DOUBLE
 from llcert.spectral import Masked, Norm, Side, Solver
 
 

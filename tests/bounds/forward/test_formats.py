@@ -12,12 +12,12 @@ from random_graphs import random_image, random_network
 from torch import Tensor
 
 from llcert.bounds.forward.roundoff import Passage, converted
+from llcert.domain.region import Region
 from llcert.ir import Input, Network, Node, apply
+from llcert.numerics.rounding import DOUBLE, SINGLE
 from llcert.ops import Affine, Cast, Linear, relu
 from llcert.ops.cast import cast
 from llcert.program import lower
-from llcert.region import Region
-from llcert.rounding import DOUBLE, SINGLE
 
 EPS = (0.0, 1e-3, 0.1, 1.0)
 

@@ -29,15 +29,15 @@ from llcert.bounds import (
     global_bound,
     propagate,
 )
-from llcert.bounds.dual import Backward
+from llcert.bounds.backward.crown import Backward
+from llcert.bounds.backward.intermediate import Colorings, intermediate_bounds
 from llcert.bounds.forward.box import box
 from llcert.bounds.forward.outward import enclosing_ball
-from llcert.bounds.global_proof import proved_bound
-from llcert.bounds.intermediate import Colorings, intermediate_bounds
+from llcert.bounds.global_lipschitz.proof import proved_bound
 from llcert.bounds.liplt import Composed
+from llcert.domain.region import Region, ball
 from llcert.ir import Network
 from llcert.program import Program, Term, lower
-from llcert.region import Region, ball
 from llcert.spectral import Lanczos, PowerIteration, RandomLanczos, Verified
 
 EPS = [0.0, 1e-3, 0.1, 1.0]

@@ -10,12 +10,12 @@ from dense import exact_norm, matrix
 from torch import Tensor
 
 from llcert.bounds import EstimatedArithmetic, GlobalBound, RowWeighting, Start, global_bound, propagate
-from llcert.bounds.forward.slopes import row_weights
-from llcert.bounds.global_estimate import _crude
+from llcert.bounds.forward.row_weights import row_weights
+from llcert.bounds.global_lipschitz.estimate import _crude
+from llcert.domain.region import Region, ball
 from llcert.ir import Activation, Input, Network, apply
 from llcert.ops import Add, Affine, Clamp, Concat, Leaky, Linear, MaxMin, relu
 from llcert.program import Program, lower
-from llcert.region import Region, ball
 from llcert.spectral import Masked, PowerIteration
 
 TIGHT = PowerIteration(tolerance=1e-7, cap=20000)

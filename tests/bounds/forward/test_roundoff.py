@@ -13,7 +13,9 @@ from random_layers import exact
 from torch import Tensor
 
 from llcert.bounds.forward.roundoff import Passage, distance, flushed, inexact, largest
+from llcert.domain.region import Region
 from llcert.ir import Input, LinearOp, Network, Shape, apply
+from llcert.numerics.rounding import DOUBLE, SINGLE
 from llcert.ops import (
     Add,
     Affine,
@@ -34,8 +36,6 @@ from llcert.ops import (
     relu,
 )
 from llcert.program import lower
-from llcert.region import Region
-from llcert.rounding import DOUBLE, SINGLE
 
 generator = torch.Generator().manual_seed(0)
 

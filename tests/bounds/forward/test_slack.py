@@ -8,7 +8,7 @@ from random_graphs import random_image, random_network
 from llcert.bounds import TIGHT, CheckerSlack, VerifiedArithmetic, propagate
 from llcert.bounds.forward.box import box
 from llcert.bounds.forward.outward import enclosing_ball
-from llcert.bounds.global_proof import proved_bound
+from llcert.bounds.global_lipschitz.proof import proved_bound
 from llcert.program import lower
 from llcert.spectral import Verified
 

@@ -1,0 +1,189 @@
+"""Groups of pre-activation entries that share one row of a backward pass, as no value is read by two of them.
+
+A graph colouring with a regular pattern; docs/method.md, Proposition 10.1.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from llcert.domain.layout import Shared, flat
+from llcert.ir import Node
+from llcert.program import Block, Program, Term
+
+
+@dataclass(frozen=True)
+class ColoredRows:
+    """Rows of coefficients on a block's pre-activation, each for several entries.
+
+    rows: `[rows, *pre shape]`, boolean: coefficient 1 where true, else 0. layout: the entry that each coefficient
+    bounds. layouts: likewise for the coefficients that arise at every cut below.
+    """
+
+    rows: Tensor
+    layout: Shared
+    layouts: Mapping[Node, Shared]
+
+    @property
+    def bounded(self) -> Tensor:
+        """The entries that these rows bound, boolean `[entries]`."""
+        return flat(self.rows).any(0)
+
+
+@dataclass(frozen=True)
+class Coloring:
+    """Which entries of a pre-activation may share a row: those at different positions of one group, in any channels.
+
+    shape: of the value, `(1,)` for one number; all axes but the first are positions. groups: of each position,
+    `[positions]`. layouts: of every cut below, for one row in each group that has coefficient 1 at all its positions
+    and in all channels; owners are positions. A row with fewer channels may be zero at some of what its positions own.
+    """
+
+    shape: tuple[int, ...]
+    groups: Tensor
+    layouts: Mapping[Node, Shared]
+
+    @property
+    def coefficients(self) -> int:
+        """The number of coefficients, at all cuts together, of the rows that bound every entry."""
+        return self.shape[0] * sum(s.owners.numel() for s in self.layouts.values())
+
+    def renamed(self, names: Mapping[Node, Node]) -> Coloring:
+        """The same for the same network in another program, whose nodes have these names."""
+        return replace(self, layouts={names[n]: s for n, s in self.layouts.items()})
+
+    def rows_for(self, wanted: Tensor) -> ColoredRows:
+        """As few rows of these groups as bound all wanted entries, boolean `[*shape]`."""
+        positions = len(self.groups)
+        chosen = wanted.reshape(self.shape[0], positions)
+        counts, order = chosen.sum(0), chosen.int().argsort(dim=0, descending=True, stable=True)
+        most = counts.new_zeros(int(self.groups.max()) + 1).scatter_reduce(0, self.groups, counts, "amax")
+        group = torch.arange(len(most), device=most.device).repeat_interleave(most)
+        number = torch.cat([torch.arange(int(n), device=most.device) for n in most])
+        entries = order * positions + torch.arange(positions, device=most.device)
+        own = torch.where(number[:, None] < counts, entries[number], wanted.numel())  # [rows, positions]
+        layouts = {n: _owned(s.owners[group], own, wanted.numel()) for n, s in self.layouts.items()}
+        bounded = torch.where(self.groups == group[:, None], own, wanted.numel())
+        owners = bounded.new_full((len(bounded), wanted.numel() + 1), wanted.numel()).scatter(1, bounded, bounded)
+        owners = owners[:, :-1].reshape(len(bounded), *wanted.shape)
+        return ColoredRows(owners < wanted.numel(), Shared(owners, wanted.numel()), layouts)
+
+
+def _owned(positions: Tensor, own: Tensor, count: int) -> Shared:
+    """Entries as owners in place of positions. positions: `[rows, *shape]`. own: the entries, `[rows, positions]`."""
+    padded = torch.cat((own, own.new_full((len(own), 1), count)), 1)
+    return Shared(padded.gather(1, flat(positions)).reshape(positions.shape), count)
+
+
+def colorable(program: Program, index: int, largest: int) -> bool:
+    """Whether block number `index` may have a coloring: all activations below it keep entries apart and have a
+    relaxation, and rows for the entries of one position have at most `largest` coefficients at all cuts below."""
+    cuts = _cuts_below(program, index)
+    below = [b.activation for b in program.blocks if b.node in cuts]
+    apart = all(phi is None or (phi.entrywise and phi.relaxable) for phi in below)
+    return apart and (program.blocks[index].pre.shape or (1,))[0] * _entries(cuts) <= largest
+
+
+def coloring(program: Program, index: int, largest: int) -> Coloring | None:
+    """The coloring of block number `index`, with at most `largest` coefficients at all cuts below.
+
+    Entries that lie `p` apart along the spatial axes share a row, for the least admissible p. None, so that the forward
+    box stands, where there would be more coefficients, and where an activation below mixes entries or has no
+    relaxation.
+    """
+    own = program.blocks[index].pre.shape
+    shape = own or (1,)
+    below = _entries(_cuts_below(program, index))
+    for period in range(1, max((1, *shape[1:])) + 1):
+        rows = shape[0] * math.prod(min(period, n) for n in shape[1:])
+        if rows * below > largest:
+            break
+        owners = torch.stack(list(_groups(shape, period))).to(program.device)
+        layouts = _below(program, index, owners.reshape(-1, *own), math.prod(shape[1:]))
+        if layouts is None:
+            return None
+        if layouts:
+            groups = (owners[:, 0] < math.prod(shape[1:])).int().argmax(0).flatten()
+            return Coloring(tuple(shape), groups, layouts)
+    return None
+
+
+def _cuts_below(program: Program, index: int) -> set[Node]:
+    """Every cut that a block depends on."""
+    found: set[Node] = set()
+    for block in reversed(program.blocks[: index + 1]):
+        if block is program.blocks[index] or block.node in found:
+            found |= set(block.sources)
+    return found
+
+
+def _entries(cuts: Iterable[Node]) -> int:
+    """The entries of all these values together."""
+    return sum(torch.Size(n.shape).numel() for n in cuts)
+
+
+def _groups(shape: tuple[int, ...], period: int) -> Iterator[Tensor]:
+    """Owner maps of the rows: every `period`-th position along the axes but the first, in all channels."""
+    count = math.prod(shape[1:])
+    places = torch.arange(count).reshape(1, *shape[1:]).expand(shape)
+    for offset in itertools.product(*(range(min(period, n)) for n in shape[1:])):
+        owners = torch.full(shape, count)
+        chosen = (slice(None), *(slice(o, None, period) for o in offset))
+        owners[chosen] = places[chosen]
+        yield owners
+
+
+def _below(program: Program, index: int, owners: Tensor, count: int) -> dict[Node, Shared] | None:
+    """Owners at every cut below a block; empty where an entry has two owners, None where an activation mixes entries or
+    has no relaxation."""
+    pending: dict[Node, Tensor] = {}
+    found: dict[Node, Shared] = {}
+    if not _pass_on(program.blocks[index], owners, count, pending):
+        return {}
+    for block in reversed(program.blocks[:index]):
+        if block.node not in pending:
+            continue
+        phi = block.activation
+        if phi is not None and not (phi.entrywise and phi.relaxable):
+            return None
+        found[block.node] = Shared(pending[block.node], count)
+        if not _pass_on(block, pending[block.node], count, pending):
+            return {}
+    return found | {program.input: Shared(pending[program.input], count)}
+
+
+def _pass_on(block: Block, owners: Tensor, count: int, pending: dict[Node, Tensor]) -> bool:
+    """Passes the owners of a block's value on to its sources; False where an entry would have two owners."""
+    for term in block.terms:
+        arriving = _through(term, owners, count)
+        if arriving is None:
+            return False
+        before = pending.get(term.source)
+        if before is not None:
+            both = (before < count) & (arriving < count)
+            if bool((before != arriving)[both].any()):
+                return False
+            arriving = torch.minimum(before, arriving)
+        pending[term.source] = arriving
+    return True
+
+
+def _through(term: Term, owners: Tensor, count: int) -> Tensor | None:
+    """Owners of a term's columns: `paths * sum of squares = (sum)^2` only where all that arrive are equal.
+
+    None where an entry would have two owners, and where counts are too large to be exact in float64.
+    """
+    reached = (owners < count).double()
+    number = torch.where(owners < count, owners, 0).double()
+    paths, sums, squares = (term.paths_back(x).round() for x in (reached, number, number.square()))
+    both, twice = paths * squares, sums.square()
+    exact = max(float(both.max()), float(twice.max())) < 2**53
+    if not exact or bool((both != twice).any()):
+        return None
+    return torch.where(paths > 0, (sums / paths.clamp(min=1)).round(), count).long()

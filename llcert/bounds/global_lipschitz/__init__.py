@@ -1,0 +1,1 @@
+"""Global Lipschitz constants of every value and of the logits: estimated, and proved."""

@@ -1,0 +1,155 @@
+"""Estimates of global Lipschitz constants: norms by iteration, differentiable (docs/method.md, sections 5, 6, 7.1)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from llcert.bounds.forward.joins import branch_norms
+from llcert.bounds.global_lipschitz.walk import GlobalBound, lipschitz_constants
+from llcert.bounds.liplt import Composed, Leaf
+from llcert.domain.layout import flat
+from llcert.domain.region import length
+from llcert.ir import Node
+from llcert.program import Block, Program, Term
+from llcert.spectral import Lanczos, Masked, Side, Solver, random_start
+
+
+def global_bound(
+    program: Program,
+    solver: Solver | None = None,
+    seed: int = 0,
+    *,
+    starts: Mapping[Term, Tensor] | None = None,
+    joint: bool = True,
+    crude: bool = True,
+    composed: Composed | None = None,
+    known: Mapping[Term, tuple[Tensor, Tensor]] | None = None,
+) -> GlobalBound:
+    """The global Lipschitz bound, an ESTIMATE; where an iteration does not converge, a crude upper bound answers.
+
+    starts: vectors `[1, *columns]` to begin with, such as those of an earlier bound; random where there are none.
+    joint: whether branches that add up get one more norm of them all, which may say less than their sum.
+    composed: the maps of LipLT, if it is asked for. known: norms of some of them, scalars, and their vectors.
+    crude: False lets what the solver found stand; to look whether it converged would be to wait for a GPU.
+    """
+    one, starts, known = torch.ones((), dtype=program.dtype, device=program.device), starts or {}, known or {}
+    how = _Iteration(solver or Lanczos(tolerance=1e-5, vectors=True), one, crude)
+    seeds = {block.node: seed + number for number, block in enumerate(program.blocks)}
+    slopes = {block.node: _largest_slopes(one, block) for block in program.blocks}
+    maps = {} if composed is None else composed.maps
+    own = {t: _norm(how, t, slopes[b.node], starts.get(t), seeds[b.node]) for b in program.blocks for t in b.terms}
+    loops = {
+        t: known.get(t) or _norm(how, t, _ones(one, t.output.shape), starts.get(t), seeds[node])
+        for node, leaves in maps.items()
+        for t in leaves.values()
+    }
+    leaves = {node: {leaf: loops[t][0] for leaf, t in own_maps.items()} for node, own_maps in maps.items()}
+    own_norms = {t: norm for t, (norm, _) in own.items()}
+    arithmetic = _EstimatedConstants(how, seeds, slopes, own_norms, leaves, joint)
+    constants = lipschitz_constants(program, arithmetic, composed)
+    pairs = None if composed is None else composed.pairs(program, constants.before, constants.after)
+    found = loops | own  # a map of LipLT may be a term, but has no slope
+    norms, vectors = {t: norm for t, (norm, _) in found.items()}, {t: vector for t, (_, vector) in found.items()}
+    return GlobalBound(norms, vectors, constants.after, program.output, Side.ESTIMATE, pairs, composed is not None)
+
+
+def with_pairs(bound: GlobalBound, program: Program, seed: int = 0) -> GlobalBound:
+    """An estimated bound with the constants of pairs by LipLT, good to a thousandth; as it is where there are none."""
+    composed = Composed.of(program)
+    if composed is None:
+        return bound
+    looped = global_bound(program, Lanczos(tolerance=1e-3, vectors=True), seed, starts=bound.vectors, composed=composed)
+    return replace(bound, pairs=looped.pairs)
+
+
+@dataclass(frozen=True)
+class _Iteration:
+    """How norms of whole maps are found.
+
+    one: a scalar of the program's type. crude: as for `global_bound`.
+    """
+
+    solver: Solver
+    one: Tensor
+    crude: bool
+
+
+def _ones(one: Tensor, shape: Sequence[int]) -> Tensor:
+    """`[1, *shape]`"""
+    return one.expand(1, *shape)
+
+
+def _largest_slopes(one: Tensor, block: Block) -> Tensor:
+    """Of a block's activation over all inputs, `[1, *pre shape]`: the row factors of its unmasked map."""
+    rows = _ones(one, block.pre.shape)
+    if block.activation is not None:
+        rows = rows * block.activation.global_slope(block.pre.shape).to(rows)
+    return rows
+
+
+def _norm(how: _Iteration, term: Term, rows: Tensor, start: Tensor | None, seed: int) -> tuple[Tensor, Tensor]:
+    """The norm of a term with row factors, a scalar, and its vector, `[1, *columns]`. start: None for a random one."""
+    columns = _ones(how.one, term.columns)
+    start = random_start((1, *term.columns), columns, seed) if start is None else start
+    if term.moves:
+        return (rows * term.magnitude(columns)).max(), start
+    norm = how.solver(Masked(term, rows, columns), start)
+    value = norm.value
+    if how.crude and not bool(norm.converged.all()):
+        value = _crude(term, rows, columns)
+    return value[0], start if norm.vector is None else norm.vector
+
+
+@dataclass(frozen=True)
+class _EstimatedConstants:
+    """Scalar tensors.
+
+    seeds: of random starts, of each block. slopes: the largest of each block, `[1, *pre shape]`. norms: of terms,
+    slopes included. leaves: norms of the composed maps of each block. joint: as for `global_bound`.
+    """
+
+    how: _Iteration
+    seeds: Mapping[Node, int]
+    slopes: Mapping[Node, Tensor]
+    norms: Mapping[Term, Tensor]
+    leaves: Mapping[Node, Mapping[Leaf, Tensor]]
+    joint: bool
+
+    @property
+    def one(self) -> Tensor:
+        return self.how.one
+
+    def product(self, block: Block, sources: Sequence[Tensor]) -> Tensor:
+        rows, columns = self.slopes[block.node], [_ones(self.one, t.columns) for t in block.terms]
+        sizes, radii = [self.norms[t][None] for t in block.terms], [s[None] for s in sources]
+        solver = self.how.solver if self.joint else None
+        return branch_norms(block, rows, columns, sizes, radii, solver, self.seeds[block.node]).movement(radii)[0]
+
+    def product_before(self, block: Block, sources: Sequence[Tensor], product: Tensor) -> Tensor:
+        if bool((self.slopes[block.node] == 1).all()):
+            return product
+        rows, seed = _ones(self.one, block.pre.shape), self.seeds[block.node]
+        norms = [_norm(self.how, t, rows, None, seed)[0] for t in block.terms]
+        moved = torch.stack([norm * source for norm, source in zip(norms, sources, strict=True)])
+        return length(moved, 0) if block.disjoint else moved.sum()
+
+    def loops(self, block: Block, gains: Mapping[Leaf, Tensor]) -> Tensor:
+        norms = self.leaves[block.node]
+        return torch.stack([norms[leaf] * gain for leaf, gain in gains.items()]).sum()
+
+    def passed(self, block: Block, constant: Tensor) -> Tensor:
+        return constant * self.slopes[block.node].amax()
+
+    def least(self, one: Tensor, other: Tensor) -> Tensor:
+        return torch.minimum(one, other)
+
+
+def _crude(term: Term, rows: Tensor, columns: Tensor) -> Tensor:
+    """Upper bound of a norm that needs no iteration: the root of the largest row sum times the largest column sum."""
+    row_sums = flat(rows * term.magnitude(columns)).amax(1)
+    column_sums = flat(term.magnitude_adjoint(rows)).amax(1)
+    return row_sums.sqrt() * column_sums.sqrt()

@@ -1,0 +1,162 @@
+"""Proofs of global Lipschitz constants: proved norms, every rounding paid for (docs/method.md, sections 5, 6, 12)."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from llcert.bounds.forward.roundoff import distance
+from llcert.bounds.forward.row_weights import steepest
+from llcert.bounds.global_lipschitz.norms import composed_norm, global_norm
+from llcert.bounds.global_lipschitz.walk import Constants, GlobalBound, lipschitz_constants
+from llcert.bounds.liplt import Composed, Leaf, Step, distances, gain
+from llcert.errors import UnsupportedModel
+from llcert.ir import Input, Node, topological
+from llcert.numerics.rounding import DOUBLE
+from llcert.program import Block, Program, Term
+from llcert.spectral import Side, Solver
+
+
+def check_stated(program: Program) -> None:
+    """Nothing, where the authors of all operators state what a proof needs to know (docs/adding_an_operator.md).
+
+    Raises UnsupportedModel naming the first operator that lacks a statement, and what it lacks.
+    """
+    for node in topological(program.output):
+        if not isinstance(node.op, Input) and node.op.unstated:
+            where = f"{node.op.label} {node.name or 'without a name'}"
+            raise UnsupportedModel(
+                f"{where}: nothing can be proved of an operator that does not state {', '.join(node.op.unstated)} "
+                "(docs/adding_an_operator.md); --assurance estimate needs no such statement"
+            )
+
+
+def proved_bound(program: Program, solver: Solver | None = None, composed: Composed | None = None) -> GlobalBound:
+    """The global Lipschitz bound with an UPPER bound for every norm, rounding included. program: in float64.
+
+    Branches that add up count as their sum. composed: the maps of LipLT, if it is asked for; those that the solver does
+    not prove count as the product of their parts. Raises UnsupportedModel for operators that do not state what a proof
+    needs.
+    """
+    check_stated(program)
+    plain = {t: global_norm(t, solver) for block in program.blocks for t in block.terms}
+    slopes = {block.node: float(steepest(block).max()) for block in program.blocks}
+    leaves = {} if composed is None else _composed_norms(program, composed, plain, solver)
+    arithmetic = _ProvedConstants(plain, slopes, leaves)
+    constants = lipschitz_constants(program, arithmetic, composed)
+    norms = {t: arithmetic.sloped(block, t) for block in program.blocks for t in block.terms}
+    pairs = None if composed is None else _proved_pairs(program, composed, constants)
+    return GlobalBound(
+        {t: torch.tensor(v, dtype=torch.float64, device=program.device) for t, v in norms.items()},
+        {},
+        {n: torch.tensor(v, dtype=torch.float64, device=program.device) for n, v in constants.after.items()},
+        program.output,
+        Side.UPPER,
+        pairs,
+        composed is not None,
+    )
+
+
+@dataclass(frozen=True)
+class _ProvedConstants:
+    """Numbers, rounded up. plain: norms of terms, without slopes. slopes: the largest of each block. leaves: norms of
+    the composed maps of each block."""
+
+    plain: Mapping[Term, float]
+    slopes: Mapping[Node, float]
+    leaves: Mapping[Node, Mapping[Leaf, float]]
+    one: float = 1.0
+
+    def sloped(self, block: Block, term: Term) -> float:
+        """The norm of a term times the largest slope behind it."""
+        return DOUBLE.bound(self.plain[term] * self.slopes[block.node])
+
+    def product(self, block: Block, sources: Sequence[float]) -> float:
+        return _together(block, [self.sloped(block, t) for t in block.terms], sources)
+
+    def product_before(self, block: Block, sources: Sequence[float], product: float) -> float:
+        return _together(block, [self.plain[t] for t in block.terms], sources)
+
+    def loops(self, block: Block, gains: Mapping[Leaf, float]) -> float:
+        total, norms = 0.0, self.leaves[block.node]
+        for leaf, moved in gains.items():
+            total = DOUBLE.bound(total + DOUBLE.bound(norms[leaf] * moved))
+        return total
+
+    def passed(self, block: Block, constant: float) -> float:
+        return DOUBLE.bound(constant * self.slopes[block.node])
+
+    def least(self, one: float, other: float) -> float:
+        return min(one, other)
+
+
+def _together(block: Block, norms: Sequence[float], sources: Sequence[float]) -> float:
+    """How far a block's value moves where its sources move by so much each, rounded up."""
+    parts = [DOUBLE.bound(norm * source) for norm, source in zip(norms, sources, strict=True)]
+    return DOUBLE.bound(math.hypot(*parts) if block.disjoint else sum(parts), len(parts) + 8)
+
+
+def _composed_norms(
+    program: Program, composed: Composed, plain: Mapping[Term, float], solver: Solver | None
+) -> dict[Node, dict[Leaf, float]]:
+    """UPPER bounds of all composed maps, by block: proved, and at most the product of their parts."""
+    found: dict[Node, dict[Leaf, float]] = {}
+    products: dict[Node, dict[Leaf, float]] = {program.input: {Leaf(program.input): 1.0}}
+    for block in program.blocks:
+        known = _products(block, plain, products)
+        found[block.node] = {
+            leaf: known[leaf] if _direct(leaf, block, products) else min(known[leaf], composed_norm(term, solver))
+            for leaf, term in composed.maps[block.node].items()
+        }
+        products[block.node] = _behind(composed.added[block.node], known)
+    return found
+
+
+def _products(
+    block: Block, norms: Mapping[Term, float], products: Mapping[Node, Mapping[Leaf, float]]
+) -> dict[Leaf, float]:
+    """An UPPER bound of every composed map of a block: the norms of its parts, added up over its sources."""
+    found: dict[Leaf, float] = {}
+    for term in block.terms:
+        for leaf, norm in products[term.source].items():
+            found[leaf] = DOUBLE.bound(found.get(leaf, 0.0) + DOUBLE.bound(norms[term] * norm))
+    return found
+
+
+def _direct(leaf: Leaf, block: Block, products: Mapping[Node, Mapping[Leaf, float]]) -> bool:
+    """Whether nothing but the block's own map lies between: its norm is known already."""
+    sources = [s for s in block.sources if leaf in products[s]]
+    return leaf.even and len(sources) == 1 and (leaf.moved is sources[0] or leaf.node is sources[0])
+
+
+def _behind(added: Sequence[tuple[Step | None, Leaf]], products: Mapping[Leaf, float]) -> dict[Leaf, float]:
+    """The products behind the steps of an activation."""
+    found = dict(products)
+    for step, leaf in added:
+        if step is None:
+            return {leaf: 1.0}
+        linear, remainder = (op.norm_bound(leaf.node.shape) for op in (step.linear, step.remainder))
+        found = {other: DOUBLE.bound(norm * linear) for other, norm in found.items()}
+        found[leaf] = remainder
+    return found
+
+
+def _proved_pairs(program: Program, composed: Composed, constants: Constants[float]) -> Tensor | None:
+    """`Composed.pairs`, rounding included."""
+    last = program.blocks[-1]
+    if last.activation is not None:
+        return None
+    unit = torch.eye(last.node.shape[0], dtype=torch.float64, device=program.device)
+    total = torch.zeros_like(unit)
+    with torch.no_grad():
+        for leaf, term in composed.maps[last.node].items():
+            count = term.roundings_back
+            size = DOUBLE.above(term.magnitude_adjoint(unit), count)
+            lost = DOUBLE.above(distance(size * DOUBLE.gamma(count)) + term.underflow_back, 2)
+            apart = DOUBLE.above(distances(term.adjoint(unit)), math.prod(term.columns) + 4) + lost + lost[:, None]
+            total = DOUBLE.above(total + apart * gain(leaf, 1.0, constants.before, constants.after), 6)
+    return total

@@ -1,0 +1,99 @@
+"""Lipschitz constants of a network over all images: norms of whole maps, multiplied through the graph, and LipLT.
+
+One walk for estimates (`estimate.py` beside this file) over tensors, and for proofs (`proof.py`) over numbers that are
+rounded up (docs/method.md, sections 5 and 6).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Generic, Protocol
+
+from torch import Tensor
+
+from llcert.bounds.liplt import Composed, Leaf, Number, gain
+from llcert.ir import Node
+from llcert.program import Block, Program, Term
+from llcert.spectral import Side
+
+
+@dataclass(frozen=True)
+class GlobalBound:
+    """Unmasked norms of every term and the Lipschitz constants they multiply to (eq. 2, for any graph).
+
+    norms: scalars, the activation's largest slope included. vectors: right singular vectors `[1, *columns]`. Both are
+    keyed by term, and a term names its block, so that two activations of one value have two norms. lipschitz: Lipschitz
+    constant of every block's output with respect to the image, scalars, keyed by the block's own node: the least of the
+    product and, where it was asked for, LipLT. pairs: Lipschitz constants of the differences of logits by LipLT,
+    `[logits, logits]`; None where it was not asked for, or the network ends in an activation. looped: whether it was
+    asked for. side: how the norms err.
+    """
+
+    norms: dict[Term, Tensor]
+    vectors: dict[Term, Tensor]
+    lipschitz: dict[Node, Tensor]
+    output: Node
+    side: Side
+    pairs: Tensor | None = None
+    looped: bool = False
+
+    @property
+    def logit_lipschitz(self) -> Tensor:
+        """Lipschitz constant of the logits, a scalar."""
+        return self.lipschitz[self.output]
+
+
+class ConstantsArithmetic(Protocol[Number]):
+    """How Lipschitz constants with respect to the image follow from those of earlier values."""
+
+    @property
+    def one(self) -> Number:
+        """That of the image."""
+        ...
+
+    def product(self, block: Block, sources: Sequence[Number]) -> Number:
+        """Of a block's output, by the norms of its terms, slopes included (Proposition 5.2)."""
+        ...
+
+    def product_before(self, block: Block, sources: Sequence[Number], product: Number) -> Number:
+        """Of its value before the activation. product: of its output."""
+        ...
+
+    def loops(self, block: Block, gains: Mapping[Leaf, Number]) -> Number:
+        """Of that value by LipLT, equation (6.1): norms of composed maps times what their leaves move."""
+        ...
+
+    def passed(self, block: Block, constant: Number) -> Number:
+        """Of a block's output, of that of its value before the activation."""
+        ...
+
+    def least(self, one: Number, other: Number) -> Number:
+        """The smaller of two bounds."""
+        ...
+
+
+@dataclass(frozen=True)
+class Constants(Generic[Number]):
+    """Lipschitz constants of blocks, by their nodes. after: of their outputs, and of the image. before: of their values
+    before the activation; empty without LipLT."""
+
+    after: dict[Node, Number]
+    before: dict[Node, Number]
+
+
+def lipschitz_constants(
+    program: Program, arithmetic: ConstantsArithmetic[Number], composed: Composed | None
+) -> Constants[Number]:
+    """Those of all blocks. composed: the maps of LipLT, if it is asked for."""
+    after, before = {program.input: arithmetic.one}, dict[Node, Number]()
+    for block in program.blocks:
+        sources = [after[s] for s in block.sources]
+        constant = arithmetic.product(block, sources)
+        if composed is not None:
+            gains = {leaf: gain(leaf, arithmetic.one, before, after) for leaf in composed.maps[block.node]}
+            product = arithmetic.product_before(block, sources, constant)
+            before[block.node] = arithmetic.least(arithmetic.loops(block, gains), product)
+            constant = arithmetic.least(constant, arithmetic.passed(block, before[block.node]))
+        after[block.node] = constant
+    return Constants(after, before)

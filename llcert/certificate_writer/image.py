@@ -1,0 +1,100 @@
+"""From proofs to the arrays of images' files, as docs/certificate.md has them."""
+
+from __future__ import annotations
+
+import zipfile
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from llcert.certificate_writer.canonical import Arrays, Canonical
+from llcert.certificate_writer.intermediate import intermediate
+from llcert.certificate_writer.regions import flat_array, region_arrays
+from llcert.certificate_writer.tree import Tree
+from llcert.certification import BatchResult, KeptProof, ObjectiveProof
+
+
+@dataclass(frozen=True)
+class ImageEvidence:
+    """Of one image: the class that is compared with others, the margin of what is claimed, the arrays of its file."""
+
+    reference: int
+    margin: float
+    arrays: Arrays
+
+
+@dataclass(frozen=True)
+class Answer:
+    """The result of a batch, and the evidence of its certificates, by the index of the image in the data set."""
+
+    result: BatchResult
+    evidence: Mapping[int, ImageEvidence] = field(default_factory=dict)
+
+
+def evidence_of(canonical: Canonical, proofs: Iterable[KeptProof]) -> dict[int, ImageEvidence]:
+    """The evidence of every image that is proved, by its index in the data set; of several proofs of one the first.
+
+    canonical: of the network that was proved.
+    """
+    found: dict[int, ImageEvidence] = {}
+    for kept in proofs:
+        for position, index in enumerate(kept.indices.tolist()):
+            if index not in found:
+                arrays = _arrays(canonical, kept, position)
+                found[index] = ImageEvidence(int(kept.references[position]), float(kept.margin[position]), arrays)
+    return found
+
+
+def evidence_json(evidence: Mapping[int, ImageEvidence]) -> tuple[list[dict[str, Any]], Arrays]:
+    """The evidence of several images as JSON values and one collection of arrays, `index/name` each."""
+    entries = [{"index": i, "reference": one.reference, "margin": one.margin} for i, one in evidence.items()]
+    arrays = {f"{i}/{name}": values for i, one in evidence.items() for name, values in one.arrays.items()}
+    return entries, arrays
+
+
+def evidence_from(entries: Sequence[Mapping[str, Any]], file: Path) -> dict[int, ImageEvidence]:
+    """The inverse of `evidence_json`; file: with the arrays. Raises ValueError where it is damaged or missing."""
+    try:
+        with np.load(file, allow_pickle=False) as stored:
+            arrays: dict[int, Arrays] = {int(entry["index"]): {} for entry in entries}
+            for name in stored.files:
+                index, _, own = name.partition("/")
+                arrays[int(index)][own] = stored[name]
+    except (OSError, zipfile.BadZipFile, EOFError) as error:
+        raise ValueError(str(error)) from error
+    return {
+        int(entry["index"]): ImageEvidence(entry["reference"], entry["margin"], arrays[int(entry["index"])])
+        for entry in entries
+    }
+
+
+def _arrays(canonical: Canonical, kept: KeptProof, i: int) -> Arrays:
+    regions, program = kept.proof.regions, canonical.program
+    arrays: Arrays = {"x": flat_array(regions.trace.post_activation[program.input].region.centre[i])}
+    for block in program.blocks:
+        k = canonical.numbers[block.node]
+        arrays[f"{k}.centre"] = flat_array(regions.trace.pre_activation[block.node].centre[i])
+        arrays |= region_arrays(canonical, regions.trace, block, i)
+    arrays |= intermediate(canonical, regions, i)
+    for (image, j), objective in kept.proof.objectives.items():
+        if image == i:
+            arrays |= _objective(canonical, objective, j)
+    return arrays
+
+
+def _objective(canonical: Canonical, objective: ObjectiveProof, j: int) -> Arrays:
+    """What rules 7 and 12 ask of class j: where its row stops, and what is chosen in every part of the ball."""
+    arrays: Arrays = {f"{j}.stop": np.array(canonical.numbers[objective.stop], np.int64)}
+    order = [0]
+    if objective.cuts:
+        tree = Tree.of(objective.cuts)
+        arrays |= {f"{j}.{name}": values for name, values in tree.arrays(canonical).items()}
+        order = tree.order
+    for (block, step), choice in objective.choices.items():
+        k = canonical.numbers[canonical.program.blocks[block].node]
+        arrays[f"{j}.{k}.slopes.{step}"] = flat_array(choice.slopes[order])
+        arrays[f"{j}.{k}.lam.{step}"] = flat_array(choice.lam[order])
+    return arrays | {f"{j}.end.{canonical.numbers[n]}": flat_array(lam[order]) for n, lam in objective.ends.items()}

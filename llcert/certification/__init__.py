@@ -1,0 +1,78 @@
+"""Verdicts on images: the stages, their cascade, and the attack that bounds them from above."""
+
+from llcert.certification.attack import PGD, Attacked, Deployed, Objective, Target
+from llcert.certification.batch import Batch, Known, Traces
+from llcert.certification.cascade import BatchResult, Contradiction, Sample, StageCount, cascade
+from llcert.certification.certifier import Certifier
+from llcert.certification.footprint import Footprint, batch_size_for, check_one_image_fits, multiplications
+from llcert.certification.perturbations import Perturbations
+from llcert.certification.proof.prover import Prover
+from llcert.certification.proof.provers import Checkable
+from llcert.certification.proof.record import KeptProof, ObjectiveProof, Proof, Regions
+from llcert.certification.radii import Eps, Radii, radii_of
+from llcert.certification.self_check import SelfCheck
+from llcert.certification.settings import AttackKind, Semantics, Settings
+from llcert.certification.specification import FIRST, Never, Specification, Top, positive, stated
+from llcert.certification.stages.attack import Adversary, Attack, TargetedAttack
+from llcert.certification.stages.branch import Branch
+from llcert.certification.stages.clean import Clean
+from llcert.certification.stages.crown_ball import CrownBall
+from llcert.certification.stages.global_bound import Global
+from llcert.certification.stages.local import Local
+from llcert.certification.targeted import Targeted
+from llcert.certification.verdict import Assurance, Finding, LayerMeasure, Stage, Verdict
+
+__all__ = [
+    "FIRST",
+    "PGD",
+    "Adversary",
+    "Assurance",
+    "Attack",
+    "AttackKind",
+    "Attacked",
+    "Batch",
+    "BatchResult",
+    "Branch",
+    "Certifier",
+    "Checkable",
+    "Clean",
+    "Contradiction",
+    "CrownBall",
+    "Deployed",
+    "Eps",
+    "Finding",
+    "Footprint",
+    "Global",
+    "KeptProof",
+    "Known",
+    "LayerMeasure",
+    "Local",
+    "Never",
+    "Objective",
+    "ObjectiveProof",
+    "Perturbations",
+    "Proof",
+    "Prover",
+    "Radii",
+    "Regions",
+    "Sample",
+    "SelfCheck",
+    "Semantics",
+    "Settings",
+    "Specification",
+    "Stage",
+    "StageCount",
+    "Target",
+    "Targeted",
+    "TargetedAttack",
+    "Top",
+    "Traces",
+    "Verdict",
+    "batch_size_for",
+    "cascade",
+    "check_one_image_fits",
+    "multiplications",
+    "positive",
+    "radii_of",
+    "stated",
+]

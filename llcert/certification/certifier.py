@@ -1,0 +1,203 @@
+"""Certifies batches of images: a network, its global bound, and the stages that the settings ask for."""
+
+from __future__ import annotations
+
+import math
+import time
+from dataclasses import dataclass, field, replace
+
+import torch
+from torch import Tensor
+
+from llcert.bounds import GlobalBound, global_bound
+from llcert.bounds.global_lipschitz.estimate import with_pairs
+from llcert.certification.arithmetic import full_precision
+from llcert.certification.batch import Batch
+from llcert.certification.cascade import BatchResult, Contradiction, cascade
+from llcert.certification.footprint import Footprint
+from llcert.certification.memory_budget import MemoryBudget
+from llcert.certification.originals import Originals
+from llcert.certification.proof.prover import Prover
+from llcert.certification.proof.provers import Checkable, provers_of
+from llcert.certification.radii import radii_of
+from llcert.certification.radius_search import RadiusSearch
+from llcert.certification.self_check import SelfCheck
+from llcert.certification.settings import Semantics, Settings
+from llcert.certification.stages.build import stages_of
+from llcert.certification.stages.local import Local
+from llcert.certification.verdict import Assurance, Stage, Verdict
+from llcert.domain.region import channels_last
+from llcert.errors import InvalidInput
+from llcert.ir import Network
+from llcert.program import Program, lower
+
+
+@dataclass(frozen=True)
+class Certifier:
+    """Certifies batches of images for one network and one set of settings. program: the network, lowered.
+
+    local: the stage of that name, whose forward passes others use. originals: what the network was read from, if it was
+    and if anything can be certified. search: for the largest radius of each image, if it is asked for.
+    """
+
+    network: Network
+    program: Program
+    settings: Settings
+    bound: GlobalBound
+    stages: tuple[Stage, ...]
+    local: Local
+    originals: Originals | None = None
+    search: RadiusSearch | None = None
+    memory: MemoryBudget = field(default_factory=lambda: MemoryBudget(torch.device("cpu")))
+
+    @staticmethod
+    def of(
+        network: Network,
+        settings: Settings,
+        device: torch.device | str = "cpu",
+        dtype: torch.dtype = torch.float32,
+        checkable: Checkable | None = None,
+    ) -> Certifier:
+        """Lowers the network and computes its global bound. Raises InvalidInput for fewer than two classes, and for a
+        specification that means nothing for them.
+
+        checkable: the network as a checker knows it, where deterministic proofs are returned with their evidence.
+        """
+        if network.classes < 2:
+            raise InvalidInput(f"{network.source or 'the network'} has {network.classes} output; a class needs a rival")
+        settings.specification.check(network.classes)
+        program = lower(network, device, dtype)
+        bound = _global_bound(program, settings)
+        provers: dict[Assurance, Prover] = {}
+        if settings.assurance is not Assurance.ESTIMATE:
+            provers = provers_of(network, settings, device, checkable)
+        local = Local(
+            program,
+            bound,
+            settings.solver,
+            settings.start,
+            settings.within,
+            settings.specification,
+            other=provers[settings.assurance].colorings if provers else None,
+        )
+        stages = stages_of(network, settings, local, provers, evidence=checkable is not None)
+        originals, search = None, None
+        if network.original is not None and any(s.verdict is Verdict.CERTIFIED for s in stages):
+            originals = Originals(network, network.original, settings.specification, device)
+        if settings.radius is not None:
+            fixed = ~lower(network, device, torch.float64).dependent  # coarser formats lose small weights
+            search = RadiusSearch(local, provers.get(settings.assurance), fixed, settings.radius)
+        memory = MemoryBudget(program.device, Footprint.of(program, proved=bool(provers)).bytes)
+        return Certifier(network, program, settings, bound, stages, local, originals, search, memory)
+
+    def __call__(self, images: Tensor, labels: Tensor, indices: Tensor, *, self_check: bool = False) -> BatchResult:
+        """The verdicts on one batch, if asked with the self-check; in parts where the whole does not fit into memory.
+
+        images: `[batch, *input shape]`, pixel units, in a precision that holds them exactly: proofs take them as they
+        are, estimates round them to the program's format. labels, indices: `[batch]`, int64.
+        Raises InvalidInput where a single image does not fit, one leaves the range of pixels that claims are restricted
+        to, or a label is none of the network's, Contradiction or NumericalError where a bound is seen to be wrong.
+        """
+        with torch.no_grad(), full_precision():
+            batch = self.batch(images, labels, indices)
+            result = cascade(
+                self.program,
+                self.stages,
+                batch,
+                measure_all=self.settings.stages == ("local",),
+                memory=self.memory,
+                disputed=self._disputed(batch),
+            )
+            result = self._with_eps(result, batch)
+            if self.search is not None:
+                result = self._with_radii(self.search, result, batch)
+            if self_check:
+                self._check(batch, result)
+        return result
+
+    def batch(self, images: Tensor, labels: Tensor, indices: Tensor) -> Batch:
+        """What is asked about each image. Raises InvalidInput as `__call__` does."""
+        program, specification = self.program, self.settings.specification
+        images = channels_last(images.to(program.device))
+        labels, indices = labels.to(images.device), indices.to(images.device)
+        if not bool(((labels >= 0) & (labels < program.classes)).all()):
+            raise InvalidInput(
+                f"labels run from {int(labels.min())} to {int(labels.max())}, "
+                f"but the network has {program.classes} classes (0 to {program.classes - 1})"
+            )
+        within = self.settings.within
+        if within is not None and not bool(within.holds(images).all()):
+            outside = int(indices[~within.holds(images)][0])
+            raise InvalidInput(f"image {outside} leaves the pixel range {within.words} that --clip-input restricts to")
+        logits = torch.cat(self.memory.parts("logits", indices, lambda part: program.logits(images[part])))
+        return Batch(
+            images,
+            labels,
+            indices,
+            radii_of(self.settings.eps, indices),
+            specification.reference(logits, labels, program.classes),
+            logits[:, : program.classes].argmax(1),
+            self.settings.seed + indices,
+        )
+
+    def _disputed(self, batch: Batch) -> Tensor:
+        """The images at which the network's original answers otherwise; none where it has no original."""
+        originals = self.originals
+        if originals is None:
+            return torch.zeros_like(batch.labels, dtype=torch.bool)
+        parts = self.memory.parts(
+            "comparison", batch.indices, lambda part: originals.disputed(batch.images[part], batch.labels[part])
+        )
+        return torch.cat(parts)
+
+    def _check(self, batch: Batch, result: BatchResult) -> None:
+        check = SelfCheck(seed=self.settings.seed)
+
+        def compute(part: Tensor) -> None:
+            some = replace(result, samples=tuple(result.samples[i] for i in part.tolist()))
+            check(self.local, self.network, batch.select(part), some, deployed=self._deployed)
+
+        self.memory.parts("self-check", batch.indices[: check.images], compute)
+
+    @property
+    def _deployed(self) -> bool:
+        """Whether certificates speak of the network as it is run."""
+        return self.settings.assurance is not Assurance.ESTIMATE and self.settings.semantics is Semantics.FLOAT32
+
+    def _with_eps(self, result: BatchResult, batch: Batch) -> BatchResult:
+        """The result with the set of points that was asked about of every image."""
+        within = None if self.settings.within is None else (self.settings.within.low, self.settings.within.high)
+        given = zip(result.samples, batch.radii.tolist(), strict=True)
+        return replace(result, samples=tuple(replace(s, eps=eps, within=within) for s, eps in given))
+
+    def _with_radii(self, search: RadiusSearch, result: BatchResult, batch: Batch) -> BatchResult:
+        """The result with every image's radius: 0 where misclassified or disputed, at least eps where certified."""
+        begun = time.perf_counter()
+        right = [s.verdict is not Verdict.MISCLASSIFIED and not s.disputed for s in result.samples]
+        radii = torch.zeros_like(batch.radii)
+        if any(right):
+            chosen = torch.nonzero(torch.tensor(right, device=radii.device))[:, 0]
+            some = batch.select(chosen)
+            found = self.memory.parts("radius", some.indices, lambda part: search(some.select(part)))
+            radii[chosen] = torch.cat(found)
+        samples = []
+        share = (time.perf_counter() - begun) / max(len(batch), 1)
+        for i, (sample, radius) in enumerate(zip(result.samples, radii.tolist(), strict=True)):
+            assert sample.eps is not None
+            if sample.verdict is Verdict.ATTACKED and radius > 0 and radius >= sample.eps:
+                if self._deployed:
+                    raise Contradiction(sample.index, sample.label, batch.images[i], batch.images[i])
+                # it may be rounding that breaks it, of which nothing is claimed
+                radius = math.nextafter(sample.eps, 0.0)
+            if sample.verdict is Verdict.CERTIFIED:
+                radius = max(radius, sample.eps)
+            samples.append(replace(sample, radius=radius, seconds=sample.seconds + share))
+        return replace(result, samples=tuple(samples))
+
+
+def _global_bound(program: Program, settings: Settings) -> GlobalBound:
+    """By LipLT too, where a stage or the search for radii uses it."""
+    with torch.no_grad(), full_precision():
+        bound = global_bound(program, seed=settings.seed)
+        pairs = "global" in settings.stages or settings.radius is not None
+        return with_pairs(bound, program, settings.seed) if pairs else bound

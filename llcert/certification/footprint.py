@@ -1,0 +1,92 @@
+"""Memory that bounds of a batch take, by the sizes of a program's values, and the batch size that follows from it.
+
+Rough, and checked by benchmarks/memory.py.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+
+from llcert.bounds.backward.crown import Backward
+from llcert.errors import InvalidInput
+from llcert.machine.memory import free_memory
+from llcert.program import Program
+
+_REGIONS = 16  # tensors of the size of every value that a forward pass of bounds keeps or makes at once
+_MARGINS = 8  # tensors of classes times the last hidden value that a margin makes at once
+_ROWS = 20  # tensors of the size of all rows of a backward pass that an ascent on them makes at once
+
+_LARGEST_BATCH = 256
+_SHARE = 0.25  # of the free memory, what a batch may take
+
+
+@dataclass(frozen=True)
+class Footprint:
+    """Upper estimates of the memory of a batch, in bytes.
+
+    image: for every image. rows: of a backward pass, for every image. most: of all rows that are computed together.
+    """
+
+    image: int
+    rows: int
+    most: int
+
+    @staticmethod
+    def of(program: Program, *, proved: bool) -> Footprint:
+        """proved: whether bounds are computed again in float64."""
+        width = 8 if proved else torch.finfo(program.dtype).bits // 8
+        last = sum(_size(term.columns) for term in program.blocks[-1].terms)
+        entries = sum(_size(block.pre.shape) for block in program.blocks)
+        return Footprint(
+            width * (_REGIONS * program.entries + _MARGINS * program.classes * last + _scratch(program)),
+            width * _ROWS * program.classes * entries,
+            width * _ROWS * Backward(program).rows_at_once * entries,
+        )
+
+    def bytes(self, images: int) -> int:
+        """What so many images take at most, whatever the stage."""
+        return images * self.image + min(images * self.rows, self.most)
+
+
+def batch_size_for(program: Program, *, proved: bool = False) -> int:
+    """Images a batch: a power of two, at most 256, that takes about a quarter of the memory that is free.
+
+    proved: whether certificates are proved. Where the estimate is too low, batches are cut as they run
+    (`MemoryBudget`).
+    """
+    footprint, available = Footprint.of(program, proved=proved), _SHARE * free_memory(program.device)
+    size = _LARGEST_BATCH
+    while size > 1 and footprint.bytes(size) > available:
+        size //= 2
+    return size
+
+
+def check_one_image_fits(program: Program, source: str, *, proved: bool) -> None:
+    """Raises InvalidInput where bounds of a single image take more memory than is free, by the same estimate."""
+    needed, free = Footprint.of(program, proved=proved).image, free_memory(program.device)
+    if needed <= free:
+        return
+    largest = program.largest
+    raise InvalidInput(
+        f"{source}: bounds of one image take about {needed / 2**30:.1f} GiB of the memory of {program.device.type}, "
+        f"and {free / 2**30:.1f} GiB are free; its values have {program.entries:,} numbers, {largest.name!r} of shape "
+        f"{largest.shape} most of them: smaller images, fewer channels{' or --assurance estimate' if proved else ''} "
+        "may help"
+    )
+
+
+def multiplications(program: Program) -> int:
+    """Multiplications of one forward pass of one image."""
+    nodes = {node for block in program.blocks for node in block.body}
+    weights = ((n.shape, n.op.tensors().get("weight")) for n in nodes)
+    return sum(_size(shape) * (w.numel() // w.shape[0]) for shape, w in weights if w is not None and w.ndim > 1)
+
+
+def _scratch(program: Program) -> int:
+    return max(block.scratch for block in program.blocks)
+
+
+def _size(shape: tuple[int, ...]) -> int:
+    return torch.Size(shape).numel()

@@ -1,0 +1,108 @@
+"""The ways by which a prover bounds an objective from the logits down to the image, cheapest first."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+
+import torch
+from torch import Tensor
+
+from llcert.bounds import Trace
+from llcert.bounds.backward.alpha import Ascent
+from llcert.bounds.backward.branching import Leaves, bounded
+from llcert.bounds.backward.choices import Choice, Choices, Fixed, Tightest
+from llcert.bounds.backward.crown import Backward
+from llcert.certification.proof.hint import BranchCover, FixedRelaxation
+
+
+@dataclass(frozen=True)
+class Objectives:
+    """Margins `z_y - z_j` that are still to be proved.
+
+    trace: the regions of each one's image, `[objectives]`. directions: coefficients on the logits, `[objectives, 1,
+    logits]`. images, classes: the position of the image in the batch, and j. enough: above it a bound need not get any
+    better, `[objectives]`.
+    """
+
+    trace: Trace
+    directions: Tensor
+    images: Tensor
+    classes: Tensor
+    enough: Tensor
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def select(self, positions: Tensor) -> Objectives:
+        """Some of them, maybe several times; positions: index."""
+        own = (t[positions] for t in (self.directions, self.images, self.classes, self.enough))
+        return Objectives(self.trace.select(positions), *own)
+
+
+@dataclass(frozen=True)
+class Attempted:
+    """What an attempt found for some objectives.
+
+    positions: which ones. bounds: lower bounds, `[tried]`. choices: the relaxations that give them, `[tried, 1, ...]`.
+    leaves: in their place, the parts of the ball of all of them; `leaves.rows` counts `positions`.
+    """
+
+    positions: Tensor
+    bounds: Tensor
+    choices: Choices = field(default_factory=dict)
+    leaves: Leaves | None = None
+
+
+Attempt = Callable[[Backward, Objectives], Attempted]
+"""Bounds those of the objectives for which it has something to offer."""
+
+
+def closed(backward: Backward, objectives: Objectives) -> Attempted:
+    """The tightest slopes over each box and the best multipliers, in closed form; the best stop."""
+    found = backward(objectives.trace, {backward.program.output: objectives.directions}, Tightest(), stops=True)
+    return Attempted(_all(objectives), found.lower[:, 0], found.choices)
+
+
+def repeated(relaxation: FixedRelaxation, backward: Backward, objectives: Objectives) -> Attempted:
+    """The relaxations that an estimate optimised, as they are, for the objectives of which it did; the best stop."""
+    here, there = relaxation.find(objectives.images, objectives.classes)
+    if len(here) == 0:
+        return Attempted(here, objectives.enough[here])
+    own = objectives.select(here)
+    choices = {k: Choice(c.slopes[there].double(), c.lam[there].double()) for k, c in relaxation.choices.items()}
+    found = backward(own.trace, {backward.program.output: own.directions}, Fixed(choices), stops=True)
+    return Attempted(here, found.lower[:, 0], choices)
+
+
+def ascended(
+    relaxation: FixedRelaxation | None, ascent: Ascent, backward: Backward, objectives: Objectives
+) -> Attempted:
+    """By gradient ascent on the proved bound itself, from an estimate's relaxations or else from the tightest."""
+    rows = {backward.program.output: objectives.directions}
+    start = backward(objectives.trace, rows, Tightest()).choices
+    if relaxation is not None:
+        start = relaxation.filled(start, objectives.images, objectives.classes)
+    bounds, choices = ascent(backward, objectives.trace, rows, start, enough=objectives.enough[:, None])
+    return Attempted(_all(objectives), bounds[:, 0], choices)
+
+
+def branched(cover: BranchCover, ascent: Ascent, backward: Backward, objectives: Objectives) -> Attempted:
+    """The worst part of a branch cover, each part by its own relaxations, or by an ascent where these do not suffice,
+    for the objectives that were branched."""
+    here, there = cover.find(objectives.images, objectives.classes)
+    worst, parts = objectives.enough.new_full((len(here),), -torch.inf), list[Leaves]()
+    for row, (place, known) in enumerate(zip(here.tolist(), there.tolist(), strict=True)):
+        leaves = cover.leaves.select(cover.leaves.rows == known).double()
+        if len(leaves) == 0:
+            continue
+        own = objectives.select(torch.full_like(leaves.rows, place))
+        rows = {backward.program.output: own.directions}
+        leaves = bounded(backward, own.trace, rows, leaves, ascent, own.enough)
+        worst[row] = leaves.bounds.amin()
+        parts.append(replace(leaves, rows=torch.full_like(leaves.rows, row)))
+    return Attempted(here, worst, leaves=Leaves.joined(parts) if parts else None)
+
+
+def _all(objectives: Objectives) -> Tensor:
+    return torch.arange(len(objectives), device=objectives.images.device)

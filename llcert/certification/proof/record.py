@@ -1,0 +1,188 @@
+"""What a proof consists of: regions, and for each objective where it stopped, its relaxations, and its multipliers.
+
+An objective counts as proved with evidence where slopes and multipliers in float32 prove it, with a margin that leaves
+room for the arithmetic of whoever checks it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from llcert.bounds import Trace
+from llcert.bounds.backward.branching import Cuts, Leaves, cut
+from llcert.bounds.backward.choices import Choice, Choices, Fixed
+from llcert.bounds.backward.crown import Backward, Stop
+from llcert.bounds.backward.intermediate import IntermediateBounds
+from llcert.bounds.margin import best_multiplier
+from llcert.certification.proof.attempts import Attempted, Objectives
+from llcert.domain.layout import flat
+from llcert.ir import Node
+
+Pair = tuple[int, int]
+"""An objective `z_y - z_j`: the position of its image in a batch, and the class j."""
+
+
+@dataclass(frozen=True)
+class Regions:
+    """Over which regions objectives are bounded.
+
+    trace: of the proof. boxes: intermediate bounds by the backward pass that its regions are cut to, by the blocks'
+    nodes. first: the forward pass over which these were computed, None where there are none.
+    """
+
+    trace: Trace
+    boxes: Mapping[Node, IntermediateBounds] = field(default_factory=dict)
+    first: Trace | None = None
+
+    def select(self, images: Tensor) -> Regions:
+        """The regions of some images; images: index."""
+        first = None if self.first is None else self.first.select(images)
+        return Regions(self.trace.select(images), {n: b.select(images) for n, b in self.boxes.items()}, first)
+
+
+@dataclass(frozen=True)
+class ObjectiveProof:
+    """How the margin of one class was proved, over all of the ball or over parts that cover it.
+
+    stop: the value at which the objective is bounded over box and ball, in every part. choices: slopes
+    `[parts, *shape]` and multipliers `[parts]` of the relaxations above it, float32 numbers in float64. ends:
+    multipliers of the values that the objective acts on where it stops, `[parts]` each; of the input only where its box
+    counts. cuts: of each part; empty where there is one part.
+    """
+
+    stop: Node
+    choices: Choices
+    ends: Mapping[Node, Tensor]
+    cuts: Cuts = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Proof:
+    """What a prover found out about a batch.
+
+    margins: lower bounds of `z_y - z_j`, `[batch, logits]`, infinite for j = y; NaN proves nothing. regions: over which
+    they hold. objectives: how each margin above 0 was proved, where evidence is kept.
+    """
+
+    margins: Tensor
+    regions: Regions
+    objectives: Mapping[Pair, ObjectiveProof] = field(default_factory=dict)
+
+    def select(self, images: Tensor) -> Proof:
+        """The proof of some images, which are then counted in this order; images: index."""
+        place = {image: position for position, image in enumerate(images.tolist())}
+        objectives = {(place[i], j): found for (i, j), found in self.objectives.items() if i in place}
+        return Proof(self.margins[images], self.regions.select(images), objectives)
+
+
+@dataclass(frozen=True)
+class KeptProof:
+    """The proof of some images of a data set, with its evidence.
+
+    indices: in the data set, `[images]`. references: the classes y, `[images]`. margin: of the specification, positive,
+    `[images]`. proof: of these images in this order.
+    """
+
+    indices: Tensor
+    references: Tensor
+    margin: Tensor
+    proof: Proof
+
+
+def at_last(backward: Backward, trace: Trace, stop: Stop, classes: Tensor, least: Tensor) -> dict[Pair, ObjectiveProof]:
+    """How objectives are proved that stop at the last hidden values, or at logits behind an activation.
+
+    stop: of all objectives with these classes. least: what the margins of each image have to exceed, `[batch]`.
+    """
+    block = backward.program.blocks[-1]
+    place = {b.node: n for n, b in enumerate(backward.program.blocks)}
+    hidden = max(block.sources, key=lambda s: place.get(s, -1))
+    node = block.node if block.activation is not None else hidden
+    ends = _ends(backward, trace, stop.pending)
+    return {
+        (i, int(classes[c])): ObjectiveProof(node, {}, {n: lam[i, c : c + 1] for n, lam in ends.items()})
+        for i, c in torch.nonzero(stop.bounds > least[:, None]).tolist()
+    }
+
+
+def recorded(
+    backward: Backward, objectives: Objectives, attempted: Attempted, least: Tensor
+) -> tuple[Tensor, dict[Pair, ObjectiveProof]]:
+    """The bounds of what an attempt tried, `[tried]`, above 0 only with evidence; and how those came about.
+
+    objectives: all. least: what each one's bound has to exceed, `[objectives]`.
+    """
+    tried, least = objectives.select(attempted.positions), least[attempted.positions]
+    if len(tried) == 0:
+        return attempted.bounds, {}
+    if attempted.leaves is not None:
+        found = dict(_in_all_parts(backward, tried, attempted.leaves, least))
+    else:
+        found = dict(_at_first_stop(backward, tried, attempted.choices, least))
+    bounds = attempted.bounds.clamp(max=0)
+    bounds[list(found)] = bounds.new_tensor([bound for bound, _ in found.values()])  # float64: nothing is rounded up
+    pairs = list(zip(tried.images.tolist(), tried.classes.tolist(), strict=True))
+    return bounds, {pairs[row]: proof for row, (_, proof) in found.items()}
+
+
+_Recorded = Iterator[tuple[int, tuple[float, ObjectiveProof]]]
+"""The number of an objective, its bound, and how it was proved."""
+
+
+def _at_first_stop(backward: Backward, tried: Objectives, choices: Choices, least: Tensor) -> _Recorded:
+    """Objectives that are proved somewhere between the logits and the image: each by the first stop that suffices."""
+    choices = _short(choices)
+    stops = backward.at_every_stop(tried.trace, {backward.program.output: tried.directions}, Fixed(choices))
+    bounds = torch.stack([s.bounds[:, 0] for s in stops.values()]).nan_to_num(-torch.inf)
+    enough = bounds > least
+    first = torch.where(enough.any(0), enough.int().argmax(0), -1)
+    best = bounds.amax(0).tolist()
+    for number, (node, stop) in enumerate(stops.items()):
+        rows = torch.nonzero(first == number)[:, 0]
+        if len(rows) == 0:
+            continue
+        ends = _ends(backward, tried.trace.select(rows), {n: a[rows] for n, a in stop.pending.items()})
+        passed = {k: c for k, c in choices.items() if _above(backward, k[0], node)}
+        for place, row in enumerate(rows.tolist()):
+            own = {k: Choice(c.slopes[row], c.lam[row]) for k, c in passed.items()}
+            yield row, (best[row], ObjectiveProof(node, own, {n: lam[place] for n, lam in ends.items()}))
+
+
+def _in_all_parts(backward: Backward, tried: Objectives, leaves: Leaves, least: Tensor) -> _Recorded:
+    """Objectives that are proved in every part of a cover, each on its way down to the image."""
+    for row in leaves.rows.unique().tolist():
+        own = leaves.select(leaves.rows == row)
+        each = tried.select(own.rows)
+        trace, choices = cut(backward, each.trace, own.cuts), _short(own.choices)
+        found = backward(trace, {backward.program.output: each.directions}, Fixed(choices))
+        worst = found.lower.amin()
+        if not bool(worst > least[row]):
+            continue
+        ends = {n: lam[:, 0] for n, lam in _ends(backward, trace, found.pending).items()}
+        parts = {k: Choice(c.slopes[:, 0], c.lam[:, 0]) for k, c in choices.items()}
+        cuts = own.cuts if len(own) > 1 else {}
+        yield row, (float(worst), ObjectiveProof(backward.program.input, parts, ends, cuts))
+
+
+def _ends(backward: Backward, trace: Trace, pending: Mapping[Node, Tensor]) -> dict[Node, Tensor]:
+    """The best multipliers of what is left where objectives stop, `[batch, rows]` each; none where a ball suffices."""
+    return {
+        n: best_multiplier(-flat(a, 2), trace.post_activation[n])
+        for n, a in pending.items()
+        if n is not backward.program.input or backward.clip
+    }
+
+
+def _above(backward: Backward, block: int, stop: Node) -> bool:
+    """Whether an objective that stops there has passed a block."""
+    numbers = [n for n, b in enumerate(backward.program.blocks) if b.node is stop]
+    return not numbers or block > numbers[0]
+
+
+def _short(choices: Choices) -> Choices:
+    """The nearest float32 numbers, in float64: any slopes and any multipliers >= 0 give a bound."""
+    return {k: Choice(c.slopes.float().double(), c.lam.float().double()) for k, c in choices.items()}

@@ -1,0 +1,84 @@
+"""A stage whose certificates are proved before they count."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from llcert.certification.batch import Batch, Known
+from llcert.certification.proof.hint import ProofHint
+from llcert.certification.proof.prover import Prover
+from llcert.certification.proof.record import KeptProof
+from llcert.certification.radii import radii_of
+from llcert.certification.specification import positive
+from llcert.certification.verdict import Assurance, Finding, Stage, Verdict
+
+
+@dataclass(frozen=True)
+class Proved:
+    """Runs a stage, then proves what it certified; what is not proved stays undecided.
+
+    stage: one that certifies, an estimate. prover, assurance: what backs what is decided. weaker: provers of weaker
+    assurances, tried where it fails, so that a report can say what they would have certified. evidence: whether proofs
+    are returned with their evidence; hints at LipLT, of which there is none, are passed over then.
+    """
+
+    stage: Stage
+    prover: Prover
+    assurance: Assurance
+    weaker: Mapping[Assurance, Prover]
+    evidence: bool = False
+
+    @property
+    def name(self) -> str:
+        return self.stage.name
+
+    @property
+    def verdict(self) -> Verdict:
+        return self.stage.verdict
+
+    def __call__(self, batch: Batch, known: Known) -> Finding:
+        finding = self.stage(batch, known)
+        assert finding.margin is not None
+        margin = finding.margin.double()
+        candidates = torch.nonzero(finding.decided)[:, 0]
+        margin[candidates], proofs = _best(self.prover, finding.hints, batch, candidates, evidence=self.evidence)
+        decided = finding.decided & positive(margin)
+        others = {Assurance.ESTIMATE: finding.decided}
+        for assurance, prover in self.weaker.items():
+            left = torch.nonzero(finding.decided & ~decided)[:, 0]
+            others[assurance] = decided.clone()
+            found, _ = _best(prover, finding.hints, batch, left)
+            others[assurance][left] = positive(found)
+        return replace(finding, decided=decided, margin=margin, assurance=self.assurance, weaker=others, proofs=proofs)
+
+
+def _best(
+    prover: Prover, hints: Sequence[ProofHint], batch: Batch, positions: Tensor, *, evidence: bool = False
+) -> tuple[Tensor, tuple[KeptProof, ...]]:
+    """The best proved margin of each of some images, `[positions]`, and the proofs of those that are positive.
+
+    Hints are followed in turn for the images that are still open. evidence: whether proofs are kept.
+    """
+    best = torch.full((len(positions),), -torch.inf, dtype=torch.float64, device=positions.device)
+    kept: list[KeptProof] = []
+    for hint in hints:
+        still = torch.nonzero(~positive(best))[:, 0]
+        if len(still) == 0:
+            break
+        if evidence and hint.liplt:
+            continue
+        chosen = batch.select(positions[still])
+        radii = radii_of(prover.eps, chosen.indices)
+        proof = prover.prove(chosen.images, chosen.references, hint.select(positions[still]), radii, evidence=evidence)
+        margin = prover.specification.margin(proof.margins, chosen.references, prover.program.classes)
+        best[still] = torch.fmax(best[still], margin)
+        if evidence:
+            proved = torch.nonzero(positive(margin))[:, 0]
+            kept.append(
+                KeptProof(chosen.indices[proved], chosen.references[proved], margin[proved], proof.select(proved))
+            )
+    return best, tuple(kept)

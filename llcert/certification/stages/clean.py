@@ -1,0 +1,24 @@
+"""The first stage: the specification at the image itself."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from llcert.certification.batch import Batch, Known
+from llcert.certification.specification import FIRST, Specification
+from llcert.certification.verdict import Finding, Verdict
+from llcert.program import Program
+
+
+@dataclass(frozen=True)
+class Clean:
+    """Decides the images of which the specification is false without any perturbation: misclassified."""
+
+    program: Program
+    specification: Specification = FIRST
+    name: str = "clean"
+    verdict: Verdict = Verdict.MISCLASSIFIED
+
+    def __call__(self, batch: Batch, known: Known) -> Finding:
+        logits = self.program.logits(batch.images)
+        return Finding(~self.specification.holds(logits, batch.references, self.program.classes))

@@ -1,0 +1,86 @@
+"""The stages that bound objectives by backward passes over boxes and balls (docs/method.md, sections 9 and 10)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from llcert.bounds import Trace
+from llcert.bounds.backward.alpha import Ascent, enough_to_prove
+from llcert.bounds.backward.choices import Tightest
+from llcert.bounds.backward.crown import Backward, differences
+from llcert.certification.batch import Batch, Known
+from llcert.certification.proof.hint import FixedRelaxation, ProofHint
+from llcert.certification.specification import positive
+from llcert.certification.stages.local import Local
+from llcert.certification.verdict import Finding, Verdict
+
+
+@dataclass(frozen=True)
+class CrownBall:
+    """Certifies by linear bounds on box *and* ball: in closed form, then optimised for the classes still open.
+
+    intermediate: whether pre-activation bounds come from backward passes, too, and masks and norms from these; where no
+    block has such bounds, this stage decides nothing.
+    """
+
+    local: Local
+    ascent: Ascent = field(default_factory=Ascent)
+    intermediate: bool = False
+    verdict: Verdict = Verdict.CERTIFIED
+
+    @property
+    def name(self) -> str:
+        return "crown-ball-intermediate" if self.intermediate else "crown-ball"
+
+    def __call__(self, batch: Batch, known: Known) -> Finding:
+        program, labels = self.local.program, batch.references
+        if self.intermediate and not self.local.colorings.by_block:
+            nothing = torch.zeros_like(labels, dtype=torch.bool)
+            return Finding(nothing, torch.full_like(labels, torch.nan, dtype=program.dtype))
+        forward = self.local.refined if self.intermediate else self.local.masked
+        trace, traces = forward(batch, known.traces)
+        backward = self.local.backward()
+        specification, directions = self.local.specification, differences(labels, program)
+        others = specification.others(directions.shape[1], program.classes)
+        margins = torch.full_like(directions[:, 0], -torch.inf)
+        margins[:, others] = backward.closed(trace, directions[:, others])
+        open_ = specification.open(margins, labels, program.classes)
+        worst = _worst(open_, margins)
+        first = self._ascended(backward, trace, directions, worst, margins)
+        hopeful = positive(margins.gather(1, worst.long().argmax(1, keepdim=True)))
+        rest = self._ascended(backward, trace, directions, open_ & ~worst & hopeful, margins)
+        margin = specification.margin(margins, labels, program.classes)
+        hint = ProofHint(
+            local=True,
+            intermediate=self.intermediate,
+            backward=True,
+            relaxation=FixedRelaxation.joined([*first, *rest]),
+        )
+        return Finding(positive(margin), margin, bounds=margins, hints=(hint,), traces=traces)
+
+    def _ascended(
+        self, backward: Backward, trace: Trace, directions: Tensor, some: Tensor, margins: Tensor
+    ) -> list[FixedRelaxation]:
+        """Raises some margins, boolean `[batch, logits]`, by an ascent; what it chose."""
+        found = []
+        image, row = torch.nonzero(some, as_tuple=True)
+        every = torch.arange(len(image), device=image.device)
+        for part in every.split(backward.rows_at_once) if len(image) else ():
+            i, j = image[part], row[part]
+            own = trace.select(i)
+            rows = {backward.program.output: directions[i, j][:, None]}
+            start = backward(own, rows, Tightest()).choices
+            bound, choices = self.ascent(backward, own, rows, start, enough_to_prove(backward.program, own))
+            margins[i, j] = torch.fmax(margins[i, j], bound[:, 0])
+            found.append(FixedRelaxation(i, j, choices))
+        return found
+
+
+def _worst(open_: Tensor, margins: Tensor) -> Tensor:
+    """The open row of each image that is the farthest from a proof, boolean `[batch, logits]`: where it stays open,
+    the others need not be looked at."""
+    ranked = torch.where(open_, margins.nan_to_num(-torch.inf), torch.inf)
+    return torch.zeros_like(open_).scatter(1, ranked.argmin(1, keepdim=True), True) & open_

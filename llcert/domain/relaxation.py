@@ -1,0 +1,323 @@
+"""Linear bounds of activations over a box and an ellipsoid, one step of a backward pass (docs/method.md, section 9).
+
+For a row `a`, any slopes `s` and any `lam >= 0`, over all z with `l <= z <= u` and `||w (z - c)|| <= r`,
+
+    a . phi(z) >= g . z + h,   g = s a,
+    h = sum over i of min over z in [l_i, u_i] of (a_i phi(z) - g_i z + lam w_i^2 / 2 (z - c_i)^2)  -  lam r^2 / 2.
+
+Chiu et al. (SDP-CROWN, ICML 2025) have this for ReLU and a ball; the box, the weights and other functions are ours.
+Rows are `[batch, rows, *shape]`, several for each image; a zone is `[batch, *shape]`.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from functools import cached_property
+
+import torch
+from torch import Tensor
+
+from llcert.domain.layout import PER_ROW, Layout, flat
+from llcert.numerics.rounding import Rounding
+
+
+@dataclass(frozen=True)
+class Zone:
+    """Box and ellipsoid of a pre-activation: `lower <= z <= upper`, `||weights (z - centre)|| <= radius`.
+
+    centre, lower, upper, weights: `[batch, *shape]`, weights >= 0, 0 for entries that the ellipsoid does not bound.
+    radius: `[batch]`, infinite where unknown.
+    """
+
+    centre: Tensor
+    lower: Tensor
+    upper: Tensor
+    weights: Tensor
+    radius: Tensor
+
+    def select(self, images: Tensor) -> Zone:
+        """The zones of some images; images: mask or index."""
+        return Zone(*(t[images] for t in (self.centre, self.lower, self.upper, self.weights, self.radius)))
+
+
+@dataclass(frozen=True)
+class Piecewise:
+    """A continuous piecewise linear function of each entry: `slopes[i]` between `knots[i-1]` and `knots[i]`.
+
+    knots: ascending, may be infinite. slopes: one more than knots. Both broadcastable to `[*shape]`.
+    """
+
+    function: Callable[[Tensor], Tensor]
+    knots: tuple[Tensor, ...]
+    slopes: tuple[Tensor, ...]
+
+
+def _same(rows: Tensor) -> tuple[Tensor, None]:
+    return rows, None
+
+
+def _back(rows: Tensor, _: Tensor | None) -> Tensor:
+    return rows
+
+
+@dataclass(frozen=True)
+class Relaxation:
+    """One step of an activation: a piecewise linear function of each entry of a zone.
+
+    The entries may be other coordinates than those of the pre-activation, such as differences of pairs. enter: maps
+    coefficients of the step's output to those of the function's values and of a remaining linear part. leave: maps
+    coefficients of the zone's entries and that linear part to those of the step's input.
+    """
+
+    phi: Piecewise
+    zone: Zone
+    enter: Callable[[Tensor], tuple[Tensor, Tensor | None]] = _same
+    leave: Callable[[Tensor, Tensor | None], Tensor] = _back
+
+    def select(self, images: Tensor) -> Relaxation:
+        """The step of some images; images: mask or index."""
+        return replace(self, zone=self.zone.select(images))
+
+    @cached_property
+    def ends(self) -> tuple[Tensor, ...]:
+        """The box's ends and the knots between them, ascending, `[batch, 1, *shape]` each."""
+        lower, upper = self.zone.lower[:, None], self.zone.upper[:, None]
+        inner = [torch.minimum(torch.maximum(k.to(lower).expand_as(lower), lower), upper) for k in self.phi.knots]
+        return (lower, *inner, upper)
+
+    @cached_property
+    def values(self) -> tuple[Tensor, ...]:
+        """The function at the ends."""
+        return tuple(self._at(e) for e in self.ends)
+
+    @cached_property
+    def at_centre(self) -> Tensor:
+        """The function at the centre, `[batch, 1, *shape]`."""
+        return self._at(self.zone.centre[:, None])
+
+    def _at(self, z: Tensor) -> Tensor:
+        return self.phi.function(z[:, 0])[:, None]
+
+    def _chord(self, i: int, j: int) -> Tensor:
+        """The slope of the chord between two ends; 0 where they nearly coincide, so that its gradient is finite."""
+        width = self.ends[j] - self.ends[i]
+        apart = width > torch.finfo(width.dtype).tiny
+        return torch.where(apart, (self.values[j] - self.values[i]) / torch.where(apart, width, 1.0), 0.0)
+
+    @cached_property
+    def tightest(self) -> tuple[Tensor, Tensor]:
+        """Slopes of the lines below phi and above phi that leave the least area over the box, among its chords."""
+        chords = [self._chord(i, j) for i, j in itertools.combinations(range(len(self.ends)), 2)]
+        return self._least_area(chords, 1.0), self._least_area(chords, -1.0)
+
+    def _least_area(self, chords: list[Tensor], sign: float) -> Tensor:
+        best = torch.zeros_like(chords[0])
+        least = torch.full_like(best, torch.inf)
+        for slope in chords:
+            above = torch.stack([sign * (v - slope * e) for v, e in zip(self.values, self.ends, strict=True)])
+            above = above - above.amin(0)
+            widths = torch.stack([b - a for a, b in itertools.pairwise(self.ends)])
+            area = ((above[1:] + above[:-1]) * widths).sum(0)
+            better = area < least * (1 - 1e-6)
+            best, least = torch.where(better, slope, best), torch.where(better, area, least)
+        return best
+
+    @cached_property
+    def settled(self) -> tuple[Tensor, Tensor]:
+        """Stable entries, whose box lies in one piece, and the slope of that piece: `[batch, 1, *shape]` each."""
+        lower, upper = self.ends[0], self.ends[-1]
+        inside, slope = torch.zeros_like(lower, dtype=torch.bool), torch.zeros_like(lower)
+        infinite = lower.new_full((), torch.inf)
+        starts, ends = (-infinite, *self.phi.knots), (*self.phi.knots, infinite)
+        for start, end, own in zip(starts, ends, self.phi.slopes, strict=True):
+            here = (lower >= start) & (upper <= end)
+            inside, slope = inside | here, torch.where(here, own, slope)
+        return inside, slope
+
+    def slopes(self, rows: Tensor) -> Tensor:
+        """The slope of the piece for stable entries, elsewhere the tightest over the box (CROWN's for a ReLU)."""
+        (settled, own), (below, above) = self.settled, self.tightest
+        return torch.where(settled, own, torch.where(rows >= 0, below, above))
+
+    def cut(self, lower: Tensor, upper: Tensor) -> Relaxation:
+        """The same step with the box of its zone intersected with another: lower and upper, `[batch, *shape]`."""
+        zone = self.zone
+        inside = torch.maximum(zone.lower, lower), torch.minimum(zone.upper, upper)
+        return replace(self, zone=Zone(zone.centre, *inside, zone.weights, zone.radius))
+
+    def losses(self, rows: Tensor, slopes: Tensor, lam: Tensor) -> Tensor:
+        """By how much each entry lowers the bound, relative to its value at the centre; 0 for stable entries.
+
+        `[batch, rows, *shape]`.
+        """
+        least, _ = _Minimum.every(self, rows, slopes).entries(lam)
+        return torch.where(self.settled[0], 0.0, least.neg().clamp(min=0))
+
+    def knot(self) -> Tensor:
+        """Where branching cuts the box of each entry: the knot inside it nearest to the centre, `[batch, *shape]`."""
+        lower, upper, c = self.zone.lower, self.zone.upper, self.zone.centre
+        best, nearest = c.clone(), torch.full_like(c, torch.inf)
+        for knot in self.phi.knots:
+            away = torch.where((knot > lower) & (knot < upper), (knot - c).abs(), torch.inf)
+            best, nearest = torch.where(away < nearest, knot, best), torch.minimum(nearest, away)
+        return best
+
+    def constant(
+        self,
+        rows: Tensor,
+        slopes: Tensor,
+        lam: Tensor,
+        rounding: Rounding | None = None,
+        layout: Layout = PER_ROW,
+        known: Tensor | None = None,
+    ) -> Tensor:
+        """`h`, a lower bound for any slopes and multipliers `lam >= 0`, `[batch, bounds]`.
+
+        rounding: of the arithmetic; where it is given, a bound of all rounding errors is subtracted. layout: of rows.
+        known: the value without that, as `multipliers` found it for these rows, slopes and lam.
+        """
+        value = _Minimum.of(self, rows, slopes, layout).least(lam)[0] if known is None else known
+        return value if rounding is None else value - self._slack(rows, slopes, lam, rounding, layout)
+
+    def multipliers(
+        self, rows: Tensor, slopes: Tensor, iterations: int = 8, layout: Layout = PER_ROW
+    ) -> tuple[Tensor, Tensor]:
+        """Good `lam` for rows and slopes, by a fixed-point iteration for `||w (z - c)|| = r`, and `h` with them.
+
+        `[batch, bounds]` each.
+        """
+        weights, radius = self.zone.weights[:, None], self.zone.radius[:, None]
+        steepest = torch.stack([(rows * (s - slopes)).abs() for s in self.phi.slopes]).amax(0)
+        pull = torch.where(weights > 0, steepest / torch.where(weights > 0, weights, 1.0), 0.0)
+        lam = layout.total(pull.square()).sqrt() / radius
+        lam = torch.where(torch.isfinite(lam), lam, 0.0)
+        minimum = _Minimum.of(self, rows, slopes, layout)
+        best = torch.zeros_like(lam)
+        most = minimum.least(best)[0]
+        for _ in range(iterations):
+            value, reach = minimum.least(lam)
+            better = value > most
+            best, most = torch.where(better, lam, best), torch.where(better, value, most)
+            lam = lam * (reach / radius).clamp(0.02, 50)
+        return best, most
+
+    def pieces(self) -> Iterator[tuple[Tensor, Tensor, Tensor, Tensor]]:
+        """For each piece: its slope, the ends of its part of the box relative to the centre, and the value of its line
+        at the centre minus that of the function. `[batch, 1, *shape]` each, the slope broadcastable to it."""
+        c = self.zone.centre[:, None]
+        for i, slope in enumerate(self.phi.slopes):
+            start, end = self.ends[i] - c, self.ends[i + 1] - c
+            yield slope, start, end, self.values[i] - slope * start - self.at_centre
+
+    def _slack(self, rows: Tensor, slopes: Tensor, lam: Tensor, rounding: Rounding, layout: Layout) -> Tensor:
+        """A bound of the rounding errors of `h` (docs/method.md, section 12, lemma 6).
+
+        With W the width of the box, the centre in it, every number an entry's minimum is made of is at most
+        `|a| (|phi| + S W) + |g| (|c| + W) + mu W^2`, S the steepest slope; a minimiser that is off by the rounding of
+        its slope k costs at most that rounding times W.
+        """
+        c, g = self.zone.centre[:, None].abs(), (slopes * rows).abs()
+        mu = layout.spread(lam, rows) * self.zone.weights[:, None].square()
+        upper, lower = (
+            torch.maximum(self.zone.upper, self.zone.centre),
+            torch.minimum(self.zone.lower, self.zone.centre),
+        )
+        width = (upper - lower)[:, None]
+        steepest = torch.stack([s.abs().expand_as(self.zone.centre) for s in self.phi.slopes]).amax(0)[:, None]
+        size = torch.stack([v.abs() for v in (*self.values, self.at_centre)]).amax(0)
+        entries = rows.abs() * (size + steepest * width) + g * (c + width) + mu * width * width
+        radius = self.zone.radius[:, None]
+        ball = torch.where(lam > 0, lam * radius * radius, 0.0)  # in this order: the square of a radius may vanish
+        lost = torch.where(lam > 0, 2 * rounding.tiny * radius, 0.0)
+        count = entries[0].numel() + 64
+        paid = rounding.gamma(count) * layout.total(entries) + rounding.gamma(16) * ball
+        widest = 1 + flat(width).amax(1).square()[:, None]
+        return rounding.above(paid + lost, count) + 64 * count * rounding.tiny * widest
+
+
+@dataclass(frozen=True)
+class _Minimum:
+    """The constant `h` as a function of the multipliers: the sum over entries of the minimum of each.
+
+    Stable entries with the slope of their piece, the centre in their box, are constant and left out. rows, slopes,
+    layout: as in the relaxation. weights: of the ellipsoid, `[batch, 1, entries]`. lines: for each piece, the ends of
+    its part of the box relative to the centre, `[batch, 1, entries]`, and k, e, `[batch, rows, entries]`, of
+    `a phi(z) - g z = k (z - c) + e` there, minus the value at the centre. at_centre: these values, of all entries,
+    `[batch, bounds]`. radius: `[batch, 1]`.
+    """
+
+    rows: Tensor
+    layout: Layout
+    weights: Tensor
+    lines: tuple[tuple[Tensor, Tensor, Tensor, Tensor], ...]
+    at_centre: Tensor
+    radius: Tensor
+
+    @staticmethod
+    def of(step: Relaxation, rows: Tensor, slopes: Tensor, layout: Layout) -> _Minimum:
+        """For the entries that are not constant for all images and rows."""
+        (settled, own), zone = step.settled, step.zone
+        inside = ((zone.lower <= zone.centre) & (zone.centre <= zone.upper))[:, None]
+        idle = flat(settled & inside & (slopes == own), 2).all(1).all(0)
+        if not bool(idle.any()):
+            return _Minimum.every(step, rows, slopes, layout)
+        part = torch.nonzero(~idle)[:, 0]
+        return _Minimum._over(step, rows, slopes, layout.among(part), layout, lambda x: flat(x, 2)[..., part])
+
+    @staticmethod
+    def every(step: Relaxation, rows: Tensor, slopes: Tensor, layout: Layout = PER_ROW) -> _Minimum:
+        """For all entries, in their own shape."""
+        return _Minimum._over(step, rows, slopes, layout, layout, lambda x: x)
+
+    @staticmethod
+    def _over(
+        step: Relaxation,
+        rows: Tensor,
+        slopes: Tensor,
+        inner: Layout,
+        layout: Layout,
+        chosen: Callable[[Tensor], Tensor],
+    ) -> _Minimum:
+        c, g, zone = step.zone.centre[:, None], slopes * rows, step.zone
+        a, ga = chosen(rows), chosen(g)
+        lines = []
+        for slope, start, end, offset in step.pieces():
+            steep = chosen(slope.expand_as(c))
+            lines.append((chosen(start), chosen(end), a * steep - ga, a * chosen(offset)))
+        return _Minimum(
+            rows=a,
+            layout=inner,
+            weights=chosen(zone.weights[:, None]),
+            lines=tuple(lines),
+            at_centre=layout.total(rows * step.at_centre - g * c),
+            radius=zone.radius[:, None],
+        )
+
+    def least(self, lam: Tensor) -> tuple[Tensor, Tensor]:
+        """`h`, and `||w (z - c)||` at the minimiser, `[batch, bounds]` each."""
+        least, moved = self.entries(lam)
+        total = self.at_centre + self.layout.total(least)
+        reach = self.layout.total((self.weights * moved).square()).sqrt()
+        return total - torch.where(lam > 0, lam * self.radius * self.radius / 2, 0.0), reach
+
+    def entries(self, lam: Tensor) -> tuple[Tensor, Tensor]:
+        """The minimum of each entry minus its value at the centre, and the minimiser `z - c`.
+
+        The minimiser has no gradient, because the minimum does not change with it.
+        """
+        mu = self.layout.spread(lam, self.rows) * self.weights.square()
+        curved, half = torch.where(mu > 0, mu, torch.finfo(mu.dtype).tiny).detach(), mu / 2
+        least, moved = None, None
+        for start, end, k, e in self.lines:
+            delta = torch.minimum(torch.maximum(k.detach().neg() / curved, start), end)
+            value = e + (k + half * delta) * delta
+            if least is None or moved is None:
+                least, moved = value, delta
+            else:
+                moved = torch.where(value < least, delta, moved)
+                least = torch.minimum(value, least)
+        assert least is not None
+        assert moved is not None
+        return least, moved

@@ -1,0 +1,36 @@
+"""The layers of a program as a report names them."""
+
+from __future__ import annotations
+
+from llcert.bounds import GlobalBound
+from llcert.ir import Join, LinearOp
+from llcert.program import Block, Program, Term
+from llcert.reporting.subject import Layer
+
+
+def layers(program: Program, bound: GlobalBound) -> tuple[Layer, ...]:
+    """One for each term of each block, in the order in which stages measure them."""
+    return tuple(
+        Layer(_name(number, block, term), _operator(block, term), float(bound.norms[term]))
+        for number, block in enumerate(program.blocks)
+        for term in block.terms
+    )
+
+
+def block_name(number: int, block: Block) -> str:
+    """The block's name in the model's file, or its number."""
+    return block.node.name or f"block {number + 1}"
+
+
+def _name(number: int, block: Block, term: Term) -> str:
+    name = block_name(number, block)
+    return name if len(block.terms) == 1 else f"{name} from {term.source.name or 'image'}"
+
+
+def _operator(block: Block, term: Term) -> str:
+    """What the term computes: `Conv + BatchNorm + ReLU`."""
+    linear = [
+        n.op.label for n in term.nodes if isinstance(n.op, Join) or (isinstance(n.op, LinearOp) and not n.op.moves)
+    ]
+    activation = [block.activation.label] if block.activation else []
+    return " + ".join([*linear, *activation]) or "identity"

@@ -1,0 +1,53 @@
+"""Certificates of networks in memory, as `llcert certify --proof` writes them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from random_graphs import in_format
+from torch import Tensor
+
+from llcert.certificate_writer import Canonical, ImageEvidence, checkable, evidence_of, open_folder
+from llcert.certification import Certifier, Semantics, Settings
+from llcert.ir import Network
+from llcert.program import lower
+
+
+def single(network: Network) -> Network:
+    """The same network in float32."""
+    return in_format(network, torch.float32)
+
+
+def evidence(
+    network: Network, settings: Settings, images: Tensor, labels: Tensor
+) -> tuple[Canonical, dict[int, ImageEvidence]]:
+    """The network as a certificate has it, and the evidence of what is proved of these images."""
+    deployed = settings.semantics is Semantics.FLOAT32
+    canonical = Canonical.of(lower(network, dtype=torch.float64), deployed=deployed)
+    certifier = Certifier.of(network, settings, dtype=network.dtype, checkable=checkable(canonical))
+    result = certifier(images, labels, torch.arange(len(images)))
+    return canonical, evidence_of(canonical, result.proofs)
+
+
+def certified(
+    network: Network,
+    images: Tensor,
+    eps: str,
+    folder: Path,
+    *,
+    stages: tuple[str, ...] = ("global", "local", "crown-ball"),
+    semantics: Semantics = Semantics.FLOAT32,
+    labels: Tensor | None = None,
+) -> int:
+    """Writes the certificate of those images that are certified; how many these are. labels: the network's own."""
+    images = images.to(network.dtype)
+    labels = network(images).argmax(1) if labels is None else labels
+    settings = Settings(float(eps), stages=stages, semantics=semantics)
+    canonical, found = evidence(network, settings, images, labels)
+    target = open_folder(folder, resume=False, overwrite=False)
+    target.begin(canonical, eps=eps, semantics=semantics.value, about={"model": {}, "source": {}})
+    for index, one in sorted(found.items()):
+        target.add(index, one)
+    target.commit()
+    return len(found)

@@ -1,0 +1,116 @@
+"""What is proved of random networks over all operators is accepted by the checker, or refused at once by name."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from random_graphs import random_image, random_network
+from seeds import seeds
+
+from llcert.certificate_writer import open_folder
+from llcert.certificate_writer.canonical import Canonical
+from llcert.certificate_writer.folder import exact
+from llcert.certification import Semantics
+from llcert.checker import check
+from llcert.errors import InvalidInput, UnsupportedModel
+from llcert.ir import Input, LinearOp, Network, Node, apply
+from llcert.ops import Add, Affine, BatchNorm, Clamp, Concat, Conv, Leaky, Linear, MaxMin, Reshape, Tanh, relu
+from llcert.ops.clamp import Spelling
+from llcert.program import lower
+
+from .certified import certified, single
+
+
+def network(seed: int) -> Network:
+    """Convolution with batch norm, a residual sum, a concatenation, leaky and MaxMin layers, in float32."""
+    generator = torch.Generator().manual_seed(seed)
+
+    def normal(*shape: int, scale: float = 1.0) -> torch.Tensor:
+        return torch.randn(shape, generator=generator) * scale
+
+    def conv(node: Node, out: int) -> Node:
+        kernel = normal(out, node.shape[0], 3, 3, scale=(9 * node.shape[0]) ** -0.5)
+        node = apply(Conv(kernel, normal(out, scale=0.2), (1, 1), (1, 1)), node)
+        norm = BatchNorm(1 + normal(out, scale=0.1), normal(out, scale=0.1), normal(out, scale=0.1), torch.ones(out))
+        return apply(norm, node)
+
+    image = apply(Input((1, 5, 5)))
+    first = apply(relu(), conv(image, 4))
+    second = apply(Leaky(torch.tensor(0.1)), apply(Add(), conv(first, 4), conv(image, 4)))
+    both = apply(Concat(0), apply(MaxMin(0), conv(second, 4)), first)
+    flat = apply(Reshape((200,)), both)
+    return Network(apply(Linear(normal(3, 200, scale=0.1), normal(3, scale=0.1)), flat))
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_conv_batch_norm_residual_concat_leaky(seed: int, tmp_path: Path) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    images = torch.rand(6, 1, 5, 5, generator=generator)
+    count = certified(network(seed), images, ["0.01", "0.05"][seed % 2], tmp_path)
+    results = list(check(tmp_path))
+    assert count == len(results) > 0
+    assert [r.reason for r in results if not r.accepted] == []
+
+
+@pytest.mark.parametrize("seed", [*range(40), *seeds(0, 120)[90:]])
+def test_random_graphs(seed: int, tmp_path: Path) -> None:
+    found, image = random_network(seed), random_image(random_network(seed), seed)
+    found = single(found) if seed % 4 else found
+    noise = torch.randn(3, *image.shape[1:], generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+    eps, stages = [("0.001", ("global", "local", "crown-ball")), ("0.02", ("crown-ball",)), ("0.2", ("crown-ball",))][
+        seed % 3
+    ]
+    semantics = Semantics.REAL if seed % 5 == 0 else Semantics.FLOAT32
+    supported = {Add, Affine, BatchNorm, Clamp, Concat, Leaky, MaxMin}
+    known = all(isinstance(n.op, LinearOp) or type(n.op) in supported for n in found.operators())
+    if not known:
+        with pytest.raises(UnsupportedModel, match="a certificate has no rule for this operator"):
+            certified(found, image, eps, tmp_path, stages=stages, semantics=semantics)
+        return
+    certified(found, image + 0.1 * noise, eps, tmp_path, stages=stages, semantics=semantics)
+    assert [r.reason for r in check(tmp_path) if not r.accepted] == []
+
+
+def test_the_operator_that_has_no_rule_is_named() -> None:
+    node = apply(Tanh(), apply(Linear(torch.eye(3)), apply(Input((3,)))), name="squash")
+    with pytest.raises(UnsupportedModel, match="--proof: Tanh squash"):
+        Canonical.of(lower(Network(apply(Linear(torch.eye(3)), node)), dtype=torch.float64))
+
+
+def thresholds(spelling: Spelling) -> Network:
+    """`min(relu(x), 0.7)` in float32, spelled in one of its ways."""
+    clamp = Clamp(torch.tensor(0.0), torch.tensor(0.7), spelling)
+    node = apply(clamp, apply(Linear(torch.eye(3)), apply(Input((3,)))), name="theta")
+    return Network(apply(Linear(torch.eye(3)), node))
+
+
+@pytest.mark.parametrize("spelling", [Spelling.REFLECTED, Spelling.EXCESS])
+def test_a_bound_taken_by_sums_is_refused_where_their_rounding_counts(spelling: Spelling, tmp_path: Path) -> None:
+    images = torch.tensor([[0.1, 0.5, 0.2]])
+    with pytest.raises(UnsupportedModel, match=r"--proof: ReLU-theta theta: .* sums, which round.*--semantics real"):
+        certified(thresholds(spelling), images, "0.1", tmp_path / "sums")
+    for name, way, semantics in (
+        ("real", spelling, Semantics.REAL),
+        ("minimum", Spelling.MINIMUM, Semantics.FLOAT32),
+    ):
+        assert certified(thresholds(way), images, "0.1", tmp_path / name, semantics=semantics) == 1
+        assert [r.reason for r in check(tmp_path / name) if not r.accepted] == []
+
+
+@pytest.mark.parametrize(
+    ("eps", "text"), [("36/255", "36/255"), (" 0.5 ", "0.5"), ("0.5/255", "1/510"), ("+1", "1"), ("1e-3", "1e-3")]
+)
+def test_eps_stays_the_number_it_is(eps: str, text: str) -> None:
+    assert exact(eps) == text
+
+
+def test_folders_that_hold_something_else(tmp_path: Path) -> None:
+    (tmp_path / "thesis.tex").write_text("text")
+    for resume, overwrite in ((False, False), (True, False), (False, True)):
+        with pytest.raises(InvalidInput, match="--proof"):
+            open_folder(tmp_path, resume=resume, overwrite=overwrite)
+    with pytest.raises(InvalidInput, match="not a folder"):
+        open_folder(tmp_path / "thesis.tex", resume=False, overwrite=False)
+    assert (tmp_path / "thesis.tex").exists()
