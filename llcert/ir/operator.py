@@ -184,9 +184,9 @@ class LinearOp(Op):
         if rows.numel() == 0 or columns.numel() == 0:
             return 0.0
         terms = max(rows.numel(), columns.numel()) + 8
-        row, column = DOUBLE.bound(float(rows.max()), terms), DOUBLE.bound(float(columns.max()), terms)
+        row, column = DOUBLE.above(float(rows.max()), terms), DOUBLE.above(float(columns.max()), terms)
         value = row if self.moves else math.sqrt(row) * math.sqrt(column)
-        return DOUBLE.bound(value, 4) if value < math.inf else math.inf
+        return DOUBLE.above(value, 4) if value < math.inf else math.inf
 
 
 def nonzero(coefficients: Tensor) -> Tensor:

@@ -7,10 +7,12 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import Final
+from typing import Final, TypeVar
 
 import torch
 from torch import Tensor
+
+Number = TypeVar("Number", float, Tensor)
 
 
 @dataclass(frozen=True)
@@ -33,8 +35,8 @@ class Rounding:
         product = count * self.unit
         return math.nextafter(product / (1 - product) * (1 + 2**-50), math.inf) if product < 0.5 else math.inf
 
-    def above(self, value: Tensor, count: int = 1) -> Tensor:
-        """An upper bound of the exact value of a number computed with `count` roundings.
+    def above(self, value: Number, count: int = 1) -> Number:
+        """An upper bound of the exact value of a number computed with `count` roundings; of each, for a tensor.
 
         value: float64, computed in this format from terms >= 0 with sums, products, quotients and roots only. The
         result is positive, as a computed zero may be an underflow; NaN stays NaN.
@@ -44,10 +46,6 @@ class Rounding:
     def nearest(self, size: Tensor) -> Tensor:
         """Upper bound of the error of rounding a number of at most this size, or of flushing it if it is subnormal."""
         return self.unit * size + self.tiny
-
-    def bound(self, value: float, count: int = 1) -> float:
-        """`above` for one number."""
-        return value * (1 + self.gamma(count + 4)) + (count + 4) * self.tiny
 
 
 DOUBLE = Rounding(2.0**-53, 2.0**-1022, torch.finfo(torch.float64).max)

@@ -51,7 +51,7 @@ class Block:
     @cached_property
     def underflow(self) -> float:
         """Upper bound of the error that underflow adds to an entry, for sources and sums of at most 1."""
-        return DOUBLE.bound(sum(t.underflow for t in self.terms), len(self.terms))
+        return DOUBLE.above(sum(t.underflow for t in self.terms), len(self.terms))
 
     @property
     def entries(self) -> int:

@@ -100,9 +100,9 @@ class Term:
         passed, largest = 1.0, 1.0
         for node in self.nodes:
             norm = node.op.norm_bound(node.inputs[0].shape) if isinstance(node.op, LinearOp) else len(node.inputs)
-            passed = DOUBLE.bound(passed * max(norm, 1.0))
+            passed = DOUBLE.above(passed * max(norm, 1.0))
             largest = max(largest, math.prod(node.shape), *(math.prod(i.shape) for i in node.inputs))
-        return DOUBLE.bound(4 * self.roundings_back * DOUBLE.tiny * largest * passed * passed)
+        return DOUBLE.above(4 * self.roundings_back * DOUBLE.tiny * largest * passed * passed)
 
     @cached_property
     @torch.no_grad()

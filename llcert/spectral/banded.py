@@ -43,14 +43,14 @@ def banded_gram(b: Any, natural: Integers) -> BandedGram:
     size = abs(b)
     sums = float((size.T @ size.sum(1)).max(initial=0.0))
     deepest = int(np.diff(b.tocsc().indptr).max(initial=0))
-    error = DOUBLE.gamma(roundings(deepest)) * DOUBLE.bound(sums, sum(b.shape) + 8)
+    error = DOUBLE.gamma(roundings(deepest)) * DOUBLE.above(sums, sum(b.shape) + 8)
     lowest = 2**12 * (b.shape[1] + 1) * (deepest + 1) * DOUBLE.tiny
     entries = (b.T @ b).tocsr()
     order = _narrowest(entries, natural)
     entries = entries[order][:, order].tocoo()
     entries.sum_duplicates()
     band = int(abs(entries.row - entries.col).max(initial=0))
-    return BandedGram(entries, band, DOUBLE.bound(error) + lowest)
+    return BandedGram(entries, band, DOUBLE.above(error) + lowest)
 
 
 def _narrowest(entries: Any, natural: Integers) -> Integers:
@@ -91,9 +91,9 @@ def eigenvalue_bound(gram: BandedGram, tau: float) -> float:
     relative = DOUBLE.gamma(roundings(min(gram.band + 1, gram.size)))
     if not relative < 0.5:
         return math.inf
-    shift = DOUBLE.bound(relative / (1 - relative), 4) * DOUBLE.bound(float(diagonal.sum()), gram.size + 8)
+    shift = DOUBLE.above(relative / (1 - relative), 4) * DOUBLE.above(float(diagonal.sum()), gram.size + 8)
     shift += 2 * DOUBLE.unit * float(diagonal.max()) + 2**12 * (gram.size + 1) * (gram.band + 8) * DOUBLE.tiny
-    bound = DOUBLE.bound(tau + shift + gram.error, 16)
+    bound = DOUBLE.above(tau + shift + gram.error, 16)
     return bound if math.isfinite(bound) else math.inf
 
 

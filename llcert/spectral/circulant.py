@@ -139,10 +139,10 @@ class Spectrum:
         """
         sizes = torch.stack([self.weight[:, :, c].abs().sum(2) for c in self.classes])
         relative = DOUBLE.gamma(roundings(self.weight.shape[2])) + 2 * PHASE + 2.0**-49
-        error = DOUBLE.bound(relative) * DOUBLE.bound(float(torch.linalg.vector_norm(sizes)), self.weight.numel() + 8)
+        error = DOUBLE.above(relative) * DOUBLE.above(float(torch.linalg.vector_norm(sizes)), self.weight.numel() + 8)
         error += 2**12 * self.weight.numel() * DOUBLE.tiny
         largest = max(float(norm_bound(blocks)[0].max()) for blocks in self.blocks())
-        return DOUBLE.bound(largest + error, 2)
+        return DOUBLE.above(largest + error, 2)
 
 
 def _estimated(blocks: Tensor) -> float:

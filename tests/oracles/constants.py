@@ -134,18 +134,18 @@ def proved_bound(program: Program, solver: Solver | None = None, composed: Compo
     for block in program.blocks:
         slope = float(steepest(block).max())
         plain = {t: global_norm(t, solver) for t in block.terms}
-        sizes = {t: DOUBLE.bound(norm * slope) for t, norm in plain.items()}
-        parts = [DOUBLE.bound(sizes[t] * lipschitz[t.source]) for t in block.terms]
+        sizes = {t: DOUBLE.above(norm * slope) for t, norm in plain.items()}
+        parts = [DOUBLE.above(sizes[t] * lipschitz[t.source]) for t in block.terms]
         lipschitz[block.node] = _together(block, parts)
         if composed is not None:
             known = _products(block, plain, products)
             looped = 0.0
             for leaf, term in composed.maps[block.node].items():
                 norm = known[leaf] if _direct(leaf, block, products) else min(known[leaf], composed_norm(term, solver))
-                looped = DOUBLE.bound(looped + DOUBLE.bound(norm * gain(leaf, 1.0, before, lipschitz)))
-            parts = [DOUBLE.bound(plain[t] * lipschitz[t.source]) for t in block.terms]
+                looped = DOUBLE.above(looped + DOUBLE.above(norm * gain(leaf, 1.0, before, lipschitz)))
+            parts = [DOUBLE.above(plain[t] * lipschitz[t.source]) for t in block.terms]
             before[block.node] = min(looped, _together(block, parts))
-            lipschitz[block.node] = min(lipschitz[block.node], DOUBLE.bound(before[block.node] * slope))
+            lipschitz[block.node] = min(lipschitz[block.node], DOUBLE.above(before[block.node] * slope))
             products[block.node] = _behind(composed.added[block.node], known)
         norms |= {t: torch.tensor(v, dtype=torch.float64, device=program.device) for t, v in sizes.items()}
     scalars = {n: torch.tensor(v, dtype=torch.float64, device=program.device) for n, v in lipschitz.items()}
@@ -155,7 +155,7 @@ def proved_bound(program: Program, solver: Solver | None = None, composed: Compo
 
 def _together(block: Block, parts: Sequence[float]) -> float:
     """How far a block's value moves where its sources move it by so much each, rounded up."""
-    return DOUBLE.bound(math.hypot(*parts) if block.disjoint else sum(parts), len(parts) + 8)
+    return DOUBLE.above(math.hypot(*parts) if block.disjoint else sum(parts), len(parts) + 8)
 
 
 def _products(
@@ -165,7 +165,7 @@ def _products(
     found: dict[Leaf, float] = {}
     for term in block.terms:
         for leaf, norm in products[term.source].items():
-            found[leaf] = DOUBLE.bound(found.get(leaf, 0.0) + DOUBLE.bound(norms[term] * norm))
+            found[leaf] = DOUBLE.above(found.get(leaf, 0.0) + DOUBLE.above(norms[term] * norm))
     return found
 
 
@@ -182,7 +182,7 @@ def _behind(added: Sequence[tuple[Step | None, Leaf]], products: Mapping[Leaf, f
         if step is None:
             return {leaf: 1.0}
         linear, remainder = (op.norm_bound(leaf.node.shape) for op in (step.linear, step.remainder))
-        found = {other: DOUBLE.bound(norm * linear) for other, norm in found.items()}
+        found = {other: DOUBLE.above(norm * linear) for other, norm in found.items()}
         found[leaf] = remainder
     return found
 

@@ -109,7 +109,7 @@ class SideBySide:
     @cached_property
     def underflow(self) -> float:
         """Those of all terms together, and one underflow for each sum."""
-        return DOUBLE.bound(sum(t.underflow for t in self.terms), len(self.terms))
+        return DOUBLE.above(sum(t.underflow for t in self.terms), len(self.terms))
 
     def apply(self, x: Tensor) -> Tensor:
         """`sum A_s x_s`; x: `[batch, all entries]`."""

@@ -39,9 +39,9 @@ def operator_bound(term: Term) -> float:
     for node in term.nodes:
         if isinstance(node.op, LinearOp):
             (source,) = node.inputs
-            bounds[node] = DOUBLE.bound(bounds[source] * node.op.norm_bound(source.shape))
+            bounds[node] = DOUBLE.above(bounds[source] * node.op.norm_bound(source.shape))
         else:
-            bounds[node] = DOUBLE.bound(sum(bounds.get(i, 0.0) for i in node.inputs), len(node.inputs))
+            bounds[node] = DOUBLE.above(sum(bounds.get(i, 0.0) for i in node.inputs), len(node.inputs))
     value = bounds[term.output]
     return value if value < math.inf else math.inf
 

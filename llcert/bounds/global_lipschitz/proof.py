@@ -73,7 +73,7 @@ class _ProvedConstants:
 
     def sloped(self, block: Block, term: Term) -> float:
         """The norm of a term times the largest slope behind it."""
-        return DOUBLE.bound(self.plain[term] * self.slopes[block.node])
+        return DOUBLE.above(self.plain[term] * self.slopes[block.node])
 
     def product(self, block: Block, sources: Sequence[float]) -> float:
         return _together(block, [self.sloped(block, t) for t in block.terms], sources)
@@ -84,11 +84,11 @@ class _ProvedConstants:
     def loops(self, block: Block, gains: Mapping[Leaf, float]) -> float:
         total, norms = 0.0, self.leaves[block.node]
         for leaf, moved in gains.items():
-            total = DOUBLE.bound(total + DOUBLE.bound(norms[leaf] * moved))
+            total = DOUBLE.above(total + DOUBLE.above(norms[leaf] * moved))
         return total
 
     def passed(self, block: Block, constant: float) -> float:
-        return DOUBLE.bound(constant * self.slopes[block.node])
+        return DOUBLE.above(constant * self.slopes[block.node])
 
     def least(self, one: float, other: float) -> float:
         return min(one, other)
@@ -96,8 +96,8 @@ class _ProvedConstants:
 
 def _together(block: Block, norms: Sequence[float], sources: Sequence[float]) -> float:
     """How far a block's value moves where its sources move by so much each, rounded up."""
-    parts = [DOUBLE.bound(norm * source) for norm, source in zip(norms, sources, strict=True)]
-    return DOUBLE.bound(math.hypot(*parts) if block.disjoint else sum(parts), len(parts) + 8)
+    parts = [DOUBLE.above(norm * source) for norm, source in zip(norms, sources, strict=True)]
+    return DOUBLE.above(math.hypot(*parts) if block.disjoint else sum(parts), len(parts) + 8)
 
 
 def _composed_norms(
@@ -123,7 +123,7 @@ def _products(
     found: dict[Leaf, float] = {}
     for term in block.terms:
         for leaf, norm in products[term.source].items():
-            found[leaf] = DOUBLE.bound(found.get(leaf, 0.0) + DOUBLE.bound(norms[term] * norm))
+            found[leaf] = DOUBLE.above(found.get(leaf, 0.0) + DOUBLE.above(norms[term] * norm))
     return found
 
 
@@ -140,7 +140,7 @@ def _behind(added: Sequence[tuple[Step | None, Leaf]], products: Mapping[Leaf, f
         if step is None:
             return {leaf: 1.0}
         linear, remainder = (op.norm_bound(leaf.node.shape) for op in (step.linear, step.remainder))
-        found = {other: DOUBLE.bound(norm * linear) for other, norm in found.items()}
+        found = {other: DOUBLE.above(norm * linear) for other, norm in found.items()}
         found[leaf] = remainder
     return found
 
