@@ -12,8 +12,8 @@ from typing import Any
 import torch
 
 from llcert.certification.arithmetic import full_precision
-from llcert.domain.region import channels_last
 from llcert.machine.versions import versions
+from llcert.numerics.tensors import channels_last
 from llcert.runs.resolve import device_name
 
 

@@ -24,7 +24,8 @@ from torch import Tensor
 from llcert.api import load
 from llcert.bounds import EstimatedArithmetic, global_bound, propagate
 from llcert.data import load_dataset
-from llcert.domain.region import ball, channels_last, length
+from llcert.domain.region import ball
+from llcert.numerics.tensors import channels_last, length
 from llcert.program import Program, lower
 from llcert.spectral import Lanczos, Masked, Norm, random_start
 from llcert.spectral.lanczos import _State

@@ -29,8 +29,8 @@ from llcert.bounds.backward.crown import Backward, differences
 from llcert.certification import PGD, Perturbations, Target, Verdict, radii_of
 from llcert.certification.specification import positive
 from llcert.data import load_dataset
-from llcert.domain.layout import Layout
 from llcert.domain.relaxation import Relaxation
+from llcert.domain.row_sharing import RowSharing
 from llcert.options import Options
 from llcert.reporting.tally import Tally
 from llcert.runs.job import Job, prepare
@@ -148,7 +148,7 @@ def withstanding(job: Job) -> int:
     return found
 
 
-def _linear(key: Key, step: Relaxation, rows: torch.Tensor, layout: Layout) -> Choice:
+def _linear(key: Key, step: Relaxation, rows: torch.Tensor, sharing: RowSharing) -> Choice:
     return Choice(step.slopes(rows), rows.new_zeros(rows.shape[:2]))
 
 

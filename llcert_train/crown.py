@@ -8,8 +8,8 @@ from torch import Tensor
 from llcert.bounds import Trace
 from llcert.bounds.backward.choices import Choice, Key
 from llcert.bounds.backward.crown import Backward
-from llcert.domain.layout import Layout
 from llcert.domain.relaxation import Relaxation
+from llcert.domain.row_sharing import RowSharing
 from llcert.program import Program
 
 
@@ -29,9 +29,9 @@ def raised_margins(program: Program, trace: Trace, labels: Tensor, margins: Tens
     return margins.scatter(1, rival[:, None], torch.fmax(bound, known))
 
 
-def _tightest(key: Key, step: Relaxation, rows: Tensor, layout: Layout) -> Choice:
+def _tightest(key: Key, step: Relaxation, rows: Tensor, sharing: RowSharing) -> Choice:
     """The tightest slopes, and good multipliers without gradients."""
     slopes = step.slopes(rows)
     _ = step.values, step.at_centre  # kept by the step, so they are computed with gradients before they are without
     with torch.no_grad():
-        return Choice(slopes, step.multipliers(rows, slopes, layout=layout)[0])
+        return Choice(slopes, step.multipliers(rows, slopes, sharing=sharing)[0])

@@ -9,8 +9,7 @@ from typing import TypeVar
 import torch
 from torch import Tensor
 
-from llcert.domain.layout import flat
-from llcert.domain.region import length, spread
+from llcert.numerics.tensors import flat, length, spread
 from llcert.spectral import Masked, Norm, Side
 
 Key = TypeVar("Key")

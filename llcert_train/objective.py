@@ -25,9 +25,10 @@ from llcert.bounds import (
     worst_margins,
 )
 from llcert.bounds.liplt import Composed
-from llcert.domain.region import Region, ball, channels_last, length
+from llcert.domain.region import Region, ball
 from llcert.errors import InvalidInput
 from llcert.ir import Node
+from llcert.numerics.tensors import channels_last, length
 from llcert.program import Program, Term
 from llcert_train import losses
 from llcert_train.crown import raised_margins

@@ -23,8 +23,8 @@ from llcert.bounds.forward.starts import nudged
 from llcert.bounds.liplt import Composed
 from llcert.certification import FIRST, PGD, Global, Perturbations, Target, batch_size_for, positive
 from llcert.certification.arithmetic import full_precision
-from llcert.domain.layout import flat
 from llcert.domain.region import ball
+from llcert.numerics.tensors import flat
 from llcert.program import Program, Term
 from llcert.reporting.layers import layers
 from llcert.reporting.numbers import finite, histogram, mean

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from llcert.domain.layout import flat
+from llcert.numerics.tensors import flat
 from llcert.program import Term
 from llcert.spectral import Masked
 

@@ -108,7 +108,7 @@ MUTANTS = (
         "an input's box cut to the pixel range though nobody asked",
         "enclosing_ball",
         "lost = DOUBLE.nearest(images.abs())",
-        "region, lost = PixelRange().cut(region), DOUBLE.nearest(images.abs())",
+        "region, lost = region.clamped(0.0, 1.0), DOUBLE.nearest(images.abs())",
         "tests/certification/test_shared_graphs.py::test_bounds_of_networks_with_shared_values",
     ),
     Mutant(
@@ -300,8 +300,8 @@ MUTANTS = (
     Mutant(
         "an offset forgotten",
         "Backward._affine",
-        "total.add(layout.total(g * self.offsets[block.node]), lost)",
-        "total.add(layout.total(g * 0), lost)",
+        "total.add(sharing.sums(g * self.offsets[block.node]), lost)",
+        "total.add(sharing.sums(g * 0), lost)",
         "tests/bounds/backward/test_crown.py::test_no_point_lies_below_the_bound",
     ),
     Mutant(

@@ -18,11 +18,12 @@ from llcert.certification import Assurance, Settings
 from llcert.certification.proof.prover import Prover
 from llcert.certification.proof.provers import provers_of
 from llcert.certification.settings import Semantics
-from llcert.domain.layout import PER_ROW, Layout, flat
-from llcert.domain.region import UNIT
+from llcert.domain.pixel_range import UNIT
 from llcert.domain.relaxation import Relaxation
+from llcert.domain.row_sharing import UNSHARED, RowSharing
 from llcert.ir import Activation, Input, LinearOp, Network, Node, topological
 from llcert.numerics.rounding import SINGLE
+from llcert.numerics.tensors import flat
 from llcert.ops import BatchNorm
 from llcert.program import Program, lower
 from llcert.spectral import Verified
@@ -82,7 +83,7 @@ class Silly:
 
     seed: int
 
-    def __call__(self, key: Key, step: Relaxation, rows: Tensor, layout: Layout = PER_ROW) -> Choice:
+    def __call__(self, key: Key, step: Relaxation, rows: Tensor, sharing: RowSharing = UNSHARED) -> Choice:
         generator = torch.Generator().manual_seed(self.seed + 100 * key[0] + key[1])
         noise = torch.randn(rows.shape, generator=generator, dtype=rows.dtype)
         slopes = step.slopes(rows) + noise * (torch.rand(rows.shape, generator=generator) < 0.3)

@@ -19,9 +19,8 @@ import torch
 from torch import Tensor
 
 from llcert.bounds.forward.row_weights import steepest
-from llcert.domain.layout import flat
-from llcert.domain.region import length
 from llcert.ir import Input, LinearOp, Node, Shape, apply, number, topological
+from llcert.numerics.tensors import flat, length
 from llcert.ops import Add, Affine, MaxMin
 from llcert.program import Block, Program, Term, reached
 

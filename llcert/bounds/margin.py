@@ -11,10 +11,9 @@ from torch import Tensor
 from llcert.bounds.forward.box import Hidden
 from llcert.bounds.forward.trace import Trace
 from llcert.bounds.global_lipschitz.walk import GlobalBound
-from llcert.domain.layout import flat
-from llcert.domain.region import length, spread
 from llcert.ir import Node
 from llcert.numerics.rounding import DOUBLE, Rounding, downwards, upwards
+from llcert.numerics.tensors import flat, length, spread
 from llcert.program import Program, Term
 
 

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from llcert.certificate_writer.canonical import Canonical
 from llcert.certificate_writer.image import ImageEvidence
 from llcert.certification import FIRST, Never, Radii, Specification, stated
-from llcert.domain.region import PixelRange
+from llcert.domain.pixel_range import PixelRange
 from llcert.errors import InvalidInput
 from llcert.machine.files import dump, part_of, write_atomically
 

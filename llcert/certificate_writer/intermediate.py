@@ -12,8 +12,8 @@ from llcert.bounds.backward.intermediate import IntermediateBounds
 from llcert.certificate_writer.canonical import Arrays, Canonical
 from llcert.certificate_writer.regions import flat_array, region_arrays
 from llcert.certification import Regions
-from llcert.domain.layout import flat
 from llcert.domain.region import Region
+from llcert.numerics.tensors import flat
 
 
 def intermediate(canonical: Canonical, regions: Regions, i: int) -> Arrays:

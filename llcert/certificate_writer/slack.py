@@ -12,9 +12,9 @@ from llcert.bounds.forward.box import Hidden, box
 from llcert.certificate_writer.canonical import Canonical
 from llcert.certificate_writer.matrices import row_norms
 from llcert.certification import Checkable
-from llcert.domain.layout import flat
 from llcert.domain.region import Region
 from llcert.ir import Node
+from llcert.numerics.tensors import flat
 from llcert.program import Block
 
 

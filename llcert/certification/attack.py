@@ -11,7 +11,7 @@ from torch import Tensor
 
 from llcert.certification.perturbations import Perturbations
 from llcert.certification.specification import FIRST, Specification
-from llcert.domain.region import length, spread
+from llcert.numerics.tensors import length, spread
 from llcert.program import Program
 
 RESTART = 1_000_003

@@ -26,9 +26,9 @@ from llcert.certification.settings import Semantics, Settings
 from llcert.certification.stages.build import stages_of
 from llcert.certification.stages.local import Local
 from llcert.certification.verdict import Assurance, Stage, Verdict
-from llcert.domain.region import channels_last
 from llcert.errors import InvalidInput
 from llcert.ir import Network
+from llcert.numerics.tensors import channels_last
 from llcert.program import Program, lower
 
 

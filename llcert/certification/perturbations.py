@@ -7,8 +7,8 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from llcert.domain.layout import flat
-from llcert.domain.region import UNIT, PixelRange, length, spread
+from llcert.domain.pixel_range import UNIT, PixelRange
+from llcert.numerics.tensors import flat, length, spread
 
 _HAIR = 1e-6
 """How far inside the ball points are aimed, as a share of its radius."""

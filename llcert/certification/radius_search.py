@@ -14,7 +14,8 @@ from llcert.certification.proof.hint import ProofHint
 from llcert.certification.proof.prover import Prover
 from llcert.certification.specification import positive
 from llcert.certification.stages.local import Local
-from llcert.domain.region import ball, length
+from llcert.domain.region import ball
+from llcert.numerics.tensors import length
 
 _GROWTH = 1.5
 _DOUBLINGS = 24

@@ -16,10 +16,11 @@ from llcert.certification.cascade import BatchResult, Contradiction
 from llcert.certification.stages.attack import Adversary
 from llcert.certification.stages.local import Local
 from llcert.certification.verdict import Verdict
-from llcert.domain.layout import flat
-from llcert.domain.region import UNIT, Region, length, spread
+from llcert.domain.pixel_range import UNIT
+from llcert.domain.region import Region
 from llcert.errors import NumericalError
 from llcert.ir import Network, Node, evaluate_as_run
+from llcert.numerics.tensors import flat, length, spread
 from llcert.program import Program, lower
 
 _REPORT = "this is a bug in llcert, please report the model"

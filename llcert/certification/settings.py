@@ -12,7 +12,7 @@ from llcert.certification.radii import Eps, Radii
 from llcert.certification.specification import FIRST, Specification
 from llcert.certification.targeted import Targeted
 from llcert.certification.verdict import Assurance
-from llcert.domain.region import UNIT, PixelRange
+from llcert.domain.pixel_range import UNIT, PixelRange
 from llcert.errors import InvalidInput
 from llcert.options import RUNNING, STAGES, check, default, stage_name
 from llcert.spectral import Lanczos, PowerIteration

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from llcert.domain.region import PixelRange
+from llcert.domain.pixel_range import PixelRange
 from llcert.errors import InvalidInput
 
 

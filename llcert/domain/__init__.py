@@ -1,1 +1,1 @@
-"""Sets of values and functions on them: box and ball, linear relaxations of activations, the layout of objectives."""
+"""Regions of values (box and ball), linear relaxations of activations over them, and which bounds share a row."""

@@ -1,21 +1,18 @@
 """Regions: a box and an L2 ball around one centre that contain a value while the image ranges over its own ball.
 
-Also pixel ranges, and Euclidean norms that neither overflow nor underflow. docs/method.md, section 3.
+The forward propagation (`llcert.bounds.propagate`) finds one for every value; docs/method.md, section 3.
 """
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass, replace
-from fractions import Fraction
 
 import torch
 from torch import Tensor
 
-from llcert.domain.layout import flat
-from llcert.errors import InvalidInput
-from llcert.numerics import gradients
+from llcert.domain.pixel_range import PixelRange
 from llcert.numerics.gradients import maximum, minimum
+from llcert.numerics.tensors import flat, length, spread
 
 
 @dataclass(frozen=True)
@@ -63,6 +60,12 @@ class Region:
         upper = torch.where(self.upper.isnan(), self.upper, torch.fmin(self.upper, upper))
         return replace(self, lower=torch.minimum(lower, self.centre), upper=torch.maximum(upper, self.centre))
 
+    def clamped(self, low: float, high: float) -> Region:
+        """The same set, its box intersected with the range from `low` to `high`; the centre stays inside."""
+        lower, upper = self.lower.clamp(min=low), self.upper.clamp(max=high)
+        lower, upper = torch.minimum(lower, self.centre), torch.maximum(upper, self.centre)
+        return replace(self, lower=lower, upper=upper)
+
     def select(self, images: Tensor) -> Region:
         """The regions of some images of the batch; `images` is a mask or an index, `[batch]`."""
         return Region(self.centre[images], self.lower[images], self.upper[images], self.radius[images])
@@ -84,99 +87,6 @@ class Region:
         return flat(above & below).all(1) & near
 
 
-def spread(per_image: Tensor, like: Tensor) -> Tensor:
-    """`[batch]` reshaped to `[batch, 1, ...]` so that it broadcasts against `like`."""
-    return per_image.reshape(-1, *[1] * (like.ndim - 1))
-
-
-def channels_last(x: Tensor) -> Tensor:
-    """The same values in the memory layout that convolutions on a CPU are fastest with; unchanged on other devices."""
-    return x.contiguous(memory_format=torch.channels_last) if x.ndim == 4 and x.device.type == "cpu" else x
-
-
-_MODERATE = (1e-140, 1e140)
-"""Between these norms, no square that matters overflows or underflows in float64."""
-
-
-def length(x: Tensor, start: int = 1) -> Tensor:
-    """The Euclidean norm over the axes from `start` on, summed in float64: no square underflows or overflows.
-
-    Squares of float32 numbers fit float64. Float64 numbers are scaled by a power of two, which is exact, unless all
-    norms are far from the ends of the range (tested on the CPU alone: on a GPU the test would wait for the device).
-    """
-    if x.dtype != torch.float64 and x.ndim > start:
-        return gradients.length(x, start)
-    entries = flat(x, start)
-    if entries.numel() == 0:
-        return torch.linalg.vector_norm(entries, dim=-1)
-    if x.device.type == "cpu":
-        plain = torch.linalg.vector_norm(entries, dim=-1)
-        least, largest = plain.detach().aminmax()
-        if _MODERATE[0] < float(least) and float(largest) < _MODERATE[1]:
-            return plain
-    exponent = torch.frexp(entries.detach().abs().amax(-1, keepdim=True)).exponent.clamp(-1000, 1000)
-    scale = torch.ldexp(torch.ones_like(exponent, dtype=x.dtype), -exponent)
-    return torch.linalg.vector_norm(entries * scale, dim=-1) / scale[..., 0]
-
-
-@dataclass(frozen=True)
-class PixelRange:
-    """The values a pixel may have, both ends included, in pixel units.
-
-    low, high: finite, low < high, rounded outwards from the numbers as they were written. texts: these, as text.
-    """
-
-    low: float = 0.0
-    high: float = 1.0
-    texts: tuple[str, str] = ("0", "1")
-
-    def __post_init__(self) -> None:
-        if not -math.inf < self.low < self.high < math.inf:
-            raise InvalidInput(
-                f"a pixel range from {self.low} to {self.high}: give finite numbers, the lower one first"
-            )
-
-    @staticmethod
-    def of(low: str, high: str) -> PixelRange:
-        """The range between two fractions or decimals, rounded outwards."""
-        ends = Fraction(low), Fraction(high)
-        nearest = float(ends[0]), float(ends[1])
-        below, above = math.nextafter(nearest[0], -math.inf), math.nextafter(nearest[1], math.inf)
-        outwards = (
-            nearest[0] if nearest[0] <= ends[0] else below,
-            nearest[1] if nearest[1] >= ends[1] else above,
-        )
-        return PixelRange(*outwards, (low, high))
-
-    @property
-    def words(self) -> str:
-        """For people: `[0, 1]`."""
-        return f"[{', '.join(self.texts)}]"
-
-    def covers(self, low: float, high: float) -> bool:
-        """Whether values from `low` to `high` lie within the range."""
-        return self.low <= low <= high <= self.high
-
-    def clip(self, points: Tensor) -> Tensor:
-        """The nearest points within the range."""
-        return points.clamp(self.low, self.high)
-
-    def cut(self, region: Region) -> Region:
-        """The same region, its box cut to the range; the centre stays inside."""
-        lower, upper = region.lower.clamp(min=self.low), region.upper.clamp(max=self.high)
-        lower, upper = torch.minimum(lower, region.centre), torch.maximum(upper, region.centre)
-        return replace(region, lower=lower, upper=upper)
-
-    def holds(self, images: Tensor) -> Tensor:
-        """Whether all pixels of each image lie within the range, `[batch]`; NaN does not."""
-        exact = images.double()
-        return flat((exact >= self.low) & (exact <= self.high)).all(1)
-
-
-UNIT = PixelRange()
-"""The default pixel range."""
-
-
 def ball(images: Tensor, eps: float | Tensor, *, within: PixelRange | None = None) -> Region:
     """The L2 ball of radius `eps` around each image, as the region of the network's input.
 
@@ -185,4 +95,4 @@ def ball(images: Tensor, eps: float | Tensor, *, within: PixelRange | None = Non
     """
     radius = torch.as_tensor(eps, dtype=images.dtype, device=images.device).expand(images.shape[0])
     region = Region(images, images - spread(radius, images), images + spread(radius, images), radius)
-    return region if within is None else within.cut(region)
+    return region if within is None else region.clamped(within.low, within.high)

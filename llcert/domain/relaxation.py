@@ -19,8 +19,9 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from llcert.domain.layout import PER_ROW, Layout, flat
+from llcert.domain.row_sharing import UNSHARED, RowSharing
 from llcert.numerics.rounding import Rounding
+from llcert.numerics.tensors import flat
 
 
 @dataclass(frozen=True)
@@ -170,19 +171,19 @@ class Relaxation:
         slopes: Tensor,
         lam: Tensor,
         rounding: Rounding | None = None,
-        layout: Layout = PER_ROW,
+        sharing: RowSharing = UNSHARED,
         known: Tensor | None = None,
     ) -> Tensor:
         """`h`, a lower bound for any slopes and multipliers `lam >= 0`, `[batch, bounds]`.
 
-        rounding: of the arithmetic; where it is given, a bound of all rounding errors is subtracted. layout: of rows.
+        rounding: of the arithmetic; where it is given, a bound of all rounding errors is subtracted. sharing: of rows.
         known: the value without that, as `multipliers` found it for these rows, slopes and lam.
         """
-        value = _Minimum.of(self, rows, slopes, layout).least(lam)[0] if known is None else known
-        return value if rounding is None else value - self._slack(rows, slopes, lam, rounding, layout)
+        value = _Minimum.of(self, rows, slopes, sharing).least(lam)[0] if known is None else known
+        return value if rounding is None else value - self._slack(rows, slopes, lam, rounding, sharing)
 
     def multipliers(
-        self, rows: Tensor, slopes: Tensor, iterations: int = 8, layout: Layout = PER_ROW
+        self, rows: Tensor, slopes: Tensor, iterations: int = 8, sharing: RowSharing = UNSHARED
     ) -> tuple[Tensor, Tensor]:
         """Good `lam` for rows and slopes, by a fixed-point iteration for `||w (z - c)|| = r`, and `h` with them.
 
@@ -191,9 +192,9 @@ class Relaxation:
         weights, radius = self.zone.weights[:, None], self.zone.radius[:, None]
         steepest = torch.stack([(rows * (s - slopes)).abs() for s in self.phi.slopes]).amax(0)
         pull = torch.where(weights > 0, steepest / torch.where(weights > 0, weights, 1.0), 0.0)
-        lam = layout.total(pull.square()).sqrt() / radius
+        lam = sharing.sums(pull.square()).sqrt() / radius
         lam = torch.where(torch.isfinite(lam), lam, 0.0)
-        minimum = _Minimum.of(self, rows, slopes, layout)
+        minimum = _Minimum.of(self, rows, slopes, sharing)
         best = torch.zeros_like(lam)
         most = minimum.least(best)[0]
         for _ in range(iterations):
@@ -211,7 +212,7 @@ class Relaxation:
             start, end = self.ends[i] - c, self.ends[i + 1] - c
             yield slope, start, end, self.values[i] - slope * start - self.at_centre
 
-    def _slack(self, rows: Tensor, slopes: Tensor, lam: Tensor, rounding: Rounding, layout: Layout) -> Tensor:
+    def _slack(self, rows: Tensor, slopes: Tensor, lam: Tensor, rounding: Rounding, sharing: RowSharing) -> Tensor:
         """A bound of the rounding errors of `h` (docs/method.md, section 12, lemma 6).
 
         With W the width of the box, the centre in it, every number an entry's minimum is made of is at most
@@ -219,7 +220,7 @@ class Relaxation:
         its slope k costs at most that rounding times W.
         """
         c, g = self.zone.centre[:, None].abs(), (slopes * rows).abs()
-        mu = layout.spread(lam, rows) * self.zone.weights[:, None].square()
+        mu = sharing.expanded(lam, rows) * self.zone.weights[:, None].square()
         upper, lower = (
             torch.maximum(self.zone.upper, self.zone.centre),
             torch.minimum(self.zone.lower, self.zone.centre),
@@ -232,7 +233,7 @@ class Relaxation:
         ball = torch.where(lam > 0, lam * radius * radius, 0.0)  # in this order: the square of a radius may vanish
         lost = torch.where(lam > 0, 2 * rounding.tiny * radius, 0.0)
         count = entries[0].numel() + 64
-        paid = rounding.gamma(count) * layout.total(entries) + rounding.gamma(16) * ball
+        paid = rounding.gamma(count) * sharing.sums(entries) + rounding.gamma(16) * ball
         widest = 1 + flat(width).amax(1).square()[:, None]
         return rounding.above(paid + lost, count) + 64 * count * rounding.tiny * widest
 
@@ -242,42 +243,42 @@ class _Minimum:
     """The constant `h` as a function of the multipliers: the sum over entries of the minimum of each.
 
     Stable entries with the slope of their piece, the centre in their box, are constant and left out. rows, slopes,
-    layout: as in the relaxation. weights: of the ellipsoid, `[batch, 1, entries]`. lines: for each piece, the ends of
+    sharing: as in the relaxation. weights: of the ellipsoid, `[batch, 1, entries]`. lines: for each piece, the ends of
     its part of the box relative to the centre, `[batch, 1, entries]`, and k, e, `[batch, rows, entries]`, of
     `a phi(z) - g z = k (z - c) + e` there, minus the value at the centre. at_centre: these values, of all entries,
     `[batch, bounds]`. radius: `[batch, 1]`.
     """
 
     rows: Tensor
-    layout: Layout
+    sharing: RowSharing
     weights: Tensor
     lines: tuple[tuple[Tensor, Tensor, Tensor, Tensor], ...]
     at_centre: Tensor
     radius: Tensor
 
     @staticmethod
-    def of(step: Relaxation, rows: Tensor, slopes: Tensor, layout: Layout) -> _Minimum:
+    def of(step: Relaxation, rows: Tensor, slopes: Tensor, sharing: RowSharing) -> _Minimum:
         """For the entries that are not constant for all images and rows."""
         (settled, own), zone = step.settled, step.zone
         inside = ((zone.lower <= zone.centre) & (zone.centre <= zone.upper))[:, None]
         idle = flat(settled & inside & (slopes == own), 2).all(1).all(0)
         if not bool(idle.any()):
-            return _Minimum.every(step, rows, slopes, layout)
+            return _Minimum.every(step, rows, slopes, sharing)
         part = torch.nonzero(~idle)[:, 0]
-        return _Minimum._over(step, rows, slopes, layout.among(part), layout, lambda x: flat(x, 2)[..., part])
+        return _Minimum._over(step, rows, slopes, sharing.restricted(part), sharing, lambda x: flat(x, 2)[..., part])
 
     @staticmethod
-    def every(step: Relaxation, rows: Tensor, slopes: Tensor, layout: Layout = PER_ROW) -> _Minimum:
+    def every(step: Relaxation, rows: Tensor, slopes: Tensor, sharing: RowSharing = UNSHARED) -> _Minimum:
         """For all entries, in their own shape."""
-        return _Minimum._over(step, rows, slopes, layout, layout, lambda x: x)
+        return _Minimum._over(step, rows, slopes, sharing, sharing, lambda x: x)
 
     @staticmethod
     def _over(
         step: Relaxation,
         rows: Tensor,
         slopes: Tensor,
-        inner: Layout,
-        layout: Layout,
+        inner: RowSharing,
+        sharing: RowSharing,
         chosen: Callable[[Tensor], Tensor],
     ) -> _Minimum:
         c, g, zone = step.zone.centre[:, None], slopes * rows, step.zone
@@ -288,18 +289,18 @@ class _Minimum:
             lines.append((chosen(start), chosen(end), a * steep - ga, a * chosen(offset)))
         return _Minimum(
             rows=a,
-            layout=inner,
+            sharing=inner,
             weights=chosen(zone.weights[:, None]),
             lines=tuple(lines),
-            at_centre=layout.total(rows * step.at_centre - g * c),
+            at_centre=sharing.sums(rows * step.at_centre - g * c),
             radius=zone.radius[:, None],
         )
 
     def least(self, lam: Tensor) -> tuple[Tensor, Tensor]:
         """`h`, and `||w (z - c)||` at the minimiser, `[batch, bounds]` each."""
         least, moved = self.entries(lam)
-        total = self.at_centre + self.layout.total(least)
-        reach = self.layout.total((self.weights * moved).square()).sqrt()
+        total = self.at_centre + self.sharing.sums(least)
+        reach = self.sharing.sums((self.weights * moved).square()).sqrt()
         return total - torch.where(lam > 0, lam * self.radius * self.radius / 2, 0.0), reach
 
     def entries(self, lam: Tensor) -> tuple[Tensor, Tensor]:
@@ -307,7 +308,7 @@ class _Minimum:
 
         The minimiser has no gradient, because the minimum does not change with it.
         """
-        mu = self.layout.spread(lam, self.rows) * self.weights.square()
+        mu = self.sharing.expanded(lam, self.rows) * self.weights.square()
         curved, half = torch.where(mu > 0, mu, torch.finfo(mu.dtype).tiny).detach(), mu / 2
         least, moved = None, None
         for start, end, k, e in self.lines:

@@ -9,8 +9,8 @@ from collections.abc import Iterator, Sequence
 import torch
 from torch import Tensor
 
-from llcert.domain.layout import flat
 from llcert.machine.memory import at_once
+from llcert.numerics.tensors import flat
 from llcert.program import Block, Program
 
 _EACH = 4

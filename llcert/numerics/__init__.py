@@ -1,1 +1,1 @@
-"""Number formats: rounding errors in units of a format, and functions of tensors with cheap derivatives."""
+"""Number formats and their rounding errors, tensor helpers, and functions of tensors with cheap derivatives."""

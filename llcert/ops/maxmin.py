@@ -10,10 +10,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from llcert.domain.region import Region, length
+from llcert.domain.region import Region
 from llcert.domain.relaxation import Piecewise, Relaxation, Zone
 from llcert.ir import Activation, Node, Op, Shape, apply, permuted
 from llcert.numerics.gradients import maximum, minimum, sorted_pairs
+from llcert.numerics.tensors import length
 from llcert.ops.affine import Affine
 from llcert.ops.clamp import bounds
 from llcert.ops.maxpool import MaxPool

@@ -11,7 +11,7 @@ import torch
 
 from llcert.certification import FIRST, PGD, Eps, Never, Radii, Settings, Specification, Top
 from llcert.data import NAMED, Dataset, Progress, load_dataset
-from llcert.domain.region import PixelRange
+from llcert.domain.pixel_range import PixelRange
 from llcert.errors import InvalidInput
 from llcert.ir import Network
 from llcert.options import Options, default

@@ -11,8 +11,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from llcert.domain.region import channels_last, length, spread
 from llcert.errors import InvalidInput
+from llcert.numerics.tensors import channels_last, length, spread
 from llcert.spectral.linear_map import Masked
 from llcert.spectral.norm import Norm, Side
 from llcert.spectral.power import begin

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from llcert.domain.layout import flat
+from llcert.numerics.tensors import flat
 from llcert.spectral.linear_map import Masked
 
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from llcert.domain.layout import flat
+from llcert.numerics.tensors import flat
 from llcert.spectral.linear_map import Provable
 
 CANDIDATES = (1, 2, 3, 4, 5, 6, 8)

@@ -10,9 +10,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from llcert.domain.layout import flat
-from llcert.domain.region import length, spread
 from llcert.errors import InvalidInput
+from llcert.numerics.tensors import flat, length, spread
 from llcert.spectral.linear_map import Masked
 from llcert.spectral.norm import Norm, Side
 

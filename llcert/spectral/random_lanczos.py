@@ -12,9 +12,9 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from llcert.domain.layout import flat
 from llcert.errors import InvalidInput
 from llcert.numerics.rounding import DOUBLE
+from llcert.numerics.tensors import flat
 from llcert.spectral.bidiagonal import top_singular_value
 from llcert.spectral.linear_map import Masked
 from llcert.spectral.norm import Norm, Side

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from llcert.domain.layout import flat
+from llcert.numerics.tensors import flat
 from llcert.spectral.linear_map import LinearMap, Masked
 from llcert.spectral.norm import Norm, Solver
 

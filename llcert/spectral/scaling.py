@@ -10,9 +10,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from llcert.domain.layout import flat
-from llcert.domain.region import spread
 from llcert.numerics.rounding import DOUBLE
+from llcert.numerics.tensors import flat, spread
 from llcert.spectral.linear_map import Masked, Provable
 
 

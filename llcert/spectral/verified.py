@@ -10,9 +10,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from llcert.domain.layout import flat
 from llcert.errors import InvalidInput
 from llcert.numerics.rounding import DOUBLE
+from llcert.numerics.tensors import flat
 from llcert.spectral import dense
 from llcert.spectral.explicit import Explicit, written_out
 from llcert.spectral.linear_map import Masked, Provable

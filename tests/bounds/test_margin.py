@@ -10,7 +10,8 @@ from torch import Tensor
 
 from llcert.bounds import Hidden, LastLayer, gloro_margins, lmt_margins, worst_margins
 from llcert.bounds.margin import largest_increase
-from llcert.domain.region import UNIT, Region, ball
+from llcert.domain.pixel_range import UNIT
+from llcert.domain.region import Region, ball
 from llcert.ir import Input, Network, apply
 from llcert.ops import Add, Linear, Tanh, relu
 from llcert.program import lower

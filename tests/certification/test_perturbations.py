@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from llcert.certification.perturbations import Perturbations
-from llcert.domain.region import UNIT
+from llcert.domain.pixel_range import UNIT
 
 F32, F64 = torch.float32, torch.float64
 SEEDS = torch.arange(40)

@@ -12,7 +12,7 @@ import llcert
 from llcert.certification import Assurance, Certifier, Semantics, Settings, Verdict
 from llcert.certification.proof.hint import ProofHint
 from llcert.certification.proof.provers import provers_of
-from llcert.domain.region import UNIT, PixelRange
+from llcert.domain.pixel_range import UNIT, PixelRange
 from llcert.errors import InvalidInput
 from llcert.ir import Input, Network, apply
 from llcert.ops import Linear, relu

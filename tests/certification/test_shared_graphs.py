@@ -29,10 +29,10 @@ from llcert.bounds.forward.row_weights import row_weights
 from llcert.certification.proof.hint import ProofHint
 from llcert.certification.proof.prover import Prover
 from llcert.certification.settings import Semantics
-from llcert.domain.layout import flat
 from llcert.domain.region import ball
 from llcert.frontend.onnx_file import load, save
 from llcert.ir import Network, Node, place
+from llcert.numerics.tensors import flat
 from llcert.program import Block, Program
 from llcert.spectral import Masked
 

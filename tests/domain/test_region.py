@@ -9,7 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from llcert.domain.region import UNIT, Region, ball, length, spread
+from llcert.domain.pixel_range import UNIT
+from llcert.domain.region import Region, ball
+from llcert.numerics.tensors import length, spread
 
 
 def _random_region(seed: int) -> tuple[Region, Tensor]:

@@ -9,10 +9,11 @@ import torch
 from seeds import sizes
 from torch import Tensor
 
-from llcert.domain.region import Region, length
+from llcert.domain.region import Region
 from llcert.domain.relaxation import Piecewise, Relaxation, Zone
 from llcert.ir import Activation, Shape
 from llcert.numerics.rounding import DOUBLE
+from llcert.numerics.tensors import length
 from llcert.ops import Clamp, Leaky, MaxMin, Sigmoid, relu
 
 BATCH, ROWS, POINTS = 3, 4, 400

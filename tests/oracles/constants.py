@@ -15,10 +15,9 @@ from llcert.bounds.forward.row_weights import steepest
 from llcert.bounds.global_lipschitz.norms import composed_norm, global_norm
 from llcert.bounds.global_lipschitz.proof import check_stated
 from llcert.bounds.liplt import Composed, Leaf, Step, distances, gain
-from llcert.domain.layout import flat
-from llcert.domain.region import length
 from llcert.ir import Node
 from llcert.numerics.rounding import DOUBLE
+from llcert.numerics.tensors import flat, length
 from llcert.program import Block, Program, Term
 from llcert.spectral import Lanczos, Masked, Side, Solver, random_start
 

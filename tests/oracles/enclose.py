@@ -14,10 +14,11 @@ from llcert.bounds import GlobalBound, RowWeighting
 from llcert.bounds.forward.box import Hidden, box
 from llcert.bounds.forward.roundoff import Passage, distance, flushed, inexact, largest
 from llcert.bounds.forward.row_weights import rounded_up, row_weights, steepest
-from llcert.domain.layout import flat
-from llcert.domain.region import PixelRange, Region, spread
+from llcert.domain.pixel_range import PixelRange
+from llcert.domain.region import Region
 from llcert.ir import Node
 from llcert.numerics.rounding import DOUBLE, Rounding, downwards, upwards
+from llcert.numerics.tensors import flat, spread
 from llcert.program import Block, Program, Term
 from llcert.spectral import Masked, Norm, Side, Solver
 

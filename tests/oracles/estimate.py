@@ -13,9 +13,9 @@ from llcert.bounds import Balls, GlobalBound, RowWeighting, Start
 from llcert.bounds.forward.box import Hidden, box
 from llcert.bounds.forward.row_weights import row_weights
 from llcert.bounds.forward.starts import starting_vector
-from llcert.domain.layout import flat
 from llcert.domain.region import Region
 from llcert.ir import Node
+from llcert.numerics.tensors import flat
 from llcert.program import Block, Program, Term
 from llcert.spectral import Lanczos, Masked, Norm, Side, Solver
 

@@ -10,9 +10,9 @@ from torch import Tensor
 
 from llcert.bounds.forward.box import Hidden
 from llcert.bounds.forward.joins import SideBySide
-from llcert.domain.layout import flat
-from llcert.domain.region import Region, length
+from llcert.domain.region import Region
 from llcert.ir import Node
+from llcert.numerics.tensors import flat, length
 from llcert.program import Block, Term
 from llcert.spectral import Masked, Norm, Side, Solver, random_start
 

@@ -14,8 +14,8 @@ from toys import TOYS
 
 import llcert_train.crown
 from llcert.bounds.backward.choices import Choice, Key
-from llcert.domain.layout import Layout
 from llcert.domain.relaxation import Relaxation
+from llcert.domain.row_sharing import RowSharing
 from llcert.errors import InvalidInput
 from llcert_train.metrics import Epoch
 from llcert_train.objective import method_of
@@ -51,8 +51,8 @@ class Frozen:
         self.lam: dict[Key, torch.Tensor] = {}
         self.original = llcert_train.crown._tightest
 
-    def __call__(self, key: Key, step: Relaxation, rows: torch.Tensor, layout: Layout) -> Choice:
-        own = self.original(key, step, rows, layout)
+    def __call__(self, key: Key, step: Relaxation, rows: torch.Tensor, sharing: RowSharing) -> Choice:
+        own = self.original(key, step, rows, sharing)
         return replace(own, lam=self.lam.setdefault(key, own.lam))
 
 

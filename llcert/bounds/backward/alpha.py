@@ -12,8 +12,8 @@ from torch import Tensor
 from llcert.bounds.backward.choices import Choice, Fixed, Key
 from llcert.bounds.backward.crown import Backward
 from llcert.bounds.forward.trace import Trace
-from llcert.domain.layout import flat
 from llcert.ir import Node
+from llcert.numerics.tensors import flat
 from llcert.program import Program
 
 _LOOK = 5

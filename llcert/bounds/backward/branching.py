@@ -16,9 +16,9 @@ from llcert.bounds.backward.alpha import Ascent, enough_to_prove
 from llcert.bounds.backward.choices import Choice, Fixed, Key, Tightest
 from llcert.bounds.backward.crown import Backward
 from llcert.bounds.forward.trace import Trace
-from llcert.domain.layout import flat
 from llcert.domain.relaxation import Relaxation
 from llcert.ir import Node
+from llcert.numerics.tensors import flat
 
 Cuts = Mapping[Key, tuple[Tensor, Tensor]]
 """For steps of activations, what is assumed of their entries: lower and upper ends, `[rows, *shape]`. A step belongs to

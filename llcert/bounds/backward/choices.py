@@ -11,8 +11,8 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from llcert.domain.layout import PER_ROW, Layout
 from llcert.domain.relaxation import Relaxation
+from llcert.domain.row_sharing import UNSHARED, RowSharing
 
 Key = tuple[int, int]
 """A step of a block's activation: the number of the block in its program, the number of the step. A backward pass
@@ -35,8 +35,8 @@ class Choice:
 Choices = Mapping[Key, Choice]
 """The choices of a backward pass at every step that it passes."""
 
-Policy = Callable[[Key, Relaxation, Tensor, Layout], Choice]
-"""Chooses at a step, for the objectives' coefficients on its output and their layout; keeps nothing."""
+Policy = Callable[[Key, Relaxation, Tensor, RowSharing], Choice]
+"""Chooses at a step, for the objectives' coefficients on its output and their sharing; keeps nothing."""
 
 
 @dataclass(frozen=True)
@@ -48,9 +48,9 @@ class Tightest:
 
     iterations: int = 8
 
-    def __call__(self, key: Key, step: Relaxation, rows: Tensor, layout: Layout = PER_ROW) -> Choice:
+    def __call__(self, key: Key, step: Relaxation, rows: Tensor, sharing: RowSharing = UNSHARED) -> Choice:
         slopes = step.slopes(rows)
-        lam, constant = step.multipliers(rows, slopes, self.iterations, layout)
+        lam, constant = step.multipliers(rows, slopes, self.iterations, sharing)
         return Choice(slopes, lam, constant)
 
 
@@ -60,5 +60,5 @@ class Fixed:
 
     choices: Choices
 
-    def __call__(self, key: Key, step: Relaxation, rows: Tensor, layout: Layout = PER_ROW) -> Choice:
+    def __call__(self, key: Key, step: Relaxation, rows: Tensor, sharing: RowSharing = UNSHARED) -> Choice:
         return self.choices[key]

@@ -13,8 +13,9 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from llcert.domain.layout import Shared, flat
+from llcert.domain.row_sharing import SharedRows
 from llcert.ir import Node
+from llcert.numerics.tensors import flat
 from llcert.program import Block, Program, Term
 
 
@@ -22,13 +23,13 @@ from llcert.program import Block, Program, Term
 class ColoredRows:
     """Rows of coefficients on a block's pre-activation, each for several entries.
 
-    rows: `[rows, *pre shape]`, boolean: coefficient 1 where true, else 0. layout: the entry that each coefficient
-    bounds. layouts: likewise for the coefficients that arise at every cut below.
+    rows: `[rows, *pre shape]`, boolean: coefficient 1 where true, else 0. sharing: the entry that each coefficient
+    bounds. sharings: likewise for the coefficients that arise at every cut below.
     """
 
     rows: Tensor
-    layout: Shared
-    layouts: Mapping[Node, Shared]
+    sharing: SharedRows
+    sharings: Mapping[Node, SharedRows]
 
     @property
     def bounded(self) -> Tensor:
@@ -41,22 +42,22 @@ class Coloring:
     """Which entries of a pre-activation may share a row: those at different positions of one group, in any channels.
 
     shape: of the value, `(1,)` for one number; all axes but the first are positions. groups: of each position,
-    `[positions]`. layouts: of every cut below, for one row in each group that has coefficient 1 at all its positions
+    `[positions]`. sharings: of every cut below, for one row in each group that has coefficient 1 at all its positions
     and in all channels; owners are positions. A row with fewer channels may be zero at some of what its positions own.
     """
 
     shape: tuple[int, ...]
     groups: Tensor
-    layouts: Mapping[Node, Shared]
+    sharings: Mapping[Node, SharedRows]
 
     @property
     def coefficients(self) -> int:
         """The number of coefficients, at all cuts together, of the rows that bound every entry."""
-        return self.shape[0] * sum(s.owners.numel() for s in self.layouts.values())
+        return self.shape[0] * sum(s.owners.numel() for s in self.sharings.values())
 
     def renamed(self, names: Mapping[Node, Node]) -> Coloring:
         """The same for the same network in another program, whose nodes have these names."""
-        return replace(self, layouts={names[n]: s for n, s in self.layouts.items()})
+        return replace(self, sharings={names[n]: s for n, s in self.sharings.items()})
 
     def rows_for(self, wanted: Tensor) -> ColoredRows:
         """As few rows of these groups as bound all wanted entries, boolean `[*shape]`."""
@@ -68,17 +69,17 @@ class Coloring:
         number = torch.cat([torch.arange(int(n), device=most.device) for n in most])
         entries = order * positions + torch.arange(positions, device=most.device)
         own = torch.where(number[:, None] < counts, entries[number], wanted.numel())  # [rows, positions]
-        layouts = {n: _owned(s.owners[group], own, wanted.numel()) for n, s in self.layouts.items()}
+        sharings = {n: _owned(s.owners[group], own, wanted.numel()) for n, s in self.sharings.items()}
         bounded = torch.where(self.groups == group[:, None], own, wanted.numel())
         owners = bounded.new_full((len(bounded), wanted.numel() + 1), wanted.numel()).scatter(1, bounded, bounded)
         owners = owners[:, :-1].reshape(len(bounded), *wanted.shape)
-        return ColoredRows(owners < wanted.numel(), Shared(owners, wanted.numel()), layouts)
+        return ColoredRows(owners < wanted.numel(), SharedRows(owners, wanted.numel()), sharings)
 
 
-def _owned(positions: Tensor, own: Tensor, count: int) -> Shared:
+def _owned(positions: Tensor, own: Tensor, count: int) -> SharedRows:
     """Entries as owners in place of positions. positions: `[rows, *shape]`. own: the entries, `[rows, positions]`."""
     padded = torch.cat((own, own.new_full((len(own), 1), count)), 1)
-    return Shared(padded.gather(1, flat(positions)).reshape(positions.shape), count)
+    return SharedRows(padded.gather(1, flat(positions)).reshape(positions.shape), count)
 
 
 def colorable(program: Program, index: int, largest: int) -> bool:
@@ -105,12 +106,12 @@ def coloring(program: Program, index: int, largest: int) -> Coloring | None:
         if rows * below > largest:
             break
         owners = torch.stack(list(_groups(shape, period))).to(program.device)
-        layouts = _below(program, index, owners.reshape(-1, *own), math.prod(shape[1:]))
-        if layouts is None:
+        sharings = _below(program, index, owners.reshape(-1, *own), math.prod(shape[1:]))
+        if sharings is None:
             return None
-        if layouts:
+        if sharings:
             groups = (owners[:, 0] < math.prod(shape[1:])).int().argmax(0).flatten()
-            return Coloring(tuple(shape), groups, layouts)
+            return Coloring(tuple(shape), groups, sharings)
     return None
 
 
@@ -139,11 +140,11 @@ def _groups(shape: tuple[int, ...], period: int) -> Iterator[Tensor]:
         yield owners
 
 
-def _below(program: Program, index: int, owners: Tensor, count: int) -> dict[Node, Shared] | None:
+def _below(program: Program, index: int, owners: Tensor, count: int) -> dict[Node, SharedRows] | None:
     """Owners at every cut below a block; empty where an entry has two owners, None where an activation mixes entries or
     has no relaxation."""
     pending: dict[Node, Tensor] = {}
-    found: dict[Node, Shared] = {}
+    found: dict[Node, SharedRows] = {}
     if not _pass_on(program.blocks[index], owners, count, pending):
         return {}
     for block in reversed(program.blocks[:index]):
@@ -152,10 +153,10 @@ def _below(program: Program, index: int, owners: Tensor, count: int) -> dict[Nod
         phi = block.activation
         if phi is not None and not (phi.entrywise and phi.relaxable):
             return None
-        found[block.node] = Shared(pending[block.node], count)
+        found[block.node] = SharedRows(pending[block.node], count)
         if not _pass_on(block, pending[block.node], count, pending):
             return {}
-    return found | {program.input: Shared(pending[program.input], count)}
+    return found | {program.input: SharedRows(pending[program.input], count)}
 
 
 def _pass_on(block: Block, owners: Tensor, count: int, pending: dict[Node, Tensor]) -> bool:

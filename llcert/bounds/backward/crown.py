@@ -19,13 +19,13 @@ from llcert.bounds.backward.choices import Choice, Choices, Fixed, Key, Policy, 
 from llcert.bounds.forward.box import squares
 from llcert.bounds.forward.trace import Trace
 from llcert.bounds.margin import largest_increase
-from llcert.domain.layout import PER_ROW, Layout, flat
-from llcert.domain.region import length
+from llcert.domain.row_sharing import UNSHARED, RowSharing
 from llcert.ir import Node
 from llcert.numerics.rounding import DOUBLE, Rounding
+from llcert.numerics.tensors import flat, length
 from llcert.program import Block, Program, Term
 
-_NONE: Mapping[Node, Layout] = MappingProxyType({})
+_NONE: Mapping[Node, RowSharing] = MappingProxyType({})
 
 _ENTRIES = 2**21
 """The largest number of coefficients, at all activations, of rows that are computed together."""
@@ -89,7 +89,7 @@ class _Sum:
 class _Walk:
     """Objectives on their way to the image, while one backward pass lasts.
 
-    pending: their coefficients on the values that are still to be passed. layouts: of these; one bound a row where
+    pending: their coefficients on the values that are still to be passed. sharings: of these; one bound a row where
     there is none. total: the constants so far. choices, coefficients: as of `BackwardBounds`.
     """
 
@@ -97,12 +97,12 @@ class _Walk:
     policy: Policy
     total: _Sum
     pending: dict[Node, Tensor]
-    layouts: Mapping[Node, Layout] = field(default_factory=lambda: _NONE)
+    sharings: Mapping[Node, RowSharing] = field(default_factory=lambda: _NONE)
     choices: dict[Key, Choice] = field(default_factory=dict)
     coefficients: dict[Key, Tensor] = field(default_factory=dict)
 
-    def layout(self, node: Node) -> Layout:
-        return self.layouts.get(node, PER_ROW)
+    def sharing(self, node: Node) -> RowSharing:
+        return self.sharings.get(node, UNSHARED)
 
     def hand_on(self, node: Node, part: Tensor) -> None:
         """Adds coefficients on a value to what is pending there."""
@@ -172,16 +172,16 @@ class Backward:
         policy: Policy,
         *,
         stops: bool = False,
-        layouts: Mapping[Node, Layout] = _NONE,
-        layout: Layout = PER_ROW,
+        sharings: Mapping[Node, RowSharing] = _NONE,
+        sharing: RowSharing = UNSHARED,
     ) -> BackwardBounds:
         """The same for rows on the value of block number `index` before its activation.
 
-        layout: of the rows. layouts: of what becomes of them, at the cuts below.
+        sharing: of the rows. sharings: of what becomes of them, at the cuts below.
         """
-        total = self._total(trace, layout.total(torch.zeros_like(rows)))
-        walk = _Walk(trace, policy, total, {}, layouts)
-        self._affine(walk, self.program.blocks[index], rows, layout)
+        total = self._total(trace, sharing.sums(torch.zeros_like(rows)))
+        walk = _Walk(trace, policy, total, {}, sharings)
+        self._affine(walk, self.program.blocks[index], rows, sharing)
         return self._down(walk, stops=stops)
 
     def at_every_stop(self, trace: Trace, rows: Mapping[Node, Tensor], policy: Policy) -> dict[Node, Stop]:
@@ -239,59 +239,59 @@ class Backward:
         block = self.program.blocks[index]
         if walk.trace.steps(block) is None:
             return False
-        layout = walk.layout(block.node)
-        g = self._activation(walk, index, walk.pending.pop(block.node), layout)
-        self._affine(walk, block, g, layout)
+        sharing = walk.sharing(block.node)
+        g = self._activation(walk, index, walk.pending.pop(block.node), sharing)
+        self._affine(walk, block, g, sharing)
         return True
 
     def _stopped(self, walk: _Walk) -> _Sum:
         """The bound if everything that is pending is bounded over its own region."""
         stopped = walk.total.copy()
         for node, a in walk.pending.items():
-            self._end(walk.trace, node, a, stopped, walk.layout(node))
+            self._end(walk.trace, node, a, stopped, walk.sharing(node))
         return stopped
 
-    def _end(self, trace: Trace, node: Node, rows: Tensor, total: _Sum, layout: Layout = PER_ROW) -> None:
+    def _end(self, trace: Trace, node: Node, rows: Tensor, total: _Sum, sharing: RowSharing = UNSHARED) -> None:
         """Adds the least value of rows over the region of a node; over the image's ball alone where rows are shared."""
         known = trace.post_activation[node]
         products = rows * known.region.centre[:, None]
-        lost = _lost(products, trace, layout)
-        if node is self.program.input and (not self.clip or layout is not PER_ROW):
-            fall = known.region.radius[:, None] * _length(rows, layout)
+        lost = _lost(products, trace, sharing)
+        if node is self.program.input and (not self.clip or sharing is not UNSHARED):
+            fall = known.region.radius[:, None] * _length(rows, sharing)
             fall = fall if lost is None else DOUBLE.above(fall, rows[0].numel() + 16)
         else:
             fall = largest_increase(-flat(rows, 2), known, rounding=total.rounding)
-        total.add(layout.total(products), lost)
+        total.add(sharing.sums(products), lost)
         total.add(-fall)
 
-    def _activation(self, walk: _Walk, index: int, a: Tensor, layout: Layout) -> Tensor:
+    def _activation(self, walk: _Walk, index: int, a: Tensor, sharing: RowSharing) -> Tensor:
         """The rows before a block's activation; adds what its relaxations cost."""
         block, trace, total = self.program.blocks[index], walk.trace, walk.total
         if trace.roundoff is not None and block.activation is not None:
-            errors = layout.total(a.abs() * trace.roundoff[block.node].after[:, None])
+            errors = sharing.sums(a.abs() * trace.roundoff[block.node].after[:, None])
             total.add(torch.zeros_like(errors), DOUBLE.above(errors, a[0].numel() + 8))
         for number, step in reversed(list(enumerate(trace.steps(block) or ()))):
             key = index, number
             inner, passing = step.enter(a)
-            choice = walk.policy(key, step, inner, layout)
+            choice = walk.policy(key, step, inner, sharing)
             walk.choices[key], walk.coefficients[key] = Choice(choice.slopes, choice.lam), inner
             before = step.leave(choice.slopes * inner, passing)
-            constant = step.constant(inner, choice.slopes, choice.lam, total.rounding, layout, choice.constant)
-            total.add(constant, _turned(trace, block, a, before, layout))
+            constant = step.constant(inner, choice.slopes, choice.lam, total.rounding, sharing, choice.constant)
+            total.add(constant, _turned(trace, block, a, before, sharing))
             a = before
         return a
 
-    def _affine(self, walk: _Walk, block: Block, g: Tensor, layout: Layout = PER_ROW) -> None:
+    def _affine(self, walk: _Walk, block: Block, g: Tensor, sharing: RowSharing = UNSHARED) -> None:
         """Carries rows through a block's linear map; adds what its offset gives, and what rounding of all this may."""
         lost, roundoff = None, walk.trace.roundoff
         if roundoff is not None:
             known = roundoff[block.node]
             count = block.roundings + len(self.program.blocks) + g[0].numel() + 16
             errors = DOUBLE.gamma(2 * count) * known.size + known.error
-            paid = layout.total(g.abs() * errors[:, None])
+            paid = sharing.sums(g.abs() * errors[:, None])
             underflow = 4 * count * DOUBLE.tiny * known.total[:, None]
             lost = DOUBLE.above(paid + underflow, count)
-        walk.total.add(layout.total(g * self.offsets[block.node]), lost)
+        walk.total.add(sharing.sums(g * self.offsets[block.node]), lost)
         for term in block.terms:
             walk.hand_on(term.source, _adjoint(term, g))
 
@@ -302,27 +302,27 @@ def differences(labels: Tensor, program: Program) -> Tensor:
     return unit[labels][:, None] - unit
 
 
-def _length(rows: Tensor, layout: Layout) -> Tensor:
+def _length(rows: Tensor, sharing: RowSharing) -> Tensor:
     """The length of the part of a row that belongs to each bound, `[batch, bounds]`."""
-    return length(rows, 2) if layout is PER_ROW else layout.total(squares(rows)).sqrt()
+    return length(rows, 2) if sharing is UNSHARED else sharing.sums(squares(rows)).sqrt()
 
 
-def _lost(products: Tensor, trace: Trace, layout: Layout) -> Tensor | None:
+def _lost(products: Tensor, trace: Trace, sharing: RowSharing) -> Tensor | None:
     """What a sum of products may be off by; None where rounding is not paid for."""
     if trace.roundoff is None:
         return None
     count = products[0].numel() + 8
-    return DOUBLE.above(DOUBLE.gamma(count) * layout.total(products.abs()), count)
+    return DOUBLE.above(DOUBLE.gamma(count) * sharing.sums(products.abs()), count)
 
 
-def _turned(trace: Trace, block: Block, after: Tensor, before: Tensor, layout: Layout) -> Tensor | None:
+def _turned(trace: Trace, block: Block, after: Tensor, before: Tensor, sharing: RowSharing) -> Tensor | None:
     """What the rounding of rows on their way into and out of a step may cost: a few roundings of each, times values."""
     if trace.roundoff is None:
         return None
     z, h = trace.pre_activation[block.node], trace.post_activation[block.node].region
     ends = (z.lower, z.upper, h.lower, h.upper, z.centre)
     largest = torch.stack([flat(e.abs()).amax(1) for e in ends]).amax(0)[:, None]
-    paid = DOUBLE.gamma(16) * 4 * largest * (layout.total(after.abs()) + layout.total(before.abs()))
+    paid = DOUBLE.gamma(16) * 4 * largest * (sharing.sums(after.abs()) + sharing.sums(before.abs()))
     return DOUBLE.above(paid, after[0].numel() + before[0].numel())
 
 

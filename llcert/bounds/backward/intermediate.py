@@ -144,4 +144,4 @@ def _lower(backward: Backward, trace: Trace, index: int, rows: Tensor, colored: 
     batch = len(trace.pre_activation[backward.program.blocks[index].node].centre)
     policy = Tightest(iterations=2)
     every = rows.expand(batch, *rows.shape)
-    return backward.before(trace, index, every, policy, layouts=colored.layouts, layout=colored.layout)
+    return backward.before(trace, index, every, policy, sharings=colored.sharings, sharing=colored.sharing)

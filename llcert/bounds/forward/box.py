@@ -8,9 +8,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from llcert.domain.region import Region, spread
+from llcert.domain.region import Region
 from llcert.ir import LinearOp, Node
 from llcert.numerics.gradients import maximum, minimum, root
+from llcert.numerics.tensors import spread
 from llcert.program import Block
 
 

@@ -15,9 +15,9 @@ from llcert.bounds.forward.joins import BranchNorms
 from llcert.bounds.forward.row_weights import RowWeighting, row_weights
 from llcert.bounds.forward.starts import Start, starting_vector
 from llcert.bounds.global_lipschitz.walk import GlobalBound
-from llcert.domain.layout import flat
 from llcert.domain.region import Region
 from llcert.ir import Node
+from llcert.numerics.tensors import flat
 from llcert.program import Block, Term
 from llcert.spectral import Lanczos, Masked, Norm, Side, Solver
 

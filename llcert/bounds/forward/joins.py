@@ -10,9 +10,8 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from llcert.domain.layout import flat
-from llcert.domain.region import length
 from llcert.numerics.rounding import DOUBLE
+from llcert.numerics.tensors import flat, length
 from llcert.program import Block, Term
 from llcert.spectral import Masked, Side, Solver, random_start
 

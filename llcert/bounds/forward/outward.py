@@ -15,10 +15,11 @@ from torch import Tensor
 from llcert.bounds.forward.box import Hidden
 from llcert.bounds.forward.roundoff import BlockRoundoff, Passage, distance, flushed, inexact, largest
 from llcert.bounds.forward.slack import TIGHT, Slack
-from llcert.domain.layout import flat
-from llcert.domain.region import PixelRange, Region, spread
+from llcert.domain.pixel_range import PixelRange
+from llcert.domain.region import Region
 from llcert.ir import Activation, Node
 from llcert.numerics.rounding import DOUBLE, Rounding, downwards, upwards
+from llcert.numerics.tensors import flat, spread
 from llcert.program import Block
 
 
@@ -35,7 +36,7 @@ def enclosing_ball(
     radius = torch.as_tensor(eps, dtype=torch.float64, device=images.device).expand(len(images))
     lower, upper = downwards(images - spread(radius, images)), upwards(images + spread(radius, images))
     region = Region(images, lower, upper, radius)
-    region = region if within is None else within.cut(region)
+    region = region if within is None else region.clamped(within.low, within.high)
     lost = DOUBLE.nearest(images.abs())
     if deployed is not None:
         lost = DOUBLE.above(lost + deployed.nearest(torch.maximum(region.lower.abs(), region.upper.abs()) + lost), 4)

@@ -8,10 +8,10 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from llcert.domain.layout import flat
-from llcert.domain.region import Region, length, spread
+from llcert.domain.region import Region
 from llcert.ir import Activation, Join, LinearOp, Node, stated
 from llcert.numerics.rounding import DOUBLE, SINGLE, Rounding
+from llcert.numerics.tensors import flat, length, spread
 from llcert.program import Block
 
 

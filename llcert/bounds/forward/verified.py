@@ -17,10 +17,10 @@ from llcert.bounds.forward.roundoff import BlockRoundoff, distance
 from llcert.bounds.forward.row_weights import RowWeighting, rounded_up, row_weights, steepest
 from llcert.bounds.forward.slack import TIGHT, Slack
 from llcert.bounds.global_lipschitz.walk import GlobalBound
-from llcert.domain.layout import flat
 from llcert.domain.region import Region
 from llcert.ir import Node
 from llcert.numerics.rounding import DOUBLE
+from llcert.numerics.tensors import flat
 from llcert.program import Block, Term
 from llcert.spectral import Masked, Norm, Side, Solver
 

@@ -11,9 +11,8 @@ from torch import Tensor
 from llcert.bounds.forward.joins import branch_norms
 from llcert.bounds.global_lipschitz.walk import GlobalBound, lipschitz_constants
 from llcert.bounds.liplt import Composed, Leaf
-from llcert.domain.layout import flat
-from llcert.domain.region import length
 from llcert.ir import Node
+from llcert.numerics.tensors import flat, length
 from llcert.program import Block, Program, Term
 from llcert.spectral import Lanczos, Masked, Side, Solver, random_start
 

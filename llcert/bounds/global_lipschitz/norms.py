@@ -8,9 +8,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from llcert.domain.layout import flat
 from llcert.ir import LinearOp, Node
 from llcert.numerics.rounding import DOUBLE
+from llcert.numerics.tensors import flat
 from llcert.program import Term
 from llcert.spectral import Lanczos, Masked, Norm, Side, Solver, random_start
 

@@ -20,10 +20,10 @@ from llcert.certification.proof.hint import ProofHint
 from llcert.certification.proof.record import ObjectiveProof, Pair, Proof, Regions, at_last, recorded
 from llcert.certification.radii import Eps, Radii
 from llcert.certification.specification import FIRST, Specification
-from llcert.domain.layout import flat
-from llcert.domain.region import PixelRange
+from llcert.domain.pixel_range import PixelRange
 from llcert.ir import Node, Op
 from llcert.numerics.rounding import direct_sums
+from llcert.numerics.tensors import flat
 from llcert.ops import Sigmoid
 from llcert.program import Program
 from llcert.spectral import Remembered, Side, Solver

@@ -19,8 +19,8 @@ from llcert.bounds.backward.crown import Backward, Stop
 from llcert.bounds.backward.intermediate import IntermediateBounds
 from llcert.bounds.margin import best_multiplier
 from llcert.certification.proof.attempts import Attempted, Objectives
-from llcert.domain.layout import flat
 from llcert.ir import Node
+from llcert.numerics.tensors import flat
 
 Pair = tuple[int, int]
 """An objective `z_y - z_j`: the position of its image in a batch, and the class j."""

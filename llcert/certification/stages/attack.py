@@ -14,8 +14,8 @@ from llcert.certification.batch import Batch, Known
 from llcert.certification.perturbations import Perturbations
 from llcert.certification.targeted import Targeted
 from llcert.certification.verdict import Finding, Verdict
-from llcert.domain.layout import flat
-from llcert.domain.region import UNIT, PixelRange
+from llcert.domain.pixel_range import UNIT, PixelRange
+from llcert.numerics.tensors import flat
 
 
 @dataclass(frozen=True)

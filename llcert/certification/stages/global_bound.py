@@ -13,8 +13,7 @@ from llcert.certification.batch import Batch, Known
 from llcert.certification.proof.hint import ProofHint
 from llcert.certification.specification import FIRST, Specification, positive
 from llcert.certification.verdict import Finding, Verdict
-from llcert.domain.layout import flat
-from llcert.domain.region import length, spread
+from llcert.numerics.tensors import flat, length, spread
 from llcert.program import Program, Term
 
 

@@ -25,8 +25,9 @@ from llcert.certification.batch import Batch, Known, Traces
 from llcert.certification.proof.hint import ProofHint
 from llcert.certification.specification import FIRST, Specification, positive
 from llcert.certification.verdict import Finding, LayerMeasure, Verdict
-from llcert.domain.layout import flat
-from llcert.domain.region import PixelRange, Region, ball
+from llcert.domain.pixel_range import PixelRange
+from llcert.domain.region import Region, ball
+from llcert.numerics.tensors import flat
 from llcert.program import Program, Term
 from llcert.spectral import Lanczos, Solver
 

@@ -15,7 +15,7 @@ from llcert.bounds.backward.crown import _length as shared_length
 from llcert.bounds.backward.intermediate import candidates, colorings, intermediate_bounds
 from llcert.bounds.forward.outward import enclosing_ball
 from llcert.certification import Certifier, Settings, Verdict
-from llcert.domain.layout import PER_ROW, Shared
+from llcert.domain.row_sharing import UNSHARED, SharedRows
 from llcert.ir import Input, Network, Node, apply
 from llcert.ops import Add, Affine, Conv, Leaky, Linear, MaxMin, Reshape, Take, relu
 from llcert.program import Program, lower
@@ -110,7 +110,7 @@ def test_shared_rows_give_what_each_row_gives_alone(name: str) -> None:
             assert torch.equal(few.bounded, wanted.flatten())
             rows = few.rows.double().expand(2, *few.rows.shape)
             policy = Tightest(iterations=2)
-            shared = backward.before(trace, index, rows, policy, layouts=few.layouts, layout=few.layout).lower
+            shared = backward.before(trace, index, rows, policy, sharings=few.sharings, sharing=few.sharing).lower
             assert torch.allclose(single[:, few.bounded], shared[:, few.bounded], rtol=1e-9, atol=1e-9)
 
 
@@ -119,7 +119,7 @@ def test_rows_are_shared_by_entries_that_do_not_meet() -> None:
     colored = coloring(program_of(convolutional(24)), 1, 2**21)
     assert colored is not None
     everything = colored.rows_for(torch.ones(shape, dtype=torch.bool))
-    assert sorted(everything.layout.owners[everything.rows].tolist()) == list(range(3 * 12 * 12))
+    assert sorted(everything.sharing.owners[everything.rows].tolist()) == list(range(3 * 12 * 12))
     assert len(everything.rows) == 3 * (int(colored.groups.max()) + 1) < 12 * 12
     wanted = torch.zeros(shape, dtype=torch.bool)
     wanted[0, ::2] = wanted[2, 1::2] = True  # each position in one channel
@@ -152,19 +152,19 @@ def test_counts_too_large_to_compare_are_no_proof() -> None:
         assert _through(Many(paths), owners, 3) is None  # type: ignore[arg-type]
 
 
-def test_layouts_add_up_and_spread_back() -> None:
+def test_sums_per_bound_and_back_to_entries() -> None:
     owners = torch.tensor([[0, 1, 2], [2, 2, 1]])  # 2 is nobody
-    layout = Shared(owners, 2)
+    sharing = SharedRows(owners, 2)
     entries = torch.tensor([[[1.0, 2.0, 4.0], [8.0, 16.0, 32.0]]])
-    assert layout.total(entries).tolist() == [[1.0, 34.0]]
-    assert layout.spread(torch.tensor([[5.0, 7.0]]), entries).tolist() == [[[5.0, 7.0, 0.0], [0.0, 0.0, 7.0]]]
-    assert PER_ROW.total(entries).tolist() == [[7.0, 56.0]]
+    assert sharing.sums(entries).tolist() == [[1.0, 34.0]]
+    assert sharing.expanded(torch.tensor([[5.0, 7.0]]), entries).tolist() == [[[5.0, 7.0, 0.0], [0.0, 0.0, 7.0]]]
+    assert UNSHARED.sums(entries).tolist() == [[7.0, 56.0]]
 
 
 def test_lengths_of_shared_rows_do_not_vanish() -> None:
-    layout = Shared(torch.tensor([[0, 1, 2]]), 2)
+    sharing = SharedRows(torch.tensor([[0, 1, 2]]), 2)
     tiny = torch.tensor([[[1e-170, 1.0, 0.0]]], dtype=torch.float64)
-    assert float(shared_length(tiny, layout)[0, 0]) >= 1e-170
+    assert float(shared_length(tiny, sharing)[0, 0]) >= 1e-170
 
 
 def test_a_proof_sees_ways_that_vanish_in_float32() -> None:

@@ -14,7 +14,7 @@ from torch import Tensor
 from llcert.bounds import RowWeighting, VerifiedArithmetic, global_bound, propagate
 from llcert.bounds.forward.outward import enclosing_ball
 from llcert.bounds.global_lipschitz.proof import proved_bound
-from llcert.domain.region import UNIT
+from llcert.domain.pixel_range import UNIT
 from llcert.ir import Input, Network, Node, apply
 from llcert.numerics.rounding import SINGLE
 from llcert.ops import Clamp, Linear, relu
