@@ -11,8 +11,8 @@ from torch import Tensor
 from llcert.data import Dataset
 from llcert.errors import InvalidInput
 from llcert.ir import Network
-from llcert_train.clip import clipped, folded, with_maxmin
 from llcert_train.data import some_images
+from llcert_train.rewrites import clipped, folded, with_maxmin
 from llcert_train.settings import Activation, BatchNorm, Granularity, Recipe
 
 _MOST_LOST = 0.005

@@ -24,7 +24,7 @@ from toy_runs import SMALL, Asked, Run, same, timeless_state
 
 from llcert.cli import main as llcert
 from llcert_train.budget import Budget
-from llcert_train.finetune import Step, finetune
+from llcert_train.loop import Step, train
 from llcert_train.objective import Objective
 from llcert_train.settings import Recipe
 from llcert_train.task import Task
@@ -99,7 +99,7 @@ def a_run_killed_between_two_checkpoints_goes_on(question: Asked, folder: Path) 
     """The second process had not saved its last state yet, or none at all."""
     for saved in (0, 2):
         run = question.begun(folder / f"killed {saved}")
-        for event in finetune(run.job.trainer, run.job.watch, run.folder):
+        for event in train(run.job.trainer, run.job.watch, run.folder):
             if isinstance(event, Step) and (event.done == saved or (event.done == 4 and question.team.leads)):
                 run.folder.save(run.job.trainer.state())
             if isinstance(event, Step) and event.done == 4:

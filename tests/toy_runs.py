@@ -15,9 +15,9 @@ from toys import blobs_file
 import llcert
 from llcert.ir import Input, Network, apply
 from llcert.ops import Conv, Linear, Reshape, relu
-from llcert_train.finetune import Planned, Step, finetune
 from llcert_train.folder import METRICS, TrainingFolder, open_folder
 from llcert_train.job import Job, prepare
+from llcert_train.loop import Planned, Step, train
 from llcert_train.metrics import Epoch
 from llcert_train.settings import Recipe
 from llcert_train.task import Task, resolve
@@ -108,7 +108,7 @@ class Run:
 
     def go(self, steps: int | None = None) -> Run:
         """To the end, or until that many steps are done, and saves as the command line does when interrupted."""
-        for event in finetune(self.job.trainer, self.job.watch, self.folder):
+        for event in train(self.job.trainer, self.job.watch, self.folder):
             self.told.append(event)
             if isinstance(event, Step) and event.done == steps:
                 self.folder.save(self.job.trainer.state())

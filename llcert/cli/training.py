@@ -28,9 +28,9 @@ from llcert.reporting.diagnosis import percent
 from llcert.runs.resolve import device_of
 from llcert.runs.run_directory import SUMMARY
 from llcert_train.card import card
-from llcert_train.finetune import Planned, Step, finetune
 from llcert_train.folder import TrainingFolder, open_folder
 from llcert_train.job import Job, prepare
+from llcert_train.loop import Planned, Step, train
 from llcert_train.metrics import Epoch, HeldOut
 from llcert_train.precision import settle
 from llcert_train.settings import Recipe, read_recipe
@@ -107,7 +107,7 @@ def _trained(job: Job, folder: TrainingFolder, console: Console) -> bool:
     unit, total = ("seconds", round(60 * job.recipe.minutes)) if job.recipe.minutes else ("steps", trainer.plan.steps)
     table = _Table(console)
     with work_progress(console, unit, total=total) as progress, _watched() as stopped:
-        for event in finetune(trainer, job.watch, folder):
+        for event in train(trainer, job.watch, folder):
             if isinstance(event, Step):
                 progress.left(event.total - event.done if event.left is None else event.left)
             else:

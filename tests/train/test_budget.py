@@ -14,8 +14,8 @@ from toy_runs import Run, asked, rates_of, same, timeless_state
 
 from llcert.errors import InvalidInput
 from llcert_train.budget import Budget
-from llcert_train.finetune import Planned, Step
 from llcert_train.job import Job
+from llcert_train.loop import Planned, Step
 from llcert_train.metrics import Epoch
 from llcert_train.trainer import Plan
 

@@ -10,7 +10,7 @@ import pytest
 import torch
 from toy_runs import asked, noted_calls, same, timeless_copy, timeless_state
 
-from llcert_train.finetune import finetune
+from llcert_train.loop import train
 from llcert_train.metrics import Epoch, HeldOut
 from llcert_train.settings import Loss
 from llcert_train.trainer import Diverged
@@ -98,7 +98,7 @@ def test_a_bound_out_of_all_proportion_stops_the_run(bound: float | None, tmp_pa
 
     told: list[object] = []
     with pytest.raises(Diverged) as caught:
-        told.extend(finetune(run.job.trainer, watch, run.folder))  # type: ignore[arg-type]
+        told.extend(train(run.job.trainer, watch, run.folder))  # type: ignore[arg-type]
     run.folder.close()
     (line,) = str(caught.value).splitlines()
     assert "epoch 1" in line

@@ -23,7 +23,7 @@ from pass_graphs import labels
 
 from llcert.ir import Input, Network, Op, apply
 from llcert.ops import Add, BatchNorm, Conv, ConvTranspose, Linear, Reshape, relu
-from llcert_train.clip import folded
+from llcert_train.rewrites import folded
 
 STATISTICS = st.builds(
     lambda seed, scale, eps: (seed, scale, eps),

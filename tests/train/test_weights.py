@@ -17,7 +17,7 @@ from llcert.frontend.adapt import adapt
 from llcert.ir import Input, Network, Node, Op, apply, evaluate
 from llcert.ops import Add, Affine, BatchNorm, Cast, Clamp, Conv, Linear, MaxMin, Reshape, Transpose, relu
 from llcert.program import lower
-from llcert_train.clip import clipped
+from llcert_train.rewrites import clipped
 from llcert_train.weights import Weights
 from llcert_train.zoo import build
 

@@ -12,11 +12,11 @@ from typing import Any
 import pytest
 from toy_runs import Asked, Run, asked, rates_of, same, timeless_state
 
-import llcert_train.finetune
 import llcert_train.folder
+import llcert_train.loop
 from llcert.errors import InvalidInput
-from llcert_train.finetune import Step
 from llcert_train.folder import CHECKPOINT, FINISHED, TrainingFolder
+from llcert_train.loop import Step
 from llcert_train.metrics import Epoch
 
 PER_EPOCH = 5
@@ -70,7 +70,7 @@ def test_a_run_goes_on_from_every_step(stop: int, left_alone: tuple[Asked, Run],
 
 
 def stop_at_the_first_word(run: Run) -> None:
-    events = llcert_train.finetune.finetune(run.job.trainer, run.job.watch, run.folder)
+    events = llcert_train.loop.train(run.job.trainer, run.job.watch, run.folder)
     assert isinstance(next(events), Epoch)
     events.close()
     run.folder.save(run.job.trainer.state())
@@ -92,7 +92,7 @@ def test_a_run_that_was_killed_repeats_what_no_checkpoint_holds(
 ) -> None:
     question, whole = left_alone
     run = question.begun(tmp_path / "out")
-    for event in llcert_train.finetune.finetune(run.job.trainer, run.job.watch, run.folder):
+    for event in llcert_train.loop.train(run.job.trainer, run.job.watch, run.folder):
         if isinstance(event, Step) and event.done == saved:
             run.folder.save(run.job.trainer.state())
         if isinstance(event, Step) and event.done == killed:

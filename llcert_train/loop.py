@@ -14,7 +14,7 @@ from llcert_train.watch import Watch
 
 @dataclass(frozen=True)
 class Planned:
-    """How much training fits into the recipe's minutes; warning: where that is too little."""
+    """How much training fits into the recipe's minutes, as a sentence. warning: None, or why that is too little."""
 
     sentence: str
     warning: str | None
@@ -22,18 +22,19 @@ class Planned:
 
 @dataclass(frozen=True)
 class Step:
-    """A step was done: so many of all. left: seconds to the end, where the time is limited."""
+    """`done` of `total` steps are done. left: seconds to the end of a run by minutes, else None."""
 
     done: int
     total: int
     left: float | None = None
 
 
-def finetune(trainer: Trainer, watch: Watch, folder: TrainingFolder) -> Iterator[Planned | Step | Epoch]:
-    """Trains for the recipe's epochs, or minutes; each step and each epoch is told as it ends.
+def train(trainer: Trainer, watch: Watch, folder: TrainingFolder) -> Iterator[Planned | Step | Epoch]:
+    """Trains for the recipe's epochs, or minutes, and yields each step and each epoch as it ends.
 
-    Writes the metrics of every epoch, a checkpoint every so many minutes, and at the end what an extension needs.
-    Whoever iterates may stop after any step and call `folder.save(trainer.state())`.
+    Writes the metrics of every epoch, a checkpoint every so many minutes (`Recipe.checkpoint`), and at the end the
+    state that an extension of the run starts from. The iteration may be stopped after any step: what was trained is
+    then kept by `folder.save(trainer.state())`.
     """
     recipe, budget, first = trainer.recipe, None, None
     if trainer.step == 0:
@@ -68,7 +69,7 @@ def finetune(trainer: Trainer, watch: Watch, folder: TrainingFolder) -> Iterator
 
 
 def _step(trainer: Trainer, budget: Budget | None) -> None:
-    """One step, which the budget learns from."""
+    """One step, whose duration the budget takes into account."""
     progress, before = trainer.progress, trainer.seconds
     trainer.train_step()
     if budget is not None:

@@ -32,7 +32,7 @@ import llcert
 from llcert.errors import InvalidInput
 from llcert.ir import Activation, Input, Network, Node, Op, apply, topological
 from llcert.ops import Clamp, Conv, Leaky, MaxMin, Tanh, relu
-from llcert_train.clip import clipped, folded, with_maxmin
+from llcert_train.rewrites import clipped, folded, with_maxmin
 
 PIXELS = 32
 
