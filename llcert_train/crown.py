@@ -24,7 +24,7 @@ def raised_margins(program: Program, trace: Trace, labels: Tensor, margins: Tens
     rival = margins.detach().argmin(1)
     unit = torch.eye(margins.shape[1], dtype=margins.dtype, device=margins.device)
     rows = (unit[labels] - unit[rival])[:, None]
-    bound = Backward(program)(trace, {program.output: rows}, _tightest, stops=True).lower
+    bound = Backward(program)(trace, {program.output: rows}, _tightest, best_stop=True).lower
     known = margins.gather(1, rival[:, None])
     return margins.scatter(1, rival[:, None], torch.fmax(bound, known))
 

@@ -202,14 +202,14 @@ MUTANTS = (
         "BranchNorms.movement",
         "total = parts.sum(0)",
         "total = length(parts.T)",
-        "tests/bounds/forward/test_branches.py::test_between_what_is_reached_and_the_sum",
+        "tests/bounds/forward/test_joins.py::test_between_what_is_reached_and_the_sum",
     ),
     Mutant(
         "the joint norm of weighted branches without the weights",
         "BranchNorms.movement",
         "torch.stack(list(radii)) / self.joint.weights",
         "torch.stack(list(radii))",
-        "tests/bounds/forward/test_branches.py::test_between_what_is_reached_and_the_sum",
+        "tests/bounds/forward/test_joins.py::test_between_what_is_reached_and_the_sum",
     ),
     Mutant(
         "the same value twice counted once in an adjoint",
@@ -285,23 +285,23 @@ MUTANTS = (
     # backward pass
     Mutant(
         "what is pending overwritten where rows meet",
-        "_Walk.hand_on",
-        "self.pending[node] + part if node in self.pending else part",
+        "LinearBound.plus",
+        "known[node] + part if node in known else part",
         "part",
         "tests/certification/test_shared_graphs.py::test_bounds_of_networks_with_shared_values",
     ),
     Mutant(
         "the deployed errors of a block left out of a row",
-        "Backward._affine",
-        "known.size + known.error",
-        "known.size",
+        "_row_error",
+        "roundoff.size + roundoff.error",
+        "roundoff.size",
         "tests/certification/test_shared_graphs.py::test_bounds_of_networks_with_shared_values",
     ),
     Mutant(
         "an offset forgotten",
-        "Backward._affine",
-        "total.add(sharing.sums(g * self.offsets[block.node]), lost)",
-        "total.add(sharing.sums(g * 0), lost)",
+        "through_linear_map",
+        "sharing.sums(g * offset)",
+        "sharing.sums(g * 0)",
         "tests/bounds/backward/test_crown.py::test_no_point_lies_below_the_bound",
     ),
     Mutant(

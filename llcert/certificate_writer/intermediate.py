@@ -64,7 +64,7 @@ def _slopes(canonical: Canonical, first: Trace, key: Key) -> Arrays:
     first: of one image.
     """
     block, number = canonical.program.blocks[key[0]], key[1]
-    steps = first.steps(block)
+    steps = first.relaxations(block)
     assert steps is not None, "rows do not pass what has no relaxation"
     step, name = steps[number], f"{canonical.numbers[block.node]}.slopes.{number}"
     plus, minus = (flat_array(step.slopes(sign * torch.ones_like(step.zone.centre)[:, None])) for sign in (1, -1))

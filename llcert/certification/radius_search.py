@@ -108,7 +108,7 @@ class RadiusSearch:
         directions = differences(batch.references, program)
         others = local.specification.others(directions.shape[1], program.classes)
         bounds = torch.full_like(directions[:, 0], -torch.inf)
-        bounds[:, others] = local.backward().closed(trace, directions[:, others])
+        bounds[:, others] = local.backward().closed_form(trace, directions[:, others])
         return positive(local.specification.margin(bounds, batch.references, program.classes))
 
     def _proved(self, batch: Batch, low: Tensor, found: Tensor) -> Tensor:

@@ -78,8 +78,8 @@ def carried(own: Prover, image: Tensor, label: Tensor, hint: ProofHint, seed: in
     rows, backward = {own.program.output: dual.differences(label, own.program)}, dual.Backward(own.program)
     return [
         backward(trace, rows, choices.Tightest()).lower[0],
-        backward(trace, rows, choices.Tightest(), stops=True).lower[0],
-        backward(trace, rows, Silly(seed), stops=True).lower[0],
+        backward(trace, rows, choices.Tightest(), best_stop=True).lower[0],
+        backward(trace, rows, Silly(seed), best_stop=True).lower[0],
     ]
 
 

@@ -193,8 +193,8 @@ def rows_hold(program: Program, trace: Trace, observed: list[Values], seed: int)
     rows, several = drawn(block.pre.shape), {n: drawn(n.shape) for n in nodes}
     for policy in (Tightest(), Silly(seed)):
         for stops in (False, True):
-            one = backward.before(trace, index, rows, policy, stops=stops).lower
-            both = backward(trace, several, policy, stops=stops).lower
+            one = backward.of_pre_activation(trace, index, rows, policy, best_stop=stops).lower
+            both = backward(trace, several, policy, best_stop=stops).lower
             for before, after in observed:
                 assert _below(one, [(rows, before[block.node])]), block.label
                 assert _below(both, [(r, after[n]) for n, r in several.items()]), [n.op.label for n in nodes]

@@ -130,7 +130,7 @@ class _Climb:
             self.gradients = ()
             if bound.requires_grad:
                 self.gradients = torch.autograd.grad(bound.sum(), leaves, materialize_grads=True)
-        chosen = {k: Choice(c.slopes.detach(), c.lam.detach()) for k, c in found.choices.items()}
+        chosen = {k: Choice(c.slopes.detach(), c.lam.detach()) for k, c in found.linear.choices.items()}
         return bound.detach(), chosen
 
     def move(self, rates: tuple[float, float], step: int) -> bool:

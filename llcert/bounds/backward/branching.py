@@ -117,7 +117,7 @@ class Branching:
     def _root(self, backward: Backward, trace: Trace, rows: Tensor) -> Leaves:
         own = trace.select(torch.zeros(len(rows), dtype=torch.int64, device=rows.device))
         objectives = {backward.program.output: rows[:, None]}
-        start = backward(own, objectives, Tightest()).choices
+        start = backward(own, objectives, Tightest()).linear.choices
         bounds, choices = replace(self.ascent, steps=40)(backward, own, objectives, start)
         nothing = {k: _nothing(_step(backward, own, k)) for k in choices}
         return Leaves(torch.arange(len(rows), device=rows.device), bounds[:, 0], nothing, choices)
@@ -149,11 +149,11 @@ def cut(backward: Backward, trace: Trace, cuts: Cuts) -> Trace:
     """The trace with every image's zones cut; the cuts are `[batch, *shape]`."""
     steps: dict[Node, tuple[Relaxation, ...] | None] = {}
     for index, block in enumerate(backward.program.blocks):
-        known = trace.steps(block)
+        known = trace.relaxations(block)
         if known is not None and block.activation is not None:
             known = tuple(s.cut(*cuts[index, i]) if (index, i) in cuts else s for i, s in enumerate(known))
         steps[block.node] = known
-    return replace(trace, _steps=steps)
+    return replace(trace, _relaxations=steps)
 
 
 def _put(values: Tensor, entry: int, number: Tensor) -> None:
@@ -162,7 +162,7 @@ def _put(values: Tensor, entry: int, number: Tensor) -> None:
 
 
 def _step(backward: Backward, trace: Trace, key: Key) -> Relaxation:
-    steps = trace.steps(backward.program.blocks[key[0]])
+    steps = trace.relaxations(backward.program.blocks[key[0]])
     assert steps is not None
     return steps[key[1]]
 
@@ -176,7 +176,7 @@ def _largest_losses(
     backward: Backward, trace: Trace, rows: Mapping[Node, Tensor], choices: Mapping[Key, Choice]
 ) -> list[tuple[Key, int]] | None:
     """For each image of the trace the step and the entry that takes most off its bound; None where none takes any."""
-    passed = backward(trace, rows, Fixed(choices)).coefficients
+    passed = backward(trace, rows, Fixed(choices)).linear.relaxed
     found = {k: flat(_step(backward, trace, k).losses(a, choices[k].slopes, choices[k].lam)) for k, a in passed.items()}
     keys = list(found)
     if not keys:

@@ -29,7 +29,7 @@ class ColoredRows:
 
     rows: Tensor
     sharing: SharedRows
-    sharings: Mapping[Node, SharedRows]
+    sharing_below: Mapping[Node, SharedRows]
 
     @property
     def bounded(self) -> Tensor:

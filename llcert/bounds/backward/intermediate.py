@@ -119,7 +119,7 @@ def _of_block(backward: Backward, trace: Trace, index: int, colored: Coloring) -
     """The bounds of one block, for the entries that are unstable for at least one image."""
     block = backward.program.blocks[index]
     z = trace.pre_activation[block.node]
-    steps = trace.steps(block)
+    steps = trace.relaxations(block)
     unstable = torch.ones_like(z.lower, dtype=torch.bool)
     if steps is not None and len(steps) == 1 and steps[0].zone.centre.shape == z.centre.shape:  # not one that sorts
         unstable = ~steps[0].settled[0][:, 0]
@@ -135,7 +135,7 @@ def _of_block(backward: Backward, trace: Trace, index: int, colored: Coloring) -
         x.reshape(infinite.shape) for x in (lower.lower, negated.lower, torch.maximum(lower.paid, negated.paid))
     )
     ends = torch.where(inside, least, -infinite), torch.where(inside, -most, infinite)
-    lam = {k: (c.lam, negated.choices[k].lam) for k, c in lower.choices.items()}
+    lam = {k: (c.lam, negated.linear.choices[k].lam) for k, c in lower.linear.choices.items()}
     return IntermediateBounds(ends, bounded, lam, paid)
 
 
@@ -144,4 +144,6 @@ def _lower(backward: Backward, trace: Trace, index: int, rows: Tensor, colored: 
     batch = len(trace.pre_activation[backward.program.blocks[index].node].centre)
     policy = Tightest(iterations=2)
     every = rows.expand(batch, *rows.shape)
-    return backward.before(trace, index, every, policy, sharings=colored.sharings, sharing=colored.sharing)
+    return backward.of_pre_activation(
+        trace, index, every, policy, sharing=colored.sharing, sharing_below=colored.sharing_below
+    )

@@ -43,17 +43,17 @@ class Trace:
     logit_lipschitz: Tensor | None = None
     side: Side = Side.ESTIMATE
     roundoff: Mapping[Node, BlockRoundoff] | None = None
-    _steps: dict[Node, tuple[Relaxation, ...] | None] = field(default_factory=dict, repr=False)
+    _relaxations: dict[Node, tuple[Relaxation, ...] | None] = field(default_factory=dict, repr=False)
 
-    def steps(self, block: Block) -> tuple[Relaxation, ...] | None:
+    def relaxations(self, block: Block) -> tuple[Relaxation, ...] | None:
         """The relaxations of a block's activation, none where it has no activation; None where it cannot be relaxed."""
         if block.activation is None:
             return ()
-        if block.node not in self._steps:
+        if block.node not in self._relaxations:
             z = self.pre_activation[block.node]
             zone = Zone(z.centre, z.lower, z.upper, *self.weighted[block.node])
-            self._steps[block.node] = block.activation.relaxations(zone)
-        return self._steps[block.node]
+            self._relaxations[block.node] = block.activation.relaxations(zone)
+        return self._relaxations[block.node]
 
     def select(self, images: Tensor) -> Trace:
         """The trace of some images, with what their steps were cut to; images: mask or index."""
@@ -67,7 +67,9 @@ class Trace:
             lipschitz={n: g[images] for n, g in self.lipschitz.items()},
             logit_lipschitz=None if self.logit_lipschitz is None else self.logit_lipschitz[images],
             roundoff=None if self.roundoff is None else {n: _select(r, images) for n, r in self.roundoff.items()},
-            _steps={n: None if s is None else tuple(r.select(images) for r in s) for n, s in self._steps.items()},
+            _relaxations={
+                n: None if s is None else tuple(r.select(images) for r in s) for n, s in self._relaxations.items()
+            },
         )
 
 

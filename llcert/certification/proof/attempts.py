@@ -60,8 +60,8 @@ Attempt = Callable[[Backward, Objectives], Attempted]
 
 def closed(backward: Backward, objectives: Objectives) -> Attempted:
     """The tightest slopes over each box and the best multipliers, in closed form; the best stop."""
-    found = backward(objectives.trace, {backward.program.output: objectives.directions}, Tightest(), stops=True)
-    return Attempted(_all(objectives), found.lower[:, 0], found.choices)
+    found = backward(objectives.trace, {backward.program.output: objectives.directions}, Tightest(), best_stop=True)
+    return Attempted(_all(objectives), found.lower[:, 0], found.linear.choices)
 
 
 def repeated(relaxation: FixedRelaxation, backward: Backward, objectives: Objectives) -> Attempted:
@@ -71,7 +71,7 @@ def repeated(relaxation: FixedRelaxation, backward: Backward, objectives: Object
         return Attempted(here, objectives.enough[here])
     own = objectives.select(here)
     choices = {k: Choice(c.slopes[there].double(), c.lam[there].double()) for k, c in relaxation.choices.items()}
-    found = backward(own.trace, {backward.program.output: own.directions}, Fixed(choices), stops=True)
+    found = backward(own.trace, {backward.program.output: own.directions}, Fixed(choices), best_stop=True)
     return Attempted(here, found.lower[:, 0], choices)
 
 
@@ -80,7 +80,7 @@ def ascended(
 ) -> Attempted:
     """By gradient ascent on the proved bound itself, from an estimate's relaxations or else from the tightest."""
     rows = {backward.program.output: objectives.directions}
-    start = backward(objectives.trace, rows, Tightest()).choices
+    start = backward(objectives.trace, rows, Tightest()).linear.choices
     if relaxation is not None:
         start = relaxation.filled(start, objectives.images, objectives.classes)
     bounds, choices = ascent(backward, objectives.trace, rows, start, enough=objectives.enough[:, None])

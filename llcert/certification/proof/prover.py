@@ -138,8 +138,8 @@ class Prover:
         directions = differences(references, self.program)
         others = self.specification.others(directions.shape[1], self.program.classes)
         margins = torch.full_like(directions[:, 0], -torch.inf)
-        stop = backward.last_stop(trace, {self.program.output: directions[:, others]})
-        margins[:, others] = stop.bounds
+        stop = backward.at_last_hidden(trace, directions[:, others])
+        margins[:, others] = stop.lower
         objectives: dict[Pair, ObjectiveProof] = {}
         if evidence:
             least, classes = _LEAST * self._largest(trace), torch.arange(margins.shape[1], device=margins.device)

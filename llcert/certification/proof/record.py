@@ -15,7 +15,7 @@ from torch import Tensor
 from llcert.bounds import Trace
 from llcert.bounds.backward.branching import Cuts, Leaves, cut
 from llcert.bounds.backward.choices import Choice, Choices, Fixed
-from llcert.bounds.backward.crown import Backward, Stop
+from llcert.bounds.backward.crown import Backward, BackwardBounds
 from llcert.bounds.backward.intermediate import IntermediateBounds
 from llcert.bounds.margin import best_multiplier
 from llcert.certification.proof.attempts import Attempted, Objectives
@@ -93,7 +93,9 @@ class KeptProof:
     proof: Proof
 
 
-def at_last(backward: Backward, trace: Trace, stop: Stop, classes: Tensor, least: Tensor) -> dict[Pair, ObjectiveProof]:
+def at_last(
+    backward: Backward, trace: Trace, stop: BackwardBounds, classes: Tensor, least: Tensor
+) -> dict[Pair, ObjectiveProof]:
     """How objectives are proved that stop at the last hidden values, or at logits behind an activation.
 
     stop: of all objectives with these classes. least: what the margins of each image have to exceed, `[batch]`.
@@ -102,10 +104,10 @@ def at_last(backward: Backward, trace: Trace, stop: Stop, classes: Tensor, least
     place = {b.node: n for n, b in enumerate(backward.program.blocks)}
     hidden = max(block.sources, key=lambda s: place.get(s, -1))
     node = block.node if block.activation is not None else hidden
-    ends = _ends(backward, trace, stop.pending)
+    ends = _ends(backward, trace, stop.linear.coefficients)
     return {
         (i, int(classes[c])): ObjectiveProof(node, {}, {n: lam[i, c : c + 1] for n, lam in ends.items()})
-        for i, c in torch.nonzero(stop.bounds > least[:, None]).tolist()
+        for i, c in torch.nonzero(stop.lower > least[:, None]).tolist()
     }
 
 
@@ -137,7 +139,7 @@ def _at_first_stop(backward: Backward, tried: Objectives, choices: Choices, leas
     """Objectives that are proved somewhere between the logits and the image: each by the first stop that suffices."""
     choices = _short(choices)
     stops = backward.at_every_stop(tried.trace, {backward.program.output: tried.directions}, Fixed(choices))
-    bounds = torch.stack([s.bounds[:, 0] for s in stops.values()]).nan_to_num(-torch.inf)
+    bounds = torch.stack([s.lower[:, 0] for s in stops.values()]).nan_to_num(-torch.inf)
     enough = bounds > least
     first = torch.where(enough.any(0), enough.int().argmax(0), -1)
     best = bounds.amax(0).tolist()
@@ -145,7 +147,7 @@ def _at_first_stop(backward: Backward, tried: Objectives, choices: Choices, leas
         rows = torch.nonzero(first == number)[:, 0]
         if len(rows) == 0:
             continue
-        ends = _ends(backward, tried.trace.select(rows), {n: a[rows] for n, a in stop.pending.items()})
+        ends = _ends(backward, tried.trace.select(rows), {n: a[rows] for n, a in stop.linear.coefficients.items()})
         passed = {k: c for k, c in choices.items() if _above(backward, k[0], node)}
         for place, row in enumerate(rows.tolist()):
             own = {k: Choice(c.slopes[row], c.lam[row]) for k, c in passed.items()}
@@ -162,7 +164,7 @@ def _in_all_parts(backward: Backward, tried: Objectives, leaves: Leaves, least: 
         worst = found.lower.amin()
         if not bool(worst > least[row]):
             continue
-        ends = {n: lam[:, 0] for n, lam in _ends(backward, trace, found.pending).items()}
+        ends = {n: lam[:, 0] for n, lam in _ends(backward, trace, found.linear.coefficients).items()}
         parts = {k: Choice(c.slopes[:, 0], c.lam[:, 0]) for k, c in choices.items()}
         cuts = own.cuts if len(own) > 1 else {}
         yield row, (float(worst), ObjectiveProof(backward.program.input, parts, ends, cuts))

@@ -49,7 +49,7 @@ class Branch:
         directions = differences(labels, program)
         others = specification.others(directions.shape[1], program.classes)
         bounds = torch.full_like(directions[:, 0], -torch.inf)
-        bounds[:, others] = backward.closed(trace, directions[:, others])
+        bounds[:, others] = backward.closed_form(trace, directions[:, others])
         enough = self.branching.enough(backward, trace)
         classes = torch.nonzero(specification.open(bounds - enough, labels, program.classes)[0])[:, 0]
         if len(classes) == 0:

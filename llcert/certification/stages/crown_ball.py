@@ -46,7 +46,7 @@ class CrownBall:
         specification, directions = self.local.specification, differences(labels, program)
         others = specification.others(directions.shape[1], program.classes)
         margins = torch.full_like(directions[:, 0], -torch.inf)
-        margins[:, others] = backward.closed(trace, directions[:, others])
+        margins[:, others] = backward.closed_form(trace, directions[:, others])
         open_ = specification.open(margins, labels, program.classes)
         worst = _worst(open_, margins)
         first = self._ascended(backward, trace, directions, worst, margins)
@@ -72,7 +72,7 @@ class CrownBall:
             i, j = image[part], row[part]
             own = trace.select(i)
             rows = {backward.program.output: directions[i, j][:, None]}
-            start = backward(own, rows, Tightest()).choices
+            start = backward(own, rows, Tightest()).linear.choices
             bound, choices = self.ascent(backward, own, rows, start, enough_to_prove(backward.program, own))
             margins[i, j] = torch.fmax(margins[i, j], bound[:, 0])
             found.append(FixedRelaxation(i, j, choices))

@@ -63,7 +63,7 @@ def test_every_point_lies_in_a_part_of_each_row_and_above_its_bound(seed: int, p
             known[block.node] = z if block.activation is None else block.activation(z)
             if block.activation is None:
                 continue
-            for number, step in enumerate(steps.steps(block) or ()):
+            for number, step in enumerate(steps.relaxations(block) or ()):
                 low, high = (end[leaf] for end in leaves.cuts[backward.program.blocks.index(block), number])
                 entries = z if step.zone.lower[0].shape == z[0].shape else _halves(block.activation, z)
                 inside = inside & ((entries >= low) & (entries <= high)).flatten(1).all(1)
@@ -189,7 +189,7 @@ def test_what_the_closed_form_hardly_proves_is_not_lost_where_time_runs_out() ->
     backward = Backward(certifier.program)
     trace, _ = certifier.local.refined(certifier.batch(image, label, index), Traces())
     closed = certifier.local.specification.margin(
-        backward.closed(trace, differences(label, certifier.program)), label, 3
+        backward.closed_form(trace, differences(label, certifier.program)), label, 3
     )
     assert 0 < float(closed) < Branching().enough(backward, trace)
     (sample,) = certifier(image, label, index).samples

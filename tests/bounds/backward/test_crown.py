@@ -108,9 +108,9 @@ def check(network: Network, image: Tensor, eps: float, seed: int) -> None:
             for policy in policies(seed):
                 for stops in (False, True):
                     bound = (
-                        backward.before(trace, index, rows, policy, stops=stops)
+                        backward.of_pre_activation(trace, index, rows, policy, best_stop=stops)
                         if before
-                        else backward(trace, {block.node: rows}, policy, stops=stops)
+                        else backward(trace, {block.node: rows}, policy, best_stop=stops)
                     ).lower
                     assert bool((bound[0] <= found + 1e-13 * (1 + found.abs())).all()), (block.label, before, stops)
 
@@ -144,16 +144,17 @@ def fixture(name: str, eps: float = 0.3, seed: int = 0) -> tuple[Program, Trace,
 def test_stopping_where_it_is_best_is_never_worse(name: str) -> None:
     program, trace, rows, _ = fixture(name)
     backward = Backward(program)
-    best, down = (backward(trace, rows, Tightest(), stops=s).lower for s in (True, False))
+    best, down = (backward(trace, rows, Tightest(), best_stop=s).lower for s in (True, False))
     assert bool((best >= down).all())
     if program.blocks[-1].activation is None:
-        assert bool((best >= backward.last(trace, rows) - 1e-12).all()), "the last hidden values are one of the stops"
+        last = backward.at_last_hidden(trace, rows[program.output]).lower
+        assert bool((best >= last - 1e-12).all()), "the last hidden values are one of the stops"
 
 
 @torch.no_grad()
 def test_an_activation_without_relaxation_is_a_stop() -> None:
     program, trace, rows, _ = fixture("_smooth_between")
-    choices = Backward(program)(trace, rows, Tightest()).choices
+    choices = Backward(program)(trace, rows, Tightest()).linear.choices
     assert {key[0] for key in choices} == {2}, "the blocks behind Tanh are not reached"
 
 
@@ -164,7 +165,7 @@ def test_the_pixel_range_never_hurts(name: str) -> None:
     other, clipped = proved(Network(GRAPHS[name]()), images, 0.3, deployed=False, clip=True)
     plain = Backward(program)(trace, rows, Tightest()).lower
     (own,) = rows.values()
-    cut = Backward(other, clip=True)(clipped, {other.output: own}, Tightest(), stops=True).lower
+    cut = Backward(other, clip=True)(clipped, {other.output: own}, Tightest(), best_stop=True).lower
     assert bool((cut >= plain - 1e-9).all())
 
 
@@ -176,7 +177,7 @@ def test_an_ascent_returns_what_its_choices_give(name: str, paid: bool) -> None:
     if not paid:
         trace = replace(trace, roundoff=None)
     first = Backward(program)(trace, rows, Tightest())
-    bound, choices = Ascent(steps=12)(Backward(program), trace, rows, first.choices)
+    bound, choices = Ascent(steps=12)(Backward(program), trace, rows, first.linear.choices)
     assert bool((bound >= first.lower - 1e-6).all())
     torch.testing.assert_close(Backward(program)(trace, rows, Fixed(choices)).lower, bound, rtol=0, atol=0)
 
@@ -185,7 +186,7 @@ def test_an_ascent_returns_what_its_choices_give(name: str, paid: bool) -> None:
 def test_an_ascent_from_silly_choices_returns_what_its_choices_give() -> None:
     program, trace, rows, _ = fixture("_residual")
     for seed in range(5):
-        start = Backward(program)(trace, rows, Silly(seed)).choices
+        start = Backward(program)(trace, rows, Silly(seed)).linear.choices
         bound, choices = Ascent(steps=6, rate=3.0, log_rate=5.0)(Backward(program), trace, rows, start)
         torch.testing.assert_close(Backward(program)(trace, rows, Fixed(choices)).lower, bound, rtol=0, atol=0)
 
@@ -193,10 +194,12 @@ def test_an_ascent_from_silly_choices_returns_what_its_choices_give() -> None:
 @torch.no_grad()
 def test_rows_of_one_image_do_not_depend_on_the_batch() -> None:
     program, trace, rows, _ = fixture("_concatenated")
-    together = Backward(program)(trace, rows, Tightest(), stops=True).lower
+    together = Backward(program)(trace, rows, Tightest(), best_stop=True).lower
     for i in range(4):
         index = torch.tensor([i])
-        alone = Backward(program)(trace.select(index), {n: r[index] for n, r in rows.items()}, Tightest(), stops=True)
+        alone = Backward(program)(
+            trace.select(index), {n: r[index] for n, r in rows.items()}, Tightest(), best_stop=True
+        )
         torch.testing.assert_close(alone.lower[0], together[i])
 
 
@@ -217,7 +220,7 @@ def test_nothing_known_bounds_nothing() -> None:
         program, trace = proved(Network(_residual()), torch.full((1, 3), broken), 0.1, deployed=False)
         rows = {program.output: differences(torch.zeros(1, dtype=torch.int64), program)[:, 1:]}
         for stops in (False, True):
-            assert not bool((Backward(program)(trace, rows, Tightest(), stops=stops).lower > -torch.inf).any())
+            assert not bool((Backward(program)(trace, rows, Tightest(), best_stop=stops).lower > -torch.inf).any())
 
 
 @torch.no_grad()

@@ -10,8 +10,8 @@ from torch import Tensor
 from llcert.bounds import VerifiedArithmetic, propagate
 from llcert.bounds.backward.choices import Tightest
 from llcert.bounds.backward.coloring import _through, coloring
+from llcert.bounds.backward.concretize import row_length
 from llcert.bounds.backward.crown import Backward
-from llcert.bounds.backward.crown import _length as shared_length
 from llcert.bounds.backward.intermediate import candidates, colorings, intermediate_bounds
 from llcert.bounds.forward.outward import enclosing_ball
 from llcert.certification import Certifier, Settings, Verdict
@@ -104,13 +104,15 @@ def test_shared_rows_give_what_each_row_gives_alone(name: str) -> None:
         shape = made.program.blocks[index].pre.shape
         count = torch.Size(shape).numel()
         alone = torch.eye(count, dtype=torch.float64).reshape(1, count, *shape).expand(2, -1, *shape)
-        single = backward.before(trace, index, alone, Tightest(iterations=2)).lower
+        single = backward.of_pre_activation(trace, index, alone, Tightest(iterations=2)).lower
         for wanted in (torch.ones(shape, dtype=torch.bool), normal(*shape, seed=index) > 0):
             few = colored.rows_for(wanted)
             assert torch.equal(few.bounded, wanted.flatten())
             rows = few.rows.double().expand(2, *few.rows.shape)
             policy = Tightest(iterations=2)
-            shared = backward.before(trace, index, rows, policy, sharings=few.sharings, sharing=few.sharing).lower
+            shared = backward.of_pre_activation(
+                trace, index, rows, policy, sharing=few.sharing, sharing_below=few.sharing_below
+            ).lower
             assert torch.allclose(single[:, few.bounded], shared[:, few.bounded], rtol=1e-9, atol=1e-9)
 
 
@@ -164,7 +166,7 @@ def test_sums_per_bound_and_back_to_entries() -> None:
 def test_lengths_of_shared_rows_do_not_vanish() -> None:
     sharing = SharedRows(torch.tensor([[0, 1, 2]]), 2)
     tiny = torch.tensor([[[1e-170, 1.0, 0.0]]], dtype=torch.float64)
-    assert float(shared_length(tiny, sharing)[0, 0]) >= 1e-170
+    assert float(row_length(tiny, sharing)[0, 0]) >= 1e-170
 
 
 def test_a_proof_sees_ways_that_vanish_in_float32() -> None:

@@ -171,7 +171,7 @@ def test_what_an_ascent_found_is_proved_again() -> None:
         directions = differences(labels, own.program)
         rows = {own.program.output: directions.flatten(0, 1)[:, None]}
         image = torch.arange(6).repeat_interleave(3)
-        start = Backward(own.program)(trace.select(image), rows, Tightest()).choices
+        start = Backward(own.program)(trace.select(image), rows, Tightest()).linear.choices
         found, choices = Ascent(steps=10)(Backward(own.program), trace.select(image), rows, start)
     relaxation = FixedRelaxation(image, torch.arange(3).repeat(6), choices)
     hint = ProofHint(local=True, backward=True, relaxation=relaxation)
@@ -197,7 +197,7 @@ def test_silly_choices_of_an_ascent_prove_no_more_than_is_true() -> None:
             )
             image, row = torch.arange(4), (labels + 1) % 3
             rows = {own.program.output: differences(labels, own.program)[image, row][:, None]}
-            start = Backward(own.program)(trace, rows, Tightest()).choices
+            start = Backward(own.program)(trace, rows, Tightest()).linear.choices
         choices = {
             k: replace(
                 c,

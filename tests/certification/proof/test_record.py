@@ -10,7 +10,7 @@ from torch import Tensor
 
 from llcert.bounds import Trace
 from llcert.bounds.backward.choices import Choices, Fixed, Tightest
-from llcert.bounds.backward.crown import Backward, Stop, differences
+from llcert.bounds.backward.crown import Backward, BackwardBounds, differences
 from llcert.certification.proof.attempts import Attempted, Objectives
 from llcert.certification.proof.hint import ProofHint
 from llcert.certification.proof.prover import Prover
@@ -19,7 +19,7 @@ from llcert.certification.settings import Semantics
 from llcert.ir import Input, Network, Node, apply
 from llcert.ops import GroupSort, Linear, MaxPool, Sigmoid, Tanh, relu
 
-from ...bounds.test_branching import dense, parts_of
+from ...bounds.backward.test_branching import dense, parts_of
 
 HINTS = (
     ProofHint(local=False),
@@ -66,14 +66,14 @@ def again(own: Prover, proof: Proof, labels: Tensor) -> None:
         if found.choices:
             choices = {k: type(c)(c.slopes[None], c.lam[None]) for k, c in found.choices.items()}
             stops = _stops(backward, trace, rows, choices)
-            assert float(stops[found.stop].bounds) > 0
+            assert float(stops[found.stop].lower) > 0
         else:
-            assert float(backward.last(trace, rows)) > 0
+            assert float(backward.at_last_hidden(trace, rows[own.program.output]).lower) > 0
 
 
-def _stops(backward: Backward, trace: Trace, rows: dict[Node, Tensor], choices: Choices) -> dict[Node, Stop]:
+def _stops(backward: Backward, trace: Trace, rows: dict[Node, Tensor], choices: Choices) -> dict[Node, BackwardBounds]:
     """What is found at every stop; below that of the evidence, by other choices."""
-    known = backward(trace, rows, Tightest()).choices
+    known = backward(trace, rows, Tightest()).linear.choices
     return backward.at_every_stop(trace, rows, Fixed({**known, **choices}))
 
 
