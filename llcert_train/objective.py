@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import enum
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import MappingProxyType
 
 import torch
@@ -24,12 +24,14 @@ from llcert.bounds import (
     propagate,
     worst_margins,
 )
+from llcert.bounds.global_lipschitz.stacked import Stacked
 from llcert.bounds.liplt import Composed
 from llcert.domain.region import Region, ball
 from llcert.errors import InvalidInput
 from llcert.ir import Node
-from llcert.numerics.tensors import channels_last, length
+from llcert.numerics.tensors import channels_last
 from llcert.program import Program, Term
+from llcert.spectral import random_start
 from llcert_train import losses
 from llcert_train.crown import raised_margins
 from llcert_train.norms import FewIterations, OneProduct, unit_leaf
@@ -143,6 +145,7 @@ class Objective(nn.Module):
         self.solver = FewIterations(recipe.iterations, recipe.mixed)
         self.spared = recipe.iterations == 1 and self.plain
         self.composed = Composed.of(program) if self.method.margin is Margin.PAIRS else None
+        self.stacked = Stacked.of(program, self.composed) if self.composed is not None and self.spared else None
 
     def forward(
         self,
@@ -180,10 +183,18 @@ class Objective(nn.Module):
 
     def _bound(self, starts: Mapping[Term, Tensor]) -> GlobalBound:
         solver = OneProduct() if self.spared else self.solver
-        known = None if self.composed is None or not self.spared else _lengths(self.composed, starts)
-        return global_bound(
+        if self.stacked is None:
+            return global_bound(self.program, solver, starts=starts, joint=False, crude=False, composed=self.composed)
+        known = self.stacked.known({t: unit_leaf(self._start(t, starts)) for t in self.stacked.terms})
+        bound = global_bound(
             self.program, solver, starts=starts, joint=False, crude=False, composed=self.composed, known=known
         )
+        return replace(bound, vectors={**starts, **bound.vectors})
+
+    def _start(self, term: Term, starts: Mapping[Term, Tensor]) -> Tensor:
+        """`[1, *columns]`; random where none is given."""
+        like = torch.empty((), dtype=self.program.dtype, device=self.program.device)
+        return starts[term] if term in starts else random_start((1, *term.columns), like, 0)
 
     def _trace(
         self, images: Tensor, radius: float, bound: GlobalBound | None, saved: Mapping[Term, Tensor], seed: int
@@ -299,10 +310,3 @@ class Objective(nn.Module):
         ]
         known = [own for own in gaps if own]
         return losses.sparsity(known) if known else next(self.leaves.parameters()).new_zeros(())
-
-
-def _lengths(composed: Composed, starts: Mapping[Term, Tensor]) -> dict[Term, tuple[Tensor, Tensor]]:
-    """`||A u||` for all composed maps that take a sum, and the unit vectors u, by `OneProduct`."""
-    terms = [t for maps in composed.maps.values() for t in maps.values() if not t.moves and t in starts]
-    vectors = {t: unit_leaf(starts[t]) for t in terms}
-    return {t: (length(image)[0], vectors[t]) for t, image in composed.images(vectors).items()}

@@ -140,50 +140,26 @@ class Composed:
             values[block.node], reaching[block.node] = value, leaves
         return Composed(maps, added)
 
-    def images(self, vectors: Mapping[Term, Tensor]) -> dict[Term, Tensor]:
-        """`A u` for every map A that has a vector u, `[1, *columns]`; those of one leaf pass a node at once."""
-        found: dict[Term, Tensor] = {}
-        leaves = dict.fromkeys(leaf for maps in self.maps.values() for leaf in maps)
-        for leaf in leaves:
-            terms = [maps[leaf] for maps in self.maps.values() if leaf in maps and maps[leaf] in vectors]
-            if terms:
-                found |= _together(terms, torch.cat([vectors[t] for t in terms]))
-        return found
-
-    def pairs(self, program: Program, before: Mapping[Node, Tensor], after: Mapping[Node, Tensor]) -> Tensor | None:
+    def pairs(
+        self,
+        program: Program,
+        before: Mapping[Node, Tensor],
+        after: Mapping[Node, Tensor],
+        apart: Mapping[Leaf, Tensor] | None = None,
+    ) -> Tensor | None:
         """Lipschitz constants of the differences of logits, `[logits, logits]`; None behind an activation.
 
-        before, after: of the blocks, before and behind their activations, by their nodes, and of the image.
+        before, after: of the blocks, before and behind their activations, by their nodes, and of the image. apart: the
+        lengths of the differences of rows of each map to the logits, where they are known.
         """
         last = program.blocks[-1]
         if last.activation is not None:
             return None
-        unit = torch.eye(*last.node.shape * 2, dtype=program.dtype, device=program.device)
+        if apart is None:
+            unit = torch.eye(*last.node.shape * 2, dtype=program.dtype, device=program.device)
+            apart = {leaf: distances(term.adjoint(unit)) for leaf, term in self.maps[last.node].items()}
         one = after[program.input]
-        return torch.stack(
-            [
-                distances(term.adjoint(unit)) * gain(leaf, one, before, after)
-                for leaf, term in self.maps[last.node].items()
-            ]
-        ).sum(0)
-
-
-def _together(terms: Sequence[Term], vectors: Tensor) -> dict[Term, Tensor]:
-    """`A u` for terms of one source, each with its own vector u, `[terms, *columns]`, node by node."""
-    users: dict[Node, list[int]] = {terms[0].source: list(range(len(terms)))}
-    for place, term in enumerate(terms):
-        for node in term.nodes:
-            users.setdefault(node, []).append(place)
-    values = {terms[0].source: vectors}
-
-    def of(node: Node, wanted: list[int]) -> Tensor:
-        value, own = values[node], users[node]
-        return value if own == wanted else value[[own.index(n) for n in wanted]]
-
-    for node in dict.fromkeys(n for t in terms for n in t.nodes):
-        inputs = {i: of(i, users[node]) for i in node.inputs if i in values}
-        values[node] = Term.value(node, inputs, next(iter(inputs.values())))
-    return {term: of(term.output, [place]) for place, term in enumerate(terms)}
+        return torch.stack([a * gain(leaf, one, before, after) for leaf, a in apart.items()]).sum(0)
 
 
 def distances(rows: Tensor) -> Tensor:

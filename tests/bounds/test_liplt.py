@@ -211,18 +211,3 @@ def test_a_slope_that_rounds_away_makes_the_remainder_no_smaller() -> None:
     """Half of `1 - (-1e-20)` is computed as 0.5, which is below it."""
     step = _between(torch.tensor(-1e-20, dtype=torch.float64), torch.tensor(1.0, dtype=torch.float64))
     assert float(step.remainder.tensors()["scale"]) > 0.5
-
-
-@pytest.mark.parametrize("seed", range(10))
-@pytest.mark.parametrize("make", [random_network, shared_network])
-def test_maps_of_one_leaf_are_computed_together(make: Callable[[int], Network], seed: int) -> None:
-    program = lower(make(seed), dtype=torch.float64)
-    composed = Composed.of(program)
-    if composed is None:
-        return
-    every = [t for maps in composed.maps.values() for t in maps.values()]
-    vectors = {t: torch.randn(1, *t.columns, dtype=torch.float64) for t in every[::2] or every}
-    images = composed.images(vectors)
-    assert set(images) == set(vectors)
-    for term, image in images.items():
-        torch.testing.assert_close(image, term.apply(vectors[term]))

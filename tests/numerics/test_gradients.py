@@ -137,3 +137,25 @@ def test_sorted_pairs_along_any_axis() -> None:
     for axis in (0, 1, 2):
         even = z[:2] if axis == 0 else z
         assert torch.autograd.gradcheck(lambda x, axis=axis: gradients.sorted_pairs(x, axis), even)
+
+
+@pytest.mark.parametrize("kind", [torch.float32, torch.float64])
+def test_distances(kind: torch.dtype) -> None:
+    """Values and gradients are torch's, rows that are equal included, of which one gradient is zero."""
+    rows = torch.randn(5, 40, generator=torch.Generator().manual_seed(0)).to(kind) + 3
+    rows[3] = rows[1]
+    ours, theirs = (rows.clone().requires_grad_() for _ in range(2))
+    value, expected = gradients.distances(ours), torch.cdist(theirs, theirs)
+    torch.testing.assert_close(value, expected, rtol=1e-5, atol=1e-6)
+    assert value[1, 3] == 0
+    given = torch.randn(5, 5, generator=torch.Generator().manual_seed(1)).to(kind)
+    value.backward(given)
+    expected.backward(given)
+    torch.testing.assert_close(ours.grad, theirs.grad, rtol=1e-4, atol=1e-5)
+
+
+def test_distances_of_rows_that_are_close() -> None:
+    """A thousandth of their length apart: no digit of float32 is lost."""
+    rows = torch.randn(4, 1000, generator=torch.Generator().manual_seed(0)) * 1e-3 + 1
+    exact = torch.cdist(rows.double(), rows.double(), compute_mode="donot_use_mm_for_euclid_dist")
+    torch.testing.assert_close(gradients.distances(rows), exact.float(), rtol=1e-6, atol=0)

@@ -27,8 +27,11 @@ from random_graphs import in_format
 from torch import Tensor
 from toys import TOYS, toy, toy_batch
 
+from llcert.bounds import global_bound
 from llcert.ops import Clamp, MaxMin
-from llcert_train.objective import Form, method_of
+from llcert.program import Term
+from llcert_train.norms import improved
+from llcert_train.objective import Form, Objective, method_of
 from llcert_train.settings import Loss, Recipe
 
 BALLS = ("local", "global")
@@ -93,6 +96,45 @@ def test_gradient_of_the_loss(name: str) -> None:
         for direction in directions(s, 2):
             analytic = sum(float((g * d).sum()) for g, d in zip(slopes, direction, strict=True))
             assert analytic == pytest.approx(difference(s, direction, value), rel=2e-4, abs=1e-6), words
+
+
+@pytest.mark.parametrize("name", ["dense ReLU-theta", "conv", "late residual", "concatenated", "batch norm", "smooth"])
+@pytest.mark.parametrize("loss", [Loss.PAIRWISE, Loss.CRM])
+def test_gradient_at_vectors_that_are_held_fixed(name: str, loss: Loss) -> None:
+    """LipLT by one product with each map, at whatever vectors."""
+    s = drawn(name, 3)
+    how = {"loss": loss, "ball": "liplt", "iterations": 1}
+    slopes = gradients(s, s.measures(**how).loss)
+    for direction in directions(s, 3):
+        analytic = sum(float((g * d).sum()) for g, d in zip(slopes, direction, strict=True))
+        assert analytic == pytest.approx(difference(s, direction, lambda: s.loss(**how)), rel=2e-4, abs=1e-6)
+
+
+@pytest.mark.parametrize("name", ["dense ReLU-theta", "conv", "late residual", "batch norm"])
+def test_steps_of_one_product_end_above_every_jacobian(name: str) -> None:
+    """Weights stay, vectors are improved by backward passes: the pairs' constants are then bounds, and LipLT's."""
+    s = drawn(name, 3)
+    objective = Objective(s.program, Recipe(loss=Loss.PAIRWISE, ball="liplt", iterations=1), s.weights.leaves)
+    assert objective.composed is not None
+    vectors = dict(s.unmasked)
+    for _ in range(400):
+        vectors = improved(backward(objective, s, vectors))
+    bound = objective._bound(vectors)
+    with torch.no_grad():
+        tight = global_bound(s.program, joint=False, composed=objective.composed)
+    assert bound.pairs is not None
+    torch.testing.assert_close(bound.pairs.detach(), tight.pairs, rtol=1e-3, atol=1e-6)
+    jacobian = torch.autograd.functional.jacobian(lambda x: s.program.logits(x).sum(0), s.images)
+    rows = jacobian.transpose(0, 1).flatten(2)
+    apart = torch.linalg.vector_norm(rows[:, :, None] - rows[:, None], dim=3).amax(0)
+    assert bool((apart <= bound.pairs.detach() * (1 + 1e-3) + 1e-9).all())
+
+
+def backward(objective: Objective, s: Subject, vectors: Mapping[Term, Tensor]) -> dict[Term, Tensor]:
+    """The vectors of a step, with what its backward pass leaves at them."""
+    measures = objective(s.images, s.labels, RADIUS, 0.0, vectors, s.vectors, 0)
+    measures.loss.backward()
+    return measures.unmasked
 
 
 def test_gradient_reaches_every_leaf() -> None:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from llcert.bounds.forward.joins import branch_norms
+from llcert.bounds.global_lipschitz.stacked import NOTHING, KnownNorms
 from llcert.bounds.global_lipschitz.walk import GlobalBound, lipschitz_constants
 from llcert.bounds.liplt import Composed, Leaf
 from llcert.ir import Node
@@ -26,34 +27,53 @@ def global_bound(
     joint: bool = True,
     crude: bool = True,
     composed: Composed | None = None,
-    known: Mapping[Term, tuple[Tensor, Tensor]] | None = None,
+    known: KnownNorms | None = None,
 ) -> GlobalBound:
     """The global Lipschitz bound, an ESTIMATE; where an iteration does not converge, a crude upper bound answers.
 
     starts: vectors `[1, *columns]` to begin with, such as those of an earlier bound; random where there are none.
     joint: whether branches that add up get one more norm of them all, which may say less than their sum.
-    composed: the maps of LipLT, if it is asked for. known: norms of some of them, scalars, and their vectors.
+    composed: the maps of LipLT, if it is asked for. known: what was found of norms already.
     crude: False lets what the solver found stand; to look whether it converged would be to wait for a GPU.
     """
-    one, starts, known = torch.ones((), dtype=program.dtype, device=program.device), starts or {}, known or {}
+    one, starts, known = torch.ones((), dtype=program.dtype, device=program.device), starts or {}, known or NOTHING
     how = _Iteration(solver or Lanczos(tolerance=1e-5, vectors=True), one, crude)
     seeds = {block.node: seed + number for number, block in enumerate(program.blocks)}
     slopes = {block.node: _largest_slopes(one, block) for block in program.blocks}
-    maps = {} if composed is None else composed.maps
-    own = {t: _norm(how, t, slopes[b.node], starts.get(t), seeds[b.node]) for b in program.blocks for t in b.terms}
+    maps = _asked(program, composed, known)
+    own = {
+        t: _sloped(known, t, slopes[b.node]) or _norm(how, t, slopes[b.node], starts.get(t), seeds[b.node])
+        for b in program.blocks
+        for t in b.terms
+    }
     loops = {
-        t: known.get(t) or _norm(how, t, _ones(one, t.output.shape), starts.get(t), seeds[node])
+        t: known.composed.get(t) or _norm(how, t, _ones(one, t.output.shape), starts.get(t), seeds[node])
         for node, leaves in maps.items()
         for t in leaves.values()
     }
     leaves = {node: {leaf: loops[t][0] for leaf, t in own_maps.items()} for node, own_maps in maps.items()}
-    own_norms = {t: norm for t, (norm, _) in own.items()}
-    arithmetic = _EstimatedConstants(how, seeds, slopes, own_norms, leaves, joint)
-    constants = lipschitz_constants(program, arithmetic, composed)
-    pairs = None if composed is None else composed.pairs(program, constants.before, constants.after)
+    arithmetic = _EstimatedConstants(how, seeds, slopes, {t: norm for t, (norm, _) in own.items()}, leaves, joint)
+    constants = lipschitz_constants(program, arithmetic, maps)
+    pairs = None if composed is None else composed.pairs(program, constants.before, constants.after, known.apart)
     found = loops | own  # a map of LipLT may be a term, but has no slope
-    norms, vectors = {t: norm for t, (norm, _) in found.items()}, {t: vector for t, (_, vector) in found.items()}
+    norms, vectors = ({t: pair[n] for t, pair in found.items()} for n in (0, 1))
     return GlobalBound(norms, vectors, constants.after, program.output, Side.ESTIMATE, pairs, composed is not None)
+
+
+def _asked(program: Program, composed: Composed | None, known: KnownNorms) -> Mapping[Node, Mapping[Leaf, Term]]:
+    """The composed maps whose norms are wanted: none to the logits where their pairs alone are."""
+    if composed is None:
+        return {}
+    left_out = None if known.apart is None else program.output
+    return {node: maps for node, maps in composed.maps.items() if node is not left_out}
+
+
+def _sloped(known: KnownNorms, term: Term, slopes: Tensor) -> tuple[Tensor, Tensor] | None:
+    """The known norm of a term with the slopes behind it, `[1, *output shape]`, and its vector."""
+    if term not in known.plain:
+        return None
+    image, vector = known.plain[term]
+    return length(slopes * image)[0], vector
 
 
 def with_pairs(bound: GlobalBound, program: Program, seed: int = 0) -> GlobalBound:

@@ -47,7 +47,7 @@ def proved_bound(program: Program, solver: Solver | None = None, composed: Compo
     slopes = {block.node: float(steepest(block).max()) for block in program.blocks}
     leaves = {} if composed is None else _composed_norms(program, composed, plain, solver)
     arithmetic = _ProvedConstants(plain, slopes, leaves)
-    constants = lipschitz_constants(program, arithmetic, composed)
+    constants = lipschitz_constants(program, arithmetic, {} if composed is None else composed.maps)
     norms = {t: arithmetic.sloped(block, t) for block in program.blocks for t in block.terms}
     pairs = None if composed is None else _proved_pairs(program, composed, constants)
     return GlobalBound(

@@ -12,7 +12,7 @@ from typing import Generic, Protocol
 
 from torch import Tensor
 
-from llcert.bounds.liplt import Composed, Leaf, Number, gain
+from llcert.bounds.liplt import Leaf, Number, gain
 from llcert.ir import Node
 from llcert.program import Block, Program, Term
 from llcert.spectral import Side
@@ -83,15 +83,15 @@ class Constants(Generic[Number]):
 
 
 def lipschitz_constants(
-    program: Program, arithmetic: ConstantsArithmetic[Number], composed: Composed | None
+    program: Program, arithmetic: ConstantsArithmetic[Number], maps: Mapping[Node, Mapping[Leaf, Term]]
 ) -> Constants[Number]:
-    """Those of all blocks. composed: the maps of LipLT, if it is asked for."""
+    """Those of all blocks. maps: the composed ones of blocks whose constants LipLT may lower."""
     after, before = {program.input: arithmetic.one}, dict[Node, Number]()
     for block in program.blocks:
         sources = [after[s] for s in block.sources]
         constant = arithmetic.product(block, sources)
-        if composed is not None:
-            gains = {leaf: gain(leaf, arithmetic.one, before, after) for leaf in composed.maps[block.node]}
+        if block.node in maps:
+            gains = {leaf: gain(leaf, arithmetic.one, before, after) for leaf in maps[block.node]}
             product = arithmetic.product_before(block, sources, constant)
             before[block.node] = arithmetic.least(arithmetic.loops(block, gains), product)
             constant = arithmetic.least(constant, arithmetic.passed(block, before[block.node]))

@@ -34,6 +34,7 @@ from llcert.bounds.backward.intermediate import Colorings, intermediate_bounds
 from llcert.bounds.forward.box import box
 from llcert.bounds.forward.outward import enclosing_ball
 from llcert.bounds.global_lipschitz.proof import proved_bound
+from llcert.bounds.global_lipschitz.stacked import KnownNorms
 from llcert.bounds.liplt import Composed
 from llcert.domain.region import Region, ball
 from llcert.ir import Network
@@ -128,9 +129,10 @@ def test_global_constants_are_what_they_were(number: int) -> None:
     constants_agree(
         first, constants.global_bound(coarse, PowerIteration(cap=2), joint=False, crude=False, composed=loops)
     )
-    starts, known = first.vectors, {t: (first.norms[t], v) for t, v in list(first.vectors.items())[-2:]}
+    looped = [t for maps in (loops.maps.values() if loops is not None else ()) for t in maps.values()]
+    starts, known = first.vectors, {t: (first.norms[t], first.vectors[t]) for t in looped[-2:]}
     for solver in (Lanczos(vectors=True), PowerIteration(cap=3)):
-        new = global_bound(coarse, solver, starts=starts, composed=loops, known=known)
+        new = global_bound(coarse, solver, starts=starts, composed=loops, known=KnownNorms(known, {}))
         constants_agree(new, constants.global_bound(coarse, solver, starts=starts, composed=loops, known=known))
 
 
