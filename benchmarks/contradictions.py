@@ -25,14 +25,14 @@ import torch
 from torch import Tensor
 
 from llcert.api import images_and_labels, load
-from llcert.certification import FIRST, PGD, Objective, Perturbations, Sample, Target, Verdict
+from llcert.certification import FIRST, PGD, Adversary, Objective, Perturbations, Sample, Verdict
 from llcert.data import load_dataset
 from llcert.data.dataset import Examples
 from llcert.errors import LlcertError
 from llcert.frontend.onnx_file import save
 from llcert.ir import Network
 from llcert.options import Options
-from llcert.runs.job import Job, prepare
+from llcert.runs.certification import Certification, prepare
 
 HERE = Path(__file__).parent
 RESULTS = HERE / "results" / "contradictions.json"
@@ -62,7 +62,7 @@ class Counts:
             setattr(self, name, getattr(self, name) + value)
 
 
-Prepared = Callable[[str, tuple[str, ...], str, bool, int], Job]
+Prepared = Callable[[str, tuple[str, ...], str, bool, int], Certification]
 """A job, given eps, stages, assurance, whether radii are searched, and of how many images."""
 
 
@@ -115,7 +115,7 @@ def trained(root: Path) -> Iterator[tuple[str, Prepared]]:
 def file_jobs(path: Path, data: str, root: Path, entry: dict[str, Any]) -> Prepared:
     """Jobs of a file on a data set."""
 
-    def prepared(eps: str, stages: tuple[str, ...], assurance: str, radius: bool, images: int) -> Job:
+    def prepared(eps: str, stages: tuple[str, ...], assurance: str, radius: bool, images: int) -> Certification:
         dataset = load_dataset(data, root=root)
         network = replace(load(path), metadata={})
         front = {k: tuple(entry[k]) for k in ("mean", "std") if entry.get(k)}
@@ -164,7 +164,7 @@ def samples(prepared: Prepared, eps: float, *, radius: bool = False) -> list[Sam
     return [sample for result in job.results() for sample in result.samples]
 
 
-def of_batch(job: Job, number: int) -> Counts:
+def of_batch(job: Certification, number: int) -> Counts:
     """The counts of one batch of a job."""
     result = job.result(number)
     (batch,) = job.dataset.batches(job.indices[number * BATCH : (number + 1) * BATCH], BATCH)
@@ -178,14 +178,14 @@ def of_batch(job: Job, number: int) -> Counts:
     return counts
 
 
-def worst_points(job: Job, batch: Examples) -> Tensor:
+def worst_points(job: Certification, batch: Examples) -> Tensor:
     """Where an attack over the whole balls comes nearest to another answer."""
     network, program = job.certifier.network, job.certifier.program
     assert network.original is not None
     radii = torch.full((len(batch.images),), float(job.certifier.settings.eps), dtype=torch.float64)
     around = Perturbations.whole(batch.images, radii, program.dtype)
     attack = PGD(steps=30, restarts=2, objective=Objective.MARGIN)
-    return attack(Target(program, network.original.logits), around, batch.labels, batch.indices).points
+    return attack(Adversary(program, network.original.logits), around, batch.labels, batch.indices).points
 
 
 def otherwise(network: Network, points: Tensor, labels: Tensor) -> Tensor:
@@ -220,7 +220,7 @@ def of_graph(path: Path, seed: int) -> Counts:
     images = torch.rand(IMAGES, *network.input.shape, generator=generator)
     labels = network(images.to(network.dtype)).argmax(1)
 
-    def prepared(eps: str, stages: tuple[str, ...], assurance: str, radius: bool, _: int) -> Job:
+    def prepared(eps: str, stages: tuple[str, ...], assurance: str, radius: bool, _: int) -> Certification:
         options = Options(eps=eps, stages=stages, assurance=assurance, radius=radius, batch_size=BATCH)
         return prepare(network, options, model=str(path), dataset=images_and_labels(images, labels))
 

@@ -11,8 +11,8 @@ from typing import Any
 
 import torch
 
-from llcert.certification.arithmetic import full_precision
 from llcert.machine.versions import versions
+from llcert.numerics.products import full_precision
 from llcert.numerics.tensors import channels_last
 from llcert.runs.resolve import device_name
 

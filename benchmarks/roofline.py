@@ -29,7 +29,7 @@ from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 
 from llcert.api import load
-from llcert.certification import Assurance, Batch, Certifier, Finding, Known, Settings, Verdict
+from llcert.certification import Assurance, Batch, BoundsSoFar, Certifier, Finding, Settings, Verdict
 from llcert.certification.proof.stage import Proved
 from llcert.certification.verdict import Stage
 from llcert.data import Dataset, load_dataset
@@ -101,7 +101,7 @@ class Watched:
     def verdict(self) -> Verdict:
         return self.stage.verdict
 
-    def __call__(self, batch: Batch, known: Known) -> Finding:
+    def __call__(self, batch: Batch, known: BoundsSoFar) -> Finding:
         with ExitStack() as stack:
             if self.limits is not None:
                 operations = stack.enter_context(FlopCounterMode(display=False))

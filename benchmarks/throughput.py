@@ -23,9 +23,9 @@ from machine import ceilings, facts, synchronise
 from llcert.api import load
 from llcert.bounds import global_bound
 from llcert.certification import Assurance, AttackKind, Certifier, Settings, Verdict
-from llcert.certification.arithmetic import full_precision
 from llcert.data import Dataset, load_dataset
 from llcert.ir import Network
+from llcert.numerics.products import full_precision
 from llcert.program import lower
 from llcert.spectral import Lanczos
 

@@ -26,14 +26,14 @@ from llcert.api import load
 from llcert.bounds import RowWeighting, worst_margins
 from llcert.bounds.backward.choices import Choice, Key
 from llcert.bounds.backward.crown import Backward, differences
-from llcert.certification import PGD, Perturbations, Target, Verdict, radii_of
+from llcert.certification import PGD, Adversary, Perturbations, Verdict, radii_of
 from llcert.certification.specification import positive
 from llcert.data import load_dataset
 from llcert.domain.relaxation import Relaxation
 from llcert.domain.row_sharing import RowSharing
 from llcert.options import Options
 from llcert.reporting.tally import Tally
-from llcert.runs.job import Job, prepare
+from llcert.runs.certification import Certification, prepare
 
 RESULTS = Path(__file__).parent / "results" / "tightness.json"
 STAGES = ("global", "local", "attack", "crown-ball", "crown-ball-intermediate", "branch")
@@ -97,7 +97,7 @@ def measured(root: Path, name: str, data: str, eps: str, images: int) -> dict[st
     return row
 
 
-def _job(root: Path, name: str, data: str, eps: str, images: int) -> Job:
+def _job(root: Path, name: str, data: str, eps: str, images: int) -> Certification:
     network = load(root / f"{name}.onnx")
     network = replace(network, metadata={})
     index = json.loads((root / "models" / "index.json").read_text())
@@ -109,9 +109,9 @@ def _job(root: Path, name: str, data: str, eps: str, images: int) -> Job:
     return prepare(network, options, model=name, dataset=load_dataset(data, root=root))
 
 
-def rivals(job: Job) -> dict[str, Any]:
+def rivals(job: Certification) -> dict[str, Any]:
     """The paper's local bound, and plain linear bounds on its boxes: certified images and seconds an image."""
-    local, program = job.certifier.local, job.certifier.program
+    estimator, program = job.certifier.estimator, job.certifier.program
     counts, seconds, right = {"paper": 0, "linear": 0}, {"paper": 0.0, "linear": 0.0}, 0
     with torch.no_grad():
         for batch in job.dataset.batches(job.indices, 10):
@@ -121,9 +121,9 @@ def rivals(job: Job) -> dict[str, Any]:
             images, labels, logits, indices = images[kept], labels[kept], logits[kept], batch.indices[kept]
             right += len(images)
             begun = time.perf_counter()
-            trace = local.trace(job.certifier.batch(images, labels, indices), RowWeighting.MASK)
+            trace = estimator.trace(job.certifier.batch(images, labels, indices), RowWeighting.MASK)
             counts["paper"] += int(
-                positive(worst_margins(logits, labels, local.last, trace.post_activation).amin(1)).sum()
+                positive(worst_margins(logits, labels, estimator.last, trace.post_activation).amin(1)).sum()
             )
             middle = time.perf_counter()
             rows = differences(labels, program)
@@ -135,16 +135,16 @@ def rivals(job: Job) -> dict[str, Any]:
     return {k: {"certified": counts[k], "seconds": round(seconds[k] / max(right, 1), 3)} for k in counts}
 
 
-def withstanding(job: Job) -> int:
+def withstanding(job: Certification) -> int:
     """How many images the paper's attack leaves."""
     program, found = job.certifier.program, 0
-    target = Target(program, program.logits)
+    adversary = Adversary(program)
     with torch.no_grad():
         for batch in job.dataset.batches(job.indices, 20):
             kept = program.logits(batch.images).argmax(1) == batch.labels
             images, labels, indices = batch.images[kept], batch.labels[kept], batch.indices[kept]
             around = Perturbations.natural(images, radii_of(job.certifier.settings.eps, indices), program.dtype)
-            found += int((~PGD(patience=0)(target, around, labels, indices).refuted).sum())
+            found += int((~PGD(patience=0)(adversary, around, labels, indices).refuted).sum())
     return found
 
 

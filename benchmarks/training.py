@@ -36,11 +36,11 @@ from paper_step import PaperStep
 from torch import nn
 
 from llcert.api import from_torch
-from llcert.certification.arithmetic import full_precision
 from llcert.data import load_dataset
 from llcert.data.dataset import subset
 from llcert.errors import LlcertError
 from llcert.numerics import gradients
+from llcert.numerics.products import full_precision
 from llcert.program import lower
 from llcert.runs.resolve import device_of
 from llcert_train import objective

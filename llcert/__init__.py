@@ -9,9 +9,10 @@ from llcert.errors import InvalidInput, LlcertError, NumericalError, Unsupported
 from llcert.machine.versions import VERSION
 
 if TYPE_CHECKING:
-    from llcert.api import certify, from_torch, load
+    from llcert.api import certify
     from llcert.data import Dataset, load_dataset
     from llcert.domain.region import Region
+    from llcert.frontend.load import from_torch, load
     from llcert.frontend.onnx_file import save
     from llcert.ir import Network
     from llcert.reporting import Report
@@ -41,8 +42,8 @@ _HOMES = {
     "Region": "llcert.domain.region",
     "Report": "llcert.reporting",
     "certify": "llcert.api",
-    "from_torch": "llcert.api",
-    "load": "llcert.api",
+    "from_torch": "llcert.frontend.load",
+    "load": "llcert.frontend.load",
     "load_dataset": "llcert.data",
     "save": "llcert.frontend.onnx_file",
 }

@@ -16,10 +16,17 @@ from typing import IO, Any
 
 import torch
 
-from llcert.api import file_sha256
 from llcert.data.reading import reading
 from llcert.errors import InvalidInput
-from llcert.machine.files import dump, lock, part_of, write_atomically
+from llcert.machine.files import (
+    dump,
+    file_sha256,
+    first_difference,
+    is_vacant,
+    lock,
+    part_of,
+    write_atomically,
+)
 from llcert.options import with_stage_names
 from llcert.runs.run_directory import FILES as CERTIFY_FILES
 from llcert_train.metrics import Epoch, read
@@ -267,16 +274,9 @@ def open_folder(path: Path, *, resume: bool, overwrite: bool, rank: int = 0) -> 
     resume: continues the run that lies here, or starts one. overwrite: replaces an earlier run, whose files `begin`
     removes. Raises InvalidInput where something lies here and neither is given, or where it is not a training run's.
     """
-    if resume and overwrite:
-        raise InvalidInput("--resume and --overwrite exclude each other")
-    if path.exists() and not path.is_dir():
-        raise InvalidInput(f"--out {path}: not a folder")
-    if not path.exists() or {inside.name for inside in path.iterdir()} <= {_LOCK, part_of(path / RUN).name}:
+    debris = (_LOCK, part_of(path / RUN).name)
+    if is_vacant(path, "--out", resume=resume, overwrite=overwrite, marker=RUN, ignored=debris):
         return TrainingFolder(path, rank=rank)
-    ours = (path / RUN).exists()
-    if not (resume or overwrite):
-        what = "holds an earlier run" if ours else "is not empty"
-        raise InvalidInput(f"--out {path}: {what}; give --resume to continue it or --overwrite to replace it")
     stored = _stored(path)
     if overwrite:
         return TrainingFolder(path, rank=rank, replaces=True)
@@ -309,12 +309,12 @@ def _stored(path: Path) -> Stored:
 
 
 def _same(before: Mapping[str, Any], now: Mapping[str, Any], path: Path) -> None:
-    for name, value in now.items():
-        if before.get(name) != json.loads(json.dumps(value)):
-            raise InvalidInput(
-                f"--resume: {name} is {value} now, but was {before.get(name)} in {path}; "
-                "ask for the same or start again with --overwrite"
-            )
+    name = first_difference(before, now)
+    if name is not None:
+        raise InvalidInput(
+            f"--resume: {name} is {now[name]} now, but was {before.get(name)} in {path}; "
+            "ask for the same or start again with --overwrite"
+        )
 
 
 def _reason(error: BaseException) -> str:

@@ -9,13 +9,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from llcert.api import file_sha256, from_torch
 from llcert.bounds.liplt import Composed
 from llcert.data import NAMED, Dataset
 from llcert.data.dataset import subset
 from llcert.errors import InvalidInput
 from llcert.frontend.adapt import adapt
+from llcert.frontend.load import from_torch
 from llcert.ir import Network, copied
+from llcert.machine.files import file_sha256
 from llcert.options import Options
 from llcert.program import lower
 from llcert.runs.resolve import device_of

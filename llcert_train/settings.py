@@ -15,7 +15,7 @@ from typing import Any
 
 from llcert.errors import InvalidInput
 from llcert.options import declaration
-from llcert.options.declaration import checked, declaration_of, option
+from llcert.options.declaration import checked, declaration_of, json_value, option
 from llcert.options.text import parse_eps
 
 
@@ -255,7 +255,7 @@ class Recipe:
 
     def to_json(self) -> dict[str, Any]:
         """Every field as a plain value."""
-        return {f.name: _plain(getattr(self, f.name)) for f in dataclasses.fields(self)}
+        return {f.name: json_value(getattr(self, f.name)) for f in dataclasses.fields(self)}
 
     def to_toml(self) -> str:
         """The recipe as a file that `read_recipe` reads; what is not set is left out."""
@@ -318,10 +318,6 @@ def _checked(f: dataclasses.Field[Any], value: Any) -> Any:
     if value is None and f.default is None:
         return None
     return checked(f.name, declaration_of(f), kind_of(f), value)
-
-
-def _plain(value: Any) -> Any:
-    return value.value if isinstance(value, enum.Enum) else value
 
 
 def _toml(value: Any) -> str:

@@ -8,11 +8,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from llcert.api import load
 from llcert.certification import Settings
 from llcert.data import NAMED, Dataset, load_dataset
 from llcert.data.store import Progress
 from llcert.errors import InvalidInput
+from llcert.frontend.load import load
 from llcert.ir import Network
 from llcert.options import Options
 from llcert.runs.resolve import settings_of, with_metadata

@@ -14,9 +14,9 @@ import torch
 from torch import Tensor
 
 from llcert.bounds import Balls, global_bound
-from llcert.certification.arithmetic import full_precision
 from llcert.data.reading import reading
 from llcert.errors import InvalidInput, LlcertError
+from llcert.numerics.products import full_precision
 from llcert.program import Program, Term
 from llcert.reporting.numbers import finite
 from llcert.spectral import PowerIteration

@@ -21,9 +21,9 @@ from llcert.bounds import (
 )
 from llcert.bounds.forward.starts import nudged
 from llcert.bounds.liplt import Composed
-from llcert.certification import FIRST, PGD, Global, Perturbations, Target, batch_size_for, positive
-from llcert.certification.arithmetic import full_precision
+from llcert.certification import FIRST, PGD, Adversary, Estimator, Global, Perturbations, batch_size_for, positive
 from llcert.domain.region import ball
+from llcert.numerics.products import full_precision
 from llcert.numerics.tensors import flat
 from llcert.program import Program, Term
 from llcert.reporting.layers import layers
@@ -90,18 +90,18 @@ class Watch:
     def _apart(self, bound: GlobalBound, logits: Tensor, labels: Tensor) -> Tensor:
         """Lower bounds on `z_y - z_j` over the ball by the global bound, `[batch, classes]`; infinite for j = y."""
         radii = torch.full((len(labels),), self.eps, dtype=torch.float64, device=labels.device)
-        increases = Global(self.program, bound).increases(labels, radii)
+        increases = Global(Estimator(self.program, bound)).increases(labels, radii)
         own = F.one_hot(labels, logits.shape[1]).bool()
         return (logits.gather(1, labels[:, None]) - logits - increases).masked_fill(own, torch.inf)
 
     def _broken(self, images: Tensor, labels: Tensor) -> Tensor:
         """Whether the paper's attack breaks each image, `[batch]`."""
         radii = torch.full((len(images),), self.eps, dtype=torch.float64, device=images.device)
-        target, around = (
-            Target(self.program, self.program.logits),
+        adversary, around = (
+            Adversary(self.program),
             Perturbations.natural(images, radii, self.program.dtype),
         )
-        return PGD(steps=self.attack_steps)(target, around, labels, self.seed + torch.arange(len(images))).refuted
+        return PGD(steps=self.attack_steps)(adversary, around, labels, self.seed + torch.arange(len(images))).refuted
 
 
 @dataclass(frozen=True)

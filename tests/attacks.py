@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from llcert.certification import FIRST, PGD, Adversary, Attacked, Perturbations, Specification, Target
+from llcert.certification import FIRST, PGD, Adversary, Attacked, Perturbations, Specification
 from llcert.program import Program
 
 
@@ -23,9 +23,4 @@ def attacked(
     """What PGD reaches in balls of radius eps, a number or `[batch]`; whole: also outside the pixel range."""
     radii = torch.as_tensor(eps, dtype=torch.float64).expand(len(images))
     around = (Perturbations.whole if whole else Perturbations.natural)(images, radii, program.dtype)
-    return pgd(Target(program, program.logits, specification), around, labels, seed + torch.arange(len(images)))
-
-
-def adversary(program: Program, specification: Specification = FIRST) -> Adversary:
-    """Who may use every point of the balls, and whose findings count by the program's own arithmetic."""
-    return Adversary(Target(program, program.logits, specification))
+    return pgd(Adversary(program, specification=specification), around, labels, seed + torch.arange(len(images)))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from llcert.certification import Batch, Eps, Finding, Known, Stage, radii_of
+from llcert.certification import Batch, BoundsSoFar, Eps, Finding, Stage, radii_of
 from llcert.program import Program
 
 
@@ -17,4 +17,5 @@ def batch_of(images: Tensor, labels: Tensor, eps: Eps, indices: Tensor | None = 
 
 def decided(stage: Stage, program: Program, batch: Batch, bounds: Tensor | None = None) -> Finding:
     """What a stage finds that runs first, or after others that have found bounds, `[batch, logits]`."""
-    return stage(batch, Known.nothing(program, len(batch)).improved(bounds, None))
+    known = BoundsSoFar.none(program, len(batch))
+    return stage(batch, known if bounds is None else known.improved(bounds))

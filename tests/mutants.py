@@ -42,9 +42,9 @@ MUTANTS = (
     ),
     Mutant(
         "the forward passes of other images",
-        "Known.select",
-        "self.traces.select(positions)",
-        "self.traces.select(torch.arange(len(self.bounds[positions])))",
+        "BoundsSoFar.select",
+        "t.select(positions)",
+        "t.select(torch.arange(len(self.bounds[positions])))",
         "tests/certification/test_stages.py::test_later_stages_start_from_the_forward_passes_of_their_own_images",
     ),
     # boxes and regions
@@ -371,7 +371,7 @@ MUTANTS = (
     ),
     Mutant(
         "an attack that contradicts a certificate overlooked",
-        "_Ledger.enter",
+        "_Results._decided",
         "raise Contradiction",
         "0 and Contradiction",
         "tests/certification/test_cascade.py::test_certified_and_broken_at_once_stops_the_run",

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from llcert.bounds import RowWeighting, Trace, VerifiedArithmetic, propagate
 from llcert.bounds.backward.choices import Choice, Key
+from llcert.bounds.backward.intermediate import Colorings
 from llcert.bounds.forward.outward import enclosing_ball
 from llcert.bounds.global_lipschitz.proof import proved_bound
 from llcert.certification import Assurance, Settings
@@ -53,8 +54,13 @@ def proved(
 
 def prover(network: Network, eps: float, semantics: Semantics = Semantics.FLOAT32, *, clip: bool = False) -> Prover:
     """The deterministic one."""
-    settings = Settings(eps, semantics=semantics, clip_input=clip)
-    return provers_of(network, settings, "cpu")[Assurance.DETERMINISTIC]
+    return prover_of(network, Settings(eps, semantics=semantics, clip_input=clip))
+
+
+def prover_of(network: Network, settings: Settings) -> Prover:
+    """The deterministic one, for these settings."""
+    colorings = Colorings(lower(network, dtype=torch.float64))
+    return provers_of(network, colorings, settings, ())[Assurance.DETERMINISTIC]
 
 
 def points_of(image: Tensor, eps: float, count: int, seed: int) -> Tensor:

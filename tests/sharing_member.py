@@ -17,10 +17,10 @@ import torch
 from llcert.certification import BatchResult, Contradiction
 from llcert.cli import main
 from llcert.errors import InvalidInput
-from llcert.runs.job import Job
+from llcert.runs.certification import Certification
 
 RANK = os.environ.get("RANK", "0")
-computed = Job.result
+computed = Certification.result
 seen: list[int] = []
 
 
@@ -42,16 +42,16 @@ def fault() -> None:
             os.kill(os.getpid(), signal.SIGKILL)
 
 
-def result(job: Job, number: int, *, self_check: bool = False) -> BatchResult:
+def result(job: Certification, number: int, *, checked: int = 0) -> BatchResult:
     seen.append(number)
     fault()
     if "DEALT" in os.environ:
         with Path(os.environ["DEALT"]).open("a") as file:
-            file.write(f"{RANK} {number} {int(self_check)}\n")
+            file.write(f"{RANK} {number} {int(number == checked)}\n")
     time.sleep(0.1)
-    return computed(job, number, self_check=self_check)
+    return computed(job, number, checked=checked)
 
 
 if __name__ == "__main__":
-    Job.result = result  # type: ignore[method-assign]
+    Certification.result = result  # type: ignore[method-assign]
     sys.exit(main(sys.argv[1:]))

@@ -16,11 +16,11 @@ from torch import Tensor
 
 import llcert
 from llcert.certification import Finding, Stage, Verdict
-from llcert.certification.batch import Batch, Known
+from llcert.certification.batch import Batch, BoundsSoFar
 from llcert.data import load_dataset
 from llcert.options import Options
 from llcert.reporting import Tally
-from llcert.runs.job import prepare
+from llcert.runs.certification import prepare
 
 MODELS = Path(__file__).parents[1] / "models"
 DIGITS = ("digits", "0.5", (1, 8, 8))
@@ -138,7 +138,7 @@ class _Overheard:
     def verdict(self) -> Verdict:
         return self.stage.verdict
 
-    def __call__(self, batch: Batch, known: Known) -> Finding:
+    def __call__(self, batch: Batch, known: BoundsSoFar) -> Finding:
         finding = self.stage(batch, known)
         assert finding.counterexample is not None
         broken = batch.select(finding.decided)

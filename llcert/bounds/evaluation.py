@@ -14,7 +14,7 @@ from llcert.bounds.forward.roundoff import Passage
 from llcert.domain.region import Region
 from llcert.ir import Node
 from llcert.machine.memory import at_once
-from llcert.numerics.rounding import direct_sums
+from llcert.numerics.products import direct_sums
 from llcert.program import Program
 
 
@@ -55,7 +55,7 @@ def _evaluation(program: Program, images: Tensor) -> Evaluation:
 def _logits_region(program: Program, points: Tensor) -> Region:
     """Outer bounds of the logits at some points, in real numbers and as the network is run, by boxes alone."""
     unknown = torch.full((len(points),), torch.inf, dtype=torch.float64, device=points.device)
-    hidden = {program.input: Hidden(_point(points), torch.ones_like(points, dtype=torch.bool))}
+    hidden = {program.input: Hidden(Region.point(points), torch.ones_like(points, dtype=torch.bool))}
     for block, read in program.in_turn():
         z, roundoff = affine_image(block, {s: hidden[s] for s in block.sources}, deployed=True)
         hidden[block.node], _ = activation_image(block, z, unknown, roundoff, deployed=True)
@@ -82,7 +82,7 @@ def _least_evaluation(program: Program, images: Tensor) -> Evaluation:
         logits = values[last.node]
         if last.activation is not None:
             return Evaluation(_of_classes(program, logits), torch.zeros_like(logits))
-        sources: Mapping[Node, Region] = {s: _point(values[s]) for s in last.sources}
+        sources: Mapping[Node, Region] = {s: Region.point(values[s]) for s in last.sources}
         rounding = Passage.of(last, sources).deployed(logits.abs())
         rounding = torch.where(logits < 0, 0.0, rounding) if _is_clipped(program) else rounding
         return Evaluation(_of_classes(program, logits), rounding[:, : program.classes])
@@ -110,10 +110,6 @@ _MADE = 12
 def _in_parts(compute: Callable[[Program, Tensor], Evaluation], program: Program, images: Tensor) -> Evaluation:
     found = [compute(program, part) for part in images.split(images_at_once(program))]
     return Evaluation(torch.cat([e.values for e in found]), torch.cat([e.rounding for e in found]))
-
-
-def _point(value: Tensor) -> Region:
-    return Region(value, value, value, value.new_zeros(len(value)))
 
 
 def _is_clipped(program: Program) -> bool:

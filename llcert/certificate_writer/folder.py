@@ -20,7 +20,7 @@ from llcert.certificate_writer.image import ImageEvidence
 from llcert.certification import FIRST, Never, Radii, Specification, stated
 from llcert.domain.pixel_range import PixelRange
 from llcert.errors import InvalidInput
-from llcert.machine.files import dump, part_of, write_atomically
+from llcert.machine.files import dump, is_vacant, part_of, write_atomically
 
 CERTIFICATE, GRAPH, MODEL, IMAGES = "certificate.json", "graph.json", "model.npz", "images"
 FORMAT = 3
@@ -125,12 +125,8 @@ def open_folder(path: Path, *, resume: bool, overwrite: bool) -> Folder:
 
     resume: goes on with the certificate that lies here, if any. overwrite: removes one.
     """
-    if path.exists() and not path.is_dir():
-        raise InvalidInput(f"--proof {path}: not a folder")
-    if not path.exists() or not any(path.iterdir()):
+    if is_vacant(path, "--proof", resume=resume, overwrite=overwrite, marker=CERTIFICATE):
         return Folder(path)
-    if not (resume or overwrite):
-        raise InvalidInput(f"--proof {path}: is not empty; --overwrite replaces a certificate")
     begun = (path / CERTIFICATE).is_file()
     if not begun and not _debris(path):
         raise InvalidInput(f"--proof {path}: holds no certificate of llcert, but other files; choose another folder")

@@ -1,25 +1,30 @@
-"""Verdicts on images: the stages, their cascade, and the attack that bounds them from above."""
+"""Certification of batches of images: stages in a cascade, proofs of what they certify, and attacks.
 
-from llcert.certification.attack import PGD, Attacked, Deployed, Objective, Target
-from llcert.certification.batch import Batch, Known, Traces
-from llcert.certification.cascade import BatchResult, Contradiction, Sample, StageCount, cascade
+`Certifier` is the entry; `llcert.certification.cascade` runs its stages (docs/method.md, sections 13 to 15).
+"""
+
+from llcert.certification.attack import Adversary, Attacked
+from llcert.certification.batch import Batch, BoundsSoFar
+from llcert.certification.cascade import cascade
 from llcert.certification.certifier import Certifier
+from llcert.certification.estimator import Estimator
 from llcert.certification.footprint import Footprint, batch_size_for, check_one_image_fits, multiplications
 from llcert.certification.perturbations import Perturbations
+from llcert.certification.pgd import PGD, Objective, TargetedPGD
 from llcert.certification.proof.prover import Prover
 from llcert.certification.proof.provers import Checkable
 from llcert.certification.proof.record import KeptProof, ObjectiveProof, Proof, Regions
 from llcert.certification.radii import Eps, Radii, radii_of
+from llcert.certification.result import BatchResult, Contradiction, Sample, StageCount
 from llcert.certification.self_check import SelfCheck
 from llcert.certification.settings import AttackKind, Semantics, Settings
 from llcert.certification.specification import FIRST, Never, Specification, Top, positive, stated
-from llcert.certification.stages.attack import Adversary, Attack, TargetedAttack
+from llcert.certification.stages.attack import Attack, TargetedAttack
 from llcert.certification.stages.branch import Branch
 from llcert.certification.stages.clean import Clean
 from llcert.certification.stages.crown_ball import CrownBall
 from llcert.certification.stages.global_bound import Global
 from llcert.certification.stages.local import Local
-from llcert.certification.targeted import Targeted
 from llcert.certification.verdict import Assurance, Finding, LayerMeasure, Stage, Verdict
 
 __all__ = [
@@ -32,19 +37,19 @@ __all__ = [
     "Attacked",
     "Batch",
     "BatchResult",
+    "BoundsSoFar",
     "Branch",
     "Certifier",
     "Checkable",
     "Clean",
     "Contradiction",
     "CrownBall",
-    "Deployed",
     "Eps",
+    "Estimator",
     "Finding",
     "Footprint",
     "Global",
     "KeptProof",
-    "Known",
     "LayerMeasure",
     "Local",
     "Never",
@@ -62,11 +67,9 @@ __all__ = [
     "Specification",
     "Stage",
     "StageCount",
-    "Target",
-    "Targeted",
     "TargetedAttack",
+    "TargetedPGD",
     "Top",
-    "Traces",
     "Verdict",
     "batch_size_for",
     "cascade",

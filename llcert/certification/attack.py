@@ -1,48 +1,62 @@
-"""Projected gradient descent in L2 balls: an upper bound on what can be certified."""
+"""Gradient ascent inside L2 balls, towards points at which a specification is false (docs/method.md, section 15).
+
+`Adversary` says which points count and when one is a counterexample, `ascend` follows paths of gradient steps; the
+attacks in `llcert.certification.pgd` choose the paths.
+"""
 
 from __future__ import annotations
 
-import enum
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
+from llcert.certification.batch import Batch
 from llcert.certification.perturbations import Perturbations
 from llcert.certification.specification import FIRST, Specification
+from llcert.domain.pixel_range import UNIT, PixelRange
 from llcert.numerics.tensors import length, spread
 from llcert.program import Program
 
-RESTART = 1_000_003
-"""How far apart the seeds of an image's restarts are: farther than those of any two images, and a prime."""
-
-Deployed = Callable[[Tensor], Tensor]
-"""The logits `[batch, classes]` that the deployed network has at points `[batch, *shape]`, in pixel units."""
-
 Loss = Callable[[Tensor, Tensor], Tensor]
-"""What paths ascend, `[paths]`: of their logits `[paths, logits]`, and of which paths these are, `[paths]`."""
+"""What paths ascend, `[paths]`, given their logits `[paths, logits]` and the numbers of the paths, `[paths]`."""
 
 
 @dataclass(frozen=True)
-class Target:
-    """A claim about a network that an attack tries to refute.
+class Adversary:
+    """The threat model: a network, a specification to refute, and the points that may refute it.
 
-    deployed: whose word counts; a point that refutes the claim does so by the program's logits and by these.
+    deployed: logits `[points, classes]` of the network as it is run, at points `[points, *shape]` in pixel units; a
+    counterexample must refute the specification by these and by the program's own. None: by the program's alone.
+    pixels: the pixel range. restricted: whether only points in that range count, not the whole ball.
     """
 
     program: Program
-    deployed: Deployed
+    deployed: Callable[[Tensor], Tensor] | None = None
     specification: Specification = FIRST
+    pixels: PixelRange = UNIT
+    restricted: bool = False
+
+    def allowed(self, batch: Batch) -> Perturbations:
+        """All points that the specification is about: each ball, or its part in the pixel range."""
+        if self.restricted:
+            return Perturbations.clipped(batch.images, batch.radii, self.program.dtype, self.pixels)
+        return Perturbations.whole(batch.images, batch.radii, self.program.dtype)
+
+    def natural(self, batch: Batch) -> Perturbations:
+        """Those of them that are pictures: in the pixel range, if the image itself is."""
+        if self.restricted:
+            return self.allowed(batch)
+        return Perturbations.natural(batch.images, batch.radii, self.program.dtype, self.pixels)
 
     def refuted(self, points: Tensor, logits: Tensor, labels: Tensor) -> Tensor:
-        """Whether the claim is false at each point, `[batch]`. logits: the program's there."""
-        classes = self.program.classes
-        found = ~self.specification.holds(logits, labels, classes)
+        """Whether each point is a counterexample, boolean `[points]`. logits: the program's there."""
+        found = ~self.specification.holds(logits, labels, self.program.classes)
         where = torch.nonzero(found)[:, 0]
-        if len(where):
+        if len(where) and self.deployed is not None:
             deployed = self.deployed(points[where].detach()).to(labels.device)
-            found[where] = ~self.specification.holds(deployed, labels[where], classes)
+            found[where] = ~self.specification.holds(deployed, labels[where], self.program.classes)
         return found
 
 
@@ -50,8 +64,8 @@ class Target:
 class Attacked:
     """What an attack has reached.
 
-    refuted: whether the claim is false at `points`, `[batch]`. points: of each image, in its set: where the claim is
-    false, else where the loss was largest, `[batch, *shape]`. loss: there, `[batch]`, float64.
+    refuted: whether `points` are counterexamples, boolean `[batch]`. points: of each image's set, a counterexample or
+    else the point of the largest loss, `[batch, *shape]`. loss: there, `[batch]`, float64.
     """
 
     refuted: Tensor
@@ -60,14 +74,14 @@ class Attacked:
 
     @staticmethod
     def nothing(around: Perturbations) -> Attacked:
-        """What is known before the first step: the images themselves."""
+        """Before the first step: the images themselves, with a loss of -inf."""
         images = around.centres
         refuted = torch.zeros(len(images), dtype=torch.bool, device=images.device)
         points = images.to(torch.promote_types(images.dtype, around.dtype), copy=True)
         return Attacked(refuted, points, torch.full_like(around.radii, -torch.inf))
 
     def joined(self, found: Attacked, images: Tensor) -> Attacked:
-        """This, or what a path has reached where that is more. images: whose each path is, `[paths]`."""
+        """The better of this and of what paths have reached, image by image. images: of each path, `[paths]`."""
         known, reached = self._rank.tolist(), found._rank.tolist()
         best: dict[int, int] = {}
         for path, image in enumerate(images.tolist()):
@@ -82,16 +96,16 @@ class Attacked:
 
     @property
     def _rank(self) -> Tensor:
-        """What is worth more is larger, `[batch]`."""
+        """Larger for what is worth more: a counterexample, then a larger loss, `[batch]`."""
         return torch.where(self.refuted, torch.inf, self.loss)
 
 
 @dataclass(frozen=True)
 class Paths:
-    """Where gradient ascent starts, several times in a set if need be; every field has the paths as its first axis.
+    """Where gradient ascent starts; several paths may belong to one image.
 
-    around: the set of each path. begin: its first point, `[paths, *shape]`. labels: the reference of its image. images:
-    the positions of the images in their batch.
+    around: the set that each path stays in. begin: its first point, `[paths, *shape]`. labels: the reference class of
+    its image, `[paths]`. images: the position of its image in the batch, `[paths]`.
     """
 
     around: Perturbations
@@ -101,12 +115,18 @@ class Paths:
 
 
 def ascend(
-    target: Target, paths: Paths, loss: Loss, steps: Sequence[float], *, patience: int = 0, progress: float = 0.0
+    adversary: Adversary,
+    paths: Paths,
+    loss: Loss,
+    steps: Sequence[float],
+    *,
+    patience: int = 0,
+    progress: float = 0.0,
 ) -> Attacked:
-    """Where paths of gradient steps get to, at most until the first of an image refutes its specification.
+    """What each path of gradient steps reaches; all paths of an image end at its first counterexample.
 
-    steps: their lengths, in units of eps. patience: steps in a row without progress, a share of the best loss so far,
-    after which a path ends; 0 for never.
+    steps: their lengths, in units of eps. patience: a path ends after so many steps in a row that raise its best loss
+    by less than the share `progress`; 0 for never.
     """
     around, labels, images = paths.around, paths.labels, paths.images
     reached = Attacked.nothing(around)
@@ -115,9 +135,9 @@ def ascend(
     best, since = torch.full_like(around.radii, -torch.inf), torch.zeros_like(going)
     for stride in (*steps, 0.0):
         here = around.select(going)
-        gradient, value, logits = _gradient(target.program, current, loss, going)
+        gradient, value, logits = _gradient(adversary.program, current, loss, going)
         within = here.contains(current)
-        refuted = within & target.refuted(current, logits, labels[going])
+        refuted = within & adversary.refuted(current, logits, labels[going])
         kept = refuted | (within & (value > reached.loss[going]))
         reached.refuted[going], reached.points[going[kept]] = refuted, current[kept].to(reached.points.dtype)
         reached.loss[going[kept]] = value[kept]
@@ -153,49 +173,3 @@ def _unit(gradient: Tensor) -> Tensor:
     """Each gradient, of length 1; zero where it is zero or not finite."""
     size = spread(length(gradient), gradient)
     return torch.where((size > 0) & torch.isfinite(size), gradient / size, torch.zeros_like(gradient))
-
-
-class Objective(enum.Enum):
-    """What PGD ascends."""
-
-    CROSS_ENTROPY = "cross-entropy"  # by its direction; which one that is depends on the scale of the logits
-    MARGIN = "margin"  # the largest violation of the claim alone
-
-
-@dataclass(frozen=True)
-class PGD:
-    """L2 projected gradient descent (Madry et al. 2018): the paper's 100 steps of eps/4, unless they get nowhere.
-
-    steps: gradient steps of a restart. step: length of one, in units of eps. restarts: from fresh random points of
-    the set; the first restart begins at the image itself if `random_start` is off. patience: steps in a row without
-    progress, a share of the best loss so far, after which an image is given up; 0 for never, as in the paper.
-    """
-
-    steps: int = 100
-    step: float = 0.25
-    restarts: int = 1
-    patience: int = 15
-    progress: float = 1e-3
-    random_start: bool = True
-    objective: Objective = Objective.CROSS_ENTROPY
-
-    def __call__(self, target: Target, around: Perturbations, labels: Tensor, seeds: Tensor) -> Attacked:
-        """What one path an image and restart reaches. around: of each image. labels, seeds: `[batch]`."""
-        reached = Attacked.nothing(around)
-        for restart in range(self.restarts):
-            open_ = torch.nonzero(~reached.refuted)[:, 0]
-            if len(open_) == 0:
-                break
-            some, own = around.select(open_), labels[open_]
-            begin = some.start
-            if self.random_start or restart:
-                begin = some.random(seeds[open_.to(seeds.device)] + restart * RESTART)
-            paths = Paths(some, begin, own, torch.arange(len(open_), device=own.device))
-            steps, loss = (self.step,) * self.steps, self._loss(target, own)
-            found = ascend(target, paths, loss, steps, patience=self.patience, progress=self.progress)
-            reached = reached.joined(found, open_)
-        return reached
-
-    def _loss(self, target: Target, labels: Tensor) -> Loss:
-        of = target.specification.loss if self.objective is Objective.CROSS_ENTROPY else target.specification.violation
-        return lambda logits, paths: of(logits, labels[paths], target.program.classes)

@@ -1,8 +1,8 @@
-"""A batch of images, what is asked about each of them, and what earlier stages found out about them."""
+"""A batch of images with what is asked about each of them, and the bounds that earlier stages found."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, fields, replace
 
 import torch
 from torch import Tensor
@@ -38,46 +38,39 @@ class Batch:
 
 
 @dataclass(frozen=True)
-class Traces:
-    """Forward passes over the balls of a batch that several stages start from; None until a stage computes one.
+class BoundsSoFar:
+    """What earlier stages found out about the images of a batch; every field has the batch as its first axis.
 
-    masked: with 0/1 row weights (eq. 6). refined: the same with intermediate bounds from backward passes
-    (docs/method.md, section 10).
-    """
-
-    masked: Trace | None = None
-    refined: Trace | None = None
-
-    def __bool__(self) -> bool:
-        return self.masked is not None or self.refined is not None
-
-    def select(self, positions: Tensor) -> Traces:
-        """Those of some images; positions: a mask or an index."""
-        return Traces(*(None if t is None else t.select(positions) for t in (self.masked, self.refined)))
-
-
-@dataclass(frozen=True)
-class Known:
-    """What earlier stages found out about the images of a batch.
-
-    bounds: the best lower bounds so far of `z_reference - z_j` over each ball, `[batch, logits]`, float64; -inf where
-    there is none. traces: forward passes that may be used again.
+    bounds: the best lower bounds of `z_reference - z_j` over each ball, `[batch, logits]`, float64; -inf where there is
+    none. masked: the forward pass with 0/1 row weights (eq. 6). refined: the same with intermediate bounds from
+    backward passes (docs/method.md, section 10). None for passes that no stage has computed, or that were given up
+    where memory ran out.
     """
 
     bounds: Tensor
-    traces: Traces = field(default_factory=Traces)
+    masked: Trace | None = None
+    refined: Trace | None = None
 
     @staticmethod
-    def nothing(program: Program, images: int) -> Known:
-        """What is known of so many images before the first stage."""
+    def none(program: Program, images: int) -> BoundsSoFar:
+        """Before the first stage."""
         shape = (images, *program.output.shape)
-        return Known(torch.full(shape, -torch.inf, dtype=torch.float64, device=program.device))
+        return BoundsSoFar(torch.full(shape, -torch.inf, dtype=torch.float64, device=program.device))
 
-    def improved(self, bounds: Tensor | None, traces: Traces | None) -> Known:
-        """With the better of two bounds each, and the newer traces; None for nothing new."""
-        better = self.bounds if bounds is None else torch.fmax(self.bounds, bounds.to(self.bounds))
-        return Known(better, self.traces if traces is None else traces)
+    @property
+    def has_traces(self) -> bool:
+        """Whether forward passes are kept."""
+        return self.masked is not None or self.refined is not None
 
-    def select(self, positions: Tensor) -> Known:
-        """What is known of some of the images; positions: a mask or an index."""
-        return Known(self.bounds[positions], self.traces.select(positions))
+    def improved(self, bounds: Tensor) -> BoundsSoFar:
+        """The better of two bounds each. bounds: `[batch, logits]`."""
+        return replace(self, bounds=torch.fmax(self.bounds, bounds.to(self.bounds)))
+
+    def without_traces(self) -> BoundsSoFar:
+        """The bounds alone."""
+        return BoundsSoFar(self.bounds)
+
+    def select(self, positions: Tensor) -> BoundsSoFar:
+        """Those of some of the images; positions: a mask or an index."""
+        traces = (None if t is None else t.select(positions) for t in (self.masked, self.refined))
+        return BoundsSoFar(self.bounds[positions], *traces)

@@ -10,43 +10,46 @@ import torch
 from torch import Tensor
 
 from llcert.bounds import GlobalBound, global_bound
+from llcert.bounds.backward.intermediate import Colorings
 from llcert.bounds.global_lipschitz.estimate import with_pairs
-from llcert.certification.arithmetic import full_precision
 from llcert.certification.batch import Batch
-from llcert.certification.cascade import BatchResult, Contradiction, cascade
+from llcert.certification.cascade import cascade
+from llcert.certification.estimator import Estimator
 from llcert.certification.footprint import Footprint
 from llcert.certification.memory_budget import MemoryBudget
-from llcert.certification.originals import Originals
+from llcert.certification.originals import disputed
 from llcert.certification.proof.prover import Prover
 from llcert.certification.proof.provers import Checkable, provers_of
+from llcert.certification.proof.stage import Proved
 from llcert.certification.radii import radii_of
-from llcert.certification.radius_search import RadiusSearch
+from llcert.certification.radius_search import HINTS, RadiusSearch
+from llcert.certification.result import BatchResult, Contradiction
 from llcert.certification.self_check import SelfCheck
 from llcert.certification.settings import Semantics, Settings
-from llcert.certification.stages.build import stages_of
-from llcert.certification.stages.local import Local
+from llcert.certification.stages.build import attacking_stages, certifying_stages
+from llcert.certification.stages.clean import Clean
 from llcert.certification.verdict import Assurance, Stage, Verdict
 from llcert.errors import InvalidInput
 from llcert.ir import Network
+from llcert.numerics.products import full_precision
 from llcert.numerics.tensors import channels_last
 from llcert.program import Program, lower
 
 
 @dataclass(frozen=True)
 class Certifier:
-    """Certifies batches of images for one network and one set of settings. program: the network, lowered.
+    """Certifies batches of images for one network and one set of settings.
 
-    local: the stage of that name, whose forward passes others use. originals: what the network was read from, if it was
-    and if anything can be certified. search: for the largest radius of each image, if it is asked for.
+    exact: the network in float64, for proofs and comparisons. estimator: the bounds that every stage starts from.
+    stages: in the order in which they run. search: for the largest radius of each image, None where it is not asked
+    for.
     """
 
     network: Network
-    program: Program
     settings: Settings
-    bound: GlobalBound
+    exact: Program
+    estimator: Estimator
     stages: tuple[Stage, ...]
-    local: Local
-    originals: Originals | None = None
     search: RadiusSearch | None = None
     memory: MemoryBudget = field(default_factory=lambda: MemoryBudget(torch.device("cpu")))
 
@@ -58,37 +61,44 @@ class Certifier:
         dtype: torch.dtype = torch.float32,
         checkable: Checkable | None = None,
     ) -> Certifier:
-        """Lowers the network and computes its global bound. Raises InvalidInput for fewer than two classes, and for a
-        specification that means nothing for them.
+        """Lowers the network and computes its global bounds, estimated and, for proofs, proved.
 
-        checkable: the network as a checker knows it, where deterministic proofs are returned with their evidence.
+        checkable: the same network, where deterministic proofs are returned with their evidence. Raises InvalidInput
+        for fewer than two classes and for a specification that means nothing for them, UnsupportedModel where nothing
+        can be proved of an operator.
         """
         if network.classes < 2:
             raise InvalidInput(f"{network.source or 'the network'} has {network.classes} output; a class needs a rival")
         settings.specification.check(network.classes)
         program = lower(network, device, dtype)
-        bound = _global_bound(program, settings)
-        provers: dict[Assurance, Prover] = {}
-        if settings.assurance is not Assurance.ESTIMATE:
-            provers = provers_of(network, settings, device, checkable)
-        local = Local(
+        exact = lower(network, device, torch.float64) if checkable is None else checkable.program
+        proving = settings.assurance is not Assurance.ESTIMATE
+        estimator = Estimator(
             program,
-            bound,
+            _global_bound(program, settings),
             settings.solver,
             settings.start,
             settings.within,
             settings.specification,
-            other=provers[settings.assurance].colorings if provers else None,
+            Colorings(exact) if proving else None,
         )
-        stages = stages_of(network, settings, local, provers, evidence=checkable is not None)
-        originals, search = None, None
-        if network.original is not None and any(s.verdict is Verdict.CERTIFIED for s in stages):
-            originals = Originals(network, network.original, settings.specification, device)
+        stages, provers = _stages(network, settings, estimator, checkable)
+        search = None
         if settings.radius is not None:
-            fixed = ~lower(network, device, torch.float64).dependent  # coarser formats lose small weights
-            search = RadiusSearch(local, provers.get(settings.assurance), fixed, settings.radius)
-        memory = MemoryBudget(program.device, Footprint.of(program, proved=bool(provers)).bytes)
-        return Certifier(network, program, settings, bound, stages, local, originals, search, memory)
+            # coarser formats lose small weights
+            search = RadiusSearch(estimator, provers.get(settings.assurance), ~exact.dependent, settings.radius)
+        memory = MemoryBudget(program.device, Footprint.of(program, proved=proving).bytes)
+        return Certifier(network, settings, exact, estimator, stages, search, memory)
+
+    @property
+    def program(self) -> Program:
+        """The network in the format of the estimates."""
+        return self.estimator.program
+
+    @property
+    def bound(self) -> GlobalBound:
+        """The estimated global bound."""
+        return self.estimator.bound
 
     def __call__(self, images: Tensor, labels: Tensor, indices: Tensor, *, self_check: bool = False) -> BatchResult:
         """The verdicts on one batch, if asked with the self-check; in parts where the whole does not fit into memory.
@@ -141,21 +151,23 @@ class Certifier:
         )
 
     def _disputed(self, batch: Batch) -> Tensor:
-        """The images at which the network's original answers otherwise; none where it has no original."""
-        originals = self.originals
-        if originals is None:
+        """The images at which the file or module itself answers otherwise; none where nothing is certified."""
+        network, specification = self.network, self.settings.specification
+        original = network.original
+        if original is None or not any(s.verdict is Verdict.CERTIFIED for s in self.stages):
             return torch.zeros_like(batch.labels, dtype=torch.bool)
-        parts = self.memory.parts(
-            "comparison", batch.indices, lambda part: originals.disputed(batch.images[part], batch.labels[part])
-        )
-        return torch.cat(parts)
+
+        def compute(part: Tensor) -> Tensor:
+            return disputed(network, original, self.exact, specification, batch.images[part], batch.labels[part])
+
+        return torch.cat(self.memory.parts("comparison", batch.indices, compute))
 
     def _check(self, batch: Batch, result: BatchResult) -> None:
         check = SelfCheck(seed=self.settings.seed)
 
         def compute(part: Tensor) -> None:
             some = replace(result, samples=tuple(result.samples[i] for i in part.tolist()))
-            check(self.local, self.network, batch.select(part), some, deployed=self._deployed)
+            check(self.estimator, self.network, batch.select(part), some, deployed=self._deployed)
 
         self.memory.parts("self-check", batch.indices[: check.images], compute)
 
@@ -193,6 +205,24 @@ class Certifier:
                 radius = max(radius, sample.eps)
             samples.append(replace(sample, radius=radius, seconds=sample.seconds + share))
         return replace(result, samples=tuple(samples))
+
+
+def _stages(
+    network: Network, settings: Settings, estimator: Estimator, checkable: Checkable | None
+) -> tuple[tuple[Stage, ...], dict[Assurance, Prover]]:
+    """The clean prediction and the stages that were asked for, in order, certificates proved; and the provers."""
+    certifying, colorings = certifying_stages(settings, estimator), estimator.exact_colorings
+    stages: dict[str, Stage] = {**certifying, **attacking_stages(settings, network, estimator.program)}
+    provers: dict[Assurance, Prover] = {}
+    if colorings is not None:
+        hints = [h for s in certifying.values() for h in s.hints] + [*(HINTS if settings.radius is not None else ())]
+        provers = provers_of(network, colorings, settings, hints, None if checkable is None else checkable.slack)
+        weaker = {a: p for a, p in provers.items() if a is not settings.assurance}
+        for name, stage in certifying.items():
+            own = provers[settings.assurance]
+            stages[name] = Proved(stage, own, settings.assurance, weaker, evidence=checkable is not None)
+    clean = Clean(estimator.program, settings.specification)
+    return (clean, *(stages[name] for name in settings.running)), provers
 
 
 def _global_bound(program: Program, settings: Settings) -> GlobalBound:

@@ -1,6 +1,6 @@
-"""Memory that bounds of a batch take, by the sizes of a program's values, and the batch size that follows from it.
+"""Estimates of the memory that the bounds of a batch take, and the batch size that follows from them.
 
-Rough, and checked by benchmarks/memory.py.
+By the sizes of the program's values; benchmarks/memory.py compares the estimates with what is used.
 """
 
 from __future__ import annotations
@@ -14,9 +14,9 @@ from llcert.errors import InvalidInput
 from llcert.machine.memory import free_memory
 from llcert.program import Program
 
-_REGIONS = 16  # tensors of the size of every value that a forward pass of bounds keeps or makes at once
-_MARGINS = 8  # tensors of classes times the last hidden value that a margin makes at once
-_ROWS = 20  # tensors of the size of all rows of a backward pass that an ascent on them makes at once
+_REGIONS = 16  # tensors of the size of every value that a forward pass holds at once
+_MARGINS = 8  # tensors of classes times the last hidden value that a margin holds at once
+_ROWS = 20  # tensors of the size of all rows of a backward pass that an ascent holds at once
 
 _LARGEST_BATCH = 256
 _SHARE = 0.25  # of the free memory, what a batch may take
@@ -24,9 +24,10 @@ _SHARE = 0.25  # of the free memory, what a batch may take
 
 @dataclass(frozen=True)
 class Footprint:
-    """Upper estimates of the memory of a batch, in bytes.
+    """Estimates of the memory of a batch, in bytes.
 
-    image: for every image. rows: of a backward pass, for every image. most: of all rows that are computed together.
+    image: of forward passes and margins, for each image. rows: of the rows of a backward pass, for each image. most: of
+    all rows that are computed together, whatever the number of images.
     """
 
     image: int
@@ -35,7 +36,7 @@ class Footprint:
 
     @staticmethod
     def of(program: Program, *, proved: bool) -> Footprint:
-        """proved: whether bounds are computed again in float64."""
+        """The estimates for a program. proved: whether bounds are computed in float64, too."""
         width = 8 if proved else torch.finfo(program.dtype).bits // 8
         last = sum(_size(term.columns) for term in program.blocks[-1].terms)
         entries = sum(_size(block.pre.shape) for block in program.blocks)
@@ -46,14 +47,14 @@ class Footprint:
         )
 
     def bytes(self, images: int) -> int:
-        """What so many images take at most, whatever the stage."""
+        """The bytes that a batch of so many images takes in the most demanding stage."""
         return images * self.image + min(images * self.rows, self.most)
 
 
 def batch_size_for(program: Program, *, proved: bool = False) -> int:
-    """Images a batch: a power of two, at most 256, that takes about a quarter of the memory that is free.
+    """The batch size: a power of two, at most 256, whose batches take about a quarter of the free memory.
 
-    proved: whether certificates are proved. Where the estimate is too low, batches are cut as they run
+    proved: whether bounds are computed in float64, too. Where the estimate is too low, batches are split as they run
     (`MemoryBudget`).
     """
     footprint, available = Footprint.of(program, proved=proved), _SHARE * free_memory(program.device)
@@ -64,7 +65,7 @@ def batch_size_for(program: Program, *, proved: bool = False) -> int:
 
 
 def check_one_image_fits(program: Program, source: str, *, proved: bool) -> None:
-    """Raises InvalidInput where bounds of a single image take more memory than is free, by the same estimate."""
+    """Raises InvalidInput where the bounds of a single image take more memory than is free, by the estimate."""
     needed, free = Footprint.of(program, proved=proved).image, free_memory(program.device)
     if needed <= free:
         return

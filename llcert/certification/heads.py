@@ -1,4 +1,4 @@
-"""Classes whose logits differ, and what a file answers behind its logits does not: rounding in a softmax or sigmoid."""
+"""Logits that differ though the softmax or sigmoid behind them rounds to equal answers (docs/method.md, section 12)."""
 
 from __future__ import annotations
 
@@ -15,30 +15,30 @@ from llcert.numerics.rounding import SINGLE
 from llcert.ops import Head, Sigmoid
 
 _SIGMOID = 64 * SINGLE.unit
-"""What two sigmoids must differ by: each is good to 16 roundings of one."""
+"""Two sigmoids that differ by more are told apart in float32: each errs by at most 16 roundings of one."""
 
 _SOFTMAX = 256 * SINGLE.unit
-"""What two logits must differ by, for each 1 + log of the classes, so that a softmax or its logarithm tells them apart:
-the exponentials of numbers down to -80 are good to 16 + 2 * 80 roundings, their quotient to one more."""
+"""Two logits that differ by more than this times 1 + log of the classes are told apart by a softmax or its logarithm in
+float32: the exponentials of numbers down to -80 err by at most 16 + 2 * 80 roundings, their quotient by one more."""
 
 _DEEPEST = 80.0
-"""How far below the largest logit an exponential in float32, over the sum of K of them, is a normal number, but for the
-logarithm of K (exp(-87) is the smallest)."""
+"""How far below the largest logit, less the logarithm of the classes, a softmax is a normal number in float32: the
+smallest one is exp(-87)."""
 
 
 def told_apart(
     heads: Sequence[Sequence[Op]], margins: Tensor, references: Tensor, logits: Region, *, first: bool
 ) -> Tensor:
-    """The margins that are differences of what the heads answer too, in float32; -inf for the others.
+    """The margins `[batch, logits]` of which the heads keep the sign in float32; -inf for the others.
 
-    heads: of each output, what stands behind the logits, at most one softmax or sigmoid. margins: lower bounds of
-    `z_y - z_j` in every evaluation, `[batch, logits]`. references: y, `[batch]`. logits: their boxes. first: whether a
-    claim needs y to be the largest, so that no other exponential counts. Raises UnsupportedModel for two of them.
+    heads: for each output of the network, the operators behind its logits. margins: lower bounds of `z_y - z_j` in
+    every evaluation, `[batch, logits]`. references: y, `[batch]`. logits: their boxes. first: whether the specification
+    needs y to be the largest, so that no exponential of a larger logit counts. Raises UnsupportedModel as `rounding`.
     """
     own = logits.lower.gather(1, references[:, None]), logits.upper.gather(1, references[:, None])
     apart = torch.ones_like(margins, dtype=torch.bool)
     for op in filter(None, (rounding(found) for found in heads)):
-        if isinstance(op, Sigmoid):
+        if op == Sigmoid():
             apart &= _least_difference(margins, *own) > _SIGMOID
         else:
             apart &= margins > _SOFTMAX * (1 + math.log(margins.shape[1]))
@@ -47,11 +47,17 @@ def told_apart(
 
 
 def rounding(head: Sequence[Op]) -> Op | None:
-    """The one softmax or sigmoid in front of an output; None where nothing rounds.
+    """The one softmax or sigmoid behind the logits of an output; None where nothing rounds there.
 
-    Raises UnsupportedModel for two.
+    Raises UnsupportedModel for two of them, and for any other operator: what it rounds is not known.
     """
-    found = [op for op in head if not (isinstance(op, Head) and op.kind == "ArgMax")]
+    found = [op for op in head if op != Head("ArgMax")]
+    for op in found:
+        if op not in (Head("Softmax"), Head("LogSoftmax"), Sigmoid()):
+            raise UnsupportedModel(
+                f"{op.label} behind the logits: what it rounds is unknown; use --semantics real, which speaks of real "
+                "numbers alone"
+            )
     if len(found) > 1:
         raise UnsupportedModel(
             f"{' and '.join(op.label for op in found)} behind the logits: what two of them in a row round is unknown; "

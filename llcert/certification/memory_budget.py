@@ -1,4 +1,4 @@
-"""Batches that do not fit into memory: computed in parts, as small as they must be and no smaller."""
+"""Batches that do not fit into memory are computed in parts."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ T = TypeVar("T")
 
 
 _SHARE = 0.5
-"""Of the free memory, what a part may take by its estimate: where a host's runs out, processes may just be killed."""
+"""Share of the free memory that a part may take by its estimate: a host that runs out may kill the process."""
 
 
 def _no_bytes(images: int) -> int:
@@ -26,10 +26,10 @@ def _no_bytes(images: int) -> int:
 
 @dataclass
 class MemoryBudget:
-    """How many images each computation may hold at a time: by an estimate, and by what failed before.
+    """How many images a computation may hold at a time, by an estimate and by what ran out of memory before.
 
-    device: whose memory it is. bytes: estimate of what so many images take. most: images that a computation may hold,
-    by its name; noted where it failed.
+    device: whose memory it is. bytes: estimate of the bytes of so many images. most: the number of images that each
+    computation, by its name, may hold; entered where more of them ran out of memory.
     """
 
     device: torch.device
@@ -37,17 +37,17 @@ class MemoryBudget:
     most: dict[str, int] = field(default_factory=dict)
 
     def split(self, name: str, images: Tensor) -> tuple[Tensor, ...]:
-        """Indices of images in parts that should fit."""
+        """The images in parts that should fit into memory. name: of the computation. images: index, `[images]`."""
         size, free = min(self.most.get(name, len(images)), len(images)), _SHARE * free_memory(self.device)
         while size > 1 and self.bytes(size) > free:
             size = (size + 1) // 2
         return images.split(max(size, 1))
 
     def tried(self, name: str, indices: Tensor, compute: Callable[[], T], *, last_resort: bool = True) -> tuple[T, ...]:
-        """What is computed of some images, alone in a tuple; an empty one where it has to be done with less memory.
+        """The result of a computation in a tuple of one; an empty tuple where it ran out of memory.
 
-        indices: of the images in the data set. last_resort: whether there is nothing that the caller could free, nor
-        fewer images than one: then InvalidInput is raised where a single image does not fit.
+        name: of the computation. indices: of its images in the data set. last_resort: whether the caller has nothing
+        left to free: then a single image is tried once more, and InvalidInput is raised where it does not fit.
         """
         alone = len(indices) == 1 and last_resort
         for _ in range(2 if alone else 1):
@@ -64,9 +64,10 @@ class MemoryBudget:
         return ()
 
     def parts(self, name: str, indices: Tensor, compute: Callable[[Tensor], T]) -> list[T]:
-        """What is computed of some images, part by part in their order; compute: for positions among them.
+        """The results of a computation, part by part in the order of the images.
 
-        Raises InvalidInput where a single image does not fit.
+        name: of the computation. indices: of the images in the data set. compute: for a part, given the positions of
+        its images. Raises InvalidInput where a single image does not fit.
         """
         found: list[T] = []
         waiting = [torch.arange(len(indices), device=indices.device)]

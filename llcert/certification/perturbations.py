@@ -1,4 +1,4 @@
-"""What an attack may do to an image: the points of an L2 ball, or of its part inside a pixel range."""
+"""The points that an attack may use: an L2 ball around each image, or its part in a box."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from llcert.domain.pixel_range import UNIT, PixelRange
 from llcert.numerics.tensors import flat, length, spread
 
 _HAIR = 1e-6
-"""How far inside the ball points are aimed, as a share of its radius."""
+"""Share of the radius by which points are projected inside the ball, so that rounding rarely moves them out of it."""
 
 
 @dataclass(frozen=True)
@@ -59,13 +59,13 @@ class Perturbations:
 
     @property
     def start(self) -> Tensor:
-        """The images, in the format of points."""
+        """The images, in the format of the points."""
         return self.centres.to(self.dtype)
 
     def contains(self, points: Tensor) -> Tensor:
-        """Whether each point truly lies in the set, `[batch]`: distances are rounded up, in float64; NaN lies outside.
+        """Whether each point lies in its set, boolean `[batch]`; never true of a point outside, nor of NaN.
 
-        points: `[batch, *shape]`.
+        points: `[batch, *shape]`. Distances are computed in float64 and rounded up.
         """
         offset = points.double() - self.centres.double()
         slack = (offset[:1].numel() + 8) * torch.finfo(torch.float64).eps
@@ -73,9 +73,9 @@ class Perturbations:
         return near & flat((points >= self.low) & (points <= self.high)).all(1)
 
     def project(self, points: Tensor) -> Tensor:
-        """The nearest point of the ball, then of the box, which is in the ball still; rounded to the format of points.
+        """The nearest point of a ball that is a little smaller, then of the box, in the format of the points.
 
-        A hair inside the ball, so that rounding rarely moves a point out of it.
+        The box holds the centre, so that the second projection stays in the ball. points: `[batch, *shape]`.
         """
         offset = points - self.centres
         size, aimed = spread(length(offset), offset), spread(self._aimed, offset).to(offset.dtype)
@@ -83,7 +83,10 @@ class Perturbations:
         return torch.minimum(torch.maximum(self.centres + offset, self.low), self.high).to(self.dtype)
 
     def random(self, seeds: Tensor) -> Tensor:
-        """A random point of each set, which depends on its own seed alone. seeds: `[batch]`."""
+        """A random point of each set, in a uniform direction at a uniform distance, then projected.
+
+        seeds: `[batch]`; a point depends on its own seed alone.
+        """
         generator, size = torch.Generator(), torch.empty(len(self.centres))
         noise = torch.empty(self.centres.shape, dtype=torch.float32)
         for i, seed in enumerate(seeds.tolist()):
@@ -95,7 +98,7 @@ class Perturbations:
 
     @property
     def _aimed(self) -> Tensor:
-        """The radii that points are projected to, `[batch]`: smaller by what rounding their coordinates may add."""
+        """The radii of the smaller balls, `[batch]`: less by what the rounding of coordinates may add."""
         unit = max(torch.finfo(dtype).eps for dtype in (self.centres.dtype, self.dtype))
         coarse = unit * flat(self.centres).abs().amax(1).double()
         return (self.radii * (1 - _HAIR) - coarse).clamp(min=0)

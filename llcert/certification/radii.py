@@ -13,9 +13,10 @@ from llcert.errors import InvalidInput
 
 @dataclass(frozen=True)
 class Radii:
-    """A radius for each of the images from `first` on, by index in the data set; pixel units, finite, >= 0.
+    """A radius for each image, in pixel units, finite and >= 0.
 
-    texts: the same numbers as they were written, exact where `values` are rounded; empty where nothing was written.
+    values: of the images from index `first` of the data set on. texts: the same numbers as the user wrote them, exact
+    where `values` are rounded; empty where they were not given as text.
     """
 
     values: tuple[float, ...]
@@ -30,12 +31,12 @@ class Radii:
                 raise InvalidInput(f"the radius of image {self.first + number} must be finite and >= 0, not {value}")
 
     def part(self, first: int, last: int) -> Radii:
-        """Those of the images from `first` up to, but not, `last`."""
+        """The radii of the images `first` to `last` - 1."""
         chosen = slice(first - self.first, last - self.first)
         return Radii(self.values[chosen], self.texts[chosen], first)
 
     def place(self, index: int) -> int:
-        """Where the radius of an image stands. Raises InvalidInput for an image that has none."""
+        """The position of an image's radius in `values`. Raises InvalidInput for an image that has none."""
         place = index - self.first
         if not 0 <= place < len(self.values):
             raise InvalidInput(f"image {index} has no radius; {len(self.values)} are known from {self.first} on")
@@ -55,7 +56,7 @@ def radii_of(eps: Eps, indices: Tensor) -> Tensor:
 
 
 def above(eps: Eps) -> Eps:
-    """The next larger numbers, which are not below what was asked before it was rounded; 0 stays 0."""
+    """The next larger float64 numbers: upper bounds of radii that were rounded to nearest; 0 stays 0."""
     if isinstance(eps, Radii):
         return Radii(tuple(_above(v) for v in eps.values), first=eps.first)
     return _above(eps)

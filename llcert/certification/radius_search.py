@@ -7,19 +7,22 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from llcert.bounds import EstimatedArithmetic, LastLayer, propagate
-from llcert.bounds.backward.crown import differences
+from llcert.bounds import RowWeighting
 from llcert.certification.batch import Batch
+from llcert.certification.estimator import Estimator
 from llcert.certification.proof.hint import ProofHint
 from llcert.certification.proof.prover import Prover
 from llcert.certification.specification import positive
-from llcert.certification.stages.local import Local
-from llcert.domain.region import ball
 from llcert.numerics.tensors import length
 
 _GROWTH = 1.5
-_DOUBLINGS = 24
-_HINTS = (ProofHint(local=True, backward=True), ProofHint(local=False))
+_GROWINGS = 24
+"""The search tries radii that grow by this factor, so many times at most."""
+
+_NEAR, _FAR = ProofHint(local=True, backward=True), ProofHint(local=False)
+
+HINTS = (_NEAR, _NEAR, _FAR, _FAR)
+"""The hints that may be followed for one image, in turn."""
 
 
 @dataclass(frozen=True)
@@ -32,7 +35,7 @@ class RadiusSearch:
     image, boolean `[logits]`.
     """
 
-    local: Local
+    estimator: Estimator
     prover: Prover | None
     fixed: Tensor
     tolerance: float = 0.01
@@ -50,10 +53,10 @@ class RadiusSearch:
 
     def _unbounded(self, batch: Batch) -> Tensor:
         """Whether logits that do not depend on the image suffice for the specification, `[batch]`."""
-        program, images, labels = self.local.program, batch.images, batch.references
+        program, images, labels = self.estimator.program, batch.images, batch.references
         pairs = self.fixed[labels][:, None] & self.fixed
         # behind a softmax a logit far below others is lost, and how far they go nobody knows; the first one is not
-        softened = self.prover is not None and self.prover.softened and self.local.specification.spare > 0
+        softened = self.prover is not None and self.prover.softened and self.estimator.specification.spare > 0
         if softened or not bool(pairs.any()):
             return torch.zeros_like(labels, dtype=torch.bool)
         if self.prover is None:
@@ -63,20 +66,20 @@ class RadiusSearch:
             nothing = torch.zeros(len(batch), dtype=torch.float64)
             bounds = self.prover(images, labels, ProofHint(local=False), eps=nothing)
         bounds = torch.where(pairs, bounds, -torch.inf)
-        return positive(self.local.specification.margin(bounds, labels, program.classes))
+        return positive(self.estimator.specification.margin(bounds, labels, program.classes))
 
     def _by_global_norms(self, batch: Batch) -> Tensor:
         """The radius of the global bound, `margin / (||w_j - w_y|| L)` for the nearest class that is not spared."""
-        program, bound, labels = self.local.program, self.local.bound, batch.references
+        program, bound, labels = self.estimator.program, self.estimator.bound, batch.references
         logits = program.logits(batch.images)
         growth = torch.zeros_like(logits)
-        last = LastLayer.of(program)
+        last = self.estimator.last
         for term in last.rows:
             growth = growth + length(last.differences(term, labels), 2) * bound.lipschitz[term.source]
         growth = growth if bound.pairs is None else torch.minimum(growth, bound.pairs[labels])
         radii = (logits.gather(1, labels[:, None]) - logits) / growth
         never = torch.finfo(radii.dtype).max
-        nearest = self.local.specification.margin(radii.clamp(max=never), labels, program.classes)
+        nearest = self.estimator.specification.margin(radii.clamp(max=never), labels, program.classes)
         return torch.where(positive(nearest) & (nearest < never), nearest, 0.0).double()
 
     def _searched(self, batch: Batch, low: Tensor) -> Tensor:
@@ -84,7 +87,7 @@ class RadiusSearch:
         low = low.clone()
         high = low * _GROWTH
         rising = low > 0
-        for _ in range(_DOUBLINGS):
+        for _ in range(_GROWINGS):
             if not bool(rising.any()):
                 break
             rising[rising.clone()] = self._certified(batch.select(rising), high[rising])
@@ -102,32 +105,27 @@ class RadiusSearch:
 
     def _certified(self, batch: Batch, radii: Tensor) -> Tensor:
         """Whether the images are certified at these radii by the closed form, boolean `[batch]`."""
-        local, program = self.local, self.local.program
-        region = ball(program.entering(batch.images), radii.to(program.dtype), within=local.within)
-        trace = propagate(program, region, EstimatedArithmetic(local.bound, solver=local.solver, seed=batch.seeds))
-        directions = differences(batch.references, program)
-        others = local.specification.others(directions.shape[1], program.classes)
-        bounds = torch.full_like(directions[:, 0], -torch.inf)
-        bounds[:, others] = local.backward().closed_form(trace, directions[:, others])
-        return positive(local.specification.margin(bounds, batch.references, program.classes))
+        trace = self.estimator.trace(replace(batch, radii=radii), RowWeighting.MASK)
+        bounds = self.estimator.closed(trace, batch.references)
+        specification, classes = self.estimator.specification, self.estimator.program.classes
+        return positive(specification.margin(bounds, batch.references, classes))
 
     def _proved(self, batch: Batch, low: Tensor, found: Tensor) -> Tensor:
-        """What a proof leaves of the radii: the searched ones, a tolerance less, or those of the global norms."""
+        """The first radius that is proved: the searched one, a tolerance less, the global bound's, a tolerance less.
+
+        low: by the global bound. found: by the search.
+        """
         assert self.prover is not None
         best = torch.zeros_like(found)
-        near, far = _HINTS
-        far = replace(far, liplt=self.prover.liplt is not None)
-        for hint, radii in (
-            (near, found),
-            (near, found * (1 - self.tolerance)),
-            (far, low * (1 - 1e-6)),
-            (far, low * (1 - self.tolerance)),
-        ):
+        near, less = found, found * (1 - self.tolerance)
+        far, farther = low * (1 - 1e-6), low * (1 - self.tolerance)
+        for hint, radii in zip(HINTS, (near, less, far, farther), strict=True):
             left = torch.nonzero((best == 0) & (radii > 0))[:, 0]
             if len(left) == 0:
                 break
             some = batch.select(left)
+            hint = replace(hint, liplt=not hint.local and self.prover.liplt is not None)
             bounds = self.prover(some.images, some.references, hint, eps=radii[left])
-            margin = self.local.specification.margin(bounds, some.references, self.local.program.classes)
+            margin = self.estimator.specification.margin(bounds, some.references, self.estimator.program.classes)
             best[left] = torch.where(positive(margin), radii[left], best[left])
         return best

@@ -1,4 +1,4 @@
-"""Observations against bounds: what the first batch of every run must survive."""
+"""The self-check: the bounds of a run's first batch against what the network computes at points of the balls."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from torch import Tensor
 
 from llcert.bounds import RowWeighting, Trace
 from llcert.bounds.forward.roundoff import Passage
-from llcert.certification.attack import PGD, Objective, Target
+from llcert.certification.attack import Adversary
 from llcert.certification.batch import Batch
-from llcert.certification.cascade import BatchResult, Contradiction
-from llcert.certification.stages.attack import Adversary
-from llcert.certification.stages.local import Local
+from llcert.certification.estimator import Estimator
+from llcert.certification.pgd import PGD, Objective
+from llcert.certification.result import BatchResult, Contradiction
 from llcert.certification.verdict import Verdict
 from llcert.domain.pixel_range import UNIT
 from llcert.domain.region import Region
@@ -33,11 +33,11 @@ Values = Mapping[Node, tuple[Tensor, Tensor]]
 class SelfCheck:
     """Tries to contradict the bounds of a few images with random points and attack points of their balls.
 
-    The points are evaluated in float64, whose own rounding is beneath notice. What the estimate's format rounds is
-    measured at the same points, and the estimate's regions are allowed `noise` times as much.
+    The points are evaluated in float64, whose own rounding is neglected. The rounding of the estimates' format is
+    measured at the same points, and values may leave the estimated regions by `noise` times as much.
 
-    images: how many. points: random points an image. slack: relative allowance for norms that are estimates. seed: of
-    these points.
+    images: how many are checked. points: random points for each. slack: relative allowance for norms that are
+    estimates. seed: of the random points.
     """
 
     images: int = 16
@@ -47,44 +47,53 @@ class SelfCheck:
     seed: int = 0
     pgd: PGD = field(default_factory=lambda: PGD(steps=20, objective=Objective.MARGIN))
 
-    def __call__(self, local: Local, network: Network, batch: Batch, result: BatchResult, *, deployed: bool) -> None:
+    def __call__(
+        self, estimator: Estimator, network: Network, batch: Batch, result: BatchResult, *, deployed: bool
+    ) -> None:
         """Raises Contradiction where a certified image is broken, NumericalError where a bound is left.
 
-        network: what the local program was lowered from. deployed: whether certificates speak of it as it is run, too.
+        estimator: its regions and Lipschitz constants are checked. network: which its program was lowered from. batch,
+        result: the images, and what was certified of them. deployed: whether that is about the network as it is run.
         """
-        exact = lower(network, local.program.device, torch.float64)
+        exact = lower(network, estimator.program.device, torch.float64)
         batch = batch.select(torch.arange(min(self.images, len(batch)), device=batch.images.device))
         certified = [s.verdict is Verdict.CERTIFIED for s in result.samples[: len(batch)]]
-        traces = [local.trace(batch, weighting) for weighting in RowWeighting]
+        traces = [estimator.trace(batch, weighting) for weighting in RowWeighting]
         before = _values(exact, batch.images)[exact.output][1]
-        points = self._points(local, batch)
-        noise = [*torch.stack([_rounding(exact, local.program, p) for p in points]).amax(0)]
+        points = self._points(estimator, batch)
+        noise = [*torch.stack([_rounding(exact, estimator.program, p) for p in points]).amax(0)]
         for at in points:
             there = _values(exact, at)  # again: of all points at once they take more than all that bounds take
             for trace in traces:
-                self._inside(exact, local.program, trace, there, noise)
+                self._inside(exact, estimator.program, trace, there, noise)
             self._still(exact, traces[0], before, there, batch.radii)
             speaking = [there[exact.output][1], *([evaluate_as_run(network.output, at)] if deployed else [])]
             for logits in speaking:
-                holds = local.specification.holds(logits, batch.labels, exact.classes)
+                holds = estimator.specification.holds(logits, batch.labels, exact.classes)
                 for i in torch.nonzero(~holds)[:, 0].tolist():
                     if certified[i]:
                         raise Contradiction(int(batch.indices[i]), int(batch.labels[i]), batch.images[i], at[i])
 
-    def _points(self, local: Local, batch: Batch) -> list[Tensor]:
+    def _points(self, estimator: Estimator, batch: Batch) -> list[Tensor]:
         """Random points on the sphere and the worst that an attack meets, float64 `[images, *shape]` each."""
         generator = torch.Generator().manual_seed(self.seed)
         found, anchors = [], batch.images.double()
         for _ in range(self.points):
             noise = torch.randn(anchors.shape, generator=generator).to(anchors)
             points = anchors + noise * spread(batch.radii / length(noise), noise)
-            found.append(points if local.within is None else local.within.clip(points))
-        target = Target(local.program, local.program.logits, local.specification)
-        adversary = Adversary(target, local.within or UNIT, restricted=local.within is not None)
-        reached = self.pgd(target, adversary.allowed(batch), batch.labels, batch.seeds)
+            found.append(points if estimator.within is None else estimator.within.clip(points))
+        within = estimator.within
+        adversary = Adversary(
+            estimator.program,
+            specification=estimator.specification,
+            pixels=within or UNIT,
+            restricted=within is not None,
+        )
+        reached = self.pgd(adversary, adversary.allowed(batch), batch.labels, batch.seeds)
         return [*found, reached.points.double()]
 
     def _inside(self, exact: Program, program: Program, trace: Trace, values: Values, noise: list[Tensor]) -> None:
+        """Raises NumericalError where a value leaves its region. noise: rounding of the estimate, of each block."""
         for own, block, moved in zip(exact.blocks, program.blocks, noise, strict=True):
             regions = trace.pre_activation[block.node], trace.post_activation[block.node].region
             for region, value, rounding in zip(regions, values[own.node], moved, strict=True):
@@ -94,7 +103,7 @@ class SelfCheck:
                     raise NumericalError(f"self-check: a value of {where} leaves its region; {_REPORT}")
 
     def _still(self, exact: Program, trace: Trace, before: Tensor, values: Values, radii: Tensor) -> None:
-        """That logits move no more than the local Lipschitz constant allows, the rounding of float64 aside."""
+        """Raises NumericalError where logits move farther than the local Lipschitz constant and rounding allow."""
         assert trace.logit_lipschitz is not None
         after = values[exact.output][1]
         least = self.slack * flat(before.abs()).amax(1).clamp(max=1)
@@ -127,7 +136,7 @@ def _apart(exact: tuple[Tensor, Tensor], rounded: tuple[Tensor, Tensor]) -> Tens
 
 
 def _wider(region: Region, noise: Tensor, slack: float) -> Region:
-    """noise: `[images]`, of every entry."""
+    """The region with room for noise of every entry, `[images]`, and a relative slack of the radius."""
     radius = region.radius * (1 + slack) + noise * region.centre.shape[1:].numel() ** 0.5
     noise = spread(noise, region.centre)
     return replace(region, lower=region.lower - noise, upper=region.upper + noise, radius=radius)
@@ -137,11 +146,6 @@ def _size(program: Program, values: Values) -> Tensor:
     """The largest sum of absolute values that is added up anywhere, `[images]`."""
     sizes = []
     for block in program.blocks:
-        sources = {s: _point(values[s][1]) for s in block.sources}
+        sources = {s: Region.point(values[s][1]) for s in block.sources}
         sizes.append(flat(Passage.of(block, sources).size).amax(1))
     return torch.stack(sizes).amax(0)
-
-
-def _point(value: Tensor) -> Region:
-    """The region of one value."""
-    return Region(value, value, value, value.new_zeros(len(value)))

@@ -7,10 +7,9 @@ import enum
 from dataclasses import dataclass, field
 
 from llcert.bounds import Start
-from llcert.certification.attack import PGD
+from llcert.certification.pgd import PGD, TargetedPGD
 from llcert.certification.radii import Eps, Radii
 from llcert.certification.specification import FIRST, Specification
-from llcert.certification.targeted import Targeted
 from llcert.certification.verdict import Assurance
 from llcert.domain.pixel_range import UNIT, PixelRange
 from llcert.errors import InvalidInput
@@ -29,21 +28,22 @@ class AttackKind(enum.Enum):
     """Which attack the stage `attack` stands for."""
 
     TARGETED = "targeted"  # PGD on the margin, and after the bounds every open rival by itself
-    PAPER = "paper"  # PGD on the cross-entropy in the pixel range, for comparison with published figures
+    PAPER = "paper"  # PGD along the cross-entropy's gradient in the pixel range, as published figures have it
 
 
 @dataclass(frozen=True)
 class Settings:
-    """What is asked of a certification.
+    """The settings of a certification.
 
-    eps: L2 radius in pixel units, finite and >= 0, of all images or of each. stages: names, in any order: they run by
-    what a decision costs, clean always first. assurance: what backs a certificate. semantics: of the network a proof
-    speaks of. delta: of a probabilistic proof, the probability that the certificate of one image is wrong.
-    proof_seconds: nominal budget of an image's deterministic norms. branch_seconds: of the branch stage, wall clock an
-    image. radius: relative tolerance of a search for each image's largest certified radius, None for no search.
-    clip_input: claim only of the points of a ball that lie in the pixel range. pixel_range: what a pixel may be.
-    attack: of which kind; pgd, targeted: its parts.
-    solver, start: of estimated norms. seed: of attacks and starting vectors. specification: of every point of a ball.
+    eps: L2 radius in pixel units, finite and >= 0, of all images or of each. stages: names, in any order; they run in
+    the order of `llcert.options.RUNNING`, the clean prediction always first. assurance: what backs a certificate.
+    semantics: which function a proof speaks of. delta: of a probabilistic proof, the probability that the certificate
+    of one image is wrong. proof_seconds: nominal budget of an image's deterministic norms. branch_seconds: wall clock
+    of an image in the stage branch. radius: relative tolerance of the search for each image's largest certified radius,
+    None for no search. clip_input: whether specifications are about the points of a ball in the pixel range alone.
+    pixel_range: the values a pixel may have. attack: of which kind; pgd, targeted: the parameters of its two stages.
+    solver, start: of estimated norms. seed: of attacks and starting vectors. specification: what is certified of every
+    point of a ball.
     """
 
     eps: Eps
@@ -59,7 +59,7 @@ class Settings:
     seed: int = default("seed")
     attack: AttackKind = AttackKind(default("attack"))
     pgd: PGD = field(default_factory=PGD)
-    targeted: Targeted = field(default_factory=Targeted)
+    targeted: TargetedPGD = field(default_factory=TargetedPGD)
     solver: Lanczos | PowerIteration = field(default_factory=Lanczos)
     start: Start = Start(default("start"))
     specification: Specification = FIRST

@@ -31,49 +31,59 @@ class Specification(ABC):
     @property
     @abstractmethod
     def words(self) -> str:
-        """What is claimed, as the end of a sentence about every point of the ball."""
+        """The property, as the end of a sentence about every point of the ball."""
 
     @property
     @abstractmethod
     def name(self) -> str:
-        """What the share of images of which it is true is called."""
+        """The name of the share of images that have the property."""
 
     @property
     @abstractmethod
     def broken(self) -> str:
-        """What an image is of which it is false without any perturbation."""
+        """The word for an image that does not have the property itself."""
 
     @abstractmethod
     def to_json(self) -> dict[str, int]:
-        """As certificates state it."""
+        """The key and value by which files state it."""
 
     @abstractmethod
     def check(self, classes: int) -> None:
-        """Raises InvalidInput where it means nothing, or nothing new, for a network of so many classes."""
+        """Raises InvalidInput where the property is meaningless or trivial for a network of so many classes."""
 
     def asks(self, label: int) -> bool:
-        """Whether an image of this class is asked about."""
+        """Whether the property is certified of images with this label."""
         return True
 
     @abstractmethod
     def reference(self, logits: Tensor, labels: Tensor, classes: int) -> Tensor:
-        """The class of each image that is compared with others, `[batch]`. logits: at the images."""
+        """The reference class of each image, `[batch]`. logits: at the images, `[batch, logits]`."""
 
     @abstractmethod
     def others(self, logits: int, classes: int) -> slice | list[int]:
-        """An index of the logits that are a rival of some reference; logits: how many there are."""
+        """An index of the logits that are a rival of any reference. logits: how many there are."""
+
+    def on_all_logits(self, bounds: Tensor, logits: int, classes: int) -> Tensor:
+        """Bounds for the logits in `others`, `[batch, others]`, as bounds for all of them, `[batch, logits]`: -inf for
+        the rest, which proves nothing."""
+        found = bounds.new_full((len(bounds), logits), -torch.inf)
+        found[:, self.others(logits, classes)] = bounds
+        return found
 
     @abstractmethod
     def loss(self, logits: Tensor, labels: Tensor, classes: int) -> Tensor:
-        """A smooth `violation`, `[batch]`, with the direction of the cross-entropy's gradient."""
+        """A smooth `violation`, `[batch]`: the largest rival logit replaced by a log-sum-exp."""
 
     def violation(self, logits: Tensor, labels: Tensor, classes: int) -> Tensor:
-        """How far points with these logits violate the claim, `[batch]`: negative where it is true."""
+        """How far points with these logits violate the property, `[batch]`: negative where they have it."""
         reference = self.reference(logits, labels, classes)
         return -self.margin(logits.gather(1, reference[:, None]) - logits, reference, classes)
 
     def violation_by(self, logits: Tensor, labels: Tensor, rivals: Tensor, classes: int) -> Tensor:
-        """The same, counting only violations that one rival has a part in, `[batch]`. rivals: which one, `[batch]`."""
+        """The least violation that includes one rival, `[batch]`: of its logit and the `spare` largest other rivals'.
+
+        rivals: which one, `[batch]`.
+        """
         reference = self.reference(logits, labels, classes)
         differences = logits - logits.gather(1, reference[:, None])
         own = differences.gather(1, rivals[:, None])
@@ -83,13 +93,13 @@ class Specification(ABC):
         return torch.cat((own, helping), 1).amin(1)
 
     def rivals(self, reference: Tensor, logits: int, classes: int) -> Tensor:
-        """Which logits the reference is compared with, boolean `[batch, logits]`."""
+        """The logits that the reference is compared with, boolean `[batch, logits]`."""
         found = torch.zeros(len(reference), logits, dtype=torch.bool, device=reference.device)
         found[:, self.others(logits, classes)] = True
         return found.scatter(1, reference[:, None], False)
 
     def holds(self, logits: Tensor, labels: Tensor, classes: int) -> Tensor:
-        """Whether the claim is true at points with these logits, `[batch]`; a tie is not enough, NaN is never."""
+        """Whether points with these logits have the property, boolean `[batch]`; never true of a tie or of NaN."""
         reference = self.reference(logits, labels, classes)
         own = logits.gather(1, reference[:, None])
         failing = ~(own > logits) & self.rivals(reference, logits.shape[1], classes)
@@ -97,20 +107,20 @@ class Specification(ABC):
         return few & torch.isfinite(own[:, 0]) & ~logits.isnan().any(1)
 
     def margin(self, bounds: Tensor, reference: Tensor, classes: int) -> Tensor:
-        """The bound that decides, `[batch]`: the claim is proved where it is `positive`. bounds: `[batch, logits]`."""
+        """The deciding bound, `[batch]`: the property is proved where it is `positive`. bounds: `[batch, logits]`."""
         ranked = self._ranked(bounds, reference, classes)
         least = ranked[:, :classes].kthvalue(self.spare + 1, 1).values
         return torch.minimum(least, ranked[:, classes:].amin(1)) if ranked.shape[1] > classes else least
 
     def open(self, bounds: Tensor, reference: Tensor, classes: int) -> Tensor:
-        """Which bounds have to become better for a proof, boolean `[batch, logits]`: the worst are spared."""
+        """The bounds that must become positive for a proof, boolean `[batch, logits]`: all but the `spare` lowest."""
         ranked = self._ranked(bounds, reference, classes)
         found = self.rivals(reference, bounds.shape[1], classes) & ~positive(bounds)
         spared = ranked[:, :classes].topk(self.spare, largest=False).indices
         return found.scatter(1, spared, False)
 
     def _ranked(self, bounds: Tensor, reference: Tensor, classes: int) -> Tensor:
-        """The bounds, -inf where they are not finite, inf where there is no rival."""
+        """The bounds of rivals, -inf where they are not finite; inf for logits that are no rival."""
         known = torch.where(torch.isfinite(bounds), bounds, -torch.inf)
         return torch.where(self.rivals(reference, bounds.shape[1], classes), known, torch.inf)
 
@@ -151,9 +161,9 @@ class Top(Specification):
         return slice(logits)
 
     def loss(self, logits: Tensor, labels: Tensor, classes: int) -> Tensor:
-        """`logsumexp of the others, without those that are spared, - own logit`.
+        """`logsumexp of the rivals - own logit`, without the `spare` largest classes.
 
-        It has the direction of the cross-entropy's gradient but does not vanish where the network is confident.
+        It has the direction of the cross-entropy's gradient, and does not vanish where the network is confident.
         """
         own = torch.nn.functional.one_hot(labels, logits.shape[1]).bool()
         others = logits.masked_fill(own, -torch.inf)
@@ -162,15 +172,14 @@ class Top(Specification):
 
 
 FIRST = Top()
-"""What is claimed unless something else is asked: the network keeps its answer, the label."""
+"""The specification unless another one is asked for: the label stays the largest logit."""
 
 
 @dataclass(frozen=True)
 class Never(Specification):
-    """The network never answers the class `target`: another logit is strictly larger at every point.
+    """The network never answers the class `target`: at every point another logit is strictly larger.
 
-    The reference is the largest other logit at the image itself, which is the network's answer there unless the claim
-    is false already.
+    The reference is the class of the largest other logit at the image itself.
     """
 
     target: int
@@ -214,10 +223,10 @@ class Never(Specification):
 
 
 def stated(specification: Specification, within: PixelRange | None) -> dict[str, Any]:
-    """The claim as files state it, with the range of pixels it is restricted to where it is."""
+    """The specification as files state it, with the pixel range that it is restricted to, if it is."""
     return specification.to_json() if within is None else {**specification.to_json(), "within": list(within.texts)}
 
 
 def positive(margin: Tensor) -> Tensor:
-    """Whether a margin's lower bound proves the claim: finite and strictly positive; NaN and infinity do not."""
+    """Whether lower bounds of margins prove a specification: finite and strictly positive; NaN and infinity do not."""
     return (margin > 0) & torch.isfinite(margin)

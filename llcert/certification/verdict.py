@@ -1,4 +1,4 @@
-"""What is decided about an image, and what a stage says about the images it was shown."""
+"""Verdicts, assurances, and the interface of stages: what each returns for the images it is shown."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from typing import Protocol
 
 from torch import Tensor
 
-from llcert.certification.batch import Batch, Known, Traces
+from llcert.certification.batch import Batch, BoundsSoFar
 from llcert.certification.proof.hint import ProofHint
 from llcert.certification.proof.record import KeptProof
 
 
 class Verdict(enum.Enum):
-    """The answer for one image."""
+    """The answer for one image; README.md defines each."""
 
     UNDECIDED = "undecided"
     MISCLASSIFIED = "misclassified"
@@ -31,16 +31,17 @@ class Assurance(enum.Enum):
     DETERMINISTIC = "deterministic"  # every number is a bound, rounding included
 
     def stronger(self, other: Assurance) -> bool:
-        """Whether it says more than another."""
+        """Whether this assurance is stronger than another."""
         order = list(Assurance)
         return order.index(self) > order.index(other)
 
 
 @dataclass(frozen=True)
 class LayerMeasure:
-    """One term of one block over the images of a local stage.
+    """The measures of one term over the images of the local stage.
 
-    norm: `[images]`. iterations: `[images]`. varying: share of the block's outputs that may vary, `[images]`.
+    norm: of its masked map, `[images]`. iterations: of the solver, `[images]`. varying: share of the block's outputs
+    that may vary, `[images]`.
     """
 
     norm: Tensor
@@ -50,24 +51,22 @@ class LayerMeasure:
 
 @dataclass(frozen=True)
 class Finding:
-    """What a stage found out about its images. decided: boolean `[images]`, NaN never decides.
+    """What a stage found out about its images; None for what it does not compute.
 
-    margin: lower bounds on the worst-case margin, `[images]`. lipschitz: local Lipschitz constants (eq. 6).
-    bounds: on the differences of the reference's logit and every other, from below, `[images, logits]`.
-    growth: radius of the last hidden values over eps. layers: one measure a term. counterexample: for an attack, the
-    points that it found, the worst where none refutes, `[images, *shape]`; in_range: whether their pixels are in the
-    pixel range, boolean `[images]`. What a stage does not compute is None.
-    hints: for certificates, how they may be proved, cheapest first. proofs: of certificates, where their evidence is
-    kept. assurance: of what was decided, if certified. weaker: what would be certified under weaker assurances, boolean
-    `[images]` each. traces: all forward passes over these images that later stages may use; None for those it was
-    given.
+    decided: boolean `[images]`; NaN never decides. margin: lower bounds of the worst-case margin, `[images]`.
+    lipschitz: local Lipschitz constants (eq. 6), `[images]`. growth: radius of the last hidden values over eps,
+    `[images]`. layers: one measure a term.
+    counterexample: of an attack, `[images, *shape]`, the point of the largest loss where none was found; in_range:
+    whether it lies in the pixel range, boolean `[images]`.
+    hints: how the certificates may be proved, cheapest first. proofs: of the certificates, where their evidence is
+    kept. assurance: of the certificates. weaker: what would be certified under weaker assurances, boolean `[images]`
+    each. known: what later stages are given in place of what this one was.
     """
 
     decided: Tensor
     margin: Tensor | None = None
     lipschitz: Tensor | None = None
     growth: Tensor | None = None
-    bounds: Tensor | None = None
     layers: tuple[LayerMeasure, ...] = ()
     counterexample: Tensor | None = None
     in_range: Tensor | None = None
@@ -75,7 +74,7 @@ class Finding:
     proofs: tuple[KeptProof, ...] = ()
     assurance: Assurance = Assurance.ESTIMATE
     weaker: Mapping[Assurance, Tensor] = field(default_factory=dict)
-    traces: Traces | None = None
+    known: BoundsSoFar | None = None
 
 
 class Stage(Protocol):
@@ -86,9 +85,18 @@ class Stage(Protocol):
 
     @property
     def verdict(self) -> Verdict:
-        """What it says about the images it decides."""
+        """The verdict on the images that it decides."""
         ...
 
-    def __call__(self, batch: Batch, known: Known) -> Finding:
+    def __call__(self, batch: Batch, known: BoundsSoFar) -> Finding:
         """known: what earlier stages found out about these images."""
+        ...
+
+
+class CertifyingStage(Stage, Protocol):
+    """A stage that certifies from estimates, and leaves hints by which its certificates may be proved."""
+
+    @property
+    def hints(self) -> tuple[ProofHint, ...]:
+        """All hints that it may leave for one image, without the relaxations and covers that it finds."""
         ...

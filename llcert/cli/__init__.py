@@ -1,4 +1,4 @@
-"""The command line: reads options, runs a job, prints."""
+"""The command line: `commands/` reads options, the files beside it call `llcert.runs` or the API and print."""
 
 from llcert.cli.app import main
 

@@ -1,4 +1,4 @@
-"""The command line's commands, and what every one of them has in common."""
+"""The command line: registers the commands, turns errors into one line on stderr and an exit code."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 
-from llcert.cli.attack import attack
-from llcert.cli.certify import certify
-from llcert.cli.check import check
-from llcert.cli.finetune import finetune, train
-from llcert.cli.inspect import inspect
-from llcert.cli.plot import plot
+from llcert.cli.commands.attack import attack
+from llcert.cli.commands.certify import certify
+from llcert.cli.commands.check import check
+from llcert.cli.commands.finetune import finetune, train
+from llcert.cli.commands.inspect import inspect
+from llcert.cli.commands.plot import plot
 from llcert.errors import LlcertError, NumericalError, Stopped
 from llcert.machine.versions import VERSION
 
@@ -80,7 +80,7 @@ def _top(
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Runs one command; its exit code. Whatever goes wrong ends in one line on stderr."""
+    """Runs one command; its exit code. Every error ends in one line on stderr."""
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")  # a terminal that lacks a character still shows the rest
@@ -95,7 +95,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _command(arguments: Sequence[str] | None, group: ProcessGroup | None) -> int:
-    """The exit code of the command, after telling whatever goes wrong."""
+    """The exit code of the command, after printing its error, if any."""
     try:
         code = typer.main.get_command(app).main(args=arguments, prog_name="llcert", standalone_mode=False, obj=group)
         sys.stdout.flush()
@@ -136,7 +136,7 @@ def _group(arguments: Sequence[str]) -> ProcessGroup | None:
 
 
 def _fail(message: str, code: int, group: ProcessGroup | None) -> int:
-    """Tells the user, unless another process has told before what went wrong; the exit code."""
+    """Prints an error, unless another process of the group has printed one before; the exit code."""
     if group is not None:
         first, code = group.stop(code)
         if not first:

@@ -1,4 +1,4 @@
-"""What several commands take besides the options of a certification. Nothing here imports torch."""
+"""Arguments that several commands take besides the options of a certification."""
 
 from __future__ import annotations
 

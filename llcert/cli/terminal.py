@@ -1,4 +1,4 @@
-"""Where the command line prints, and how it shows progress."""
+"""Consoles of the command line, and progress bars."""
 
 from __future__ import annotations
 
@@ -19,29 +19,29 @@ from rich.progress import (
 
 
 def stdout() -> Console:
-    """For results."""
+    """The console of results."""
     return Console(highlight=False, soft_wrap=False)
 
 
 def stderr() -> Console:
-    """For progress and everything else that is not the result."""
+    """The console of progress, notes and errors."""
     return Console(stderr=True, highlight=False)
 
 
 class WorkProgress:
-    """How much is done. Does nothing where there is no terminal."""
+    """A progress bar that may have no terminal, and then shows nothing."""
 
     def __init__(self, progress: Progress | None, label: str, total: int) -> None:
         self._progress = progress
         self._task = progress.add_task(label, total=total) if progress else None
 
     def advance(self, count: int) -> None:
-        """So many more are done."""
+        """Adds so many to what is done."""
         if self._progress is not None and self._task is not None:
             self._progress.advance(self._task, count)
 
     def left(self, count: float) -> None:
-        """So many are to be done yet, whatever was expected."""
+        """Sets how many are left, whatever the total was."""
         if self._progress is not None and self._task is not None:
             total = self._progress.tasks[self._task].total or 0.0
             self._progress.update(self._task, completed=max(0.0, total - count))

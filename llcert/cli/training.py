@@ -1,4 +1,4 @@
-"""Runs a training for the command line: folder, progress, interruption, and the certificate at the end."""
+"""Runs a training and prints: progress, a line an epoch, interruption, and the certification at the end."""
 
 from __future__ import annotations
 
@@ -18,8 +18,7 @@ from rich.console import Console
 
 import llcert
 from llcert.certification import multiplications
-from llcert.cli.running import Outputs
-from llcert.cli.running import run as certify
+from llcert.cli.certification import Outputs, certify
 from llcert.cli.terminal import DownloadProgress, stderr, work_progress
 from llcert.errors import InvalidInput
 from llcert.machine.environment import own_device, own_rank
@@ -27,6 +26,7 @@ from llcert.machine.threads import threads_for
 from llcert.reporting.diagnosis import percent
 from llcert.runs.resolve import device_of
 from llcert.runs.run_directory import SUMMARY
+from llcert.runs.start import Folders
 from llcert_train.card import card
 from llcert_train.folder import TrainingFolder, open_folder
 from llcert_train.job import Job, prepare
@@ -43,8 +43,11 @@ _INTERRUPTED = 130
 
 @dataclass(frozen=True)
 class Request:
-    """What the command line asked. recipe: a name or a file, None for the command's own; a run that goes on has its
-    recipe already. fields: of the recipe, those that were given by options, None for the others."""
+    """A training as the command line asks for it.
+
+    recipe: a name or a file; None for the command's default, or for the recipe of a run that is resumed. fields: of the
+    recipe, by options; None for those that were not given.
+    """
 
     task: Task
     recipe: str | None
@@ -76,7 +79,7 @@ def run(request: Request) -> int:
 
 
 def _recipe(request: Request, folder: TrainingFolder) -> Recipe:
-    """The recipe of the run that goes on, or the one asked for; options win over it."""
+    """The recipe of the run that is resumed, or the one asked for, with the fields that options set."""
     default = "" if request.task.model is None else "finetune"
     if folder.stored is not None:
         base = Recipe(**folder.stored.recipe)
@@ -91,7 +94,7 @@ def _recipe(request: Request, folder: TrainingFolder) -> Recipe:
 
 
 def _trained(job: Job, folder: TrainingFolder, console: Console) -> bool:
-    """Trains to the end; False if the user interrupted, after a step that was finished and saved."""
+    """Trains to the end; False if the user interrupted, once the step was finished and saved."""
     trainer = job.trainer
     torch.set_num_threads(threads_for(multiplications(trainer.program), torch.get_num_threads()))
     state = folder.checkpoint() if folder.stored is not None else None
@@ -156,7 +159,7 @@ def _seen(look: HeldOut | None) -> str:
 
 
 class _Stop:
-    """Whether the user asked to stop."""
+    """A signal handler that notes a request to stop."""
 
     def __init__(self) -> None:
         self.is_set = False
@@ -169,7 +172,7 @@ class _Stop:
 
 @contextmanager
 def _watched() -> Iterator[_Stop]:
-    """Notes an interrupt, so that the step under way is finished; a second one does not wait."""
+    """Inside, the first interrupt is noted, so that the step can be finished; a second one interrupts at once."""
     stop = _Stop()
     before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
@@ -203,8 +206,9 @@ def _delivered(request: Request, folder: TrainingFolder, job: Job, console: Cons
     options = dataclasses.replace(job.options, data=request.task.test_data or job.options.data)
     summary = folder.certify / SUMMARY
     known = folder.certified()
-    outputs = Outputs(out=folder.certify, resume=known, overwrite=not known, again=_again(request, folder))
-    code = certify(str(folder.model), options, outputs, dataset=job.test)
+    folders = Folders(folder.certify, resume=known, overwrite=not known)
+    outputs = Outputs(again=_again(request, folder))
+    code = certify(str(folder.model), options, folders, outputs, dataset=job.test)
     if code:
         return code
     origin = f"`{request.task.model.name}`" if request.task.model else f"a new {job.recipe.arch}"

@@ -117,12 +117,12 @@ def read_pickle(content: bytes, path: Path | str) -> dict[str, Any]:
         raise
     if not isinstance(loaded, dict):
         raise InvalidInput(f"{path}: the pickle holds no dictionary of images and labels")
-    return {_text(key): _plain(value) for key, value in loaded.items() if isinstance(key, str | bytes)}
+    return {_text(key): _values(value) for key, value in loaded.items() if isinstance(key, str | bytes)}
 
 
 def _text(key: str | bytes) -> str:
     return key.decode("latin-1") if isinstance(key, bytes) else key
 
 
-def _plain(value: object) -> object:
+def _values(value: object) -> object:
     return getattr(value, "values", None) if isinstance(value, _Array) else value

@@ -29,6 +29,11 @@ class Region:
     upper: Tensor
     radius: Tensor
 
+    @staticmethod
+    def point(values: Tensor) -> Region:
+        """The region of one value for each image. values: `[batch, *shape]`."""
+        return Region(values, values, values, values.new_zeros(len(values)))
+
     @property
     def batch(self) -> int:
         return self.centre.shape[0]

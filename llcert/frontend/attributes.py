@@ -12,10 +12,10 @@ from llcert.errors import UnsupportedModel
 
 def attributes(proto: onnx.NodeProto, place: str) -> dict[str, Any]:
     """The attributes a node gives; refuses kinds that no operator here has, graphs among them."""
-    return {a.name: _plain(a, place) for a in proto.attribute}
+    return {a.name: _python_value(a, place) for a in proto.attribute}
 
 
-def _plain(attribute: AttributeProto, place: str) -> Any:
+def _python_value(attribute: AttributeProto, place: str) -> Any:
     match attribute.type:
         case AttributeProto.FLOAT | AttributeProto.INT | AttributeProto.FLOATS | AttributeProto.INTS:
             value = helper.get_attribute_value(attribute)

@@ -30,7 +30,7 @@ T = TypeVar("T")
 
 
 @dataclass
-class Folder:
+class ConstantFolder:
     """Computes nodes whose inputs are all known; remembers how much it has computed.
 
     held: the entries of all initialisers of the file, which is what decides how large a computed constant may be.
@@ -49,16 +49,16 @@ class Folder:
         """Every output of one node; raises UnsupportedModel where it cannot or should not be computed."""
 
         def plain(node: onnx.NodeProto, arrays: Sequence[Array]) -> Array:
-            return self._plain(node, arrays, where)[0]
+            return self._evaluated(node, arrays, where)[0]
 
         if any(isinstance(v, Repeated) for v in inputs):
             return (_told(where, lambda: of_every_image(node, inputs, where, plain)),)
         if any(isinstance(v, SymbolicSizes) for v in inputs):
             made = _told(where, lambda: filled(node, inputs, plain))
             return _told(where, lambda: moved(node, inputs, where)) if made is None else (made,)
-        return self._plain(node, [None if v is None else np.asarray(v) for v in inputs], where)
+        return self._evaluated(node, [None if v is None else np.asarray(v) for v in inputs], where)
 
-    def _plain(self, node: onnx.NodeProto, arrays: Sequence[Array | None], where: str) -> tuple[Array, ...]:
+    def _evaluated(self, node: onnx.NodeProto, arrays: Sequence[Array | None], where: str) -> tuple[Array, ...]:
         """By a rule that every runtime follows to the last bit, where there is one; else by onnxruntime itself."""
         self._check_size(node, arrays, where)
         rule = rule_for(node.op_type, [a.dtype for a in arrays if a is not None])

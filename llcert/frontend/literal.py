@@ -17,7 +17,7 @@ from llcert.errors import UnsupportedModel
 from llcert.frontend.advice import advice
 from llcert.frontend.attributes import attributes
 from llcert.frontend.constants import Constant, given, initialiser, sizes_of, tensor
-from llcert.frontend.folding import Folder
+from llcert.frontend.folding import ConstantFolder
 from llcert.frontend.functions import STANDARD_DOMAINS
 from llcert.frontend.limits import NO_LARGER, Budget
 from llcert.frontend.nested import nodes_within, subgraphs
@@ -121,7 +121,7 @@ class Walk:
         image = apply(Input(shape if reading.batched or shape[0] != 1 else shape[1:], dtype), name=name)
         values: dict[str, Known] = {name: reshaped(image, shape), **graph.constants}
         held = sum(a.size for a in graph.constants.values())
-        folder, budget, used = Folder(graph.opset, held), Budget(held), _read(graph.nodes, graph.outputs)
+        folder, budget, used = ConstantFolder(graph.opset, held), Budget(held), _read(graph.nodes, graph.outputs)
         self._scope = _Scope(graph, reading, folder, budget, ChainMap(values), used)
         self.done = 0
 
@@ -154,7 +154,7 @@ class _Scope:
 
     graph: Graph
     reading: Reading
-    folder: Folder
+    folder: ConstantFolder
     budget: Budget
     values: ChainMap[str, Known]
     used: frozenset[str]

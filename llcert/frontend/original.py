@@ -33,12 +33,12 @@ _FORMATS = {False: TensorProto.FLOAT, True: TensorProto.DOUBLE}
 _TIE = 1e-5
 """How far, relatively, rounding in a softmax may part two outputs whose logits are equal."""
 
-Run = Callable[[Array], list[Any]]
+RunModel = Callable[[Array], list[Any]]
 """Outputs of the model, the logits first."""
 
 
 @dataclass(frozen=True, eq=False)
-class Layout:
+class InputLayout:
     """How a file takes its images. sizes: of the input's axes, the batch first if it is `batched`; None: free."""
 
     image: str
@@ -62,7 +62,7 @@ class OnnxOriginal(Original):
 
     content: bytes
     folder: str
-    layout: Layout
+    layout: InputLayout
     logits_name: str
     others: tuple[str, ...]
     classes: int
@@ -114,7 +114,7 @@ class Reference(Original):
     """A file in onnx's own slow implementation, where onnxruntime lacks what it needs."""
 
     model: onnx.ModelProto
-    layout: Layout
+    layout: InputLayout
     classes: int
     source: str
     computes: torch.dtype
@@ -157,7 +157,7 @@ def original_of(graph: Graph, reading: Reading, logits: str, output: Node) -> Or
     """
     if onnxruntime() is None:
         return None
-    layout = Layout(graph.image.name, reading.sizes, reading.batched)
+    layout = InputLayout(graph.image.name, reading.sizes, reading.batched)
     classes, wide = output.shape[0], output.dtype == torch.float64
     dtype = torch.float64 if graph.image.type.tensor_type.elem_type == TensorProto.DOUBLE else torch.float32
     content, others = _with_output(graph, logits, wide=wide)
@@ -237,7 +237,7 @@ def cut(graph: Graph, logits: str, *, wide: bool) -> onnx.ModelProto:
     return model
 
 
-def _works_together(run: Run, layout: Layout, classes: int, dtype: torch.dtype) -> bool:
+def _works_together(run: RunModel, layout: InputLayout, classes: int, dtype: torch.dtype) -> bool:
     """Whether a file that leaves the size of its batch free computes two images as it computes each alone."""
     if layout.rows is not None:
         return True
@@ -253,7 +253,7 @@ def _works_together(run: Run, layout: Layout, classes: int, dtype: torch.dtype) 
     return bool(np.allclose(together.reshape(2, classes), np.stack(alone), rtol=1e-3, atol=1e-3, equal_nan=True))
 
 
-def _in_runs(run: Run, images: Array, layout: Layout, together: bool, source: str) -> list[list[Array]]:
+def _in_runs(run: RunModel, images: Array, layout: InputLayout, together: bool, source: str) -> list[list[Array]]:
     """The outputs of runs over all images, each output an array `[images of the run, values]`."""
     rows = layout.rows or (max(len(images), 1) if together else 1)
     found = []

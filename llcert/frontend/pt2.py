@@ -142,7 +142,7 @@ class _Archive:
             case "as_scalar_type":
                 return _DTYPES[value]
             case "as_int" | "as_float" | "as_bool" | "as_string" | "as_ints" | "as_floats" | "as_bools" | "as_strings":
-                return _plain(value)
+                return _numbers(value)
         raise UnsupportedModel(f"{self.source}: an argument of kind {kind} is not supported; use plain torch operators")
 
     def _tensors(self, config: str, folder: str) -> dict[str, Tensor]:
@@ -178,10 +178,10 @@ class _Archive:
         return json.loads(self._read(member))
 
 
-def _plain(value: Any) -> Any:
+def _numbers(value: Any) -> Any:
     """Numbers as they stand in JSON, which writes infinity and NaN as strings."""
     if isinstance(value, list):
-        return [_plain(v) for v in value]
+        return [_numbers(v) for v in value]
     return float(value) if value in ("Infinity", "-Infinity", "NaN") else value
 
 

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from llcert.errors import UnsupportedModel
 from llcert.frontend.onnx_file import opened
-from llcert.frontend.original import Layout, cut
+from llcert.frontend.original import InputLayout, cut
 from llcert.ir import Original
 
 
@@ -23,7 +23,7 @@ class Converted(Original):
     """The module that onnx2torch converts a file to, in eval mode; run image by image."""
 
     module: nn.Module
-    layout: Layout
+    layout: InputLayout
     source: str
     computes: torch.dtype
 
@@ -63,7 +63,7 @@ def second_opinion(path: Path) -> Converted:
     except Exception as error:  # onnx2torch raises KeyError, NotImplementedError, torch's and its own errors
         raise _failed(graph.source, error) from None
     double = graph.image.type.tensor_type.elem_type == onnx.TensorProto.DOUBLE
-    layout = Layout(graph.image.name, reading.sizes, reading.batched)
+    layout = InputLayout(graph.image.name, reading.sizes, reading.batched)
     return Converted(module, layout, graph.source, torch.float64 if double else torch.float32)
 
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import sys
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import IO, Any
 
@@ -34,9 +36,40 @@ def write_atomically(path: Path, text: str | bytes) -> None:
         raise
 
 
+def file_sha256(path: Path) -> str:
+    """SHA-256 of a file's bytes."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
 def part_of(path: Path) -> Path:
     """Where a file is written before it gets its name."""
     return path.with_name(f".{path.name}.part")
+
+
+def is_vacant(
+    path: Path, option: str, *, resume: bool, overwrite: bool, marker: str, ignored: Collection[str] = ()
+) -> bool:
+    """Whether a folder is free for something new: it is not there, or holds nothing but ignored files.
+
+    option: its name in messages. marker: the file that shows that an earlier run of llcert wrote the folder. Raises
+    InvalidInput where it is no folder, where it holds anything and neither resume nor overwrite is given, or both are.
+    """
+    if resume and overwrite:
+        raise InvalidInput("--resume and --overwrite exclude each other")
+    if path.exists() and not path.is_dir():
+        raise InvalidInput(f"{option} {path}: not a folder")
+    if not path.exists() or {inside.name for inside in path.iterdir()} <= set(ignored):
+        return True
+    if not (resume or overwrite):
+        what = "holds an earlier run" if (path / marker).exists() else "is not empty"
+        raise InvalidInput(f"{option} {path}: {what}; give --resume to continue it or --overwrite to replace it")
+    return False
+
+
+def first_difference(before: Mapping[str, Any], now: Mapping[str, Any]) -> str | None:
+    """The first key of `now` whose value differs from that in `before`, which was read from JSON; None for none."""
+    return next((k for k, value in now.items() if before.get(k) != json.loads(json.dumps(value))), None)
 
 
 def lock(file: IO[bytes], path: Path) -> None:

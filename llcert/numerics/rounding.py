@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Final, TypeVar
@@ -63,14 +62,3 @@ def upwards(value: Tensor) -> Tensor:
 def downwards(value: Tensor) -> Tensor:
     """The next smaller float64."""
     return torch.nextafter(value, value.new_full((), -torch.inf))
-
-
-@contextmanager
-def direct_sums() -> Iterator[None]:
-    """Inside, products are summed directly, in some order: cuDNN, which may use FFT or Winograd, is off."""
-    before = torch.backends.cudnn.enabled
-    torch.backends.cudnn.enabled = False
-    try:
-        yield
-    finally:
-        torch.backends.cudnn.enabled = before

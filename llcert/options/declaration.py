@@ -84,6 +84,13 @@ def kind_of(f: dataclasses.Field[Any], namespace: Mapping[str, Any] = MappingPro
     return tuple if name.startswith("tuple[") else names.get(name) or namespace[name]
 
 
+def json_value(value: Any) -> Any:
+    """A value of a field as JSON has it: an enum's value, a tuple as a list, everything else as it is."""
+    if isinstance(value, enum.Enum):
+        return value.value
+    return list(value) if isinstance(value, tuple) else value
+
+
 def checked(name: str, declaration: Declaration, kind: type[Any], value: Any) -> Any:
     """The value in the type of its field; InvalidInput in one line where it is of another, or outside its range."""
     if issubclass(kind, enum.Enum):

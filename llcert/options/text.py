@@ -61,7 +61,7 @@ def parse_list(text: str) -> tuple[str, ...]:
 
 def read_eps(value: Any, name: str) -> Any:
     """A radius as text, or the radii of a vector; a floating-point number becomes its shortest decimal."""
-    value = _plain(value)
+    value = _numbers(value)
     if isinstance(value, Sequence) and not isinstance(value, str):
         return tuple(str(read_eps(radius, name)) for radius in value)
     return str(value)
@@ -69,13 +69,13 @@ def read_eps(value: Any, name: str) -> Any:
 
 def read_range(value: Any, name: str) -> Any:
     """`LOW,HIGH` as text, or a pair."""
-    value = _plain(value)
+    value = _numbers(value)
     return ",".join(map(str, value)) if isinstance(value, Sequence) and not isinstance(value, str) else str(value)
 
 
 def read_numbers(value: Any, name: str) -> tuple[float, ...]:
     """A comma list, a sequence, or one number."""
-    value = _plain(value)
+    value = _numbers(value)
     listed = value if isinstance(value, Sequence) and not isinstance(value, str) else (value,)
     return parse_numbers(",".join(map(str, listed)), name)
 
@@ -105,6 +105,6 @@ def read_batch_size(value: Any, name: str) -> Any:
     return int(value)
 
 
-def _plain(value: Any) -> Any:
+def _numbers(value: Any) -> Any:
     """Tensors and arrays as numbers and lists."""
     return value.tolist() if hasattr(value, "tolist") else value

@@ -1,4 +1,8 @@
-"""What a classifier puts behind its logits: removed, since certificates are about the logits."""
+"""What a classifier puts behind its logits: removed, since certificates are about the logits.
+
+Only operators of which it is known that they keep the order of the logits: softmax, its logarithm, sigmoid, and the
+position of the largest. Every other operator stays, one that is derived from them too, and `check_legal` judges it.
+"""
 
 from __future__ import annotations
 
@@ -8,6 +12,9 @@ from collections.abc import Sequence
 from llcert.ir import Node, Op
 from llcert.ops import Cast, Head, Reshape, Sigmoid
 from llcert.passes.constants import on
+
+HEADS = ("Softmax", "LogSoftmax", "ArgMax")
+"""The kinds of `Head` that keep the order of the logits, or pick the largest."""
 
 
 def strip_head(output: Node) -> tuple[Node, tuple[Op, ...]]:
@@ -29,11 +36,11 @@ def notes_of(heads: Sequence[Op]) -> tuple[str, ...]:
 
 def _behind_reshapes(node: Node) -> Node | None:
     """The head that alone decides the output, up to what keeps the order of the classes behind it."""
-    while isinstance(node.op, Reshape | Cast):
+    while type(node.op) in (Reshape, Cast):
         (node,) = node.inputs
-    if isinstance(node.op, Head) or (isinstance(node.op, Sigmoid) and math.prod(node.shape) >= 2):
+    if type(node.op) is Head and node.op.kind in HEADS:
         return node
-    return None
+    return node if type(node.op) is Sigmoid and math.prod(node.shape) >= 2 else None
 
 
 def _note(op: Op) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import Tensor
 
 from llcert.errors import UnsupportedModel
-from llcert.ir import Activation, Input, Join, LinearOp, Node, topological
+from llcert.ir import Activation, Input, Join, LinearOp, Node, Op, topological
 from llcert.ops import Clamp, Extreme, Head, MaxMin
 
 
@@ -39,15 +39,21 @@ def _check(node: Node, source: str) -> None:
         case LinearOp() | Join() | Activation() | Input():
             pass
         case _:
-            raise UnsupportedModel(f"{where}: not an operator llcert can bound")
+            raise UnsupportedModel(
+                f"{where}: not an operator llcert can bound; derive it from LinearOp, Join or Activation"
+            )
     for name, tensor in node.op.tensors().items():
-        if not _usable(node, name, tensor):
+        if not bool(_usable(node.op, name, tensor).all()):
             raise UnsupportedModel(f"{where}: its {name} holds NaN or infinite values; repair or retrain the model")
 
 
-def _usable(node: Node, name: str, tensor: Tensor) -> bool:
-    """Finite; a clipping threshold may be infinite on the side where it clips nothing."""
+def _usable(op: Op, name: str, tensor: Tensor) -> Tensor:
+    """Whether each entry of a parameter may stand in a network.
+
+    Finite numbers; a clipping threshold of a Clamp or MaxMin may be infinite on the side where it clips nothing. An
+    operator that is derived from these may not: what it makes of infinity is not known.
+    """
     usable = tensor.isfinite()
-    if isinstance(node.op, Clamp | MaxMin) and name in ("low", "high"):
+    if type(op) in (Clamp, MaxMin) and name in ("low", "high"):
         usable = usable | (tensor == (float("-inf") if name == "low" else float("inf")))
-    return bool(usable.all())
+    return usable

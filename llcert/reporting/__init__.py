@@ -1,8 +1,8 @@
-"""From the results of batches to a report that people and programs read."""
+"""Reports: the results of batches added up, as text for people and as JSON and tables for programs."""
 
 from llcert.reporting.report import Report
 from llcert.reporting.subject import Layer, Subject
-from llcert.reporting.summary import LayerReport, Outcome, StageReport
+from llcert.reporting.summary import LayerReport, Outcome
 from llcert.reporting.tally import Tally
 
-__all__ = ["Layer", "LayerReport", "Outcome", "Report", "StageReport", "Subject", "Tally"]
+__all__ = ["Layer", "LayerReport", "Outcome", "Report", "Subject", "Tally"]

@@ -1,4 +1,4 @@
-"""The report as a reader sees it: rich where there is a terminal, plain text elsewhere, 80 columns suffice."""
+"""The report as text: colours and blocks in a terminal, plain characters elsewhere, 80 columns wide."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ def render(report: Summary) -> RenderableType:
 
 
 def facts() -> Table:
-    """A table of names and what is to be said about them."""
+    """An empty table of two columns: names, and facts that wrap."""
     grid = Table.grid(padding=(0, 2))
     grid.add_column(no_wrap=True, style="bold")
     grid.add_column(overflow="fold")
@@ -75,7 +75,7 @@ def facts() -> Table:
 
 
 def plain(text: str) -> Text:
-    """Text from files and users, as it is: no markup, and nothing that moves a cursor."""
+    """Text from files and users without markup and without control characters."""
     return Text(printable(text))
 
 
@@ -126,7 +126,7 @@ def _accuracies(report: Summary) -> RenderableType:
 
 
 def _cost(report: Summary) -> str:
-    """The paper's line of evaluation cost."""
+    """One line of what each stage cost and decided, as in the paper."""
     total = len(report.samples) or 1
     parts = []
     for stage in report.stages:
@@ -150,7 +150,7 @@ def _cost(report: Summary) -> str:
 
 @dataclass(frozen=True)
 class _Layers:
-    """One row a layer: norms without and with masks, iterations, and the share of varying outputs (Figure 3)."""
+    """One row a layer: global and mean local norm, iterations, and the share of varying outputs (paper, Figure 3)."""
 
     report: Summary
 
@@ -201,7 +201,7 @@ def _shown(value: float | None, form: str) -> str:
 
 @dataclass(frozen=True)
 class _Bar:
-    """All images side by side, by what became of them, and a legend below. broken: what misclassified images are."""
+    """A bar of all images by outcome, and its legend. broken: the specification's word for misclassified images."""
 
     outcomes: tuple[Outcome, ...]
     broken: str
@@ -231,7 +231,7 @@ class _Bar:
 
 
 def _parts(outcomes: tuple[Outcome, ...]) -> list[Outcome]:
-    """The outcomes, images that attacks broke together whichever stage did."""
+    """The outcomes, with the images of both attack stages together."""
     found: dict[tuple[Verdict, str | None, bool | None], Outcome] = {}
     for o in outcomes:
         stage = "attack" if o.verdict is Verdict.ATTACKED else o.stage
@@ -241,7 +241,7 @@ def _parts(outcomes: tuple[Outcome, ...]) -> list[Outcome]:
 
 
 def _cells(counts: list[int], width: int) -> list[int]:
-    """The width of each part of a bar: proportional, adding up to `width`, at least one cell each if there is room."""
+    """The cells of each part of a bar: proportional, adding up to `width`, at least one each where there is room."""
     total = sum(counts)
     cells = [max(1, int(width * count / total)) for count in counts]
     cells[counts.index(max(counts))] += width - sum(cells)

@@ -1,4 +1,4 @@
-"""What a report's numbers say in words: what holds certified accuracy down, and what looks wrong."""
+"""Sentences of a report that follow from its numbers: what limits certified accuracy, and signs of a wrong set-up."""
 
 from __future__ import annotations
 
@@ -10,19 +10,19 @@ _HOPELESS = 100.0
 
 
 def percent(share: float | None) -> str:
-    """`58.4 %`, or `not run`; `100.0 %` is all of them."""
+    """A share as `58.4 %`, None as `not run`. Only a share of 1 is `100.0 %`: others are rounded to 99.9 at most."""
     if share is None:
         return "not run"
     return f"{100 * share if share >= 1 else min(100 * share, 99.9):.1f} %"
 
 
 def warnings(report: Summary) -> tuple[str, ...]:
-    """What a user should not overlook, one sentence each."""
+    """Signs that the run is not what the user meant, one sentence each."""
     return (*report.subject.warnings, *_near_chance(report), *_contradicted(report))
 
 
 def _near_chance(report: Summary) -> tuple[str, ...]:
-    """A warning where the network does hardly better than guessing: the usual sign of a wrong normalisation."""
+    """A warning where clean accuracy is near chance, the usual sign of a wrong normalisation."""
     chance = 1 / report.subject.classes
     accuracy = _accuracy(report)
     if len(report.samples) < _FEW or accuracy > 1.5 * chance:
@@ -34,7 +34,7 @@ def _near_chance(report: Summary) -> tuple[str, ...]:
 
 
 def _contradicted(report: Summary) -> tuple[str, ...]:
-    """A warning where what the network was read from answers otherwise, by its own runtime."""
+    """A warning where images are disputed: the file or module itself, in its own runtime, answers otherwise."""
     if not report.disputed:
         return ()
     return (
@@ -44,14 +44,14 @@ def _contradicted(report: Summary) -> tuple[str, ...]:
 
 
 def _accuracy(report: Summary) -> float:
-    """Share of right predictions, whatever is claimed."""
+    """Share of images of which the network predicts the label, whatever the specification is."""
     if report.subject.settings.specification == FIRST or not report.samples:
         return report.clean_accuracy
     return sum(s.prediction == s.label for s in report.samples) / len(report.samples)
 
 
 def held_down_by(report: Summary) -> str:
-    """One sentence on the largest of the three losses between 100 % and the certified accuracy."""
+    """What limits certified accuracy: a sentence on whichever is largest of undecided, attacked and misclassified."""
     if not report.samples:
         return "No image was decided."
     losses = {v: report.count(v) for v in (Verdict.UNDECIDED, Verdict.ATTACKED, Verdict.MISCLASSIFIED)}
@@ -85,7 +85,7 @@ def _open(report: Summary) -> str:
 
 
 def _looseness(report: Summary) -> str:
-    """Where the bounds are lost: the layers nearest to it, or a network that was never trained for them."""
+    """Why bounds leave images undecided: the layer of the largest local norm, or a network not trained for them."""
     measured = [layer for layer in report.layers if layer.local_norm_mean is not None]
     if "local" not in report.subject.settings.running:
         return "the local stage, which is sharper than the global bound, was not run"

@@ -1,4 +1,4 @@
-"""The layers of a program as a report names them."""
+"""The rows of a report's layer table: every term of a program, with its name, operators and global norm."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from llcert.reporting.subject import Layer
 
 
 def layers(program: Program, bound: GlobalBound) -> tuple[Layer, ...]:
-    """One for each term of each block, in the order in which stages measure them."""
+    """One layer for each term of each block, in the order of `BatchResult.layers`."""
     return tuple(
         Layer(_name(number, block, term), _operator(block, term), float(bound.norms[term]))
         for number, block in enumerate(program.blocks)
@@ -28,7 +28,7 @@ def _name(number: int, block: Block, term: Term) -> str:
 
 
 def _operator(block: Block, term: Term) -> str:
-    """What the term computes: `Conv + BatchNorm + ReLU`."""
+    """The operators of the term, as in `Conv + BatchNorm + ReLU`."""
     linear = [
         n.op.label for n in term.nodes if isinstance(n.op, Join) or (isinstance(n.op, LinearOp) and not n.op.moves)
     ]

@@ -1,4 +1,4 @@
-"""The result of a certification as a value: numbers and words, for people (`rich.print`) and programs (JSON)."""
+"""The report of a certification: printed by rich for people, a JSON object for programs (docs/cli.md)."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Report(Summary):
-    """The result of a certification, complete or as far as it came."""
+    """The result of a certification, complete or interrupted."""
 
     def to_json(self) -> dict[str, Any]:
-        """The summary as JSON values; what was not computed is None, and no number is NaN or infinite."""
+        """The report as JSON values; None for what was not computed. No number is NaN or infinite."""
         subject = self.subject
         return {
             "model": subject.model,
@@ -78,7 +78,7 @@ class Report(Summary):
 
     @property
     def warnings(self) -> tuple[str, ...]:
-        """What a user should not overlook, one sentence each."""
+        """Signs that the run is not what the user meant, one sentence each."""
         return warnings(self)
 
     def __rich__(self) -> RenderableType:

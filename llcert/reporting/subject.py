@@ -1,4 +1,4 @@
-"""What a certification is about: network, data, specification and settings, as a report states them."""
+"""What a report says before the first image: network, data, specification and settings."""
 
 from __future__ import annotations
 
@@ -11,7 +11,11 @@ from llcert.certification import Radii, Settings
 
 @dataclass(frozen=True)
 class Layer:
-    """One term of one block of the network. global_norm: of the unmasked map, its activation's slope included."""
+    """One term of one block of the network.
+
+    operator: its operators, as in `Conv + ReLU`. global_norm: estimate of the unmasked map's norm, times the largest
+    slope of the activation.
+    """
 
     name: str
     operator: str
@@ -20,12 +24,13 @@ class Layer:
 
 @dataclass(frozen=True)
 class Subject:
-    """What is known before the first image.
+    """The network, the data, the specification and the settings of one certification.
 
-    eps_text: the radius as the user wrote it, or where the radii come from. asked: how many images are certified;
-    selection: from which, as `A:B`; left_out: how many of these are not. clippable: whether less would be claimed of
-    points in the pixel range alone. normalisation: one sentence. notes: what the importer did. warnings: what a user
-    should not overlook.
+    eps_text: the radius as the user wrote it, or the file of the radii. selection: the chosen images, as `A:B`; asked:
+    how many of them are certified; left_out: how many the specification is not about. layers: of the network.
+    clippable: whether `--clip-input` would claim less. parity: relative difference between network and file on test
+    inputs, None where there was no comparison. normalisation: one sentence. notes: what the importer did. warnings:
+    signs that the run is not what the user meant.
     """
 
     model: str
@@ -53,7 +58,7 @@ class Subject:
 
     @property
     def claim_words(self) -> str:
-        """What is claimed, as the end of a sentence about every point of the ball."""
+        """The specification, as the end of a sentence about every point of the ball."""
         within = self.settings.within
         limit = "" if within is None else f", as long as all pixels stay in {within.words}"
         return f"{self.settings.specification.words}{limit}"

@@ -1,4 +1,4 @@
-"""What a certification found out, in numbers: counts of verdicts, accuracies, norms and times."""
+"""The numbers of a certification: counts of verdicts, accuracies, norms and times."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from llcert.certification import Assurance, Sample, Semantics, Verdict
+from llcert.certification import Assurance, Sample, Semantics, StageCount, Verdict
 from llcert.reporting.subject import Layer, Subject
 
 ASSURANCE_WORDS: Mapping[Assurance, str] = {
@@ -22,7 +22,6 @@ ASSURANCE_WORDS: Mapping[Assurance, str] = {
     Assurance.DETERMINISTIC: "A proof: every number is a bound, rounding included.",
 }
 
-
 SEMANTICS_WORDS: Mapping[Semantics, str] = {
     Semantics.FLOAT32: "It holds for the network in real numbers, and as its own format evaluates it in any order.",
     Semantics.REAL: "It holds for the network in real numbers; a deployed one rounds.",
@@ -30,21 +29,11 @@ SEMANTICS_WORDS: Mapping[Semantics, str] = {
 
 
 @dataclass(frozen=True)
-class StageReport:
-    """What one stage did in total. seconds: wall clock."""
-
-    name: str
-    seen: int
-    decided: int
-    seconds: float
-
-
-@dataclass(frozen=True)
 class LayerReport:
-    """A layer and its measures over the images of the local stage; None where no image reached it.
+    """The measures of a layer over the images that the local stage saw; None where it saw none.
 
-    varying: mean share of the layer's outputs that may vary in the ball. iterations: counts of equal intervals, each
-    `(lowest, highest, images)`.
+    varying: mean share of the layer's outputs that may vary over the ball. iterations: a histogram of the iterations of
+    its norm, `(lowest, highest, images)` for each of several equal intervals.
     """
 
     layer: Layer
@@ -58,9 +47,10 @@ class LayerReport:
 
 @dataclass(frozen=True)
 class Outcome:
-    """How many images got a verdict from a stage; stage is None for those that no stage decided.
+    """How many images got a verdict from a stage.
 
-    in_range: of attacked ones, whether the point that refutes the claim lies in the pixel range; else None.
+    stage: None for images that no stage decided. in_range: for attacked images, whether their counterexamples lie in
+    the pixel range; else None.
     """
 
     verdict: Verdict
@@ -71,15 +61,16 @@ class Outcome:
 
 @dataclass(frozen=True)
 class Summary:
-    """The numbers of a certification, complete or as far as it came. Accuracies are shares of all its samples.
+    """The numbers of a certification, complete or interrupted. Accuracies are shares of all its samples.
 
-    samples: one record an image, in order. seconds: wall clock of all batches. growth_median: of the images left
-    undecided, radius of the last hidden values over eps.
+    samples: one record an image, in order. stages: one count a stage, over all batches. local_lipschitz_mean: of the
+    images that the local stage saw. growth_median: of the undecided images, radius of the last hidden values over eps.
+    seconds: wall clock of all batches.
     """
 
     subject: Subject
     samples: tuple[Sample, ...]
-    stages: tuple[StageReport, ...]
+    stages: tuple[StageCount, ...]
     layers: tuple[LayerReport, ...]
     local_lipschitz_mean: float | None
     growth_median: float | None
@@ -91,12 +82,12 @@ class Summary:
         return sum(o.count for o in self.outcomes if o.verdict is verdict)
 
     def attacked(self, *, in_range: bool) -> int:
-        """How many images are broken by a point in the pixel range, or only by one outside it."""
+        """How many images have a counterexample in the pixel range, or only one outside it."""
         return sum(o.count for o in self.outcomes if o.verdict is Verdict.ATTACKED and o.in_range is in_range)
 
     @property
     def disputed(self) -> int:
-        """How many images nothing was certified of because the file or module itself answers otherwise there."""
+        """How many images may not be certified because the file or module itself answers otherwise at them."""
         return sum(s.disputed for s in self.samples)
 
     @property
@@ -106,19 +97,19 @@ class Summary:
 
     @property
     def clean_accuracy(self) -> float:
-        """Share of which the claim is true without any perturbation: whose label is strictly first, mostly."""
+        """Share of images at which the specification holds: by default, that the label is strictly first."""
         return self._share(len(self.samples) - self.count(Verdict.MISCLASSIFIED))
 
     @property
     def attacked_accuracy(self) -> float | None:
-        """Share that is correct and that the attack did not break, certified images among them; None if not run."""
+        """Share of images without a counterexample, certified ones among them; None where no attack was run."""
         if "attack" not in self.subject.settings.running:
             return None
         return self._share(len(self.samples) - self.count(Verdict.MISCLASSIFIED) - self.count(Verdict.ATTACKED))
 
     @property
     def attacked_accuracy_in_range(self) -> float | None:
-        """Share that is correct and that the attack did not break by a point in the pixel range; None if not run."""
+        """Share of images without a counterexample in the pixel range; None where no attack was run."""
         if self.attacked_accuracy is None:
             return None
         broken = self.count(Verdict.ATTACKED) - self.attacked(in_range=False)
@@ -126,16 +117,16 @@ class Summary:
 
     @property
     def certified_accuracy(self) -> float | None:
-        """Share that is certified; None if no stage that certifies was run."""
+        """Share of images that are certified; None where no stage that certifies was run."""
         if set(self.subject.settings.running) <= {"attack", "targeted"}:
             return None
         return self._share(self.count(Verdict.CERTIFIED))
 
     @property
     def radius_curve(self) -> tuple[tuple[float, float], ...]:
-        """Certified accuracy at eleven radii from 0 to the largest, `(radius, share)`; empty where none was asked.
+        """Certified accuracy at eleven radii from 0 to the largest finite one, `(radius, share)`.
 
-        Of radii that are not infinite; where all are, at radius 0 alone.
+        At radius 0 alone where all are infinite; empty where no radius was searched for.
         """
         radii = [s.radius for s in self.samples if s.radius is not None]
         if not radii:
@@ -146,7 +137,7 @@ class Summary:
 
     @property
     def unbounded(self) -> int | None:
-        """How many images are certified at every radius; None where no radius was asked."""
+        """How many images are certified at every radius; None where no radius was searched for."""
         radii = [s.radius for s in self.samples if s.radius is not None]
         return sum(r == math.inf for r in radii) if radii else None
 
@@ -154,16 +145,16 @@ class Summary:
         return count / len(self.samples) if self.samples else 0.0
 
     def backed(self, assurance: Assurance) -> int:
-        """How many images are, or would be, certified under this assurance or a stronger one, as far as was tried."""
+        """How many images are certified under this assurance or a stronger one, or would be, as far as was tried."""
         own = [s.assurance for s in self.samples if s.assurance is not None]
         return sum(a is assurance or a.stronger(assurance) for a in own)
 
     @property
     def failure_probability(self) -> float | None:
-        """Upper bound of the probability that any certificate is wrong, None where it is none.
+        """Upper bound of the probability that any certificate is wrong; None where certificates are not probabilistic.
 
-        By the union bound over all images whose proof may have been tried: which of these are certified depends on what
-        was drawn.
+        The union bound over all images whose proof may have been tried, certified or not: which of them are certified
+        depends on the random starts.
         """
         if self.subject.settings.assurance is not Assurance.PROBABILISTIC:
             return None
@@ -171,7 +162,7 @@ class Summary:
 
     @property
     def assurance_words(self) -> str:
-        """What the certificates of this report are worth."""
+        """What backs the certificates of this report, in a few sentences."""
         words = [ASSURANCE_WORDS[self.subject.settings.assurance]]
         if self.subject.settings.assurance is not Assurance.ESTIMATE:
             words.append(SEMANTICS_WORDS[self.subject.settings.semantics])

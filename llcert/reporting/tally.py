@@ -1,4 +1,4 @@
-"""Batches in, report out."""
+"""Adds up the results of batches to a report."""
 
 from __future__ import annotations
 
@@ -6,35 +6,35 @@ from collections import Counter
 from dataclasses import replace
 from decimal import Context, Decimal
 
-from llcert.certification import BatchResult, Sample, Verdict
+from llcert.certification import BatchResult, Sample, StageCount, Verdict
 from llcert.certification.verdict import LayerMeasure
 from llcert.reporting.numbers import histogram, mean, median
 from llcert.reporting.report import Report
 from llcert.reporting.subject import Layer, Subject
-from llcert.reporting.summary import LayerReport, Outcome, StageReport
+from llcert.reporting.summary import LayerReport, Outcome
 
 _DIGITS = 9
 _ORDER = (Verdict.CERTIFIED, Verdict.UNDECIDED, Verdict.ATTACKED, Verdict.MISCLASSIFIED)
 
 
 class Tally:
-    """Collects the results of batches; the same results in the same order give the same report, times apart."""
+    """The results of the batches so far; equal results in the same order give equal reports, but for times."""
 
     def __init__(self, subject: Subject) -> None:
         self.subject = subject
         self._samples: list[Sample] = []
-        self._stages: dict[str, StageReport] = {}
+        self._stages: dict[str, StageCount] = {}
         self._layers: list[_LayerColumns] = [_LayerColumns() for _ in subject.layers]
 
     def __len__(self) -> int:
         return len(self._samples)
 
     def add(self, result: BatchResult) -> None:
-        """Takes in one batch."""
+        """Adds one batch."""
         self._samples.extend(rounded(sample) for sample in result.samples)
         for stage in result.stages:
-            before = self._stages.get(stage.name, StageReport(stage.name, 0, 0, 0.0))
-            self._stages[stage.name] = StageReport(
+            before = self._stages.get(stage.name, StageCount(stage.name, 0, 0, 0.0))
+            self._stages[stage.name] = StageCount(
                 stage.name, before.seen + stage.seen, before.decided + stage.decided, before.seconds + stage.seconds
             )
         if result.layers:
@@ -66,7 +66,7 @@ class Tally:
 
 
 class _LayerColumns:
-    """The measures of one layer, image by image."""
+    """The measures of one layer, one entry for each image that the local stage saw."""
 
     def __init__(self) -> None:
         self.norms: list[float] = []
@@ -93,7 +93,7 @@ class _LayerColumns:
 
 
 def rounded(sample: Sample) -> Sample:
-    """The sample with its measures rounded to the digits that are written to disk, so that both always agree."""
+    """The sample with its measures rounded to 9 digits, as they are written to disk: lower bounds downwards."""
     return replace(
         sample,
         margin=_rounded_down(sample.margin),
@@ -104,7 +104,7 @@ def rounded(sample: Sample) -> Sample:
 
 
 def _rounded_down(value: float | None) -> float | None:
-    """A lower bound to the digits that are written, not above it."""
+    """A lower bound, rounded down."""
     nearest = _round(value)
     if value is None or nearest is None or nearest <= value:
         return nearest

@@ -11,10 +11,10 @@ from llcert.reporting.report import Report
 
 
 def tsv_lines(report: Report) -> Iterable[str]:
-    """The lines of a randomised-smoothing file: radius as searched for, else eps where certified, else 0.
+    """The lines of a randomised-smoothing file. radius: the searched one, else eps where certified, else 0.
 
-    More columns say what is claimed where that is not that the label is first, within which range of pixels alone, and
-    by which assurance where that is a weaker one than `deterministic`.
+    Further columns name a specification other than the label staying first, the pixel range that it is restricted to,
+    and an assurance weaker than `deterministic`.
     """
     subject, more = report.subject, {}
     if subject.settings.specification != FIRST:

@@ -1,2 +1,2 @@
-"""From options to results on disk: options are resolved, batches certified by one process or several, and every result
-written as soon as it is there, so that a run that is killed goes on."""
+"""Runs: options are resolved (`resolve`), a certification prepared (`certification`), and its batches certified by one
+process or several (`run`, `work_queue`), every result on disk at once, so that a run that is killed can be resumed."""

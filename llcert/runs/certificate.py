@@ -1,4 +1,4 @@
-"""The certificate that `--proof` asks for, while a run goes on."""
+"""The certificate folder that `--proof` asks for, written while a run goes on (docs/certificate.md)."""
 
 from __future__ import annotations
 
@@ -11,31 +11,30 @@ from llcert.certification import Assurance, BatchResult, Radii, Verdict
 from llcert.errors import InvalidInput
 from llcert.machine.versions import VERSION
 from llcert.options import Options
+from llcert.runs.certification import Certification
 from llcert.runs.identity import OF_OPTIONS
-from llcert.runs.job import Job
 
 _STATED = ("eps", "radii_sha256", "claim", "semantics", "data", "split", "samples")
-"""What a certificate states in fields of their own."""
+"""Keys of a run's identity that a certificate states in fields of their own."""
 
 
 @dataclass(frozen=True)
-class Proofs:
-    """The certificate of a run. Make one with `open`; `begin` comes before the first batch."""
+class RunCertificate:
+    """The certificate of a run, batch by batch. Make one with `open`; `begin` comes before the first batch."""
 
     folder: Folder
 
     @staticmethod
-    def open(path: Path, options: Options, *, resume: bool, overwrite: bool) -> Proofs:
-        """Raises InvalidInput where the folder may not be written to, or where no certificate can hold what is
-        asked."""
+    def open(path: Path, options: Options, *, resume: bool, overwrite: bool) -> RunCertificate:
+        """Raises InvalidInput where the folder may not be written to, and for options of which there is no evidence."""
         if options.assurance not in (None, Assurance.DETERMINISTIC.value):
             raise InvalidInput(f"--proof needs --assurance deterministic, not {options.assurance}")
-        return Proofs(open_folder(path, resume=resume, overwrite=overwrite))
+        return RunCertificate(open_folder(path, resume=resume, overwrite=overwrite))
 
-    def begin(self, job: Job) -> None:
+    def begin(self, certification: Certification) -> None:
         """Writes the network, and a certificate without images, or with those of the run that goes on."""
-        assert job.canonical is not None, "the job keeps no evidence"
-        subject = job.subject
+        assert certification.canonical is not None, "no evidence is kept"
+        subject, identity = certification.subject, certification.identity
         about = {
             "llcert": VERSION,
             "model": {
@@ -47,13 +46,13 @@ class Proofs:
                 "data": subject.data,
                 "split": subject.split,
                 "selection": subject.selection,
-                "sha256": job.identity["data_sha256"],
+                "sha256": identity["data_sha256"],
             },
-            "settings": {key: job.identity[key] for key in OF_OPTIONS if key not in _STATED},
+            "settings": {key: identity[key] for key in OF_OPTIONS if key not in _STATED},
         }
         eps = subject.settings.eps if isinstance(subject.settings.eps, Radii) else subject.eps_text
         self.folder.begin(
-            job.canonical,
+            certification.canonical,
             eps=eps,
             semantics=subject.settings.semantics.value,
             about=about,
@@ -62,7 +61,7 @@ class Proofs:
         )
 
     def require(self, results: Iterable[BatchResult]) -> None:
-        """Raises InvalidInput where what backs a certificate of an earlier run is not in the folder."""
+        """Raises InvalidInput where the evidence of a certified image is not in the folder."""
         for sample in (s for result in results for s in result.samples if s.verdict is Verdict.CERTIFIED):
             if not self.folder.holds(sample.index):
                 raise InvalidInput(
@@ -71,7 +70,7 @@ class Proofs:
                 )
 
     def add(self, answer: Answer) -> None:
-        """Writes what backs the certificates of a batch. Raises InvalidInput as `require` does."""
+        """Writes the evidence of a batch's certificates. Raises InvalidInput as `require` does."""
         for sample in answer.result.samples:
             if sample.verdict is Verdict.CERTIFIED and sample.index in answer.evidence:
                 self.folder.add(sample.index, answer.evidence[sample.index])

@@ -1,4 +1,4 @@
-"""What is kept where an image is certified and broken at once: a file that shows it."""
+"""The file that reproduces a contradiction: an image that is certified and broken at once."""
 
 from __future__ import annotations
 
@@ -11,20 +11,21 @@ import torch
 
 from llcert.certification import Contradiction, radii_of
 from llcert.errors import NumericalError
-from llcert.runs.job import Job
+from llcert.runs.certification import Certification
 
 
 @contextmanager
-def reproducible(job: Job, folder: Path) -> Iterator[None]:
-    """Turns a Contradiction into a NumericalError that names the file with what shows it."""
+def reproducible(certification: Certification, folder: Path) -> Iterator[None]:
+    """Turns a Contradiction into a NumericalError that names a file in `folder` that reproduces it."""
     try:
         yield
     except Contradiction as found:
-        raise NumericalError(f"{found}; {_reproducer(found, job, folder)} holds what shows it") from found
+        raise NumericalError(f"{found}; {_reproducer(found, certification, folder)} holds what shows it") from found
 
 
-def _reproducer(found: Contradiction, job: Job, folder: Path) -> Path:
+def _reproducer(found: Contradiction, certification: Certification, folder: Path) -> Path:
     """Writes the image, the point that breaks it and what else is needed to see it again; the file."""
+    subject, settings = certification.subject, certification.certifier.settings
     path = folder / f"contradiction_{found.index}.npz"
     np.savez(
         path,
@@ -32,10 +33,10 @@ def _reproducer(found: Contradiction, job: Job, folder: Path) -> Path:
         witness=found.counterexample.detach().cpu().numpy(),
         label=found.label,
         index=found.index,
-        eps=float(radii_of(job.certifier.settings.eps, torch.tensor([found.index]))),
-        claim=job.subject.claim_words,
-        model=job.subject.model,
-        model_sha256=job.subject.model_sha256 or "",
-        weights_sha256=job.subject.weights_sha256,
+        eps=float(radii_of(settings.eps, torch.tensor([found.index]))),
+        claim=subject.claim_words,
+        model=subject.model,
+        model_sha256=subject.model_sha256 or "",
+        weights_sha256=subject.weights_sha256,
     )
     return path

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import enum
 import hashlib
 from dataclasses import fields
 from typing import Any
@@ -13,19 +12,20 @@ from llcert.certification import Eps, Radii, Settings, stated
 from llcert.ir import Network, topological
 from llcert.options import Options
 from llcert.options.certification import DECLARED
-from llcert.options.declaration import declaration_of
+from llcert.options.declaration import declaration_of, json_value
 from llcert.reporting import Subject
 
 OF_OPTIONS = tuple(dict.fromkeys(d.identity for d in map(declaration_of, DECLARED.values()) if d.identity is not None))
-"""The keys of what was asked, in the order in which options are declared."""
+"""The keys that options decide, in the order in which options are declared."""
 OF_FACTS = ("versions", "model_sha256", "weights_sha256")
-"""The keys of what was found; `data_sha256` comes last, since it reads all images."""
+"""The keys that files and packages decide; `data_sha256` is added last, since it reads all images."""
 
 
 def identity_of(options: Options, settings: Settings, subject: Subject) -> dict[str, Any]:
-    """The identity but for the data, as JSON values. options: with what they leave open taken from the model.
+    """The identity of a run but for its data, as JSON values.
 
-    Where an option decides it, the value is that of the field of `Settings` with the same name, or else stands here.
+    options: completed by the model's metadata. A key has the value of the field of `Settings` of that name, unless it
+    is listed here.
     """
     resolved = {
         "eps": None if isinstance(settings.eps, Radii) else settings.eps,
@@ -47,22 +47,16 @@ def identity_of(options: Options, settings: Settings, subject: Subject) -> dict[
         **{key: getattr(subject, key) for key in ("batch_size", "device", "dtype", *OF_FACTS)},
     }
     keys = (*OF_OPTIONS, *OF_FACTS)
-    return {key: _plain(resolved[key] if key in resolved else getattr(settings, key)) for key in keys}
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, enum.Enum):
-        return value.value
-    return list(value) if isinstance(value, tuple) else value
+    return {key: json_value(resolved[key] if key in resolved else getattr(settings, key)) for key in keys}
 
 
 def _radii_sha256(eps: Eps) -> str | None:
-    """Of the radii as they were written; None for one that all images share."""
+    """SHA-256 of the radii as the user wrote them; None for one radius that all images share."""
     return hashlib.sha256("\n".join(eps.texts).encode()).hexdigest() if isinstance(eps, Radii) else None
 
 
 def fingerprint(network: Network) -> str:
-    """SHA-256 of what a network computes: operators, shapes, parameters, and how they hang together."""
+    """SHA-256 of the function that a network is: its operators, shapes, parameters and edges."""
     order = topological(network.output)
     position = {node: i for i, node in enumerate(order)}
     digest = hashlib.sha256()

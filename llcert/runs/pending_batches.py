@@ -1,8 +1,7 @@
-"""Batches that were finished before those in front of them, until it is their turn: one JSON file each, written whole,
-and one with the arrays of the evidence, if there is any.
+"""Results of batches that wait for earlier batches: a JSON file each, and one of arrays where evidence is kept.
 
-Every process of a group writes here what it has finished, so that it outlives the run; rank 0 moves it to the files of
-the run in order.
+Every process of a group writes the batches that it has finished, so that they outlive the run; the process that leads
+moves them to the files of the run in order.
 """
 
 from __future__ import annotations
@@ -20,12 +19,12 @@ from llcert.runs.run_directory import clear_pending
 
 @dataclass(frozen=True)
 class PendingBatches:
-    """path: of the folder, which need not exist; None for one process alone, which finishes its batches in order."""
+    """The folder of waiting batches. path: need not exist; None for one process alone, whose batches never wait."""
 
     path: Path | None = None
 
     def put(self, number: int, answer: Answer) -> None:
-        """Keeps the result of a batch. Raises InvalidInput where the folder cannot be seen from this machine."""
+        """Writes the result of a batch. Raises InvalidInput where the folder cannot be seen from this machine."""
         assert self.path is not None, "one process alone finishes its batches in order"
         try:
             self.path.mkdir(exist_ok=True)
@@ -41,7 +40,7 @@ class PendingBatches:
         write_atomically(self._file(number), dump(content))
 
     def get(self, number: int) -> Answer | None:
-        """The result of a batch, None where it is not there. Raises InvalidInput where its file is damaged."""
+        """The result of a batch; None where it is not finished. Raises InvalidInput where its file is damaged."""
         if self.path is None:
             return None
         file = self._file(number)
@@ -55,13 +54,13 @@ class PendingBatches:
             raise InvalidInput(f"{file}: damaged; remove it and give --resume again") from error
 
     def drop(self, number: int) -> None:
-        """Removes a batch, if it is there."""
+        """Removes the files of a batch, if there are any."""
         if self.path is not None:
             self._file(number).unlink(missing_ok=True)
             self._arrays(number).unlink(missing_ok=True)
 
     def numbers(self) -> set[int]:
-        """Of the batches that are there."""
+        """The numbers of the batches that wait."""
         if self.path is None or not self.path.is_dir():
             return set()
         return {int(file.stem) for file in self.path.glob("*.json") if file.stem.isdecimal()}

@@ -32,7 +32,7 @@ def read_radii(path: Path) -> tuple[str, ...]:
 
 
 def _lines(path: Path) -> Iterator[tuple[str, str]]:
-    """Where a number stands in a text file, and the number."""
+    """The place of each number in a text file, for messages, and its text."""
     for number, line in enumerate(decode_text(read_file(path, _LIMIT, "file of radii"), path).split("\n"), 1):
         text = line.partition("#")[0].strip()
         if text:
@@ -40,7 +40,7 @@ def _lines(path: Path) -> Iterator[tuple[str, str]]:
 
 
 def _entries(path: Path) -> Iterator[tuple[str, str]]:
-    """The same for a vector of numbers; a floating-point number is the shortest decimal that stands for it."""
+    """The same for an `.npy` vector; floating-point numbers become their shortest decimals."""
     if not path.is_file():
         raise InvalidInput(f"{path}: not a file")
     with reading(path, "npy file"), path.open("rb") as stream:

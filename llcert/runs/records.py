@@ -1,4 +1,4 @@
-"""Results as JSON and back: a line of `samples.jsonl` for an image, one of `batches.jsonl` for a batch."""
+"""Results as JSON and back: a line of `samples.jsonl` an image, a line of `batches.jsonl` a batch (docs/cli.md)."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def sample_json(sample: Sample) -> dict[str, Any]:
 
 
 def batch_json(result: BatchResult) -> dict[str, Any]:
-    """What the report needs of a batch beyond the lines of its images."""
+    """A batch's line in `batches.jsonl`: what the report needs beyond the lines of its images."""
     return {
         "seconds": result.samples[0].seconds,
         "stages": [[s.name, s.seen, s.decided, s.seconds] for s in result.stages],
@@ -47,12 +47,15 @@ def batch_json(result: BatchResult) -> dict[str, Any]:
 
 
 def _numbers(values: torch.Tensor) -> list[float | None]:
-    """JSON has no NaN: such a value is None here and NaN again when it is read."""
+    """Numbers as JSON has them, None for NaN and infinity."""
     return [v if math.isfinite(v) else None for v in values.tolist()]
 
 
 def batch_result(record: dict[str, Any], samples: list[dict[str, Any]]) -> BatchResult:
-    """The batch of which `batch_json` and `sample_json` wrote this. Raises what wrong types and names raise."""
+    """The batch that `batch_json` and `sample_json` wrote.
+
+    Raises ValueError, KeyError, TypeError or AttributeError for anything else.
+    """
     return BatchResult(
         samples=tuple(_sample(s, record["seconds"]) for s in samples),
         stages=tuple(StageCount(stage_name(name), *rest) for name, *rest in record["stages"]),

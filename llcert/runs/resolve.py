@@ -1,4 +1,4 @@
-"""From options as given to settings: defaults, the model's metadata, devices and formats."""
+"""Resolves options to settings: defaults, the model's metadata, data sets, devices and number formats."""
 
 from __future__ import annotations
 
@@ -34,9 +34,9 @@ def with_metadata(options: Options, network: Network) -> Options:
 
 
 def settings_of(options: Options, model: str) -> Settings:
-    """The settings of a certification with these options. model: what to call it in errors.
+    """The settings of a certification with these options. model: its name, for messages.
 
-    An option becomes the field of the same name, but for those that need more than that. Raises InvalidInput in one
+    A field of `Settings` has the value of the option of its name, unless it is listed here. Raises InvalidInput in one
     line for a value that cannot be used, and where there is no eps.
     """
     if options.eps is None and options.eps_file is None:
@@ -68,7 +68,7 @@ def _given(options: Options, name: str) -> Any:
 
 
 def _solver(options: Options) -> Lanczos | PowerIteration:
-    """What estimates norms; the limit of its iterations is its own where none was given."""
+    """The solver of estimated norms, with its own limit of iterations where none was given."""
     solver = _SOLVERS[_given(options, "solver")](tolerance=_given(options, "tolerance"))
     return solver if options.iterations is None else replace(solver, cap=options.iterations)
 
@@ -88,7 +88,7 @@ def _specification(options: Options) -> Specification:
 
 
 def _radius_tolerance(options: Options) -> float | None:
-    """Of a search for radii; None where none is asked for."""
+    """The tolerance of the search for radii; None where no search is asked for."""
     if not options.radius:
         if options.radius_tolerance is not None:
             raise InvalidInput("--radius-tolerance says how exact --radius is; give that too")
@@ -110,7 +110,7 @@ def _choices() -> str:
 
 
 def device_of(text: str | None) -> torch.device:
-    """The device of that name; auto, or None, is CUDA where there is any. InvalidInput where it is not to be had."""
+    """The device of a name; auto and None mean CUDA where there is any. InvalidInput for one that is not there."""
     match text:
         case None | "auto":
             return torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -122,12 +122,12 @@ def device_of(text: str | None) -> torch.device:
 
 
 def device_name(device: torch.device) -> str:
-    """What a report calls a device."""
+    """The name of a device in reports."""
     return f"cuda ({torch.cuda.get_device_name(device)})" if device.type == "cuda" else device.type
 
 
 def dtype_of(text: str | None, network: Network) -> torch.dtype:
-    """The format that bounds are estimated in: by name, or the network's own."""
+    """The number format of estimates: by name, or the network's own for None."""
     known = {None: network.dtype, "float32": torch.float32, "float64": torch.float64}
     if text not in known:
         raise InvalidInput(f"dtype {str(text)[:40]!r}: choose float32 or float64")

@@ -1,9 +1,8 @@
-"""A run: the batches of a job, certified by one process or several, every result on disk before the next one."""
+"""A run: the batches of a certification, by one process or several, every result on disk before the next one."""
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -15,23 +14,26 @@ from typing import Any
 from llcert.certificate_writer import Answer
 from llcert.certification import BatchResult
 from llcert.errors import InvalidInput
+from llcert.machine.files import first_difference
 from llcert.machine.process_group import ProcessGroup
 from llcert.machine.signals import uninterrupted
 from llcert.options import Options
 from llcert.reporting import Report, Tally
-from llcert.runs.certificate import Proofs
+from llcert.runs.certificate import RunCertificate
+from llcert.runs.certification import Certification
 from llcert.runs.contradiction import reproducible
-from llcert.runs.job import Job
 from llcert.runs.pending_batches import PendingBatches
 from llcert.runs.run_directory import PENDING, RunDirectory
-from llcert.runs.work_queue import WorkQueue
+from llcert.runs.work_queue import Compute, WorkQueue
 
 
 @dataclass(frozen=True)
-class Plan:
-    """What rank 0 publishes. options: of the run, its batch size among them. identity: what every process must agree
-    with. open: numbers of the batches that are to be computed. pending: the folder of pending batches. proof: whether
-    the evidence of certificates is kept."""
+class Assignment:
+    """What the process that leads a run publishes to the others.
+
+    options: of the run, its batch size among them. identity: what every process must agree with. open: numbers of the
+    batches that are to be computed. pending: the folder of pending batches. proof: whether evidence is kept.
+    """
 
     options: Options
     identity: Mapping[str, Any]
@@ -40,7 +42,7 @@ class Plan:
     proof: bool = False
 
     def to_json(self) -> dict[str, Any]:
-        """As plain JSON values."""
+        """The assignment as JSON values."""
         return {
             "options": self.options.to_json(),
             "identity": dict(self.identity),
@@ -50,29 +52,30 @@ class Plan:
         }
 
     @staticmethod
-    def awaited(group: ProcessGroup) -> Plan:
-        """The plan of this process's group, once it is there. Raises as `ProcessGroup.wait`."""
+    def awaited(group: ProcessGroup) -> Assignment:
+        """The assignment of this process's group, once it is there. Raises as `ProcessGroup.wait`."""
         content = group.await_published()
         options = Options.from_json(content["options"])
-        return Plan(options, content["identity"], tuple(content["open"]), Path(content["pending"]), content["proof"])
+        open_, pending = tuple(content["open"]), Path(content["pending"])
+        return Assignment(options, content["identity"], open_, pending, content["proof"])
 
 
 @dataclass
 class Run:
-    """A run as rank 0 sees it, which writes its files; a context manager that closes them.
+    """A run as the process that leads it sees it, which alone writes its files; a context manager that closes them.
 
-    directory: of the run, None where nothing is kept. proofs: the certificate that is written along with it.
+    directory: of the run, None where nothing is kept. certificate: its certificate, None where none is written.
     """
 
-    job: Job
+    certification: Certification
     options: Options
     group: ProcessGroup = field(default_factory=ProcessGroup)
     directory: RunDirectory | None = None
-    proofs: Proofs | None = None
+    certificate: RunCertificate | None = None
     _resources: ExitStack = field(default_factory=ExitStack)
 
     def __post_init__(self) -> None:
-        self._tally = Tally(self.job.subject)
+        self._tally = Tally(self.certification.subject)
 
     def __enter__(self) -> Run:
         return self
@@ -83,28 +86,32 @@ class Run:
         self._resources.close()
 
     @property
+    def images(self) -> int:
+        """How many images the run certifies."""
+        return len(self.certification.indices)
+
+    @property
     def report(self) -> Report:
-        """The report on everything that is decided so far."""
+        """The report on the batches so far."""
         return self._tally.report()
 
     def results(self) -> Iterator[BatchResult]:
-        """The results of all batches in order, those of the run that is continued among them.
+        """The results of all batches in order, those of an interrupted run that is resumed first.
 
         A result is in the report and on disk before it is yielded. Raises NumericalError where a bound is seen to be
         wrong, LlcertError where a process of the group is gone.
         """
-        if self.proofs is not None:
-            self.proofs.begin(self.job)
+        if self.certificate is not None:
+            self.certificate.begin(self.certification)
         done = self._begin()
-        if self.proofs is not None:
-            self.proofs.require(done)
+        if self.certificate is not None:
+            self.certificate.require(done)
         for result in done:
             self._tally.add(result)
             yield result
-        queue = self._queue(len(done))
-        with reproducible(self.job, self.directory.path if self.directory else Path()):
-            compute = partial(_result, self.job, queue.open)
-            for answer in queue.in_order(compute, range(len(done), self.job.batches)):
+        queue, numbers = self._queue(len(done)), range(len(done), self.certification.batches)
+        with reproducible(self.certification, self.directory.path if self.directory else Path()):
+            for answer in queue.in_order(_compute(self.certification, queue), numbers):
                 with uninterrupted():
                     self._record(answer)
                 yield answer.result
@@ -116,27 +123,27 @@ class Run:
             self.directory.write_summary(self.report)
 
     def _begin(self) -> tuple[BatchResult, ...]:
-        """What an earlier run left in the directory, which is open from now on."""
+        """The results of an interrupted run in the directory, which is open from now on."""
         if self.directory is None:
             return ()
         self._resources.callback(self.directory.close)
-        return self.directory.begin(self.options, self.job.identity)
+        return self.directory.begin(self.options, self.certification.identity)
 
     def _queue(self, done: int) -> WorkQueue:
         """The queue of all batches but the first `done`, published to the other processes."""
         pending = self._pending()
         kept = pending.numbers()
-        numbers = tuple(number for number in range(done, self.job.batches) if number not in kept)
+        numbers = tuple(n for n in range(done, self.certification.batches) if n not in kept)
         if self.group.size > 1:
             assert pending.path is not None
-            options = replace(self.options, batch_size=self.job.batch_size)
-            self.group.publish(
-                Plan(options, self.job.identity, numbers, pending.path, self.proofs is not None).to_json()
-            )
+            options = replace(self.options, batch_size=self.certification.batch_size)
+            proof = self.certificate is not None
+            assignment = Assignment(options, self.certification.identity, numbers, pending.path, proof)
+            self.group.publish(assignment.to_json())
         return WorkQueue(self.group, pending, numbers)
 
     def _pending(self) -> PendingBatches:
-        """Where batches wait for their turn: in the folder of the run, so that they outlive it, or for now."""
+        """The folder of waiting batches: in the folder of the run, or a temporary one where nothing is kept."""
         if self.directory is not None:
             return PendingBatches((self.directory.path / PENDING).resolve())
         if self.group.size == 1:
@@ -146,8 +153,8 @@ class Run:
 
     def _record(self, answer: Answer) -> None:
         self._tally.add(answer.result)
-        if self.proofs is not None:
-            self.proofs.add(answer)
+        if self.certificate is not None:
+            self.certificate.add(answer)
         if self.directory is not None:
             self.directory.append(answer.result)
             if self.directory.summary_due:
@@ -156,34 +163,34 @@ class Run:
 
 def continued(options: Options, directory: RunDirectory | None) -> Options:
     """The options, with what they leave open taken from the run in the directory, its batch size included."""
-    if directory is None or directory.stored is None:
+    if directory is None or directory.earlier is None:
         return options
-    options = options.filled(directory.stored.options)
-    return replace(options, batch_size=options.batch_size or directory.stored.identity.get("batch_size"))
+    options = options.filled(directory.earlier.options)
+    return replace(options, batch_size=options.batch_size or directory.earlier.identity.get("batch_size"))
 
 
-def take_part(job: Job, plan: Plan, group: ProcessGroup, folder: Path) -> None:
-    """Certifies batches of the run that rank 0 leads, until none is left. folder: for what shows a contradiction.
+def help_out(certification: Certification, assignment: Assignment, group: ProcessGroup, folder: Path) -> None:
+    """Certifies batches of the run that another process leads, until none is left.
 
-    Raises InvalidInput where this process reads another model or other data.
+    folder: for the file that reproduces a contradiction. Raises InvalidInput where this process reads another model or
+    other data.
     """
-    _compare(plan.identity, job.identity, group.rank)
-    with reproducible(job, folder):
-        WorkQueue(group, PendingBatches(plan.pending), plan.open).help_out(partial(_result, job, plan.open))
+    _compare(assignment.identity, certification.identity, group.rank)
+    queue = WorkQueue(group, PendingBatches(assignment.pending), assignment.open)
+    with reproducible(certification, folder):
+        queue.help_out(_compute(certification, queue))
 
 
-def _result(job: Job, numbers: Sequence[int], number: int) -> Answer:
-    """Of a batch; the self-check is done on the first that is computed."""
-    return job.result(number, self_check=number == numbers[0])
+def _compute(certification: Certification, queue: WorkQueue) -> Compute:
+    """What computes a batch by its number; the self-check is done on the first open one."""
+    return partial(certification.result, checked=next(iter(queue.open), -1))
 
 
 def _compare(first: Mapping[str, Any], mine: Mapping[str, Any], rank: int) -> None:
     """Raises InvalidInput where another process reads another model or other data; devices may differ."""
-    # through JSON, so that both have its types
-    known = json.loads(json.dumps(mine))
-    for name in first.keys() - {"device"}:
-        if first[name] != known.get(name):
-            raise InvalidInput(
-                f"{name} is {known.get(name)} for process {rank}, but {first[name]} for process 0: "
-                "every machine needs the same model and data"
-            )
+    name = first_difference(first, {name: mine.get(name) for name in first if name != "device"})
+    if name is not None:
+        raise InvalidInput(
+            f"{name} is {mine.get(name)} for process {rank}, but {first[name]} for process 0: "
+            "every machine needs the same model and data"
+        )

@@ -1,8 +1,8 @@
-"""The folder of a run: what is decided lies on disk at once, and a run that was killed can go on.
+"""The folder of a run: results are on disk at once, and a run that was killed can be resumed (docs/decisions/runs.md).
 
 `run.json` holds the options as given and the identity of the run, `samples.jsonl` one line an image, `batches.jsonl`
 one line a finished batch with what the report needs beyond the samples, `summary.json` the report. A batch counts once
-its line in `batches.jsonl` is complete; whatever lies in `samples.jsonl` behind it is dropped by the next run.
+its line in `batches.jsonl` is complete; lines of `samples.jsonl` behind the last such batch are dropped on resumption.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from typing import IO, Any
 
 from llcert.certification import BatchResult
 from llcert.errors import InvalidInput
-from llcert.machine.files import dump, lock, part_of, write_atomically
+from llcert.machine.files import dump, first_difference, is_vacant, lock, part_of, write_atomically
 from llcert.options import Options, with_stage_names
 from llcert.reporting import Report
 from llcert.runs.records import batch_json, batch_result, sample_json
@@ -31,8 +31,8 @@ _SUMMARY_SECONDS = 1.0
 
 
 @dataclass(frozen=True)
-class Stored:
-    """What `run.json` holds: the options as given, and the identity that a run which is continued must agree with."""
+class EarlierRun:
+    """What `run.json` holds: the options as given, and the identity that a run which continues it must agree with."""
 
     options: Options
     identity: Mapping[str, Any]
@@ -43,21 +43,21 @@ class RunDirectory:
     """The folder while a run writes to it. Make one with `open_directory`."""
 
     path: Path
-    stored: Stored | None = None
+    earlier: EarlierRun | None = None
     _files: dict[str, IO[bytes]] = field(default_factory=dict)
     _written: float = 0.0
 
     def begin(self, options: Options, identity: Mapping[str, Any]) -> tuple[BatchResult, ...]:
-        """Opens the files; the results of the batches that an earlier run finished, none for a new one.
+        """Opens the files; the results of the batches that an interrupted run finished, none for a new run.
 
-        Raises InvalidInput naming the first difference to the run that lies here, for damaged files, and where
-        another process is at work in the same folder.
+        Raises InvalidInput naming the first difference to the run that is resumed, for damaged files, and where another
+        process is at work in the folder.
         """
-        if self.stored is not None:
-            _same(self.stored.identity, identity, self.path)
+        if self.earlier is not None:
+            _same(self.earlier.identity, identity, self.path)
         try:
             self._open()
-            return self._finished() if self.stored is not None else self._new(options, identity)
+            return self._finished() if self.earlier is not None else self._new(options, identity)
         except BaseException:
             self._release()
             raise
@@ -85,7 +85,7 @@ class RunDirectory:
         self._written = time.monotonic()
 
     def close(self) -> None:
-        """Drops what no finished batch owns, and closes the files."""
+        """Drops the samples of unfinished batches, and closes the files."""
         if self._files:
             self._finished()
         self._release()
@@ -146,33 +146,26 @@ class RunDirectory:
 
 
 def open_directory(path: Path, *, resume: bool, overwrite: bool) -> RunDirectory:
-    """The folder for a new run, or for one that goes on; nothing is created before `begin`.
+    """The folder of a new or a resumed run; nothing is created before `begin`.
 
-    resume: continues the run that lies here, or starts one. overwrite: removes the files of an earlier run.
-    Raises InvalidInput where a run lies here and neither is given, and where other files lie here under our names.
+    resume: continues the run in the folder, if there is one. overwrite: removes its files. Raises InvalidInput where
+    the folder is not empty and neither is given, and where it holds files under our names that no run wrote.
     """
-    if resume and overwrite:
-        raise InvalidInput("--resume and --overwrite exclude each other")
-    if path.exists() and not path.is_dir():
-        raise InvalidInput(f"--out {path}: not a folder")
-    if not path.exists() or not any(path.iterdir()):
+    if is_vacant(path, "--out", resume=resume, overwrite=overwrite, marker=RUN):
         return RunDirectory(path)
     ours = [name for name in FILES if (path / name).exists()]
-    if not (resume or overwrite):
-        what = "holds an earlier run" if ours else "is not empty"
-        raise InvalidInput(f"--out {path}: {what}; give --resume to continue it or --overwrite to replace it")
-    stored = _stored(path) if RUN in ours else None
+    earlier = _earlier(path) if RUN in ours else None
     # a run that was killed before its first batch has created empty files, and no run.json yet
-    if stored is None and any((path / name).stat().st_size for name in ours):
+    if earlier is None and any((path / name).stat().st_size for name in ours):
         raise InvalidInput(f"--out {path}: holds {', '.join(ours)} that no llcert run wrote; choose another folder")
     if overwrite:
-        if stored is not None:
+        if earlier is not None:
             clear_pending(path / PENDING)
         for name in FILES:  # run.json is the last: it is what makes the others ours
             part_of(path / name).unlink(missing_ok=True)
             (path / name).unlink(missing_ok=True)
         return RunDirectory(path)
-    return RunDirectory(path, stored)
+    return RunDirectory(path, earlier)
 
 
 def clear_pending(path: Path) -> None:
@@ -184,24 +177,23 @@ def clear_pending(path: Path) -> None:
         path.rmdir()
 
 
-def _stored(path: Path) -> Stored:
+def _earlier(path: Path) -> EarlierRun:
     try:
         content = json.loads((path / RUN).read_bytes())
         if content["format"] != FORMAT:
             raise InvalidInput(f"{path / RUN}: not a run that this version of llcert can continue")
-        return Stored(Options.from_json(content["question"]), with_stage_names(content["identity"]))
+        return EarlierRun(Options.from_json(content["question"]), with_stage_names(content["identity"]))
     except (ValueError, KeyError, TypeError, OSError) as error:
         raise InvalidInput(f"{path / RUN}: not written by llcert; choose another folder") from error
 
 
 def _same(before: Mapping[str, Any], now: Mapping[str, Any], path: Path) -> None:
-    for name, value in now.items():
-        # through JSON, so that both have its types
-        if before.get(name) != json.loads(json.dumps(value)):
-            raise InvalidInput(
-                f"--resume: {name} is {value} now, but was {before.get(name)} in {path}; "
-                "give the same options or start again with --overwrite"
-            )
+    name = first_difference(before, now)
+    if name is not None:
+        raise InvalidInput(
+            f"--resume: {name} is {now[name]} now, but was {before.get(name)} in {path}; "
+            "give the same options or start again with --overwrite"
+        )
 
 
 def _content(file: IO[bytes]) -> bytes:

@@ -1,4 +1,4 @@
-"""Which images of a data set are certified, and each one's radius."""
+"""The images of a data set that are certified, and their radii."""
 
 from __future__ import annotations
 
@@ -13,8 +13,11 @@ from llcert.options import Options
 
 @dataclass(frozen=True)
 class Selection:
-    """chosen: the range of images that was asked for. indices: of those among them that the specification is about.
-    settings: with the radii of the chosen images, where each has its own."""
+    """The images of a certification.
+
+    chosen: the range of images asked for. indices: of those among them that the specification is about. settings: with
+    the radii of the chosen images, where each has its own.
+    """
 
     dataset: Dataset
     chosen: range
@@ -35,8 +38,8 @@ class Selection:
 def select_images(options: Options, settings: Settings, dataset: Dataset) -> Selection:
     """The images that the options choose.
 
-    Raises InvalidInput where no image is left, where radii and images differ in number, and where an image leaves the
-    range of pixels that the specification is restricted to.
+    Raises InvalidInput where the specification is about none of them, where radii and images differ in number, and
+    where an image leaves the pixel range that the specification is restricted to.
     """
     chosen = select(options.samples, len(dataset))
     settings = replace(settings, eps=_of_chosen(settings.eps, options, dataset, chosen))
@@ -51,7 +54,7 @@ def select_images(options: Options, settings: Settings, dataset: Dataset) -> Sel
 
 
 def _of_chosen(eps: Eps, options: Options, dataset: Dataset, chosen: range) -> Eps:
-    """The radii of the chosen images, of which there are as many as of these, or as of all images."""
+    """The radii of the chosen images, from a list for all images of the data set or for the chosen ones alone."""
     if not isinstance(eps, Radii):
         return eps
     if len(eps.values) == len(dataset):

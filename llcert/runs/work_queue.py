@@ -1,7 +1,6 @@
-"""The batches of a run as a queue from which the processes of a group take, and from which results come in order.
+"""The work queue of a run: processes of a group take batches from it, and results leave it in order.
 
-Batches differ much in cost, so that every process takes the next one whenever it is free
-(docs/decisions/sharing.md).
+Batches differ much in cost, so a process takes the next one whenever it is free (docs/decisions/sharing.md).
 """
 
 from __future__ import annotations
@@ -14,23 +13,26 @@ from llcert.machine.process_group import ProcessGroup
 from llcert.runs.pending_batches import PendingBatches
 
 Compute = Callable[[int], Answer]
-"""The result of a batch by its number."""
+"""Computes the result of a batch, given its number."""
 
 
 @dataclass(frozen=True)
 class WorkQueue:
-    """open: the numbers of the batches that are to be computed, the same for all processes. pending: where results
-    wait that were finished before those in front of them."""
+    """The batches of one run.
+
+    open: the numbers of the batches to compute, the same for all processes. pending: results that wait for those of
+    earlier batches.
+    """
 
     group: ProcessGroup
     pending: PendingBatches
     open: Sequence[int]
 
     def in_order(self, compute: Compute, numbers: range) -> Iterator[Answer]:
-        """The results of these batches in order, whichever process computes them: what rank 0 does.
+        """The results of some batches in order, whichever process computes them; for the process that leads.
 
-        Batches that are not open are pending. A pending batch is removed only when the caller asks for the result
-        behind it. Raises as `ProcessGroup.wait` and `compute` do.
+        Batches that are not open are pending. A pending batch is removed only when the caller asks for the next result.
+        Raises as `ProcessGroup.wait` and `compute` do.
         """
         left = True
         for number in numbers:
@@ -48,7 +50,7 @@ class WorkQueue:
             self.pending.drop(number)
 
     def help_out(self, compute: Compute) -> None:
-        """Computes open batches until none is left: what every other process does. Raises likewise."""
+        """Computes open batches until none is left; for every other process. Raises likewise."""
         while (taken := self._next()) is not None:
             answer = compute(taken)
             # where the group has stopped, rank 0 may not be there any more to take it
@@ -56,6 +58,6 @@ class WorkQueue:
             self.pending.put(taken, answer)
 
     def _next(self) -> int | None:
-        """The number of a batch for this process alone; None where all are taken."""
+        """The number of an open batch that no other process gets; None where all are taken."""
         position = self.group.next_number()
         return self.open[position] if position < len(self.open) else None

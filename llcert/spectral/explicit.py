@@ -14,7 +14,7 @@ import torch
 from scipy import sparse
 from torch import Tensor
 
-from llcert.numerics.rounding import direct_sums
+from llcert.numerics.products import direct_sums
 from llcert.numerics.tensors import flat
 from llcert.spectral.linear_map import Provable
 from llcert.spectral.periods import axes_of, groups_of

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import torch
-from evidence.certified import evidence
+from certificate_writer.certified import evidence
 from random_graphs import random_image, random_network
 
 from llcert.certificate_writer import open_folder

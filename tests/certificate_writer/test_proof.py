@@ -161,7 +161,7 @@ def test_a_folder_that_holds_a_certificate(
 ) -> None:
     folder = copied(proofs["digits_relu_theta"], tmp_path)
     assert certify("digits_maxmin_clipped", folder, "--samples", 2) == 2
-    assert "is not empty; --overwrite replaces a certificate" in capsys.readouterr().err
+    assert "holds an earlier run; give --resume to continue it or --overwrite to replace it" in capsys.readouterr().err
     out = ("--out", tmp_path / "out", "--samples", 2)
     assert certify("digits_maxmin_clipped", folder, "--resume", *out) == 2
     assert "holds another model" in capsys.readouterr().err

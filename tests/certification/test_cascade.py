@@ -8,7 +8,17 @@ import pytest
 import torch
 from torch import Tensor
 
-from llcert.certification import Batch, BatchResult, Contradiction, Finding, Known, Sample, Stage, Verdict, cascade
+from llcert.certification import (
+    Batch,
+    BatchResult,
+    BoundsSoFar,
+    Contradiction,
+    Finding,
+    Sample,
+    Stage,
+    Verdict,
+    cascade,
+)
 from llcert.certification.verdict import LayerMeasure
 from llcert.errors import NumericalError
 from llcert.ir import Input, Network, apply
@@ -32,7 +42,7 @@ class Scripted:
     measures: bool = False
     witness: Tensor | None = None
 
-    def __call__(self, batch: Batch, known: Known) -> Finding:
+    def __call__(self, batch: Batch, known: BoundsSoFar) -> Finding:
         decided = torch.tensor([int(i) in self.decides for i in batch.indices])
         size = (len(batch),)
         layer = LayerMeasure(torch.ones(size), torch.ones(size), torch.ones(size))

@@ -10,11 +10,12 @@ from onnx_text import imported, noise
 from torch import Tensor
 
 import llcert
-from llcert.certification.heads import told_apart
+from llcert.certification.heads import rounding, told_apart
 from llcert.certification.specification import FIRST, Top
 from llcert.domain.region import Region
 from llcert.errors import UnsupportedModel
-from llcert.ops import Head, Sigmoid
+from llcert.ir import Op
+from llcert.ops import Head, Sigmoid, relu
 
 HEADS = {
     "Sigmoid": (Sigmoid(), torch.sigmoid),
@@ -79,7 +80,18 @@ def test_two_roundings_behind_each_other_are_refused(tmp_path: Path) -> None:
     data = noise(4, 12), torch.zeros(4, dtype=torch.long)
     with pytest.raises(UnsupportedModel, match="Sigmoid and Softmax behind the logits"):
         llcert.certify(network, data, 0.1)
-    llcert.certify(network, data, 0.1, semantics="real")
+    llcert.certify(network, data, 0.1, semantics="real", radius=True)
+
+
+class Tempered(Head):
+    """A head of a user."""
+
+
+@pytest.mark.parametrize("op", [Tempered("Softmax"), Head("Sparsemax"), relu()], ids=lambda op: type(op).__name__)
+def test_a_head_whose_rounding_nobody_knows_is_refused(op: Op) -> None:
+    assert rounding((Head("Softmax"), Head("ArgMax"))) == Head("Softmax")
+    with pytest.raises(UnsupportedModel, match=f"{op.label} behind the logits: what it rounds is unknown"):
+        rounding((op,))
 
 
 @pytest.mark.parametrize("head", ["Softmax", "LogSoftmax"])

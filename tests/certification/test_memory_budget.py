@@ -14,7 +14,17 @@ import pytest
 import torch
 from torch import Tensor
 
-from llcert.certification import Assurance, Batch, BatchResult, Certifier, Finding, Known, Settings, Stage, Verdict
+from llcert.certification import (
+    Assurance,
+    Batch,
+    BatchResult,
+    BoundsSoFar,
+    Certifier,
+    Finding,
+    Settings,
+    Stage,
+    Verdict,
+)
 from llcert.certification.memory_budget import MemoryBudget
 from llcert.errors import InvalidInput
 from llcert.ir import Input, Network, apply
@@ -44,9 +54,9 @@ class Cramped:
     def verdict(self) -> Verdict:
         return self.stage.verdict
 
-    def __call__(self, batch: Batch, known: Known) -> Finding:
+    def __call__(self, batch: Batch, known: BoundsSoFar) -> Finding:
         self.seen.append(len(batch))
-        if len(batch) > self.room or (self.light and known.traces):
+        if len(batch) > self.room or (self.light and known.has_traces):
             raise RuntimeError(FULL)
         return self.stage(batch, known)
 

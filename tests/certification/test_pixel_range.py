@@ -6,12 +6,12 @@ from fractions import Fraction
 
 import pytest
 import torch
+from proofs import prover_of
 from torch import Tensor
 
 import llcert
 from llcert.certification import Assurance, Certifier, Semantics, Settings, Verdict
 from llcert.certification.proof.hint import ProofHint
-from llcert.certification.proof.provers import provers_of
 from llcert.domain.pixel_range import UNIT, PixelRange
 from llcert.errors import InvalidInput
 from llcert.ir import Input, Network, apply
@@ -93,9 +93,9 @@ def test_proved_margins_hold_at_every_point_of_the_range(seed: int, semantics: S
     image, eps, within = torch.rand(1, 2, generator=generator) * 0.2, 0.4, PixelRange.of("0", "0.45")
     label = network(image).argmax(1)
     settings = Settings(eps, clip_input=True, pixel_range=within, semantics=semantics)
-    prover = provers_of(network, settings, "cpu")[Assurance.DETERMINISTIC]
+    prover = prover_of(network, settings)
     margins = prover(image, label, ProofHint(local=True, backward=True))
-    whole = provers_of(network, Settings(eps, semantics=semantics), "cpu")[Assurance.DETERMINISTIC]
+    whole = prover_of(network, Settings(eps, semantics=semantics))
     assert bool((margins >= whole(image, label, ProofHint(local=True, backward=True)) - 1e-9).all())
     steps = torch.linspace(0, 0.45, 400, dtype=torch.float64)
     points = torch.cartesian_prod(steps, steps)
@@ -109,7 +109,7 @@ def test_proved_margins_hold_at_every_point_of_the_range(seed: int, semantics: S
 def test_a_linear_map_is_bounded_tightly() -> None:
     """The least value of x + y over the square alone, where the disc holds all of it."""
     settings = Settings(3.0, clip_input=True, semantics=Semantics.REAL)
-    prover = provers_of(corner(2), settings, "cpu")[Assurance.DETERMINISTIC]
+    prover = prover_of(corner(2), settings)
     margin = prover(torch.tensor([[0.5, 0.25]]), torch.tensor([0]), ProofHint(local=True))[0, 1]
     assert float(margin) == pytest.approx(0.05, abs=1e-6)
     assert float(margin) <= float(torch.tensor(0.05))

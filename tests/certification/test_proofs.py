@@ -14,7 +14,9 @@ from proofs import ORDERS, Silly, in_float32, prover
 from random_graphs import Draw, in_format, random_image, random_network
 from torch import Tensor
 
-from llcert.bounds import RowWeighting, VerifiedArithmetic, choices, dual, propagate
+from llcert.bounds import RowWeighting, VerifiedArithmetic, propagate
+from llcert.bounds.backward import crown
+from llcert.bounds.backward.choices import Tightest
 from llcert.bounds.forward.outward import enclosing_ball
 from llcert.certification.proof.hint import ProofHint
 from llcert.certification.proof.prover import Prover
@@ -75,10 +77,10 @@ def carried(own: Prover, image: Tensor, label: Tensor, hint: ProofHint, seed: in
     trace = propagate(
         own.program, ball, VerifiedArithmetic(own.bound, solver, deployed=own.deployed), weighting=hint.weighting
     )
-    rows, backward = {own.program.output: dual.differences(label, own.program)}, dual.Backward(own.program)
+    rows, backward = {own.program.output: crown.differences(label, own.program)}, crown.Backward(own.program)
     return [
-        backward(trace, rows, choices.Tightest()).lower[0],
-        backward(trace, rows, choices.Tightest(), best_stop=True).lower[0],
+        backward(trace, rows, Tightest()).lower[0],
+        backward(trace, rows, Tightest(), best_stop=True).lower[0],
         backward(trace, rows, Silly(seed), best_stop=True).lower[0],
     ]
 

@@ -55,7 +55,7 @@ def _compare(shared: Path, name: str, images: int) -> None:
     norms = torch.tensor([float(paper.bound.norms[b.terms[0]]) for b in blocks], dtype=torch.float64)
     assert (norms / torch.from_numpy(stored["global_norms"]) - 1).abs().max() <= 1e-3
 
-    trace = paper.local.trace(paper.batch(pixels, labels, torch.arange(count)), RowWeighting.MASK)
+    trace = paper.estimator.trace(paper.batch(pixels, labels, torch.arange(count)), RowWeighting.MASK)
     local = torch.stack([trace.norms[b.terms[0]].value for b in blocks], 1)
     assert (local / given["local_norms"]).max() <= 1 + SLACK
 
@@ -68,7 +68,7 @@ def _compare(shared: Path, name: str, images: int) -> None:
         assert (upper <= given["mean_upper"][:, number] + slack).all(), f"upper of block {number}"
         assert (trace.post_activation[block.node].varying.flatten(1).sum(1) <= given["varying"][:, number]).all()
 
-    margins = worst_margins(logits, labels, paper.local.last, trace.post_activation)
+    margins = worst_margins(logits, labels, paper.estimator.last, trace.post_activation)
     worst = torch.where(torch.isinf(margins), logits, logits.gather(1, labels[:, None]) - margins)
     assert (worst <= given["worst_logits"] + SLACK * given["worst_logits"].abs().clamp(min=1)).all()
 

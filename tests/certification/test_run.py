@@ -12,9 +12,9 @@ import torch
 from torch import Tensor
 
 from llcert.certification import PGD, BatchResult, Certifier, Settings, Verdict
-from llcert.certification.arithmetic import full_precision
 from llcert.errors import InvalidInput
 from llcert.ir import Input, Network, apply
+from llcert.numerics.products import full_precision
 from llcert.ops import Linear, relu
 
 COUNT = 60

@@ -130,7 +130,7 @@ def _checked(
     certifier: Certifier, images: Tensor, labels: Tensor, result: BatchResult, check: SelfCheck | None = None
 ) -> None:
     batch = certifier.batch(images, labels, INDICES)
-    (check or SelfCheck())(certifier.local, certifier.network, batch, result, deployed=True)
+    (check or SelfCheck())(certifier.estimator, certifier.network, batch, result, deployed=True)
 
 
 @pytest.mark.parametrize("scale", [1e-6, 1.0, 1e6])
@@ -146,7 +146,7 @@ def test_a_shrunken_global_bound_is_noticed(scale: float) -> None:
     )
     result = certifier(images, labels, INDICES)
     with pytest.raises(NumericalError):
-        _checked(replace(certifier, local=replace(certifier.local, bound=small)), images, labels, result)
+        _checked(replace(certifier, estimator=replace(certifier.estimator, bound=small)), images, labels, result)
 
 
 def test_a_certificate_that_an_attack_breaks_is_a_contradiction() -> None:
@@ -178,7 +178,7 @@ def test_a_point_that_float32_alone_gets_wrong_contradicts_those_who_speak_of_fl
     certifier = Certifier.of(network, Settings(0.0, semantics=Semantics.REAL))
     result = certifier(images, labels, torch.arange(1))
     lies = replace(result, samples=tuple(replace(s, verdict=Verdict.CERTIFIED) for s in result.samples))
-    given = certifier.local, certifier.network, certifier.batch(images, labels, torch.arange(1)), lies
+    given = certifier.estimator, certifier.network, certifier.batch(images, labels, torch.arange(1)), lies
     SelfCheck()(*given, deployed=False)
     with pytest.raises(Contradiction):
         SelfCheck()(*given, deployed=True)

@@ -7,18 +7,19 @@ from dataclasses import replace
 
 import pytest
 import torch
-from attacks import adversary
 from batches import batch_of, decided
-from proofs import points_of
+from proofs import points_of, prover_of
 from torch import Tensor
 
 from llcert.bounds import global_bound
 from llcert.certification import (
     FIRST,
     PGD,
+    Adversary,
     Assurance,
     Certifier,
     Clean,
+    Estimator,
     Global,
     Local,
     Never,
@@ -31,7 +32,6 @@ from llcert.certification import (
     positive,
 )
 from llcert.certification.proof.hint import ProofHint
-from llcert.certification.proof.provers import provers_of
 from llcert.errors import InvalidInput
 from llcert.ir import Input, Network, apply
 from llcert.ops import Linear, MaxMin, relu
@@ -199,7 +199,7 @@ def test_an_attack_leaves_a_point_where_the_claim_is_false(specification: Specif
         open_ = ~decided(Clean(program, specification), program, batch).decided
         if not open_.any():
             continue
-        attack = TargetedAttack(adversary(program, specification))
+        attack = TargetedAttack(Adversary(program, specification=specification))
         finding = decided(attack, program, batch.select(open_))
         assert finding.counterexample is not None
         sizes = torch.tensor(radii.values, dtype=torch.float64)[open_]
@@ -258,7 +258,7 @@ def test_weaker_claims_are_never_harder() -> None:
     for kind in (Global, Local):
         before = torch.zeros(40, dtype=torch.bool)
         for specification in (FIRST, Top(2), Top(3)):
-            now = decided(kind(program, bound, specification=specification), program, batch).decided
+            now = decided(kind(Estimator(program, bound, specification=specification)), program, batch).decided
             assert not (before & ~now).any()
             before = now
 
@@ -292,7 +292,7 @@ def test_ties_certify_nothing(specification: Specification) -> None:
 def test_only_rivals_are_carried() -> None:
     net = network(0)
     images, labels, _ = asked(net, 5, 0)
-    prover = provers_of(net, Settings(0.05, specification=Never(2)), "cpu")[Assurance.DETERMINISTIC]
+    prover = prover_of(net, Settings(0.05, specification=Never(2)))
     reference = Never(2).reference(net(images), labels, CLASSES)
     every = replace(prover, specification=FIRST)(images, reference, ProofHint(local=True, backward=True))
     some = prover(images, reference, ProofHint(local=True, backward=True))
@@ -341,7 +341,7 @@ def test_an_image_without_a_radius_is_refused() -> None:
 def test_a_prover_of_many_radii_must_be_told_which() -> None:
     net = network(0)
     images, labels, radii = asked(net, 4, 0)
-    prover = provers_of(net, Settings(radii), "cpu")[Assurance.DETERMINISTIC]
+    prover = prover_of(net, Settings(radii))
     with pytest.raises(ValueError, match="own radius"):
         prover(images, labels, ProofHint(local=True))
     assert isinstance(prover.eps, Radii)

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import pytest
 import torch
-from attacks import adversary
 from batches import batch_of, decided
 from torch import Tensor
 
 from llcert.bounds import GlobalBound, RowWeighting, global_bound
-from llcert.certification import Attack, Clean, Global, Known, Local, Traces, Verdict
+from llcert.certification import Adversary, Attack, BoundsSoFar, Clean, Estimator, Global, Local, Verdict
 from llcert.certification.specification import FIRST, positive
 from llcert.ir import Input, Network, apply
 from llcert.ops import Linear, relu
@@ -57,7 +56,9 @@ def test_bounds_hold_on_the_sphere_and_local_is_never_worse(seed: int) -> None:
     program = _net(seed)
     images, labels = _batch(program)
     bound, eps = global_bound(program), 0.05
-    coarse, fine = (decided(s(program, bound), program, batch_of(images, labels, eps)) for s in (Global, Local))
+    coarse, fine = (
+        decided(s(Estimator(program, bound)), program, batch_of(images, labels, eps)) for s in (Global, Local)
+    )
     assert coarse.margin is not None
     assert fine.margin is not None
     assert (fine.margin >= coarse.margin * (1 - 1e-9) - 1e-9).all()
@@ -77,7 +78,7 @@ def test_no_room_certifies_all_that_leads() -> None:
     bound = global_bound(program)
     leading = FIRST.holds(program.logits(images), labels, 3)
     for stage in (Global, Local):
-        found = decided(stage(program, bound), program, batch_of(images, labels, 0.0))
+        found = decided(stage(Estimator(program, bound)), program, batch_of(images, labels, 0.0))
         assert torch.equal(found.decided, leading)
 
 
@@ -85,7 +86,7 @@ def test_local_measures_every_image() -> None:
     program = _net()
     images, labels = _batch(program)
     bound = global_bound(program)
-    finding = decided(Local(program, bound), program, batch_of(images, labels, 0.05))
+    finding = decided(Local(Estimator(program, bound)), program, batch_of(images, labels, 0.05))
     assert finding.lipschitz is not None
     assert finding.growth is not None
     assert (finding.lipschitz <= bound.logit_lipschitz).all()
@@ -99,14 +100,14 @@ def test_local_measures_every_image() -> None:
 def test_later_stages_start_from_the_forward_passes_of_their_own_images() -> None:
     """What one stage leaves is what another would compute for the images that go on, and is not computed again."""
     program = _net()
-    batch, local = batch_of(*_batch(program), 0.05), Local(program, global_bound(program))
-    _, traces = local.refined(batch, Traces())
+    batch, estimator = batch_of(*_batch(program), 0.05), Estimator(program, global_bound(program))
+    _, known = estimator.refined(batch, BoundsSoFar.none(program, len(batch)))
     some = torch.tensor([3, 17, 5])
-    left, known = batch.select(some), Known.nothing(program, len(batch)).improved(None, traces).select(some)
-    assert local.refined(left, known.traces)[0] is known.traces.refined
-    found, _ = local.masked(left, known.traces)
-    assert found is known.traces.masked
-    own, _ = local.masked(left, Traces())
+    left, known = batch.select(some), known.select(some)
+    assert estimator.refined(left, known)[0] is known.refined
+    found, _ = estimator.masked(left, known)
+    assert found is known.masked
+    own, _ = estimator.masked(left, known.without_traces())
     for block in program.blocks:
         mine, theirs = (t.pre_activation[block.node].lower for t in (found, own))
         torch.testing.assert_close(mine, theirs, rtol=1e-9, atol=1e-9)
@@ -116,7 +117,7 @@ def test_later_stages_start_from_the_forward_passes_of_their_own_images() -> Non
 def test_attack_keeps_its_witnesses() -> None:
     program = _net()
     images, labels = _batch(program)
-    finding = decided(Attack(adversary(program)), program, batch_of(images, labels, 0.4))
+    finding = decided(Attack(Adversary(program)), program, batch_of(images, labels, 0.4))
     assert finding.counterexample is not None
     assert finding.decided.any()
     assert not FIRST.holds(program.logits(finding.counterexample[finding.decided]), labels[finding.decided], 3).any()
@@ -130,7 +131,7 @@ def test_verdicts_do_not_depend_on_the_scale_of_the_weights(scale: float) -> Non
     for eps in (0.02, 0.1, 0.3):
         for kind in (Global, Local):
             batch = batch_of(images, labels, eps)
-            known, found = (decided(kind(p, global_bound(p)), p, batch) for p in (plain, scaled))
+            known, found = (decided(kind(Estimator(p, global_bound(p))), p, batch) for p in (plain, scaled))
             assert known.margin is not None
             clear = known.margin.abs() > 1e-3
             assert not (found.decided & ~known.decided)[clear].any(), (kind, eps)
@@ -143,15 +144,15 @@ def test_overflow_certifies_nothing(scale: float) -> None:
     program = _net(scale=scale, dtype=torch.float32)
     images, _ = _batch(_net(dtype=torch.float32))
     batch, bound = batch_of(images, torch.zeros(40, dtype=torch.int64), 0.1), global_bound(program)
-    for stage in (Global(program, bound), Local(program, bound)):
+    for stage in (Global(Estimator(program, bound)), Local(Estimator(program, bound))):
         assert not decided(stage, program, batch).decided.any()
 
 
 def test_the_second_pass_starts_near_the_first_but_not_on_it() -> None:
     program = _net()
-    batch, local = batch_of(*_batch(program), 0.05), Local(program, global_bound(program))
-    first = local.trace(batch, RowWeighting.MASK)
-    second = local.trace(batch, RowWeighting.SECANT, before=first)
+    batch, estimator = batch_of(*_batch(program), 0.05), Estimator(program, global_bound(program))
+    first = estimator.trace(batch, RowWeighting.MASK)
+    second = estimator.trace(batch, RowWeighting.SECANT, before=first)
     for block in program.blocks:
         assert (
             second.post_activation[block.node].region.radius
@@ -173,10 +174,10 @@ def _diagonal(seed: int) -> tuple[Program, GlobalBound, Tensor]:
 def test_a_vector_of_the_first_pass_does_not_stop_the_second_early(seed: int) -> None:
     """Without a nudge the second norm of this map came out 22 % too small."""
     program, bound, image = _diagonal(seed)
-    local, batch = Local(program, bound), batch_of(image, torch.zeros(1, dtype=torch.int64), 0.3)
+    estimator, batch = Estimator(program, bound), batch_of(image, torch.zeros(1, dtype=torch.int64), 0.3)
     block = program.blocks[0]
-    first = local.trace(batch, RowWeighting.MASK)
-    second = local.trace(batch, RowWeighting.SECANT, before=first)
+    first = estimator.trace(batch, RowWeighting.MASK)
+    second = estimator.trace(batch, RowWeighting.SECANT, before=first)
     assert block.activation is not None
     secants = block.activation.secant(second.pre_activation[block.node])
     weight = block.terms[0].adjoint(torch.eye(4, dtype=torch.float64))

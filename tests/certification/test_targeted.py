@@ -2,27 +2,26 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from collections.abc import Callable
 
 import pytest
 import torch
-from attacks import adversary, attacked
+from attacks import attacked
 from batches import batch_of, decided
 from torch import Tensor
 
 from llcert.certification import (
     FIRST,
     PGD,
+    Adversary,
     Attack,
     AttackKind,
     Certifier,
-    Deployed,
     Finding,
     Never,
     Objective,
     Settings,
     Specification,
-    Target,
     TargetedAttack,
     Top,
     Verdict,
@@ -54,7 +53,9 @@ def _images() -> Tensor:
 def _attack(
     program: Program, images: Tensor, labels: Tensor, eps: float, *, specification: Specification = FIRST
 ) -> Finding:
-    return decided(TargetedAttack(adversary(program, specification)), program, batch_of(images, labels, eps))
+    return decided(
+        TargetedAttack(Adversary(program, specification=specification)), program, batch_of(images, labels, eps)
+    )
 
 
 @pytest.mark.parametrize("seed", range(5))
@@ -109,7 +110,7 @@ def test_a_picture_is_preferred_where_there_is_one() -> None:
 def test_a_claim_about_pictures_is_refuted_by_pictures_alone() -> None:
     program = _linear(torch.tensor([[0.0, 0.0], [1.0, 0.0]]), torch.tensor([0.0, -1.2]))
     images, labels = torch.tensor([[0.9, 0.5]]), torch.zeros(1, dtype=torch.int64)
-    stage = TargetedAttack(replace(adversary(program), restricted=True))
+    stage = TargetedAttack(Adversary(program, restricted=True))
     assert not decided(stage, program, batch_of(images, labels, 0.5)).decided.any()
     assert _attack(program, images, labels, 0.5).decided.all()
 
@@ -119,7 +120,7 @@ def test_closed_rivals_are_left_out_unless_all_are_closed() -> None:
     program = _linear(torch.tensor([[0.0, 0.0], [1.0, 0.0], [0.0, 0.0]]), torch.tensor([0.0, -0.8, -9.0]))
     images, labels = torch.tensor([[0.5, 0.5]]), torch.zeros(1, dtype=torch.int64)
     for bounds, expected in (([0.0, 1.0, -1.0], False), ([0.0, -1.0, 1.0], True), ([0.0, 1.0, 1.0], True)):
-        stage, batch = TargetedAttack(adversary(program)), batch_of(images, labels, 0.5)
+        stage, batch = TargetedAttack(Adversary(program)), batch_of(images, labels, 0.5)
         assert bool(decided(stage, program, batch, torch.tensor([bounds])).decided) is expected
 
 
@@ -127,9 +128,8 @@ def test_it_is_broken_only_if_the_deployed_network_says_so() -> None:
     program, images = lower(_deep()), _images()
     labels = program.logits(images).argmax(1)
 
-    def finding(deployed: Deployed) -> Finding:
-        known = replace(adversary(program), target=Target(program, deployed))
-        return decided(TargetedAttack(known), program, batch_of(images, labels, 0.5))
+    def finding(deployed: Callable[[Tensor], Tensor]) -> Finding:
+        return decided(TargetedAttack(Adversary(program, deployed)), program, batch_of(images, labels, 0.5))
 
     own = finding(program.logits)
     assert torch.equal(finding(lambda points: program.logits(points) * 2).decided, own.decided)
@@ -164,7 +164,7 @@ def test_what_it_finds_does_not_depend_on_who_shares_a_batch() -> None:
     labels = program.logits(images).argmax(1)
     together = _attack(program, images, labels, 0.5)
     order = torch.randperm(60, generator=torch.Generator().manual_seed(0))
-    stage, batch = TargetedAttack(adversary(program)), batch_of(images, labels, 0.5)
+    stage, batch = TargetedAttack(Adversary(program)), batch_of(images, labels, 0.5)
     parts = [decided(stage, program, batch.select(i)) for i in order.split(7)]
     assert torch.equal(torch.cat([p.decided for p in parts]), together.decided[order])
 
@@ -206,7 +206,7 @@ def test_it_runs_after_the_bounds_and_decides_what_they_leave() -> None:
 def test_the_papers_attack_is_one_stage_on_the_cross_entropy() -> None:
     paper = Settings(0.1, attack=AttackKind.PAPER)
     assert paper.running == ("global", "local", "attack", "crown-ball", "crown-ball-intermediate")
-    for settings, objective in ((paper, Objective.CROSS_ENTROPY), (Settings(0.1), Objective.MARGIN)):
+    for settings, objective in ((paper, Objective.LOG_SUM_EXP), (Settings(0.1), Objective.MARGIN)):
         (stage,) = [s for s in Certifier.of(_deep(), settings).stages if isinstance(s, Attack)]
         assert stage.pgd == PGD(objective=objective)
     weak, strong = (

@@ -24,7 +24,7 @@ from llcert.ops import Add, Affine, BatchNorm, Clamp, Concat, Leaky, Linear, Max
 from llcert.ops.cast import cast
 from llcert.program import lower
 
-from ..evidence.certified import certified
+from ..certificate_writer.certified import certified
 
 
 def two_layers() -> Network:

@@ -16,9 +16,8 @@ import pytest
 import torch
 
 from llcert.certification import BatchResult, Contradiction
-from llcert.cli import running
 from llcert.errors import NumericalError
-from llcert.runs.job import Job
+from llcert.runs.certification import Certification
 
 from .conftest import Run
 
@@ -219,14 +218,14 @@ def test_interrupted_and_resumed_is_as_if_never_interrupted(
 ) -> None:
     asked = ["certify", model, "--samples", 40, "--batch-size", 8]
     assert run(*asked, "--out", tmp_path / "whole").code == 0
-    original = Job.result
+    original = Certification.result
 
-    def stopping(self: Job, number: int, *, self_check: bool = False) -> BatchResult:
+    def stopping(self: Certification, number: int, *, checked: int = 0) -> BatchResult:
         if number == 2:
             raise KeyboardInterrupt
-        return original(self, number, self_check=self_check)
+        return original(self, number, checked=checked)
 
-    monkeypatch.setattr(Job, "result", stopping)
+    monkeypatch.setattr(Certification, "result", stopping)
     result = run(*asked, "--out", tmp_path / "parts")
     assert result.code == 130
     assert "16 of 40 images" in result.err
@@ -242,10 +241,10 @@ def test_interrupted_and_resumed_is_as_if_never_interrupted(
 
 
 def test_interrupted_without_a_folder_says_so(run: Run, model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def stopping(self: Job, number: int, *, self_check: bool = False) -> BatchResult:
+    def stopping(self: Certification, number: int, *, checked: int = 0) -> BatchResult:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(Job, "result", stopping)
+    monkeypatch.setattr(Certification, "result", stopping)
     result = run("certify", model, "--samples", 4, "--json", "-")
     assert result.code == 130
     assert result.out == ""
@@ -255,10 +254,10 @@ def test_interrupted_without_a_folder_says_so(run: Run, model: Path, monkeypatch
 def test_a_contradiction_leaves_a_reproducer(
     run: Run, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def contradicting(self: Job, number: int, *, self_check: bool = False) -> BatchResult:
+    def contradicting(self: Certification, number: int, *, checked: int = 0) -> BatchResult:
         raise Contradiction(7, 3, torch.zeros(1, 8, 8), torch.ones(1, 8, 8))
 
-    monkeypatch.setattr(Job, "result", contradicting)
+    monkeypatch.setattr(Certification, "result", contradicting)
     result = run("certify", model, "--samples", 4, "--out", tmp_path / "out")
     assert result.code == 3
     assert "contradiction_7.npz" in result.complaint
@@ -274,7 +273,7 @@ def test_a_failed_self_check_and_bugs_exit_with_3(run: Run, model: Path, monkeyp
         def failing(*_: object, error: Exception = error, **__: object) -> int:
             raise error
 
-        monkeypatch.setattr(running, "_watched", failing)
+        monkeypatch.setattr(Certification, "result", failing)
         result = run("certify", model, "--samples", 4)
         assert result.code == 3
         assert words in result.complaint

@@ -10,7 +10,7 @@ import pytest
 import typer
 from typer.testing import CliRunner, Result
 
-from llcert.cli.plot import plot
+from llcert.cli.commands.plot import plot
 from llcert.errors import InvalidInput
 
 FILES = [f"figure{n}.{kind}" for n in (2, 3, 4) for kind in ("png", "svg")]

@@ -18,7 +18,7 @@ from onnx_text import imported, noise, onnx_model, operators, written
 
 from llcert.api import load
 from llcert.errors import UnsupportedModel
-from llcert.frontend.folding import Folder
+from llcert.frontend.folding import ConstantFolder
 from llcert.frontend.rules import rule_for
 from llcert.frontend.runtime import run_node
 
@@ -275,7 +275,7 @@ def test_our_rules_are_the_runtimes_own(
     names = [f"i{i}" for i in range(len(inputs))]
     node = helper.make_node(kind, names, ["a", "b"] if kind == "Split" else ["a"], **attributes)
     assert rule_for(kind, [a.dtype for a in inputs]) is not None
-    ours = Folder(opset, 10_000).compute(node, inputs, "here")
+    ours = ConstantFolder(opset, 10_000).compute(node, inputs, "here")
     theirs = run_node(node, dict(zip(names, inputs, strict=True)), opset)
     for mine, other in zip(ours, theirs, strict=True):
         assert isinstance(mine, np.ndarray)

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import pytest
 from pass_graphs import image, labels
+from torch import Tensor
 
-from llcert.ir import apply
+from llcert.errors import UnsupportedModel
+from llcert.ir import Op, apply
 from llcert.ops import Head, Reshape, Sigmoid, relu
-from llcert.passes import notes_of, strip_head
+from llcert.passes import check_legal, notes_of, strip_head
 
 
 @pytest.mark.parametrize("kind", ["Softmax", "LogSoftmax", "ArgMax"])
@@ -42,6 +44,30 @@ def test_logits_are_a_line() -> None:
     found, heads = strip_head(apply(relu(), image(2, 5)))
     assert found.shape == (10,)
     assert heads == ()
+
+
+class Unordered(Head):
+    """A head of a user, which need not keep the order of the logits."""
+
+    def __call__(self, *values: Tensor) -> Tensor:
+        return values[0].flip(-1)
+
+
+class Falling(Sigmoid):
+    def __call__(self, *values: Tensor) -> Tensor:
+        return -values[0]
+
+
+@pytest.mark.parametrize("op", [Unordered("Softmax"), Head("Sparsemax"), Falling()], ids=lambda op: type(op).__name__)
+def test_what_is_not_known_to_keep_the_order_of_the_logits_stays(op: Op) -> None:
+    output = apply(op, image(3), name="answer")
+    assert strip_head(output) == (output, ())
+
+
+@pytest.mark.parametrize("op", [Unordered("Softmax"), Head("Sparsemax")], ids=lambda op: type(op).__name__)
+def test_and_a_head_that_stays_is_refused(op: Op) -> None:
+    with pytest.raises(UnsupportedModel, match="answer"):
+        check_legal(apply(op, image(3), name="answer"), "net")
 
 
 def test_a_head_inside_stays() -> None:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import pytest
 import torch
 from pass_graphs import image
 
+from llcert.domain.region import Region
 from llcert.errors import UnsupportedModel
-from llcert.ir import Input, Node, Op, apply
+from llcert.ir import Activation, Input, Node, Op, apply
 from llcert.ops import Add, Clamp, Extreme, Head, Linear, MaxMin, relu
 from llcert.passes import check_legal
 
@@ -45,6 +48,37 @@ def test_illegal(name: str) -> None:
         check_legal(output, "net.onnx")
     assert str(caught.value).startswith("net.onnx: ")
     assert named in str(caught.value)
+
+
+@dataclass(frozen=True)
+class Ramp(Activation):
+    """An activation of a user: a threshold that may be anything, under a name that a Clamp has, too."""
+
+    low: torch.Tensor
+
+    def __call__(self, *values: torch.Tensor) -> torch.Tensor:
+        return torch.maximum(values[0], self.low)
+
+    def slope(self, z: Region) -> torch.Tensor:
+        return torch.ones_like(z.centre)
+
+    def global_slope(self, shape: tuple[int, ...]) -> torch.Tensor:
+        return torch.ones(shape)
+
+
+class Derived(Clamp):
+    """Another function than the Clamp it is derived from."""
+
+    def __call__(self, *values: torch.Tensor) -> torch.Tensor:
+        return values[0].nan_to_num()
+
+
+@pytest.mark.parametrize("number", [-torch.inf, torch.inf, torch.nan])
+def test_an_operator_of_a_user_stays_and_its_parameters_must_be_finite(number: float) -> None:
+    check_legal(apply(Ramp(torch.tensor([0.0, -3.0])), image(2), name="ramp"), "net")
+    for kind in (Ramp, Derived):
+        with pytest.raises(UnsupportedModel, match=r"net: .* ramp: its low holds NaN or infinite values"):
+            check_legal(apply(kind(torch.tensor([0.0, number])), image(2), name="ramp"), "net")
 
 
 def test_unknown_operators_and_no_input() -> None:

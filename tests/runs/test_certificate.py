@@ -14,9 +14,9 @@ from llcert.errors import InvalidInput
 from llcert.ir import Input, Network, apply
 from llcert.ops import Linear, relu
 from llcert.options import Options
-from llcert.runs.certificate import Proofs
+from llcert.runs.certificate import RunCertificate
+from llcert.runs.certification import prepare
 from llcert.runs.identity import OF_OPTIONS
-from llcert.runs.job import prepare
 from llcert.runs.run import Run
 
 OPTIONS = Options(eps="0.001", seed=3, stages=("global", "local"))
@@ -28,7 +28,7 @@ def test_a_certificate_states_every_option_that_changes_results(tmp_path: Path) 
     network = Network(apply(Linear(second), apply(relu(), apply(Linear(first), apply(Input((4,)))))))
     images = torch.rand(4, 4, generator=generator)
     job = prepare(network, OPTIONS, dataset=images_and_labels(images, network(images).argmax(1)), proof=True)
-    with Run(job, OPTIONS, proofs=Proofs.open(tmp_path, OPTIONS, resume=False, overwrite=False)) as run:
+    with Run(job, OPTIONS, certificate=RunCertificate.open(tmp_path, OPTIONS, resume=False, overwrite=False)) as run:
         list(run.results())
     written = json.loads((tmp_path / "certificate.json").read_text())
     assert (written["settings"]["seed"], written["settings"]["stages"]) == (3, ["global", "local"])
@@ -39,4 +39,4 @@ def test_a_certificate_states_every_option_that_changes_results(tmp_path: Path) 
 
 def test_an_estimate_has_no_certificate(tmp_path: Path) -> None:
     with pytest.raises(InvalidInput, match="--proof needs --assurance deterministic"):
-        Proofs.open(tmp_path, Options(assurance="estimate"), resume=False, overwrite=False)
+        RunCertificate.open(tmp_path, Options(assurance="estimate"), resume=False, overwrite=False)

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import torch
-from evidence.certified import evidence
+from certificate_writer.certified import evidence
 from moments import State, moments, put, state_of
 
 import llcert.certificate_writer.folder

@@ -94,7 +94,7 @@ def test_killed_before_its_first_line_a_run_starts_anew(tmp_path: Path) -> None:
     for name in (SAMPLES, BATCHES):
         (tmp_path / name).touch()
     directory = open_directory(tmp_path, resume=True, overwrite=False)
-    assert directory.stored is None
+    assert directory.earlier is None
     assert directory.begin(OPTIONS, IDENTITY) == ()
     directory.close()
 
@@ -179,7 +179,7 @@ EARLIER = """{"format": "llcert run 1", "question": {"eps": ["0.1", "36/255"], "
 
 def test_a_run_of_an_earlier_version_is_read(tmp_path: Path) -> None:
     (tmp_path / RUN).write_text(EARLIER)
-    stored = open_directory(tmp_path, resume=True, overwrite=False).stored
+    stored = open_directory(tmp_path, resume=True, overwrite=False).earlier
     assert stored is not None
     assert stored.options == Options(
         eps=("0.1", "36/255"),

@@ -1,5 +1,6 @@
-"""Proofs of what estimates certified: the same bounds in float64, with proved norms and every rounding paid for.
+"""Proofs of what estimates certified: the same bounds in float64, with proved norms, rounding included.
 
-A stage leaves hints (`hint`), a prover follows them (`prover`, its attempts in `attempts`), and returns what it proved
-(`record`); `stage` makes a stage count only what was proved.
+`stage` wraps a stage so that only proved certificates count: the stage leaves hints (`hint`), a prover follows them
+(`prover`, which calls `attempts`) and returns a proof with its evidence (`record`). `provers` makes the prover of each
+assurance (docs/method.md, sections 12 and 14).
 """

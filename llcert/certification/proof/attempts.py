@@ -1,4 +1,4 @@
-"""The ways by which a prover bounds an objective from the logits down to the image, cheapest first."""
+"""The attempts of a prover at an objective by a backward pass, cheapest first (docs/method.md, section 14)."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ from llcert.certification.proof.hint import BranchCover, FixedRelaxation
 
 @dataclass(frozen=True)
 class Objectives:
-    """Margins `z_y - z_j` that are still to be proved.
+    """Objectives `z_y - z_j` whose lower bounds are to become positive.
 
-    trace: the regions of each one's image, `[objectives]`. directions: coefficients on the logits, `[objectives, 1,
-    logits]`. images, classes: the position of the image in the batch, and j. enough: above it a bound need not get any
-    better, `[objectives]`.
+    trace: the forward pass of the image of each, its batch axis the objectives. directions: coefficients on the logits,
+    `[objectives, 1, logits]`. images: the position of the image in the batch, `[objectives]`. classes: j,
+    `[objectives]`. enough: an ascent stops where the bound exceeds it, `[objectives]`.
     """
 
     trace: Trace
@@ -42,10 +42,10 @@ class Objectives:
 
 @dataclass(frozen=True)
 class Attempted:
-    """What an attempt found for some objectives.
+    """The bounds that an attempt found for some of the objectives.
 
-    positions: which ones. bounds: lower bounds, `[tried]`. choices: the relaxations that give them, `[tried, 1, ...]`.
-    leaves: in their place, the parts of the ball of all of them; `leaves.rows` counts `positions`.
+    positions: of these among all objectives, `[tried]`. bounds: lower bounds, `[tried]`. choices: the relaxations that
+    give them, `[tried, 1, ...]`; or, in their place, leaves: parts of the ball, whose `rows` are positions in `bounds`.
     """
 
     positions: Tensor
@@ -55,17 +55,17 @@ class Attempted:
 
 
 Attempt = Callable[[Backward, Objectives], Attempted]
-"""Bounds those of the objectives for which it has something to offer."""
+"""Bounds objectives, or those among them that a hint has relaxations or a branch cover for."""
 
 
 def closed(backward: Backward, objectives: Objectives) -> Attempted:
-    """The tightest slopes over each box and the best multipliers, in closed form; the best stop."""
+    """By the tightest slopes over each box and the best multipliers, in closed form; each row at its best stop."""
     found = backward(objectives.trace, {backward.program.output: objectives.directions}, Tightest(), best_stop=True)
     return Attempted(_all(objectives), found.lower[:, 0], found.linear.choices)
 
 
 def repeated(relaxation: FixedRelaxation, backward: Backward, objectives: Objectives) -> Attempted:
-    """The relaxations that an estimate optimised, as they are, for the objectives of which it did; the best stop."""
+    """By the relaxations that an estimate optimised, as they are; each row at its best stop."""
     here, there = relaxation.find(objectives.images, objectives.classes)
     if len(here) == 0:
         return Attempted(here, objectives.enough[here])
@@ -88,8 +88,7 @@ def ascended(
 
 
 def branched(cover: BranchCover, ascent: Ascent, backward: Backward, objectives: Objectives) -> Attempted:
-    """The worst part of a branch cover, each part by its own relaxations, or by an ascent where these do not suffice,
-    for the objectives that were branched."""
+    """By the worst part of a branch cover: each part by its own relaxations, or an ascent where these fail."""
     here, there = cover.find(objectives.images, objectives.classes)
     worst, parts = objectives.enough.new_full((len(here),), -torch.inf), list[Leaves]()
     for row, (place, known) in enumerate(zip(here.tolist(), there.tolist(), strict=True)):

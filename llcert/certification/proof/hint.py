@@ -101,13 +101,13 @@ def _among(values: Tensor, wanted: Tensor) -> tuple[Tensor, Tensor]:
 
 @dataclass(frozen=True)
 class ProofHint:
-    """One way to prove a margin.
+    """One way to prove margins.
 
-    local: whether norms are those of each image's region (eq. 6 of the paper), else global ones. weighting: of the rows
-    of local norms, by masks or by secants. intermediate: whether pre-activation bounds come from the backward pass too.
-    backward: whether objectives that do not suffice at the last hidden values are bounded by the backward pass.
-    relaxation: optimised slopes of some objectives. cover: branch covers of some objectives. liplt: whether global
-    norms are by LipLT too.
+    local: whether norms are those of each image's masked maps (eq. 6 of the paper), else the global ones. weighting:
+    row weights of local norms. intermediate: whether pre-activation bounds come from backward passes, too. backward:
+    whether objectives that are not proved at the last hidden values are bounded by the backward pass. relaxation,
+    cover: for that backward pass, optimised slopes or branch covers of some objectives; they do not count where hints
+    are compared. liplt: whether global bounds are by LipLT, too.
     """
 
     local: bool
@@ -117,6 +117,11 @@ class ProofHint:
     relaxation: FixedRelaxation | None = field(default=None, compare=False)
     cover: BranchCover | None = field(default=None, compare=False)
     liplt: bool = False
+
+    @property
+    def forward_passes(self) -> int:
+        """How many forward passes with local norms a proof by this hint takes."""
+        return 0 if not self.local else 2 if self.intermediate else 1
 
     def select(self, positions: Tensor) -> ProofHint:
         """The hint for some images; positions: index."""

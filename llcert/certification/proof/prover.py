@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from functools import partial
+from functools import cached_property, partial
 
 import torch
 from torch import Tensor
@@ -21,30 +21,31 @@ from llcert.certification.proof.record import ObjectiveProof, Pair, Proof, Regio
 from llcert.certification.radii import Eps, Radii
 from llcert.certification.specification import FIRST, Specification
 from llcert.domain.pixel_range import PixelRange
+from llcert.domain.region import Region
 from llcert.ir import Node, Op
-from llcert.numerics.rounding import direct_sums
+from llcert.numerics.products import direct_sums
 from llcert.numerics.tensors import flat
 from llcert.ops import Sigmoid
 from llcert.program import Program
 from llcert.spectral import Remembered, Side, Solver
 
 _LEAST = 1e-7
-"""What a margin with evidence must exceed, of the largest logit: room for the arithmetic of whoever checks it."""
+"""Share of the largest logit that a margin with evidence must exceed, for the rounding of the checker."""
 
 _ENOUGH = 1e-4
-"""Above what an ascent need not go on where evidence is kept, of the largest logit: float32 costs less than that."""
+"""Share of the largest logit above which an ascent stops where evidence is kept: evidence in float32 costs less."""
 
 
 @dataclass(frozen=True)
 class Prover:
-    """Lower bounds of margins that hold for the network as it is run, or as real numbers.
+    """Lower bounds of margins, rounding included: the counterpart of `Estimator` in float64.
 
-    program: in float64. bound: its proved norms. solver: of local norms. side: what they must be at least. eps: not
-    below the radius that was asked. deployed: whether of the network as it is run too; else in real numbers alone.
-    colorings: the rows of the program's intermediate bounds. ascent: the last attempt on objectives that the estimate
-    certified. within: the range of pixels that a claim is restricted to. slack: room for a checker. specification:
-    whose margins count. heads: of the network, behind its logits. liplt: the bound with LipLT in it, costly, made when
-    asked.
+    program: the network in float64. bound: its proved global bound; liplt: computes the one with LipLT, which is
+    costly. solver: of local norms. side: what these must be at least. eps: not below the radius asked for. deployed:
+    whether margins hold for the network as it is run, too, not only in real numbers. colorings: the groups of neurons
+    whose intermediate bounds share a row. ascent: the last attempt at an objective. within: the pixel range that the
+    specification is restricted to. slack: what bounds leave for the rounding of a checker. heads: the operators behind
+    the logits of each output.
     """
 
     program: Program
@@ -76,85 +77,89 @@ class Prover:
     ) -> Proof:
         """Lower bounds of `z_y - z_j` over each ball, `[batch, logits]`; infinite for j = y. NaN proves nothing.
 
-        images: `[batch, *input shape]`, pixel units. references: y, `[batch]`; where j is no rival of any, the bound is
-        -inf. eps: a radius for each image, `[batch]`, in place of the prover's one for all. evidence: whether how
-        margins were proved is kept; only margins of which it is are above 0 then. Raises ValueError for a hint at LipLT
-        with evidence, of which there is none.
+        images: `[batch, *input shape]`, pixel units. references: y, `[batch]`; where j is no rival of any of them, the
+        bound is -inf. hint: which bounds to prove. eps: the radius of each image, `[batch]`; None for the prover's own.
+        evidence: whether the evidence of margins is kept; then only margins that have evidence are above 0. Raises
+        ValueError for evidence of a hint at LipLT: there is none.
         """
         if evidence and hint.liplt:
             raise ValueError("there is no evidence of LipLT")
         with torch.no_grad(), direct_sums():
-            regions = self._regions(images.to(torch.float64), hint, eps)
+            region, arithmetic = self._region(images, eps), self._arithmetic(hint)
+            passed = partial(propagate, self.program, region, arithmetic, weighting=hint.weighting)
+            regions = Regions(passed())
+            if hint.intermediate:
+                first, boxes = regions.trace, self._boxes(regions.trace)
+                regions = Regions(passed(boxes={n: b.ends for n, b in boxes.items()}), boxes, first)
+            self._check_side(regions.trace.side)
             margins, objectives = self._margins(regions.trace, references, hint, evidence=evidence)
             return Proof(self._told_apart(margins, references, regions.trace), regions, objectives)
 
     @property
     def softened(self) -> bool:
-        """Whether a proof has to pay for a softmax behind the logits."""
-        kinds = [rounding(head) for head in self.heads]
-        return self.deployed and any(op is not None and not isinstance(op, Sigmoid) for op in kinds)
+        """Whether margins must be large enough to survive a softmax behind the logits."""
+        return self.deployed and any(rounding(head) not in (None, Sigmoid()) for head in self.heads)
 
     def _told_apart(self, margins: Tensor, references: Tensor, trace: Trace) -> Tensor:
-        """The margins that count behind the network's heads."""
+        """The margins of which the network's heads keep the sign; -inf for the others."""
         logits, first = trace.post_activation[self.program.output].region, self.specification.spare == 0
         return told_apart(self.heads, margins, references, logits, first=first) if self.deployed else margins
 
+    @cached_property
     def _backward(self) -> Backward:
         return Backward(self.program, clip=self.within is not None)
 
     def _bound(self, hint: ProofHint) -> GlobalBound:
         return self.liplt() if hint.liplt and self.liplt is not None else self.bound
 
-    def _regions(self, images: Tensor, hint: ProofHint, eps: Tensor | None) -> Regions:
+    def _region(self, images: Tensor, eps: Tensor | None) -> Region:
+        """The balls of the images, rounding of the input included."""
         if eps is None:
             if isinstance(self.eps, Radii):
                 raise ValueError("each image has its own radius; say which")
             eps = torch.full((len(images),), self.eps, dtype=torch.float64, device=images.device)
         form = self.program.input.rounding if self.deployed else None
-        region = enclosing_ball(images, eps, within=self.within, deployed=form)
+        return enclosing_ball(images.to(torch.float64), eps, within=self.within, deployed=form)
+
+    def _arithmetic(self, hint: ProofHint) -> VerifiedArithmetic:
         solver = Remembered(self.solver) if hint.local else None
-        arithmetic = VerifiedArithmetic(self._bound(hint), solver, self.deployed, self.slack)
-        passed = partial(propagate, self.program, region, arithmetic, weighting=hint.weighting)
-        regions = Regions(passed())
-        if hint.intermediate:
-            first, boxes = regions.trace, self._boxes(regions.trace)
-            regions = Regions(passed(boxes={n: b.ends for n, b in boxes.items()}), boxes, first)
-        side = regions.trace.side
+        return VerifiedArithmetic(self._bound(hint), solver, self.deployed, self.slack)
+
+    def _check_side(self, side: Side) -> None:
+        """Raises ValueError where norms are weaker than what the assurance needs."""
         if side is not Side.UPPER and side is not self.side:
             raise ValueError(f"norms of side {side.value} do not support a claim that needs {self.side.value}")
-        return regions
 
     def _boxes(self, first: Trace) -> dict[Node, IntermediateBounds]:
         """Intermediate bounds by the backward pass over the regions of a forward pass."""
-        known, boxes = first.roundoff, intermediate_bounds(self._backward(), first, self.colorings.by_block)
+        known, boxes = first.roundoff, intermediate_bounds(self._backward, first, self.colorings.by_block)
         assert known is not None, "an estimate"
         return {n: replace(b, ends=self.slack.intermediate(b.ends, b.paid, known[n].size)) for n, b in boxes.items()}
 
     def _margins(
         self, trace: Trace, references: Tensor, hint: ProofHint, *, evidence: bool
     ) -> tuple[Tensor, dict[Pair, ObjectiveProof]]:
-        """Margins at the last hidden values; of those that do not suffice there, by what the hint has to offer."""
-        backward = self._backward()
+        """Margins from the regions of the last hidden values, improved by attempts where they are not positive."""
         directions = differences(references, self.program)
-        others = self.specification.others(directions.shape[1], self.program.classes)
-        margins = torch.full_like(directions[:, 0], -torch.inf)
-        stop = backward.at_last_hidden(trace, directions[:, others])
-        margins[:, others] = stop.lower
+        logits, classes = directions.shape[1], self.program.classes
+        rivals = self.specification.others(logits, classes)
+        stop = self._backward.at_last_hidden(trace, directions[:, rivals])
+        margins = self.specification.on_all_logits(stop.lower, logits, classes)
         objectives: dict[Pair, ObjectiveProof] = {}
         if evidence:
-            least, classes = _LEAST * self._largest(trace), torch.arange(margins.shape[1], device=margins.device)
-            objectives = at_last(backward, trace, stop, classes[others], least)
+            least, numbers = _LEAST * self._largest(trace), torch.arange(logits, device=margins.device)
+            objectives = at_last(self._backward, trace, stop, numbers[rivals], least)
             margins = torch.where(margins > least[:, None], margins, margins.clamp(max=0))
         else:
             pairs = pairwise_margins(self.program, self._bound(hint), trace, references)
-            margins[:, others] = torch.fmax(margins, pairs)[:, others]
+            margins[:, rivals] = torch.fmax(margins, pairs)[:, rivals]
         for attempt in self._attempts(hint):
             margins, found = self._improved(margins, attempt, trace, references, evidence=evidence)
             objectives |= found
         return margins.scatter(1, references[:, None], torch.inf), objectives
 
     def _attempts(self, hint: ProofHint) -> tuple[Attempt, ...]:
-        """The attempts at objectives that do not suffice at the last hidden values."""
+        """The attempts at objectives that are not positive at the last hidden values."""
         if not hint.backward:
             return ()
         if hint.cover is not None:
@@ -165,8 +170,8 @@ class Prover:
     def _improved(
         self, margins: Tensor, attempt: Attempt, trace: Trace, references: Tensor, *, evidence: bool
     ) -> tuple[Tensor, dict[Pair, ObjectiveProof]]:
-        """The margins after an attempt at those that are open, and how it proved some where evidence is kept."""
-        backward, margins, kept = self._backward(), margins.clone(), dict[Pair, ObjectiveProof]()
+        """The margins after an attempt at the open ones, and the evidence of those that it proved, if that is kept."""
+        backward, margins, kept = self._backward, margins.clone(), dict[Pair, ObjectiveProof]()
         directions, largest = differences(references, self.program), self._largest(trace)
         enough = _ENOUGH * largest if evidence else torch.zeros_like(largest)
         open_ = torch.nonzero(self.specification.open(margins, references, self.program.classes))

@@ -1,7 +1,8 @@
-"""The provers of a run: one for each assurance, with the solvers of norms that it needs."""
+"""The provers of a certification: one for each assurance, with its solver of norms (docs/method.md, section 12)."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from functools import cache
 
@@ -12,20 +13,18 @@ from llcert.bounds.backward.intermediate import Colorings
 from llcert.bounds.global_lipschitz.norms import MaskedOnly
 from llcert.bounds.global_lipschitz.proof import proved_bound
 from llcert.bounds.liplt import Composed
+from llcert.certification.heads import rounding
+from llcert.certification.proof.hint import ProofHint
 from llcert.certification.proof.prover import Prover
-from llcert.certification.proof.requirements import check_deployable
 from llcert.certification.radii import above
 from llcert.certification.settings import Semantics, Settings
 from llcert.certification.verdict import Assurance
-from llcert.ir import Network
+from llcert.errors import UnsupportedModel
+from llcert.ir import Activation, Network, format_name, topological
 from llcert.machine.memory import free_memory
-from llcert.numerics.rounding import direct_sums
-from llcert.program import Program, lower
+from llcert.numerics.products import direct_sums
+from llcert.program import Program
 from llcert.spectral import RandomLanczos, Remembered, Side, Solver, Verified
-
-_ATTEMPTS = 12
-"""At most so often are the norms of one image asked for: three hints of the stage local, one of crown-ball, two each of
-crown-ball-intermediate and branch, which propagate twice, two of a search for its radius, and some to spare."""
 
 _WHOLE = 10.0
 """The norms of whole maps, proved once a network, may take so many times what those of an image may take."""
@@ -49,17 +48,22 @@ class Checkable:
 
 
 def provers_of(
-    network: Network, settings: Settings, device: torch.device | str, checkable: Checkable | None = None
+    network: Network,
+    colorings: Colorings,
+    settings: Settings,
+    hints: Iterable[ProofHint],
+    slack: CheckerSlack | None = None,
 ) -> dict[Assurance, Prover]:
     """The prover of the assurance that is asked for, and of every weaker one that needs a proof.
 
-    checkable: the same network, where proofs are to leave room for a checker. Raises UnsupportedModel where nothing is
-    known of the network as it is run.
+    colorings: of the network in float64, whose program the provers use. hints: all that may be followed for one image,
+    each as often as it may be. slack: what deterministic proofs leave for a checker. Raises UnsupportedModel where what
+    the network computes as it is run is not known.
     """
-    program = lower(network, device, torch.float64) if checkable is None else checkable.program
-    deployed = settings.semantics is Semantics.FLOAT32
+    program, deployed = colorings.program, settings.semantics is Semantics.FLOAT32
     if deployed:
-        check_deployable(network, program)
+        _check_parameters(program)
+        _check_heads(network)
     verified = _verified(program, settings)
     whole = Remembered(replace(verified, operations=_WHOLE * verified.operations, maps=1))  # LipLT asks again
     with torch.no_grad(), direct_sums():
@@ -70,7 +74,7 @@ def provers_of(
         with torch.no_grad(), direct_sums():
             return proved_bound(program, whole, Composed.of(program))
 
-    colorings = Colorings(program)
+    passes = sum(hint.forward_passes for hint in hints)
     return {
         assurance: Prover(
             program,
@@ -81,12 +85,12 @@ def provers_of(
             deployed=deployed,
             colorings=colorings,
             within=settings.within,
-            slack=checkable.slack if checkable is not None and side is Side.UPPER else TIGHT,
+            slack=slack if slack is not None and side is Side.UPPER else TIGHT,
             specification=settings.specification,
             heads=network.heads,
             liplt=liplt,
         )
-        for assurance, (solver, side) in _solvers(program, settings, verified).items()
+        for assurance, (solver, side) in _solvers(program, settings, verified, passes).items()
     }
 
 
@@ -98,10 +102,15 @@ def _verified(program: Program, settings: Settings) -> Verified:
     return Verified(operations=budget, memory=min(Verified.memory, max(_FREE * free, 1)))
 
 
-def _solvers(program: Program, settings: Settings, verified: Verified) -> dict[Assurance, tuple[Solver, Side]]:
-    """The solver of each assurance, and the side of the norms that it may return."""
+def _solvers(
+    program: Program, settings: Settings, verified: Verified, passes: int
+) -> dict[Assurance, tuple[Solver, Side]]:
+    """The solver of each assurance, and the side of the norms that it may return.
+
+    passes: forward passes of one image at most, whose norms share the probability `settings.delta` of an error.
+    """
     terms = [t for b in program.blocks for t in b.terms if not t.moves]
-    norms = _ATTEMPTS * (len(terms) + len(program.blocks))
+    norms = max(passes, 1) * (len(terms) + len(program.blocks))
     solvers: dict[Assurance, tuple[Solver, Side]] = {
         Assurance.PROBABILISTIC: (RandomLanczos(settings.delta / norms, seed=settings.seed), Side.PROBABLE),
         Assurance.DETERMINISTIC: (verified, Side.UPPER),
@@ -109,3 +118,30 @@ def _solvers(program: Program, settings: Settings, verified: Verified) -> dict[A
     if settings.assurance is Assurance.PROBABILISTIC:
         del solvers[Assurance.DETERMINISTIC]
     return solvers
+
+
+def _check_parameters(program: Program) -> None:
+    """Raises UnsupportedModel, naming the operator, where the format of a value does not hold a parameter.
+
+    Thresholds of activations must be numbers of the format; coefficients may be rounded, but not overflow. program: in
+    float64.
+    """
+    for node in topological(program.output):
+        for name, tensor in node.op.tensors().items():
+            held = tensor.to(node.dtype).to(tensor.dtype)
+            lost = (held != tensor) & ~tensor.isnan()
+            if bool((lost if isinstance(node.op, Activation) else lost & held.isinf()).any()):
+                form, where = format_name(node.dtype), node.name or "without a name"
+                raise UnsupportedModel(
+                    f"{node.op.label} {where}: its {name} is no {form} number, though its value is computed in {form}; "
+                    "--semantics real speaks of real numbers alone"
+                )
+
+
+def _check_heads(network: Network) -> None:
+    """Raises UnsupportedModel where it is not known what rounds behind the logits."""
+    try:
+        for head in network.heads:
+            rounding(head)
+    except UnsupportedModel as unknown:
+        raise UnsupportedModel(f"{network.source}: {unknown}") from None

@@ -1,7 +1,7 @@
-"""What a proof consists of: regions, and for each objective where it stopped, its relaxations, and its multipliers.
+"""The evidence of proofs: regions, and for each objective where its row stops, its relaxations and multipliers.
 
-An objective counts as proved with evidence where slopes and multipliers in float32 prove it, with a margin that leaves
-room for the arithmetic of whoever checks it.
+An objective has evidence where slopes and multipliers rounded to float32 prove it, by a margin that leaves room for the
+rounding of the checker (docs/certificate.md).
 """
 
 from __future__ import annotations
@@ -28,10 +28,10 @@ Pair = tuple[int, int]
 
 @dataclass(frozen=True)
 class Regions:
-    """Over which regions objectives are bounded.
+    """The regions over which objectives are bounded.
 
-    trace: of the proof. boxes: intermediate bounds by the backward pass that its regions are cut to, by the blocks'
-    nodes. first: the forward pass over which these were computed, None where there are none.
+    trace: the forward pass of the proof. boxes: the intermediate bounds that its regions were cut to, by the blocks'
+    nodes. first: the forward pass over whose regions these were computed; None where there are none.
     """
 
     trace: Trace
@@ -46,12 +46,12 @@ class Regions:
 
 @dataclass(frozen=True)
 class ObjectiveProof:
-    """How the margin of one class was proved, over all of the ball or over parts that cover it.
+    """The evidence of one margin, over all of the ball or over parts that cover it.
 
-    stop: the value at which the objective is bounded over box and ball, in every part. choices: slopes
-    `[parts, *shape]` and multipliers `[parts]` of the relaxations above it, float32 numbers in float64. ends:
-    multipliers of the values that the objective acts on where it stops, `[parts]` each; of the input only where its box
-    counts. cuts: of each part; empty where there is one part.
+    stop: the value at whose region the row stops, in every part. choices: slopes `[parts, *shape]` and multipliers
+    `[parts]` of the relaxations above it, float32 numbers in float64. ends: multipliers of box and ball of each value
+    that the row acts on where it stops, `[parts]`; for the image only where its box counts. cuts: the parts; empty
+    where there is one.
     """
 
     stop: Node
@@ -62,10 +62,10 @@ class ObjectiveProof:
 
 @dataclass(frozen=True)
 class Proof:
-    """What a prover found out about a batch.
+    """Proved margins of a batch.
 
-    margins: lower bounds of `z_y - z_j`, `[batch, logits]`, infinite for j = y; NaN proves nothing. regions: over which
-    they hold. objectives: how each margin above 0 was proved, where evidence is kept.
+    margins: lower bounds of `z_y - z_j`, `[batch, logits]`, infinite for j = y; NaN proves nothing. regions: of the
+    forward pass. objectives: the evidence of each margin above 0, where evidence is kept.
     """
 
     margins: Tensor
@@ -83,8 +83,8 @@ class Proof:
 class KeptProof:
     """The proof of some images of a data set, with its evidence.
 
-    indices: in the data set, `[images]`. references: the classes y, `[images]`. margin: of the specification, positive,
-    `[images]`. proof: of these images in this order.
+    indices: of the images in the data set, `[images]`. references: y, `[images]`. margin: the deciding bound, positive,
+    `[images]`. proof: of these images, in this order.
     """
 
     indices: Tensor
@@ -96,9 +96,9 @@ class KeptProof:
 def at_last(
     backward: Backward, trace: Trace, stop: BackwardBounds, classes: Tensor, least: Tensor
 ) -> dict[Pair, ObjectiveProof]:
-    """How objectives are proved that stop at the last hidden values, or at logits behind an activation.
+    """The evidence of objectives whose rows stop at the last hidden values, or at logits behind an activation.
 
-    stop: of all objectives with these classes. least: what the margins of each image have to exceed, `[batch]`.
+    stop: the bounds of the objectives of these classes there. least: what a bound has to exceed, `[batch]`.
     """
     block = backward.program.blocks[-1]
     place = {b.node: n for n, b in enumerate(backward.program.blocks)}
@@ -114,9 +114,9 @@ def at_last(
 def recorded(
     backward: Backward, objectives: Objectives, attempted: Attempted, least: Tensor
 ) -> tuple[Tensor, dict[Pair, ObjectiveProof]]:
-    """The bounds of what an attempt tried, `[tried]`, above 0 only with evidence; and how those came about.
+    """The bounds that an attempt found, `[tried]`, above 0 only where they have evidence; and that evidence.
 
-    objectives: all. least: what each one's bound has to exceed, `[objectives]`.
+    objectives: all that the attempt was given. least: what each bound has to exceed, `[objectives]`.
     """
     tried, least = objectives.select(attempted.positions), least[attempted.positions]
     if len(tried) == 0:
@@ -132,11 +132,11 @@ def recorded(
 
 
 _Recorded = Iterator[tuple[int, tuple[float, ObjectiveProof]]]
-"""The number of an objective, its bound, and how it was proved."""
+"""The number of an objective, its bound, and its evidence."""
 
 
 def _at_first_stop(backward: Backward, tried: Objectives, choices: Choices, least: Tensor) -> _Recorded:
-    """Objectives that are proved somewhere between the logits and the image: each by the first stop that suffices."""
+    """Objectives that are proved at a stop between the logits and the image: each at the first one that suffices."""
     choices = _short(choices)
     stops = backward.at_every_stop(tried.trace, {backward.program.output: tried.directions}, Fixed(choices))
     bounds = torch.stack([s.lower[:, 0] for s in stops.values()]).nan_to_num(-torch.inf)
@@ -171,7 +171,7 @@ def _in_all_parts(backward: Backward, tried: Objectives, leaves: Leaves, least: 
 
 
 def _ends(backward: Backward, trace: Trace, pending: Mapping[Node, Tensor]) -> dict[Node, Tensor]:
-    """The best multipliers of what is left where objectives stop, `[batch, rows]` each; none where a ball suffices."""
+    """The best multipliers of box and ball for rows that stop, `[batch, rows]`; none for the image's ball alone."""
     return {
         n: best_multiplier(-flat(a, 2), trace.post_activation[n])
         for n, a in pending.items()
@@ -180,7 +180,7 @@ def _ends(backward: Backward, trace: Trace, pending: Mapping[Node, Tensor]) -> d
 
 
 def _above(backward: Backward, block: int, stop: Node) -> bool:
-    """Whether an objective that stops there has passed a block."""
+    """Whether a row that stops at a value has passed a block on its way down."""
     numbers = [n for n, b in enumerate(backward.program.blocks) if b.node is stop]
     return not numbers or block > numbers[0]
 

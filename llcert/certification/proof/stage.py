@@ -8,25 +8,25 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from llcert.certification.batch import Batch, Known
+from llcert.certification.batch import Batch, BoundsSoFar
 from llcert.certification.proof.hint import ProofHint
 from llcert.certification.proof.prover import Prover
 from llcert.certification.proof.record import KeptProof
 from llcert.certification.radii import radii_of
 from llcert.certification.specification import positive
-from llcert.certification.verdict import Assurance, Finding, Stage, Verdict
+from llcert.certification.verdict import Assurance, CertifyingStage, Finding, Verdict
 
 
 @dataclass(frozen=True)
 class Proved:
     """Runs a stage, then proves what it certified; what is not proved stays undecided.
 
-    stage: one that certifies, an estimate. prover, assurance: what backs what is decided. weaker: provers of weaker
+    stage: whose certificates are estimates. prover, assurance: what backs what is decided. weaker: provers of weaker
     assurances, tried where it fails, so that a report can say what they would have certified. evidence: whether proofs
     are returned with their evidence; hints at LipLT, of which there is none, are passed over then.
     """
 
-    stage: Stage
+    stage: CertifyingStage
     prover: Prover
     assurance: Assurance
     weaker: Mapping[Assurance, Prover]
@@ -40,8 +40,11 @@ class Proved:
     def verdict(self) -> Verdict:
         return self.stage.verdict
 
-    def __call__(self, batch: Batch, known: Known) -> Finding:
+    def __call__(self, batch: Batch, known: BoundsSoFar) -> Finding:
+        """Raises ValueError for a hint that the stage does not declare: its norms would count in no probability."""
         finding = self.stage(batch, known)
+        if any(hint not in self.stage.hints for hint in finding.hints) or len(finding.hints) > len(self.stage.hints):
+            raise ValueError(f"the stage {self.name} leaves hints that it does not declare")
         assert finding.margin is not None
         margin = finding.margin.double()
         candidates = torch.nonzero(finding.decided)[:, 0]

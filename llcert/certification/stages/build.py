@@ -7,64 +7,53 @@ from dataclasses import replace
 from functools import partial
 
 from llcert.bounds.backward.branching import Branching
-from llcert.certification.attack import PGD, Deployed, Objective, Target
-from llcert.certification.proof.prover import Prover
-from llcert.certification.proof.stage import Proved
+from llcert.certification.attack import Adversary
+from llcert.certification.estimator import Estimator
+from llcert.certification.pgd import PGD, Objective
 from llcert.certification.settings import AttackKind, Settings
-from llcert.certification.stages.attack import Adversary, Attack, TargetedAttack
+from llcert.certification.stages.attack import Attack, TargetedAttack
 from llcert.certification.stages.branch import Branch
-from llcert.certification.stages.clean import Clean
 from llcert.certification.stages.crown_ball import CrownBall
 from llcert.certification.stages.global_bound import Global
 from llcert.certification.stages.local import Local
-from llcert.certification.verdict import Assurance, Stage, Verdict
+from llcert.certification.verdict import CertifyingStage, Stage
 from llcert.ir import Network, evaluate_as_run
+from llcert.program import Program
+
+CERTIFYING: Mapping[str, Callable[[Settings, Estimator], CertifyingStage]] = {
+    "global": lambda settings, estimator: Global(estimator),
+    "local": lambda settings, estimator: Local(estimator),
+    "crown-ball": lambda settings, estimator: CrownBall(estimator),
+    "crown-ball-intermediate": lambda settings, estimator: CrownBall(estimator, intermediate=True),
+    "branch": lambda settings, estimator: Branch(estimator, Branching(seconds=settings.branch_seconds)),
+}
+"""The stages that certify from estimates, by name."""
+
+ATTACKING: Mapping[str, Callable[[Settings, Adversary], Stage]] = {
+    "attack": lambda settings, adversary: Attack(adversary, _pgd(settings)),
+    "targeted": lambda settings, adversary: TargetedAttack(adversary, settings.targeted),
+}
+"""The stages that look for counterexamples, by name."""
 
 
-def stages_of(
-    network: Network,
-    settings: Settings,
-    local: Local,
-    provers: Mapping[Assurance, Prover],
-    *,
-    evidence: bool = False,
-) -> tuple[Stage, ...]:
-    """The clean prediction and the stages that were asked for; those that certify prove what they estimate.
+def certifying_stages(settings: Settings, estimator: Estimator) -> dict[str, CertifyingStage]:
+    """Those of the stages asked for that certify, by name, as estimates."""
+    return {name: CERTIFYING[name](settings, estimator) for name in settings.running if name in CERTIFYING}
 
-    local: the stage of that name, whose forward passes others use. provers: of the assurance that is asked for and of
-    weaker ones; empty for estimates. evidence: whether proofs are returned with their
-    evidence.
+
+def attacking_stages(settings: Settings, network: Network, program: Program) -> dict[str, Stage]:
+    """Those of the stages asked for that attack, by name. program: the network in the format of the estimates.
+
+    A counterexample also refutes the specification by what the file or module itself answers, or by the network in its
+    own formats where it was made here.
     """
-    target = Target(local.program, _deployed(network), settings.specification)
-    adversary = Adversary(target, settings.pixel_range, settings.clip_input)
-    stages = [_BUILD[name](settings, local, adversary) for name in settings.running]
-    weaker = {a: p for a, p in provers.items() if a is not settings.assurance}
-    proved = [
-        Proved(s, provers[settings.assurance], settings.assurance, weaker, evidence)
-        if provers and s.verdict is Verdict.CERTIFIED
-        else s
-        for s in stages
-    ]
-    return (Clean(local.program, settings.specification), *proved)
-
-
-def _deployed(network: Network) -> Deployed:
-    """What the file or the module itself answers; the network in its own formats where it was made here."""
-    return partial(evaluate_as_run, network.output) if network.original is None else network.original.logits
+    original = network.original
+    deployed = partial(evaluate_as_run, network.output) if original is None else original.logits
+    adversary = Adversary(program, deployed, settings.specification, settings.pixel_range, settings.clip_input)
+    return {name: ATTACKING[name](settings, adversary) for name in settings.running if name in ATTACKING}
 
 
 def _pgd(settings: Settings) -> PGD:
     """The attack before the costly bounds."""
     margin = settings.attack is AttackKind.TARGETED
-    return replace(settings.pgd, objective=Objective.MARGIN if margin else Objective.CROSS_ENTROPY)
-
-
-_BUILD: dict[str, Callable[[Settings, Local, Adversary], Stage]] = {
-    "global": lambda settings, local, _: Global(local.program, local.bound, settings.specification),
-    "local": lambda settings, local, _: local,
-    "attack": lambda settings, local, adversary: Attack(adversary, _pgd(settings)),
-    "crown-ball": lambda settings, local, _: CrownBall(local),
-    "crown-ball-intermediate": lambda settings, local, _: CrownBall(local, intermediate=True),
-    "targeted": lambda settings, local, adversary: TargetedAttack(adversary, settings.targeted),
-    "branch": lambda settings, local, _: Branch(local, Branching(seconds=settings.branch_seconds)),
-}
+    return replace(settings.pgd, objective=Objective.MARGIN if margin else Objective.LOG_SUM_EXP)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from llcert.certification.batch import Batch, Known
+from llcert.certification.batch import Batch, BoundsSoFar
 from llcert.certification.specification import FIRST, Specification
 from llcert.certification.verdict import Finding, Verdict
 from llcert.program import Program
@@ -12,13 +12,13 @@ from llcert.program import Program
 
 @dataclass(frozen=True)
 class Clean:
-    """Decides the images of which the specification is false without any perturbation: misclassified."""
+    """Decides the images at which the specification is false already: misclassified."""
 
     program: Program
     specification: Specification = FIRST
     name: str = "clean"
     verdict: Verdict = Verdict.MISCLASSIFIED
 
-    def __call__(self, batch: Batch, known: Known) -> Finding:
+    def __call__(self, batch: Batch, known: BoundsSoFar) -> Finding:
         logits = self.program.logits(batch.images)
         return Finding(~self.specification.holds(logits, batch.references, self.program.classes))

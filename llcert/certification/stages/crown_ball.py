@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
@@ -10,11 +10,11 @@ from torch import Tensor
 from llcert.bounds import Trace
 from llcert.bounds.backward.alpha import Ascent, enough_to_prove
 from llcert.bounds.backward.choices import Tightest
-from llcert.bounds.backward.crown import Backward, differences
-from llcert.certification.batch import Batch, Known
+from llcert.bounds.backward.crown import differences
+from llcert.certification.batch import Batch, BoundsSoFar
+from llcert.certification.estimator import Estimator
 from llcert.certification.proof.hint import FixedRelaxation, ProofHint
 from llcert.certification.specification import positive
-from llcert.certification.stages.local import Local
 from llcert.certification.verdict import Finding, Verdict
 
 
@@ -26,7 +26,7 @@ class CrownBall:
     block has such bounds, this stage decides nothing.
     """
 
-    local: Local
+    estimator: Estimator
     ascent: Ascent = field(default_factory=Ascent)
     intermediate: bool = False
     verdict: Verdict = Verdict.CERTIFIED
@@ -35,37 +35,32 @@ class CrownBall:
     def name(self) -> str:
         return "crown-ball-intermediate" if self.intermediate else "crown-ball"
 
-    def __call__(self, batch: Batch, known: Known) -> Finding:
-        program, labels = self.local.program, batch.references
-        if self.intermediate and not self.local.colorings.by_block:
+    @property
+    def hints(self) -> tuple[ProofHint, ...]:
+        return (ProofHint(local=True, intermediate=self.intermediate, backward=True),)
+
+    def __call__(self, batch: Batch, known: BoundsSoFar) -> Finding:
+        program, specification, labels = self.estimator.program, self.estimator.specification, batch.references
+        if self.intermediate and not self.estimator.colorings.by_block:
             nothing = torch.zeros_like(labels, dtype=torch.bool)
             return Finding(nothing, torch.full_like(labels, torch.nan, dtype=program.dtype))
-        forward = self.local.refined if self.intermediate else self.local.masked
-        trace, traces = forward(batch, known.traces)
-        backward = self.local.backward()
-        specification, directions = self.local.specification, differences(labels, program)
-        others = specification.others(directions.shape[1], program.classes)
-        margins = torch.full_like(directions[:, 0], -torch.inf)
-        margins[:, others] = backward.closed_form(trace, directions[:, others])
+        forward = self.estimator.refined if self.intermediate else self.estimator.masked
+        trace, known = forward(batch, known)
+        margins = self.estimator.closed(trace, labels)
         open_ = specification.open(margins, labels, program.classes)
         worst = _worst(open_, margins)
-        first = self._ascended(backward, trace, directions, worst, margins)
+        first = self._ascended(trace, labels, worst, margins)
         hopeful = positive(margins.gather(1, worst.long().argmax(1, keepdim=True)))
-        rest = self._ascended(backward, trace, directions, open_ & ~worst & hopeful, margins)
+        rest = self._ascended(trace, labels, open_ & ~worst & hopeful, margins)
         margin = specification.margin(margins, labels, program.classes)
-        hint = ProofHint(
-            local=True,
-            intermediate=self.intermediate,
-            backward=True,
-            relaxation=FixedRelaxation.joined([*first, *rest]),
-        )
-        return Finding(positive(margin), margin, bounds=margins, hints=(hint,), traces=traces)
+        (hint,) = self.hints
+        hint = replace(hint, relaxation=FixedRelaxation.joined([*first, *rest]))
+        return Finding(positive(margin), margin, hints=(hint,), known=known.improved(margins))
 
-    def _ascended(
-        self, backward: Backward, trace: Trace, directions: Tensor, some: Tensor, margins: Tensor
-    ) -> list[FixedRelaxation]:
-        """Raises some margins, boolean `[batch, logits]`, by an ascent; what it chose."""
-        found = []
+    def _ascended(self, trace: Trace, labels: Tensor, some: Tensor, margins: Tensor) -> list[FixedRelaxation]:
+        """Raises some margins, boolean `[batch, logits]`, in place by an ascent; the relaxations that it chose."""
+        found, backward = [], self.estimator.backward
+        directions = differences(labels, self.estimator.program)
         image, row = torch.nonzero(some, as_tuple=True)
         every = torch.arange(len(image), device=image.device)
         for part in every.split(backward.rows_at_once) if len(image) else ():
@@ -80,7 +75,7 @@ class CrownBall:
 
 
 def _worst(open_: Tensor, margins: Tensor) -> Tensor:
-    """The open row of each image that is the farthest from a proof, boolean `[batch, logits]`: where it stays open,
-    the others need not be looked at."""
+    """The open margin of each image that is the farthest below zero, boolean `[batch, logits]`: where it stays open,
+    the others need not be raised."""
     ranked = torch.where(open_, margins.nan_to_num(-torch.inf), torch.inf)
     return torch.zeros_like(open_).scatter(1, ranked.argmin(1, keepdim=True), True) & open_

@@ -14,7 +14,7 @@ from llcert.bounds.backward.branching import Branching, Leaves, _put, bounded, c
 from llcert.bounds.backward.choices import Tightest
 from llcert.bounds.backward.crown import Backward, differences
 from llcert.bounds.forward.outward import enclosing_ball
-from llcert.certification import Assurance, Certifier, Settings, Traces, Verdict
+from llcert.certification import Assurance, BoundsSoFar, Certifier, Settings, Verdict
 from llcert.certification.proof.attempts import Objectives, branched
 from llcert.certification.proof.hint import BranchCover
 from llcert.ir import Input, Network, apply
@@ -187,8 +187,8 @@ def test_what_the_closed_form_hardly_proves_is_not_lost_where_time_runs_out() ->
     settings = Settings(eps, stages=("branch",), assurance=Assurance.ESTIMATE, branch_seconds=1e-6)
     certifier = Certifier.of(network, settings)
     backward = Backward(certifier.program)
-    trace, _ = certifier.local.refined(certifier.batch(image, label, index), Traces())
-    closed = certifier.local.specification.margin(
+    trace, _ = certifier.estimator.refined(certifier.batch(image, label, index), BoundsSoFar.none(certifier.program, 1))
+    closed = certifier.estimator.specification.margin(
         backward.closed_form(trace, differences(label, certifier.program)), label, 3
     )
     assert 0 < float(closed) < Branching().enough(backward, trace)

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 import pytest
 import torch
 from dense import exact_norm
+from proofs import prover_of
 from random_layers import Draw, chain, largest, random_layer
 from torch import Tensor
 
@@ -16,9 +17,8 @@ from llcert.bounds.forward.joins import SideBySide
 from llcert.bounds.forward.outward import enclosing_ball
 from llcert.bounds.global_lipschitz.norms import MaskedOnly, global_norm, operator_bound
 from llcert.bounds.global_lipschitz.proof import proved_bound
-from llcert.certification import Assurance, Settings
+from llcert.certification import Settings
 from llcert.certification.proof.hint import ProofHint
-from llcert.certification.proof.provers import provers_of
 from llcert.ir import Input, Network, apply
 from llcert.ops import Conv, Linear, MaxMin, Reshape, relu
 from llcert.program import Term, lower
@@ -123,13 +123,13 @@ def test_whole_layers_are_proved_beyond_what_an_image_may_take() -> None:
     tight, torus = global_norm(term, Verified()), operator_bound(term)
     assert torus > tight * (1 + 2e-4)
     for seconds, expected in ((1e-6, torus), (0.05, tight)):
-        prover = provers_of(net, Settings(0.1, proof_seconds=seconds), "cpu")[Assurance.DETERMINISTIC]
+        prover = prover_of(net, Settings(0.1, proof_seconds=seconds))
         assert float(prover.bound.norms[prover.program.blocks[0].terms[0]]) == pytest.approx(expected, rel=1e-12)
 
 
 def test_maxmin_networks_ask_for_no_norm_of_an_image() -> None:
     net = network(1)
-    prover = provers_of(net, Settings(0.05), "cpu")[Assurance.DETERMINISTIC]
+    prover = prover_of(net, Settings(0.05))
     assert isinstance(prover.solver, MaskedOnly)
     watched = Watched()
     object.__setattr__(prover.solver, "solver", watched)

@@ -15,6 +15,7 @@ from llcert.bounds import RowWeighting, VerifiedArithmetic, global_bound, propag
 from llcert.bounds.backward.alpha import Ascent
 from llcert.bounds.backward.choices import Tightest
 from llcert.bounds.backward.crown import Backward, differences
+from llcert.bounds.backward.intermediate import Colorings
 from llcert.bounds.forward.outward import enclosing_ball
 from llcert.certification import Assurance, Global, Settings
 from llcert.certification.proof.hint import FixedRelaxation, ProofHint
@@ -226,7 +227,9 @@ def test_every_assurance_below_the_one_asked_has_a_prover() -> None:
         (Assurance.DETERMINISTIC, {Assurance.DETERMINISTIC, Assurance.PROBABILISTIC}),
         (Assurance.PROBABILISTIC, {Assurance.PROBABILISTIC}),
     ):
-        found = provers_of(dense(), Settings(0.1, assurance=assurance), "cpu")
+        found = provers_of(
+            dense(), Colorings(lower(dense(), dtype=torch.float64)), Settings(0.1, assurance=assurance), ()
+        )
         assert set(found) == expected
         assert {p.side for p in found.values()} <= {Side.UPPER, Side.PROBABLE}
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from llcert.certification.arithmetic import full_precision
+from llcert.numerics.products import full_precision
 
 
 def settings() -> list[str]:

@@ -1,4 +1,4 @@
-"""`llcert inspect`: what llcert makes of a model file."""
+"""`llcert inspect`: shows a model file as llcert reads it."""
 
 from __future__ import annotations
 
@@ -15,6 +15,6 @@ CrossCheck = Annotated[
 
 def inspect(model: a.Model, cross_check: CrossCheck = False) -> None:
     """What a model file holds: layers, shapes, parameters, global norms, what was recognised, what is refused."""
-    from llcert.cli.inspecting import show
+    from llcert.cli.inspection import show
 
-    raise typer.Exit(show(model, cross_check=cross_check))
+    show(model, cross_check=cross_check)

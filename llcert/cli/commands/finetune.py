@@ -1,4 +1,4 @@
-"""`llcert finetune` and `llcert train`: a task and a recipe from the command line."""
+"""`llcert finetune` and `llcert train`: the options of a task and of a recipe."""
 
 from __future__ import annotations
 
@@ -106,7 +106,7 @@ _FINETUNE = ("mean", "std", "layout", *_TRAIN)
 def _asked(
     model: Path | None, test_data: str | None, given: dict[str, Any], names: tuple[str, ...]
 ) -> tuple[Task, dict[str, Any]]:
-    """The task, and the fields of a recipe that were given. names: of the options of a certification among them."""
+    """The task, and the fields of a recipe, from the options given. names: of those of a certification among them."""
     from llcert_train.task import Task
 
     options = Options.given(**{name: given[name] for name in names})
@@ -115,7 +115,7 @@ def _asked(
 
 
 def _of_recipe(*without: str) -> Iterator[Offered]:
-    """An option for each field of a recipe but for some."""
+    """The options of a recipe's fields, without some."""
     group = ""
     for f in dataclasses.fields(Recipe):
         group = GROUPS.get(f.name, group)

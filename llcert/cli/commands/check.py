@@ -1,4 +1,4 @@
-"""`llcert check`: certificates, verified by code that did not find them."""
+"""`llcert check`: verifies a certificate folder by the independent checker."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`llcert certify`: the options of a certification, and what becomes of its results."""
+"""`llcert certify`: all options of a certification, and where its results go."""
 
 from __future__ import annotations
 
@@ -69,15 +69,16 @@ def certify(
     if asked for, branch and bound.
     """
     options = Options.given(**given)
-    from llcert.cli.running import Outputs, run, share
+    from llcert.cli import certification
+    from llcert.runs.start import Folders, take_part
 
-    outputs = Outputs(
-        out=out, resume=resume, overwrite=overwrite, proof=proof, json=json, tsv=tsv, fail_under=fail_under
-    )
+    folders = Folders(out, proof, resume=resume, overwrite=overwrite)
+    outputs = certification.Outputs(json=json, tsv=tsv, fail_under=fail_under)
     group = context.obj
     if group is not None and not group.leads:
-        raise typer.Exit(share(model, group, folder=out or Path()))
-    raise typer.Exit(run(model, options, outputs, group=group))
+        take_part(Path(model), group, folder=out or Path())
+    else:
+        raise typer.Exit(certification.certify(model, options, folders, outputs, group=group))
 
 
 certify = with_options(certify, of_certification(*DECLARED))

@@ -1,4 +1,4 @@
-"""Shows what llcert makes of a model file."""
+"""Prints what llcert makes of a model file."""
 
 from __future__ import annotations
 
@@ -11,23 +11,27 @@ from rich.table import Table
 from rich.text import Text
 from torch import Tensor
 
-from llcert.api import file_sha256, load
+from llcert.api import load
 from llcert.bounds import GlobalBound, global_bound
-from llcert.certification.arithmetic import full_precision
 from llcert.cli.terminal import stdout
 from llcert.errors import InvalidInput, UnsupportedModel
 from llcert.frontend.comparison import measured
 from llcert.frontend.refusals import unsupported
 from llcert.frontend.second_opinion import second_opinion
 from llcert.ir import Network, Node, format_name
+from llcert.machine.files import file_sha256
+from llcert.numerics.products import full_precision
 from llcert.ops import Cast
 from llcert.program import Program, lower
 from llcert.reporting.console import facts, plain
 from llcert.reporting.layers import block_name, layers
 
 
-def show(model: str, *, cross_check: bool) -> int:
-    """Prints the model; the exit code. Raises UnsupportedModel with the reason where it is refused."""
+def show(model: str, *, cross_check: bool) -> None:
+    """Prints the model. cross_check: compares it with a second importer, too.
+
+    Raises UnsupportedModel with the reason where the model is refused.
+    """
     path = Path(model)
     if cross_check and path.name.lower().endswith(".pt2"):
         raise InvalidInput(f"{path}: --cross-check compares .onnx files; a .pt2 file has no second importer")
@@ -41,7 +45,6 @@ def show(model: str, *, cross_check: bool) -> int:
         agreement, _ = measured(network, _pixels(network), second_opinion(path))
         console.print(Text("cross-check  ", style="bold") + plain(agreement.sentence))
     console.print("Nothing in this model is refused: llcert certify accepts it.")
-    return 0
 
 
 def _pixels(network: Network) -> Tensor:
@@ -98,7 +101,7 @@ def _table(program: Program, bound: GlobalBound) -> RenderableType:
 
 
 def _folded(program: Program) -> Iterator[RenderableType]:
-    """A line for each block whose linear map llcert made of several operators."""
+    """A line for each block whose linear map consists of several operators."""
     found = [(number, block) for number, block in enumerate(program.blocks) if len(block.body) > 1]
     if found:
         yield Text("Folded into one linear map each:", style="bold")

@@ -1,4 +1,4 @@
-"""`llcert attack`: an upper bound on what can be certified."""
+"""`llcert attack`: accuracy under attack, an upper bound of certified accuracy."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ def attack(model: a.Model, json: a.Json = None, **given: Any) -> None:
     No network can be certified better than it withstands this attack.
     """
     options = Options.given(**given, stages=("attack",), self_check=False)
-    from llcert.cli.running import Outputs, run
+    from llcert.cli.certification import Outputs, certify
 
-    raise typer.Exit(run(model, options, Outputs(json=json)))
+    raise typer.Exit(certify(model, options, outputs=Outputs(json=json)))
 
 
 _OPTIONS = (

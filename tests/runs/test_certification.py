@@ -15,7 +15,7 @@ from llcert.errors import InvalidInput
 from llcert.ir import Input, Network, apply
 from llcert.ops import Linear, MaxMin, relu
 from llcert.options import Options
-from llcert.runs.job import prepare
+from llcert.runs.certification import prepare
 
 
 def network(scale: float = 1.0, classes: int = 3) -> Network:

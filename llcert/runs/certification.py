@@ -1,4 +1,4 @@
-"""A certification that is ready to run: network, settings and images, one batch after the other."""
+"""A certification that is ready to run: from a network and options to a certifier, images and what reports say."""
 
 from __future__ import annotations
 
@@ -41,11 +41,12 @@ _UNTOUCHED = "pixels enter the model as they are; any normalisation is inside it
 
 
 @dataclass(frozen=True)
-class Job:
-    """A certification ready to run.
+class Certification:
+    """A certifier and the images it certifies, ready to run. Make one with `prepare`.
 
-    indices: of the images. resolved: all of `identity` but the data. self_check: whether bounds of the first batch that
-    is computed are checked. canonical: the network as a certificate has it, where evidence is kept.
+    indices: of the images in the data set. subject: what a report says of all this. resolved: all of `identity` but the
+    data. self_check: whether the bounds of one batch are checked. canonical: the network as a certificate folder has
+    it, where evidence is kept.
     """
 
     certifier: Certifier
@@ -68,28 +69,31 @@ class Job:
         """How many batches there are."""
         return -(-len(self.indices) // self.batch_size)
 
-    def result(self, number: int, *, self_check: bool = False) -> Answer:
-        """The result of a batch by its number from 0. self_check: whether to do it, where it is asked for at all.
+    def result(self, number: int, *, checked: int = 0) -> Answer:
+        """The result of a batch by its number from 0. checked: the number of the batch whose bounds are self-checked.
 
         Raises Contradiction or NumericalError where a bound is seen to be wrong.
         """
         chosen = self.indices[number * self.batch_size : (number + 1) * self.batch_size]
         (batch,) = self.dataset.batches(chosen, self.batch_size)
-        check = self.self_check and self_check
+        check = self.self_check and number == checked
         result = self.certifier(batch.images, batch.labels, batch.indices, self_check=check)
         evidence = {} if self.canonical is None else evidence_of(self.canonical, result.proofs)
         return Answer(replace(result, proofs=()), evidence)
 
     def results(self) -> Iterator[BatchResult]:
-        """The results of all batches in order; the self-check is done on the first. Raises as `result` does."""
+        """The results of all batches in order. Raises as `result` does."""
         for number in range(self.batches):
-            yield self.result(number, self_check=number == 0).result
+            yield self.result(number).result
 
 
 @dataclass(frozen=True)
 class _Model:
-    """A network as it is certified, with its normalisation in front. name: in reports; sha256: of its file. notes: on
-    how images get into it. agreement: with the file or module it was read from; None where it was made here."""
+    """A network as it is certified, with its normalisation in front.
+
+    name: in reports; sha256: of its file. notes: on layout and normalisation. agreement: with the file or module it was
+    read from; None where it was made here.
+    """
 
     network: Network
     name: str
@@ -106,7 +110,7 @@ def prepare(
     sha256: str | None = None,
     dataset: Dataset | None = None,
     proof: bool = False,
-) -> Job:
+) -> Certification:
     """The certification of a network with these options; what they leave open comes from its metadata.
 
     model: how the report names it; sha256: of its file. dataset: in place of the one the options name. proof: whether
@@ -129,8 +133,8 @@ def prepare(
     batch_size = options.batch_size or batch_size_for(certifier.program, proved=_proved(settings))
     subject = _subject(known, options, selection, certifier, batch_size, proof=proof)
     identity = identity_of(options, settings, subject)
-    self_check = options.self_check is not False
-    return Job(certifier, dataset, selection.indices, batch_size, subject, identity, self_check, canonical)
+    check = options.self_check is not False
+    return Certification(certifier, dataset, selection.indices, batch_size, subject, identity, check, canonical)
 
 
 def _subject(
@@ -169,7 +173,7 @@ def _proved(settings: Settings) -> bool:
 
 
 def _agreement(network: Network, selection: Selection) -> Agreement | None:
-    """How far a network and what it was read from agree on the first images; None where it was made here."""
+    """How far the network and its file or module agree on the first images; None where it was made here."""
     if not network.original:
         return None
     (first,) = selection.dataset.batches(selection.indices[:_CHECKED_IMAGES], _CHECKED_IMAGES)
@@ -177,7 +181,7 @@ def _agreement(network: Network, selection: Selection) -> Agreement | None:
 
 
 def _clippable(selection: Selection) -> bool:
-    """Whether less would be claimed with --clip-input."""
+    """Whether --clip-input would claim less."""
     settings = selection.settings
     covered = settings.pixel_range.covers(*selection.dataset.images.pixel_range_of(selection.indices))
     return not settings.clip_input and covered
@@ -186,7 +190,7 @@ def _clippable(selection: Selection) -> bool:
 def _certifier(
     network: Network, settings: Settings, device: torch.device, dtype: torch.dtype, *, proof: bool
 ) -> tuple[Certifier, Canonical | None]:
-    """The certifier, and the network as a certificate has it where evidence is kept."""
+    """The certifier, and the network as a certificate folder has it, where evidence is kept."""
     check_one_image_fits(lower(network, device, dtype), network.source or "the network", proved=_proved(settings))
     try:
         if not proof:
@@ -204,7 +208,7 @@ def _certifier(
 
 
 def _normalisation(notes: tuple[str, ...]) -> str:
-    """What happens to pixels in front of the model, the adaptation's own words where it does anything."""
+    """The normalisation in front of the model, in one sentence."""
     own = next((note for note in notes if note.startswith(_NORMALISED)), None)
     return own.removeprefix(_NORMALISED) if own else _UNTOUCHED
 
@@ -216,7 +220,7 @@ def _agreed(agreement: Agreement | None, dataset: Dataset) -> tuple[str, ...]:
 
 
 def _limits(certifier: Certifier, *, proof: bool) -> Iterator[str]:
-    """What stages cannot do: where no block can have bounds of its own, and what evidence there is none of."""
+    """Notes on what cannot be done: intermediate bounds where no block can have any, evidence of LipLT."""
     if "crown-ball-intermediate" in certifier.settings.stages and not candidates(certifier.program):
         yield (
             "the stage crown-ball-intermediate does not apply and decides nothing: no activation behind the first "
