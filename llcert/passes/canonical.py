@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from llcert.ir import Node, Rule, rewrite
+from llcert import ops
+from llcert.errors import UnsupportedModel
+from llcert.ir import Node, Op, Rule, rewrite, topological
 from llcert.passes import affine, cast, clamp, maxmin, movement, sink
 from llcert.passes.share import sharing
 
@@ -29,8 +31,23 @@ LEGAL: tuple[Rule, ...] = (*LAYOUT, maxmin.lone_extreme)
 """The same, and a sound operator for whatever maximum or minimum of two values nothing above recognised."""
 
 
+_NAMED = tuple(kind for kind in vars(ops).values() if isinstance(kind, type) and issubclass(kind, Op))
+"""The operators that rewrites look for by their class."""
+
+
 def canonicalise(output: Node) -> Node:
-    """The same function, exactly in real arithmetic, in as few and as telling operators as the rewrites find."""
+    """The same function, exactly in real arithmetic, in as few and as telling operators as the rewrites find.
+
+    Raises UnsupportedModel for an operator of a user that is derived from one of llcert's own: rewrites would take it
+    for that one.
+    """
+    for node in topological(output):
+        kind, own = type(node.op), next((k for k in _NAMED if isinstance(node.op, k)), None)
+        if own is not None and not kind.__module__.startswith("llcert."):
+            raise UnsupportedModel(
+                f"{kind.__name__} {node.name or 'without a name'}: is derived from {own.__name__}, for which rewrites "
+                "would take it; derive it from LinearOp, Join or Activation"
+            )
     for rules in (MEANING, LAYOUT, LEGAL):
         output = _settled(output, rules)
     return output

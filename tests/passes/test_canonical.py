@@ -7,8 +7,9 @@ import torch
 from pass_graphs import image, labels
 from random_graphs import random_network
 
+from llcert.errors import UnsupportedModel
 from llcert.ir import apply, evaluate
-from llcert.ops import Affine, BatchNorm, Conv, Linear, Reshape, Transpose, relu
+from llcert.ops import Affine, BatchNorm, Clamp, Conv, Linear, Reshape, Transpose, relu
 from llcert.passes import canonicalise, check_legal
 
 
@@ -29,6 +30,20 @@ def test_weights_are_never_multiplied_out() -> None:
     scaled = apply(Affine(torch.tensor(2.0)), apply(norm, apply(convolution, image(1, 5, 5))))
     found = canonicalise(apply(Linear(torch.rand(3, 18)), apply(Reshape((18,)), scaled)))
     assert labels(found) == ["Conv", "BatchNorm", "Affine", "Reshape", "Linear"]
+
+
+class Below(Clamp):
+    """An operator of a user, another function than the one it is derived from."""
+
+    def __call__(self, *values: torch.Tensor) -> torch.Tensor:
+        return -super().__call__(*values)
+
+
+def test_an_operator_that_is_derived_from_another_is_not_taken_for_it() -> None:
+    """Two ReLUs are one; of these two rewrites would leave one, of another sign."""
+    twice = apply(Below(torch.zeros(())), apply(Below(torch.zeros(())), image(3)), name="odd")
+    with pytest.raises(UnsupportedModel, match="Below without a name: is derived from Clamp"):
+        canonicalise(twice)
 
 
 def test_layout_changes_of_a_converted_network_vanish() -> None:

@@ -17,7 +17,7 @@ from llcert.bounds.backward.choices import Tightest
 from llcert.bounds.backward.crown import Backward, differences
 from llcert.bounds.backward.intermediate import Colorings
 from llcert.bounds.forward.outward import enclosing_ball
-from llcert.certification import Assurance, Global, Settings
+from llcert.certification import Assurance, Estimator, Global, Settings
 from llcert.certification.proof.hint import FixedRelaxation, ProofHint
 from llcert.certification.proof.provers import provers_of
 from llcert.certification.proof.stage import Proved
@@ -112,7 +112,7 @@ def test_what_global_norms_leave_open_is_carried_down() -> None:
     images, labels = batch(network, 60)
     program, own = lower(network), prover(network, eps)
     loose = replace(own, bound=replace(own.bound, norms={t: 1.3 * n for t, n in own.bound.norms.items()}))
-    stage, asked = Global(program, global_bound(program)), batch_of(images, labels, eps)
+    stage, asked = Global(Estimator(program, global_bound(program))), batch_of(images, labels, eps)
     estimated = decided(stage, program, asked)
     assert estimated.hints[-1] == ProofHint(local=False, backward=True)
     found = decided(Proved(stage, loose, Assurance.DETERMINISTIC, {}), program, asked)
