@@ -45,7 +45,7 @@ MUTANTS = (
         "BoundsSoFar.select",
         "t.select(positions)",
         "t.select(torch.arange(len(self.bounds[positions])))",
-        "tests/certification/test_stages.py::test_later_stages_start_from_the_forward_passes_of_their_own_images",
+        "tests/certification/test_estimator.py::test_later_stages_start_from_the_forward_passes_of_their_own_images",
     ),
     # boxes and regions
     Mutant(
@@ -359,7 +359,7 @@ MUTANTS = (
         "_in_all_parts",
         "worst = found.lower.amin()",
         "worst = found.lower.amax()",
-        "tests/certification/proof/test_record.py::test_a_cover_is_as_good_as_its_worst_part",
+        "tests/certification/proof/test_evidence.py::test_a_cover_is_as_good_as_its_worst_part",
     ),
     # verdicts
     Mutant(

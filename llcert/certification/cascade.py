@@ -13,7 +13,7 @@ from torch import Tensor
 
 from llcert.certification.batch import Batch, BoundsSoFar
 from llcert.certification.memory_budget import MemoryBudget
-from llcert.certification.proof.record import KeptProof
+from llcert.certification.proof.evidence import KeptProof
 from llcert.certification.result import BatchResult, Contradiction, Sample, StageCount
 from llcert.certification.verdict import Assurance, Finding, LayerMeasure, Stage, Verdict
 from llcert.program import Program

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from llcert.certification.proof.record import KeptProof
+from llcert.certification.proof.evidence import KeptProof
 from llcert.certification.verdict import Assurance, LayerMeasure, Verdict
 from llcert.errors import NumericalError
 

@@ -10,8 +10,8 @@ from typing import Protocol
 from torch import Tensor
 
 from llcert.certification.batch import Batch, BoundsSoFar
+from llcert.certification.proof.evidence import KeptProof
 from llcert.certification.proof.hint import ProofHint
-from llcert.certification.proof.record import KeptProof
 
 
 class Verdict(enum.Enum):

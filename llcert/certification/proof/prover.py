@@ -16,8 +16,15 @@ from llcert.bounds.backward.intermediate import Colorings, IntermediateBounds, i
 from llcert.bounds.forward.outward import enclosing_ball
 from llcert.certification.heads import rounding, told_apart
 from llcert.certification.proof.attempts import Attempt, Objectives, ascended, branched, closed, repeated
+from llcert.certification.proof.evidence import (
+    ObjectiveProof,
+    Pair,
+    Proof,
+    Regions,
+    evidence_at_last_hidden,
+    with_evidence,
+)
 from llcert.certification.proof.hint import ProofHint
-from llcert.certification.proof.record import ObjectiveProof, Pair, Proof, Regions, at_last, recorded
 from llcert.certification.radii import Eps, Radii
 from llcert.certification.specification import FIRST, Specification
 from llcert.domain.pixel_range import PixelRange
@@ -148,7 +155,7 @@ class Prover:
         objectives: dict[Pair, ObjectiveProof] = {}
         if evidence:
             least, numbers = _LEAST * self._largest(trace), torch.arange(logits, device=margins.device)
-            objectives = at_last(self._backward, trace, stop, numbers[rivals], least)
+            objectives = evidence_at_last_hidden(self._backward, trace, stop, numbers[rivals], least)
             margins = torch.where(margins > least[:, None], margins, margins.clamp(max=0))
         else:
             pairs = pairwise_margins(self.program, self._bound(hint), trace, references)
@@ -182,7 +189,7 @@ class Prover:
             attempted = attempt(backward, objectives)
             bounds, where = attempted.bounds, (image[attempted.positions], other[attempted.positions])
             if evidence:
-                bounds, found = recorded(backward, objectives, attempted, _LEAST * largest[image])
+                bounds, found = with_evidence(backward, objectives, attempted, _LEAST * largest[image])
                 kept |= found
             margins[where] = torch.fmax(margins[where], bounds)
         return margins, kept

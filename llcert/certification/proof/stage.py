@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 
 from llcert.certification.batch import Batch, BoundsSoFar
+from llcert.certification.proof.evidence import KeptProof
 from llcert.certification.proof.hint import ProofHint
 from llcert.certification.proof.prover import Prover
-from llcert.certification.proof.record import KeptProof
 from llcert.certification.radii import radii_of
 from llcert.certification.specification import positive
 from llcert.certification.verdict import Assurance, CertifyingStage, Finding, Verdict

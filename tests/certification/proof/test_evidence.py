@@ -12,9 +12,9 @@ from llcert.bounds import Trace
 from llcert.bounds.backward.choices import Choices, Fixed, Tightest
 from llcert.bounds.backward.crown import Backward, BackwardBounds, differences
 from llcert.certification.proof.attempts import Attempted, Objectives
+from llcert.certification.proof.evidence import Proof, with_evidence
 from llcert.certification.proof.hint import ProofHint
 from llcert.certification.proof.prover import Prover
-from llcert.certification.proof.record import Proof, recorded
 from llcert.certification.settings import Semantics
 from llcert.ir import Input, Network, Node, apply
 from llcert.ops import GroupSort, Linear, MaxPool, Sigmoid, Tanh, relu
@@ -89,7 +89,7 @@ def test_a_cover_is_as_good_as_its_worst_part(seed: int) -> None:
     nothing = torch.zeros(len(rows), dtype=torch.float64)
     objectives = Objectives(trace.select(none), rows[:, None], none, count, nothing)
     worst = torch.stack([leaves.bounds[leaves.rows == row].amin() for row in count])
-    bounds, found = recorded(backward, objectives, Attempted(count, worst, leaves=leaves), nothing)
+    bounds, found = with_evidence(backward, objectives, Attempted(count, worst, leaves=leaves), nothing)
     least = (network(points_of(image, 2.0, 2000, seed)) @ rows.T).amin(0)
     assert bool((bounds <= least.clamp(min=0) + 1e-9).all())
     assert {j for j in count.tolist() if bounds[j] > 0} == {j for _, j in found}

@@ -93,7 +93,7 @@ class KeptProof:
     proof: Proof
 
 
-def at_last(
+def evidence_at_last_hidden(
     backward: Backward, trace: Trace, stop: BackwardBounds, classes: Tensor, least: Tensor
 ) -> dict[Pair, ObjectiveProof]:
     """The evidence of objectives whose rows stop at the last hidden values, or at logits behind an activation.
@@ -111,7 +111,7 @@ def at_last(
     }
 
 
-def recorded(
+def with_evidence(
     backward: Backward, objectives: Objectives, attempted: Attempted, least: Tensor
 ) -> tuple[Tensor, dict[Pair, ObjectiveProof]]:
     """The bounds that an attempt found, `[tried]`, above 0 only where they have evidence; and that evidence.
