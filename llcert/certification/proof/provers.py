@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from functools import cache
 
@@ -65,15 +65,7 @@ def provers_of(
         _check_parameters(program)
         _check_heads(network)
     verified = _verified(program, settings)
-    whole = Remembered(replace(verified, operations=_WHOLE * verified.operations, maps=1))  # LipLT asks again
-    with torch.no_grad(), direct_sums():
-        bound = proved_bound(program, whole)
-
-    @cache
-    def liplt() -> GlobalBound:
-        with torch.no_grad(), direct_sums():
-            return proved_bound(program, whole, Composed.of(program))
-
+    bound, liplt = _global_bounds(program, verified)
     passes = sum(hint.forward_passes for hint in hints)
     return {
         assurance: Prover(
@@ -92,6 +84,19 @@ def provers_of(
         )
         for assurance, (solver, side) in _solvers(program, settings, verified, passes).items()
     }
+
+
+def _global_bounds(program: Program, verified: Verified) -> tuple[GlobalBound, Callable[[], GlobalBound]]:
+    """The proved global bound, and the one with LipLT, which is computed when it is first asked for."""
+    solver = Remembered(replace(verified, operations=_WHOLE * verified.operations, maps=1))  # LipLT asks again
+
+    @cache
+    def liplt() -> GlobalBound:
+        with torch.no_grad(), direct_sums():
+            return proved_bound(program, solver, Composed.of(program))
+
+    with torch.no_grad(), direct_sums():
+        return proved_bound(program, solver), liplt
 
 
 def _verified(program: Program, settings: Settings) -> Verified:
