@@ -236,8 +236,8 @@ MUTANTS = (
     Mutant(
         "a remainder that LipLT forgets",
         "Composed.of",
-        "leaves = (*leaves, leaf)",
-        "leaves = (*leaves, leaf)[:1]",
+        "origins = (*origins, origin)",
+        "origins = (*origins, origin)[:1]",
         "tests/bounds/test_liplt.py::test_never_below_the_norm_of_a_jacobian",
     ),
     Mutant(

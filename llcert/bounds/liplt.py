@@ -1,17 +1,18 @@
-"""LipLT: Lipschitz constants by loop transformation, often far below the product of norms.
+"""LipLT: Lipschitz constants by loop transformation, often far below the product of norms (docs/method.md, section 6).
 
-An activation whose slopes lie between alpha and beta is a linear map with the slopes `(alpha + beta) / 2` and a
+An activation whose slopes lie between alpha and beta is a linear map C with the slopes `(alpha + beta) / 2` and a
 remainder, `phi(z) - phi(z') = C (z - z') + psi`, `|psi| <= (beta - alpha) / 2 |z - z'|` entry by entry. So a value
-depends on the image through one linear map, in which every activation is its C, and on every remainder through one
-more: the norms of these *composed maps*, each times how far what enters it can move, add up to a bound.
+depends on the image through one *composed map*, in which every activation is its C, and on every remainder through
+another. The norms of the composed maps, each times how far its input can move, add up to a Lipschitz constant. The
+global bound (`llcert.bounds.global_lipschitz`) takes it where it is less than the product.
 
 Fazlyab, Entesari, Roy, Chellappa, "Certified Robustness via Dynamic Margin Maximization and Improved Lipschitz
-Regularization", NeurIPS 2023, Theorem 1; here for any graph (docs/method.md, section 6).
+Regularization", NeurIPS 2023, Theorem 1; here for any graph.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TypeVar
 
@@ -19,73 +20,39 @@ import torch
 from torch import Tensor
 
 from llcert.bounds.forward.row_weights import steepest
-from llcert.ir import Input, LinearOp, Node, Shape, apply, number, topological
+from llcert.ir import Input, LoopTransform, Node, apply, topological
 from llcert.numerics.tensors import flat, length
-from llcert.ops import Add, Affine, MaxMin
+from llcert.ops import Add
+from llcert.ops.affine import slopes_between
 from llcert.program import Block, Program, Term, reached
 
 Number = TypeVar("Number", float, Tensor)
 
 
-@dataclass(frozen=True)
-class Mixed(LinearOp):
-    """`own a + other b` and `own b + other a` in place of every pair (a, b) of a MaxMin."""
+def loop_transforms(block: Block, like: Tensor) -> tuple[LoopTransform, ...]:
+    """A block's activation as loop transformations, one after the other; none where it has no such form, or there is no
+    activation.
 
-    pairs: MaxMin
-    own: float
-    other: float
-    roundings = 6
-
-    def linear(self, x: Tensor) -> Tensor:
-        a, b = self.pairs.split(x)
-        return self.pairs.merge(self.own * a + self.other * b, self.own * b + self.other * a)
-
-    def adjoint(self, y: Tensor, shape: Shape) -> Tensor:
-        return self.linear(y)
-
-    def transformed(self, entrywise: Callable[[Tensor], Tensor]) -> LinearOp:
-        return Mixed(self.pairs, number(entrywise, self.own), number(entrywise, self.other))
-
-
-@dataclass(frozen=True)
-class Step:
-    """`phi(z) - phi(z') = C (z - z') + F eta` for some eta with `||eta|| <= ||z - z'||`."""
-
-    linear: LinearOp
-    remainder: LinearOp
-
-
-def steps_of(block: Block, like: Tensor) -> tuple[Step, ...]:
-    """A block's activation as such steps, one after the other; none where it has no such form, or there is none.
-
-    The steps in front of the last one are nonexpansive. like: has the format and the place of coefficients.
+    What the operator says of itself, else that of an entrywise function with slopes between its least and its steepest.
+    All but the last are nonexpansive. like: has the format and the place of coefficients.
     """
-    activation, shape = block.activation, block.pre.shape
-    if isinstance(activation, MaxMin):
-        sorting = Step(Mixed(activation, 0.5, 0.5), Mixed(activation, 0.5, -0.5))
-        if activation.high is None and activation.low is None:
-            return (sorting,)
-        one = activation.split(like.new_ones(1, *shape))[0]
-        free = activation.merge(*(one * (t is None) for t in (activation.high, activation.low)))[0]
-        return sorting, _between(free, torch.ones_like(free))
-    least = None if activation is None else activation.least_slope(shape)
-    return () if least is None else (_between(least.to(like), steepest(block).to(like)),)
-
-
-def _between(least: Tensor, most: Tensor) -> Step:
-    """Of a function that acts entry by entry, with slopes in this range."""
-    centre = (least + most) / 2
-    half = torch.maximum(most - centre, centre - least)
-    exact = ((half == 0) | (half == 0.5) | (half == 1)) & (centre + half == most) & (centre - half == least)
-    return Step(Affine(centre), Affine(torch.where(exact, half, torch.nextafter(half, half + 1))))
+    phi, shape = block.activation, block.pre.shape
+    if phi is None:
+        return ()
+    own, least = phi.loop_transforms(shape, like), phi.least_slope(shape)
+    if own is not None or least is None:
+        return own or ()
+    return (slopes_between(least.to(like), steepest(block).to(like)),)
 
 
 @dataclass(frozen=True)
-class Leaf:
-    """Where something enters the composed maps: the image, a remainder, or the output of an activation without steps.
+class Origin:
+    """Where a composed map begins: at the image, at the remainder of an activation, or at the output of an activation
+    that has no loop transformation.
 
-    node: an input of its own. moved: the value of which it moves at most as far: an activation's input (`before`), or
-    the output; None: the image. even: whether all of its entries enter with one factor.
+    node: an input node of its own, which stands for what enters there. moved: the node of the block whose value bounds
+    how far that moves, None for the image: `||eta|| <= ||z - z'||` for a remainder. before: whether it is the value
+    before the block's activation, else its output. even: whether all entries of a remainder have one factor.
     """
 
     node: Node
@@ -94,50 +61,52 @@ class Leaf:
     even: bool = True
 
 
-def gain(leaf: Leaf, one: Number, before: Mapping[Node, Number], after: Mapping[Node, Number]) -> Number:
-    """How far what enters at a leaf moves at most where the image moves by one.
+def gain(origin: Origin, one: Number, before: Mapping[Node, Number], after: Mapping[Node, Number]) -> Number:
+    """The Lipschitz constant, with respect to the image, of what enters at an origin.
 
-    before, after: Lipschitz constants of blocks' values before and behind their activations, by their nodes.
+    one: that of the image. before, after: those of blocks' values before and behind their activations, by their nodes.
     """
-    if leaf.moved is None:
+    if origin.moved is None:
         return one
-    return before[leaf.moved] if leaf.before else after[leaf.moved]
+    return before[origin.moved] if origin.before else after[origin.moved]
 
 
 @dataclass(frozen=True)
 class Composed:
     """Every composed map of a program.
 
-    maps: for each block, by its node, the map from every leaf that reaches it to its value before the activation.
-    added: the leaves of its own activation, each behind its step; a leaf without one cuts the others off. A block's
-    node is its own, and so is a leaf, so no two maps share a key.
+    maps: for each block, by its node, the composed map from every origin that reaches it to its value before the
+    activation. added: the origins at its own activation, each with the loop transformation whose remainder it is; None
+    for an activation that has no such form, behind which no earlier origin counts. No two blocks share a node and no
+    two origins either, so no two maps share a key.
     """
 
-    maps: Mapping[Node, Mapping[Leaf, Term]]
-    added: Mapping[Node, tuple[tuple[Step | None, Leaf], ...]]
+    maps: Mapping[Node, Mapping[Origin, Term]]
+    added: Mapping[Node, tuple[tuple[LoopTransform | None, Origin], ...]]
 
     @staticmethod
     def of(program: Program) -> Composed | None:
-        """Shares the parameters of the program. None where no activation but MaxMin has steps: the product is less."""
+        """Shares the parameters of the program. None where no activation but MaxMin has a loop transformation: the
+        product of norms is less then."""
         if not any(_helps(block) for block in program.blocks):
             return None
         like = torch.zeros((), dtype=program.dtype, device=program.device)
         values = {program.input: program.input}
-        reaching: dict[Node, tuple[Leaf, ...]] = {program.input: (Leaf(program.input),)}
-        maps: dict[Node, dict[Leaf, Term]] = {}
-        added: dict[Node, tuple[tuple[Step | None, Leaf], ...]] = {}
+        reaching: dict[Node, tuple[Origin, ...]] = {program.input: (Origin(program.input),)}
+        maps: dict[Node, dict[Origin, Term]] = {}
+        added: dict[Node, tuple[tuple[LoopTransform | None, Origin], ...]] = {}
         for block in program.blocks:
             value = _copied(block, values)
-            leaves = tuple(dict.fromkeys(leaf for s in block.sources for leaf in reaching[s]))
-            maps[block.node] = {leaf: _term(leaf.node, value, block.node) for leaf in leaves}
-            added[block.node] = _leaves(block, steps_of(block, like))
-            for step, leaf in added[block.node]:
-                if step is None:
-                    value, leaves = leaf.node, (leaf,)
+            origins = tuple(dict.fromkeys(origin for s in block.sources for origin in reaching[s]))
+            maps[block.node] = {origin: _term(origin.node, value, block.node) for origin in origins}
+            added[block.node] = _origins(block, loop_transforms(block, like))
+            for transform, origin in added[block.node]:
+                if transform is None:
+                    value, origins = origin.node, (origin,)
                 else:
-                    value = apply(Add(), apply(step.linear, value), apply(step.remainder, leaf.node))
-                    leaves = (*leaves, leaf)
-            values[block.node], reaching[block.node] = value, leaves
+                    value = apply(Add(), apply(transform.linear, value), apply(transform.remainder, origin.node))
+                    origins = (*origins, origin)
+            values[block.node], reaching[block.node] = value, origins
         return Composed(maps, added)
 
     def pairs(
@@ -145,21 +114,21 @@ class Composed:
         program: Program,
         before: Mapping[Node, Tensor],
         after: Mapping[Node, Tensor],
-        apart: Mapping[Leaf, Tensor] | None = None,
+        apart: Mapping[Origin, Tensor] | None = None,
     ) -> Tensor | None:
-        """Lipschitz constants of the differences of logits, `[logits, logits]`; None behind an activation.
+        """Lipschitz constants of the differences of logits, `[logits, logits]`; None where an activation gives these.
 
-        before, after: of the blocks, before and behind their activations, by their nodes, and of the image. apart: the
-        lengths of the differences of rows of each map to the logits, where they are known.
+        before, after: as of `gain`; after: of the image, too. apart: the lengths of the differences of rows of each map
+        to the logits, where they are known.
         """
         last = program.blocks[-1]
         if last.activation is not None:
             return None
         if apart is None:
             unit = torch.eye(*last.node.shape * 2, dtype=program.dtype, device=program.device)
-            apart = {leaf: distances(term.adjoint(unit)) for leaf, term in self.maps[last.node].items()}
+            apart = {origin: distances(term.adjoint(unit)) for origin, term in self.maps[last.node].items()}
         one = after[program.input]
-        return torch.stack([a * gain(leaf, one, before, after) for leaf, a in apart.items()]).sum(0)
+        return torch.stack([a * gain(origin, one, before, after) for origin, a in apart.items()]).sum(0)
 
 
 def distances(rows: Tensor) -> Tensor:
@@ -169,32 +138,33 @@ def distances(rows: Tensor) -> Tensor:
 
 
 def _helps(block: Block) -> bool:
-    """Whether LipLT may be less than the product because of a block's activation."""
+    """Whether LipLT may be less than the product of norms because of a block's activation."""
     phi = block.activation
     return phi is not None and phi.least_slope(block.pre.shape) is not None
 
 
-def _leaves(block: Block, steps: Sequence[Step]) -> tuple[tuple[Step | None, Leaf], ...]:
-    """A leaf for every step; for an activation that has none, one in place of its output."""
-    if steps or block.activation is None:
+def _origins(block: Block, transforms: Sequence[LoopTransform]) -> tuple[tuple[LoopTransform | None, Origin], ...]:
+    """An origin for the remainder of every loop transformation; for an activation that has none, one at its output."""
+    if transforms or block.activation is None:
         shape = block.pre.shape
-        return tuple((s, Leaf(apply(Input(shape, block.node.dtype)), block.node, even=_even(s))) for s in steps)
-    return ((None, Leaf(apply(Input(block.node.shape, block.node.dtype)), block.node, before=False)),)
+        return tuple((t, Origin(apply(Input(shape, block.node.dtype)), block.node, even=_even(t))) for t in transforms)
+    return ((None, Origin(apply(Input(block.node.shape, block.node.dtype)), block.node, before=False)),)
 
 
-def _even(step: Step) -> bool:
-    scale = step.remainder.tensors().get("scale")
+def _even(transform: LoopTransform) -> bool:
+    """Whether the remainder has one factor for all entries, as that of a ReLU."""
+    scale = transform.remainder.tensors().get("scale")
     return scale is not None and bool((scale == scale.flatten()[:1]).all())
 
 
 def _copied(block: Block, values: Mapping[Node, Node]) -> Node:
-    """The block's value before its activation, of other sources."""
+    """The block's value before its activation, computed of other sources; values: these, by the block's own."""
     new = dict(values)
     for node in block.body:
         new[node] = replace(node, inputs=tuple(new[i] for i in node.inputs))
     return new[block.pre]
 
 
-def _term(leaf: Node, output: Node, owner: Node) -> Term:
-    """The linear map from a leaf to a value."""
-    return Term(leaf, reached(leaf, topological(output)), output, owner)
+def _term(origin: Node, output: Node, owner: Node) -> Term:
+    """The linear map from an origin's node to a value; owner: of its term."""
+    return Term(origin, reached(origin, topological(output)), output, owner)

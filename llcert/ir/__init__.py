@@ -1,8 +1,6 @@
 """Networks as immutable graphs of nodes, and the interface of operators: values, bounds, rounding."""
 
-from llcert.ir.activation import (
-    Activation,
-)
+from llcert.ir.activation import Activation, LoopTransform
 from llcert.ir.graph import (
     LARGEST,
     LARGEST_TOGETHER,
@@ -45,6 +43,7 @@ __all__ = [
     "Input",
     "Join",
     "LinearOp",
+    "LoopTransform",
     "Network",
     "Node",
     "Op",

@@ -3,13 +3,25 @@
 from __future__ import annotations
 
 from abc import abstractmethod
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from llcert.domain.region import Region
 from llcert.domain.relaxation import Relaxation, Zone
-from llcert.ir.operator import Op, Shape
+from llcert.ir.operator import LinearOp, Op, Shape
+
+
+@dataclass(frozen=True)
+class LoopTransform:
+    """`phi(z) - phi(z') = C (z - z') + F eta` for some eta with `||eta|| <= ||z - z'||` (docs/method.md, section 6).
+
+    linear: C. remainder: F.
+    """
+
+    linear: LinearOp
+    remainder: LinearOp
 
 
 class Activation(Op):
@@ -104,6 +116,14 @@ class Activation(Op):
 
     def relaxations(self, zone: Zone) -> tuple[Relaxation, ...] | None:
         """The steps a backward pass takes through it over `zone`, the first applied first; None: it cannot."""
+        return None
+
+    def loop_transforms(self, shape: Shape, like: Tensor) -> tuple[LoopTransform, ...] | None:
+        """Loop transformations that make it up, first applied first, all but the last nonexpansive, for LipLT
+        (docs/method.md, section 6). None: it has those of its least and steepest slopes, or none.
+
+        shape: of its input. like: has the format and the place of coefficients.
+        """
         return None
 
     @abstractmethod

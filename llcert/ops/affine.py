@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from llcert.ir import LinearOp, Node, apply
+from llcert.ir import LinearOp, LoopTransform, Node, apply
 from llcert.numerics.rounding import DOUBLE
 from llcert.ops.registry import Call, OnnxBuilder, from_onnx, from_torch_op, to_onnx
 from llcert.ops.windows import foreign, image
@@ -47,6 +47,15 @@ class Affine(LinearOp):
 
     def adjoint(self, y: Tensor, shape: tuple[int, ...]) -> Tensor:
         return self.linear(y)
+
+
+def slopes_between(least: Tensor, most: Tensor) -> LoopTransform:
+    """The loop transformation of an entrywise function whose chords have slopes between these, entry by entry: C their
+    mean, F half of their distance, rounded up (docs/method.md, Proposition 6.2)."""
+    centre = (least + most) / 2
+    half = torch.maximum(most - centre, centre - least)
+    exact = ((half == 0) | (half == 0.5) | (half == 1)) & (centre + half == most) & (centre - half == least)
+    return LoopTransform(Affine(centre), Affine(torch.where(exact, half, torch.nextafter(half, half + 1))))
 
 
 @dataclass(frozen=True)

@@ -12,13 +12,14 @@ from torch import Tensor
 
 from llcert.domain.region import Region
 from llcert.domain.relaxation import Piecewise, Relaxation, Zone
-from llcert.ir import Activation, Node, Op, Shape, apply, permuted
+from llcert.ir import Activation, LoopTransform, Node, Op, Shape, apply, permuted
 from llcert.numerics.gradients import maximum, minimum, sorted_pairs
 from llcert.numerics.tensors import length
-from llcert.ops.affine import Affine
+from llcert.ops.affine import Affine, slopes_between
 from llcert.ops.clamp import bounds
 from llcert.ops.maxpool import MaxPool
 from llcert.ops.movement import reshaped
+from llcert.ops.pairs import PairMix, merge_pairs, split_pairs
 from llcert.ops.registry import Call, OnnxBuilder, batched_shape, from_onnx, from_torch_op, to_onnx
 from llcert.ops.take import taken
 
@@ -57,17 +58,11 @@ class MaxMin(Activation):
 
     def split(self, z: Tensor) -> tuple[Tensor, Tensor]:
         """The first and the second of every pair, each `[batch, ..., channels / 2, ...]`."""
-        if self.pairs:
-            a, b = z.unflatten(self.axis + 1, (-1, 2)).unbind(self.axis + 2)
-        else:
-            a, b = z.chunk(2, self.axis + 1)
-        return a, b
+        return split_pairs(z, self.axis, self.pairs)
 
     def merge(self, first: Tensor, second: Tensor) -> Tensor:
         """The inverse of `split`."""
-        if self.pairs:
-            return torch.stack((first, second), self.axis + 2).flatten(self.axis + 1, self.axis + 2)
-        return torch.cat((first, second), self.axis + 1)
+        return merge_pairs(first, second, self.axis, self.pairs)
 
     def gaps(self, z: Region) -> tuple[Tensor, ...]:
         """The maximum is constant once both or either lower bound passes `high`, the minimum likewise at `low`."""
@@ -87,6 +82,17 @@ class MaxMin(Activation):
         a = torch.where(a_first, largest, torch.where(b_first, smallest, either))
         b = torch.where(a_first, smallest, torch.where(b_first, largest, either))
         return self.merge(a, b).to(z.centre.dtype)
+
+    def loop_transforms(self, shape: Shape, like: Tensor) -> tuple[LoopTransform, ...]:
+        """Sorting, `C (a, b)` the mean of both and `F (a, b)` half of their difference; then, if there are thresholds,
+        clipping, with slopes in [0, 1] at the clipped entries (docs/method.md, Proposition 6.2)."""
+        mean, half = (PairMix(self.axis, self.pairs, 0.5, other) for other in (0.5, -0.5))
+        sorting = LoopTransform(mean, half)
+        if self.high is None and self.low is None:
+            return (sorting,)
+        one = self.split(like.new_ones(1, *shape))[0]
+        least = self.merge(*(one * (t is None) for t in (self.high, self.low)))[0]
+        return sorting, slopes_between(least, torch.ones_like(least))
 
     def relaxations(self, zone: Zone) -> tuple[Relaxation, ...]:
         """Sorting, by `max, min = (a + b) / 2 +- |a - b| / 2`; then, if there are thresholds, clipping."""

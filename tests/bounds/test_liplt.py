@@ -17,10 +17,11 @@ from torch import Tensor
 from llcert.bounds import global_bound
 from llcert.bounds.forward.row_weights import steepest
 from llcert.bounds.global_lipschitz.proof import proved_bound
-from llcert.bounds.liplt import Composed, _between, gain, steps_of
+from llcert.bounds.liplt import Composed, gain, loop_transforms
 from llcert.certification.proof.hint import ProofHint
 from llcert.ir import Input, Network, Node, apply
 from llcert.ops import Affine, Leaky, Linear, MaxMin, Sigmoid, Tanh, relu
+from llcert.ops.affine import slopes_between
 from llcert.program import Program, Term, lower
 from llcert.spectral import Lanczos, Verified
 
@@ -162,24 +163,24 @@ def test_proofs_of_chains_lose_little(sizes: tuple[int, ...]) -> None:
         MaxMin(high=torch.tensor(0.3), low=torch.tensor(-0.2), pairs=True),
     ],
 )
-def test_steps_make_up_the_activation(activation: object) -> None:
+def test_loop_transformations_make_up_the_activation(activation: object) -> None:
     """What is left of differences once the linear parts are taken off is what remainders can make."""
     node = apply(activation, apply(Input((6,), torch.float64)))  # type: ignore[arg-type]
     program = lower(
         Network(apply(Linear(torch.eye(6, dtype=torch.float64), torch.zeros(6)), node)), dtype=torch.float64
     )
     (block, _) = program.blocks
-    steps = steps_of(block, torch.zeros((), dtype=torch.float64))
+    transforms = loop_transforms(block, torch.zeros((), dtype=torch.float64))
     generator = torch.Generator().manual_seed(0)
     a, b = (torch.randn(500, 6, generator=generator, dtype=torch.float64) for _ in range(2))
-    if len(steps) > 1:  # sorting, then thresholds
+    if len(transforms) > 1:  # sorting, then thresholds
         order = MaxMin(pairs=activation.pairs)  # type: ignore[attr-defined]
         stages = [(a, b, order(a), order(b)), (order(a), order(b), activation(a), activation(b))]  # type: ignore[operator]
     else:
         stages = [(a, b, activation(a), activation(b))]  # type: ignore[operator]
-    for step, (before, before_, after, after_) in zip(steps, stages, strict=True):
-        left = after - after_ - step.linear.linear(before - before_)
-        factors = matrix_of(step.remainder, 6)
+    for transform, (before, before_, after, after_) in zip(transforms, stages, strict=True):
+        left = after - after_ - transform.linear.linear(before - before_)
+        factors = matrix_of(transform.remainder, 6)
         eta = left @ torch.linalg.pinv(factors).T
         assert torch.allclose(eta @ factors.T, left, atol=1e-12)
         assert bool((eta.norm(dim=1) <= (before - before_).norm(dim=1) * (1 + 1e-12)).all())
@@ -209,5 +210,5 @@ def test_margins_of_pairs_pay_for_rounding(seed: int) -> None:
 
 def test_a_slope_that_rounds_away_makes_the_remainder_no_smaller() -> None:
     """Half of `1 - (-1e-20)` is computed as 0.5, which is below it."""
-    step = _between(torch.tensor(-1e-20, dtype=torch.float64), torch.tensor(1.0, dtype=torch.float64))
-    assert float(step.remainder.tensors()["scale"]) > 0.5
+    transform = slopes_between(torch.tensor(-1e-20, dtype=torch.float64), torch.tensor(1.0, dtype=torch.float64))
+    assert float(transform.remainder.tensors()["scale"]) > 0.5

@@ -14,8 +14,8 @@ from llcert.bounds.forward.roundoff import distance
 from llcert.bounds.forward.row_weights import steepest
 from llcert.bounds.global_lipschitz.norms import composed_norm, global_norm
 from llcert.bounds.global_lipschitz.proof import check_stated
-from llcert.bounds.liplt import Composed, Leaf, Step, distances, gain
-from llcert.ir import Node
+from llcert.bounds.liplt import Composed, Origin, distances, gain
+from llcert.ir import LoopTransform, Node
 from llcert.numerics.rounding import DOUBLE
 from llcert.numerics.tensors import flat, length
 from llcert.program import Block, Program, Term
@@ -67,8 +67,8 @@ def global_bound(
         lipschitz[block.node] = branches.movement(radii)[0]
         if composed is not None:
             parts = [
-                whole(t, seed + number) * gain(leaf, lipschitz[program.input], before, lipschitz)
-                for leaf, t in composed.maps[block.node].items()
+                whole(t, seed + number) * gain(origin, lipschitz[program.input], before, lipschitz)
+                for origin, t in composed.maps[block.node].items()
             ]
             product = lipschitz[block.node]
             if not bool((rows == 1).all()):
@@ -129,7 +129,7 @@ def proved_bound(program: Program, solver: Solver | None = None, composed: Compo
     norms: dict[Term, Tensor] = {}
     lipschitz: dict[Node, float] = {program.input: 1.0}
     before: dict[Node, float] = {}
-    products: dict[Node, dict[Leaf, float]] = {program.input: {Leaf(program.input): 1.0}}
+    products: dict[Node, dict[Origin, float]] = {program.input: {Origin(program.input): 1.0}}
     for block in program.blocks:
         slope = float(steepest(block).max())
         plain = {t: global_norm(t, solver) for t in block.terms}
@@ -139,9 +139,13 @@ def proved_bound(program: Program, solver: Solver | None = None, composed: Compo
         if composed is not None:
             known = _products(block, plain, products)
             looped = 0.0
-            for leaf, term in composed.maps[block.node].items():
-                norm = known[leaf] if _direct(leaf, block, products) else min(known[leaf], composed_norm(term, solver))
-                looped = DOUBLE.above(looped + DOUBLE.above(norm * gain(leaf, 1.0, before, lipschitz)))
+            for origin, term in composed.maps[block.node].items():
+                norm = (
+                    known[origin]
+                    if _direct(origin, block, products)
+                    else min(known[origin], composed_norm(term, solver))
+                )
+                looped = DOUBLE.above(looped + DOUBLE.above(norm * gain(origin, 1.0, before, lipschitz)))
             parts = [DOUBLE.above(plain[t] * lipschitz[t.source]) for t in block.terms]
             before[block.node] = min(looped, _together(block, parts))
             lipschitz[block.node] = min(lipschitz[block.node], DOUBLE.above(before[block.node] * slope))
@@ -158,31 +162,33 @@ def _together(block: Block, parts: Sequence[float]) -> float:
 
 
 def _products(
-    block: Block, norms: Mapping[Term, float], products: Mapping[Node, Mapping[Leaf, float]]
-) -> dict[Leaf, float]:
+    block: Block, norms: Mapping[Term, float], products: Mapping[Node, Mapping[Origin, float]]
+) -> dict[Origin, float]:
     """An UPPER bound of every composed map of a block: the norms of its parts, added up over its sources."""
-    found: dict[Leaf, float] = {}
+    found: dict[Origin, float] = {}
     for term in block.terms:
-        for leaf, norm in products[term.source].items():
-            found[leaf] = DOUBLE.above(found.get(leaf, 0.0) + DOUBLE.above(norms[term] * norm))
+        for origin, norm in products[term.source].items():
+            found[origin] = DOUBLE.above(found.get(origin, 0.0) + DOUBLE.above(norms[term] * norm))
     return found
 
 
-def _direct(leaf: Leaf, block: Block, products: Mapping[Node, Mapping[Leaf, float]]) -> bool:
+def _direct(origin: Origin, block: Block, products: Mapping[Node, Mapping[Origin, float]]) -> bool:
     """Whether nothing but the block's own map lies between: its norm is known already."""
-    sources = [s for s in block.sources if leaf in products[s]]
-    return leaf.even and len(sources) == 1 and (leaf.moved is sources[0] or leaf.node is sources[0])
+    sources = [s for s in block.sources if origin in products[s]]
+    return origin.even and len(sources) == 1 and (origin.moved is sources[0] or origin.node is sources[0])
 
 
-def _behind(added: Sequence[tuple[Step | None, Leaf]], products: Mapping[Leaf, float]) -> dict[Leaf, float]:
-    """The products behind the steps of an activation."""
+def _behind(
+    added: Sequence[tuple[LoopTransform | None, Origin]], products: Mapping[Origin, float]
+) -> dict[Origin, float]:
+    """The products behind an activation."""
     found = dict(products)
-    for step, leaf in added:
-        if step is None:
-            return {leaf: 1.0}
-        linear, remainder = (op.norm_bound(leaf.node.shape) for op in (step.linear, step.remainder))
+    for transform, origin in added:
+        if transform is None:
+            return {origin: 1.0}
+        linear, remainder = (op.norm_bound(origin.node.shape) for op in (transform.linear, transform.remainder))
         found = {other: DOUBLE.above(norm * linear) for other, norm in found.items()}
-        found[leaf] = remainder
+        found[origin] = remainder
     return found
 
 
@@ -196,10 +202,10 @@ def _proved_pairs(
     unit = torch.eye(last.node.shape[0], dtype=torch.float64, device=program.device)
     total = torch.zeros_like(unit)
     with torch.no_grad():
-        for leaf, term in composed.maps[last.node].items():
+        for origin, term in composed.maps[last.node].items():
             count = term.roundings_back
             size = DOUBLE.above(term.magnitude_adjoint(unit), count)
             lost = DOUBLE.above(distance(size * DOUBLE.gamma(count)) + term.underflow_back, 2)
             apart = DOUBLE.above(distances(term.adjoint(unit)), math.prod(term.columns) + 4) + lost + lost[:, None]
-            total = DOUBLE.above(total + apart * gain(leaf, 1.0, before, lipschitz), 6)
+            total = DOUBLE.above(total + apart * gain(origin, 1.0, before, lipschitz), 6)
     return total

@@ -114,7 +114,7 @@ def enclose(  # noqa: PLR0913
         weights = torch.minimum(weights, steepest(block))
         radius = _radius(block, sources, weights, global_bound, solver, trace, seed + number, frame)
         radius = DOUBLE.above(radius + distance(error, weights), 2)
-        if global_bound.looped:
+        if global_bound.with_liplt:
             slips[block.node] = _slip(block, slips, global_bound, distance(error, steepest(block)))
             ceiling = DOUBLE.above(global_bound.lipschitz[block.node] * region.radius + 2 * slips[block.node], 4)
             radius = torch.where(ceiling < radius, ceiling, radius)  # a radius that is NaN stays so
@@ -122,7 +122,7 @@ def enclose(  # noqa: PLR0913
         weakest = Side.PROBABLE if any(trace.norms[t].side is Side.PROBABLE for t in block.terms) else weakest
         trace.pre_activation[block.node], trace.weighted[block.node] = z, (weights, radius)
         hidden = _activate(block, z, radius, deployed, known, frame)
-        if global_bound.looped and block.node in known.after:
+        if global_bound.with_liplt and block.node in known.after:
             slips[block.node] = DOUBLE.above(slips[block.node] + distance(known.after[block.node]), 2)
         trace.post_activation[block.node] = _unless_lost(hidden, error, block.node.rounding) if deployed else hidden
     return replace(trace, side=weakest)

@@ -84,7 +84,7 @@ class VerifiedArithmetic:
         assert roundoff is not None
         radius = DOUBLE.above(branches.movement(entry.radii), len(entry.radii) + 16)
         radius = DOUBLE.above(radius + distance(roundoff.error, weights), 2)
-        if self.global_bound.looped:
+        if self.global_bound.with_liplt:
             lipschitz = self.global_bound.lipschitz[entry.block.node]
             ceiling = DOUBLE.above(lipschitz * entry.eps + 2 * roundoff.slip, 4)
             radius = torch.where(ceiling < radius, ceiling, radius)  # a radius that is NaN stays so

@@ -11,7 +11,7 @@ from torch import Tensor
 from llcert.bounds.forward.joins import branch_norms
 from llcert.bounds.global_lipschitz.stacked import NOTHING, KnownNorms
 from llcert.bounds.global_lipschitz.walk import GlobalBound, lipschitz_constants
-from llcert.bounds.liplt import Composed, Leaf
+from llcert.bounds.liplt import Composed, Origin
 from llcert.ir import Node
 from llcert.numerics.tensors import flat, length
 from llcert.program import Block, Program, Term
@@ -48,11 +48,11 @@ def global_bound(
     }
     loops = {
         t: known.composed.get(t) or _norm(how, t, _ones(one, t.output.shape), starts.get(t), seeds[node])
-        for node, leaves in maps.items()
-        for t in leaves.values()
+        for node, origins in maps.items()
+        for t in origins.values()
     }
-    leaves = {node: {leaf: loops[t][0] for leaf, t in own_maps.items()} for node, own_maps in maps.items()}
-    arithmetic = _EstimatedConstants(how, seeds, slopes, {t: norm for t, (norm, _) in own.items()}, leaves, joint)
+    origins = {node: {origin: loops[t][0] for origin, t in own_maps.items()} for node, own_maps in maps.items()}
+    arithmetic = _EstimatedConstants(how, seeds, slopes, {t: norm for t, (norm, _) in own.items()}, origins, joint)
     constants = lipschitz_constants(program, arithmetic, maps)
     pairs = None if composed is None else composed.pairs(program, constants.before, constants.after, known.apart)
     found = loops | own  # a map of LipLT may be a term, but has no slope
@@ -60,7 +60,7 @@ def global_bound(
     return GlobalBound(norms, vectors, constants.after, program.output, Side.ESTIMATE, pairs, composed is not None)
 
 
-def _asked(program: Program, composed: Composed | None, known: KnownNorms) -> Mapping[Node, Mapping[Leaf, Term]]:
+def _asked(program: Program, composed: Composed | None, known: KnownNorms) -> Mapping[Node, Mapping[Origin, Term]]:
     """The composed maps whose norms are wanted: none to the logits where their pairs alone are."""
     if composed is None:
         return {}
@@ -128,14 +128,14 @@ class _EstimatedConstants:
     """Scalar tensors.
 
     seeds: of random starts, of each block. slopes: the largest of each block, `[1, *pre shape]`. norms: of terms,
-    slopes included. leaves: norms of the composed maps of each block. joint: as for `global_bound`.
+    slopes included. origins: norms of the composed maps of each block. joint: as for `global_bound`.
     """
 
     how: _Iteration
     seeds: Mapping[Node, int]
     slopes: Mapping[Node, Tensor]
     norms: Mapping[Term, Tensor]
-    leaves: Mapping[Node, Mapping[Leaf, Tensor]]
+    origins: Mapping[Node, Mapping[Origin, Tensor]]
     joint: bool
 
     @property
@@ -156,9 +156,9 @@ class _EstimatedConstants:
         moved = torch.stack([norm * source for norm, source in zip(norms, sources, strict=True)])
         return length(moved, 0) if block.disjoint else moved.sum()
 
-    def loops(self, block: Block, gains: Mapping[Leaf, Tensor]) -> Tensor:
-        norms = self.leaves[block.node]
-        return torch.stack([norms[leaf] * gain for leaf, gain in gains.items()]).sum()
+    def loops(self, block: Block, gains: Mapping[Origin, Tensor]) -> Tensor:
+        norms = self.origins[block.node]
+        return torch.stack([norms[origin] * gain for origin, gain in gains.items()]).sum()
 
     def passed(self, block: Block, constant: Tensor) -> Tensor:
         return constant * self.slopes[block.node].amax()

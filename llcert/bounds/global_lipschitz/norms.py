@@ -10,9 +10,8 @@ from torch import Tensor
 
 from llcert.ir import LinearOp, Node
 from llcert.numerics.rounding import DOUBLE
-from llcert.numerics.tensors import flat
 from llcert.program import Term
-from llcert.spectral import Lanczos, Masked, Norm, Side, Solver, random_start
+from llcert.spectral import Lanczos, Masked, Side, Solver, random_start
 
 _CLOSE = 1e-4
 """How far, relatively, the bound of a term's operators may be above its norm for a factorisation to be spared."""
@@ -44,30 +43,6 @@ def operator_bound(term: Term) -> float:
             bounds[node] = DOUBLE.above(sum(bounds.get(i, 0.0) for i in node.inputs), len(node.inputs))
     value = bounds[term.output]
     return value if value < math.inf else math.inf
-
-
-@dataclass(frozen=True)
-class MaskedOnly:
-    """A solver that is asked of maps of which something is masked, for a whole one has its unmasked norm already.
-
-    solver: no better at whole maps than what proved those. Of them it says nothing: infinite, not converged.
-    """
-
-    solver: Solver
-
-    def __call__(self, masked: Masked, start: Tensor) -> Norm:
-        """The norms of those that are cut, `[batch]`."""
-        everything = isinstance(masked.map, Term)  # of maps side by side no unmasked norm is known
-        factors = torch.cat([flat(masked.rows), flat(masked.columns)], 1)
-        images = torch.nonzero(~((factors == 1).all(1) & everything))[:, 0]
-        if len(images) == masked.batch:
-            return self.solver(masked, start)
-        norm = self.solver(masked.select(images), start[images])
-        value = factors.new_full((masked.batch,), torch.inf)
-        iterations = torch.zeros_like(value, dtype=torch.int64)
-        converged = torch.zeros_like(value, dtype=torch.bool)
-        value[images], iterations[images], converged[images] = norm.value.to(value), norm.iterations, norm.converged
-        return Norm(value, norm.side, start, iterations, converged)
 
 
 _WORK, _SIDE = 2e11, 3072

@@ -13,9 +13,9 @@ from llcert.bounds.forward.roundoff import distance
 from llcert.bounds.forward.row_weights import steepest
 from llcert.bounds.global_lipschitz.norms import composed_norm, global_norm
 from llcert.bounds.global_lipschitz.walk import Constants, GlobalBound, lipschitz_constants
-from llcert.bounds.liplt import Composed, Leaf, Step, distances, gain
+from llcert.bounds.liplt import Composed, Origin, distances, gain
 from llcert.errors import UnsupportedModel
-from llcert.ir import Input, Node, topological
+from llcert.ir import Input, LoopTransform, Node, topological
 from llcert.numerics.rounding import DOUBLE
 from llcert.program import Block, Program, Term
 from llcert.spectral import Side, Solver
@@ -45,8 +45,8 @@ def proved_bound(program: Program, solver: Solver | None = None, composed: Compo
     check_stated(program)
     plain = {t: global_norm(t, solver) for block in program.blocks for t in block.terms}
     slopes = {block.node: float(steepest(block).max()) for block in program.blocks}
-    leaves = {} if composed is None else _composed_norms(program, composed, plain, solver)
-    arithmetic = _ProvedConstants(plain, slopes, leaves)
+    origins = {} if composed is None else _composed_norms(program, composed, plain, solver)
+    arithmetic = _ProvedConstants(plain, slopes, origins)
     constants = lipschitz_constants(program, arithmetic, {} if composed is None else composed.maps)
     norms = {t: arithmetic.sloped(block, t) for block in program.blocks for t in block.terms}
     pairs = None if composed is None else _proved_pairs(program, composed, constants)
@@ -63,12 +63,12 @@ def proved_bound(program: Program, solver: Solver | None = None, composed: Compo
 
 @dataclass(frozen=True)
 class _ProvedConstants:
-    """Numbers, rounded up. plain: norms of terms, without slopes. slopes: the largest of each block. leaves: norms of
+    """Numbers, rounded up. plain: norms of terms, without slopes. slopes: the largest of each block. origins: norms of
     the composed maps of each block."""
 
     plain: Mapping[Term, float]
     slopes: Mapping[Node, float]
-    leaves: Mapping[Node, Mapping[Leaf, float]]
+    origins: Mapping[Node, Mapping[Origin, float]]
     one: float = 1.0
 
     def sloped(self, block: Block, term: Term) -> float:
@@ -81,10 +81,10 @@ class _ProvedConstants:
     def product_before(self, block: Block, sources: Sequence[float], product: float) -> float:
         return _together(block, [self.plain[t] for t in block.terms], sources)
 
-    def loops(self, block: Block, gains: Mapping[Leaf, float]) -> float:
-        total, norms = 0.0, self.leaves[block.node]
-        for leaf, moved in gains.items():
-            total = DOUBLE.above(total + DOUBLE.above(norms[leaf] * moved))
+    def loops(self, block: Block, gains: Mapping[Origin, float]) -> float:
+        total, norms = 0.0, self.origins[block.node]
+        for origin, moved in gains.items():
+            total = DOUBLE.above(total + DOUBLE.above(norms[origin] * moved))
         return total
 
     def passed(self, block: Block, constant: float) -> float:
@@ -102,46 +102,49 @@ def _together(block: Block, norms: Sequence[float], sources: Sequence[float]) ->
 
 def _composed_norms(
     program: Program, composed: Composed, plain: Mapping[Term, float], solver: Solver | None
-) -> dict[Node, dict[Leaf, float]]:
+) -> dict[Node, dict[Origin, float]]:
     """UPPER bounds of all composed maps, by block: proved, and at most the product of their parts."""
-    found: dict[Node, dict[Leaf, float]] = {}
-    products: dict[Node, dict[Leaf, float]] = {program.input: {Leaf(program.input): 1.0}}
+    found: dict[Node, dict[Origin, float]] = {}
+    products: dict[Node, dict[Origin, float]] = {program.input: {Origin(program.input): 1.0}}
     for block in program.blocks:
-        known = _products(block, plain, products)
+        known, maps = _products(block, plain, products), composed.maps[block.node]
+        direct = {origin for origin in maps if _direct(origin, block, products)}
         found[block.node] = {
-            leaf: known[leaf] if _direct(leaf, block, products) else min(known[leaf], composed_norm(term, solver))
-            for leaf, term in composed.maps[block.node].items()
+            origin: known[origin] if origin in direct else min(known[origin], composed_norm(term, solver))
+            for origin, term in maps.items()
         }
         products[block.node] = _behind(composed.added[block.node], known)
     return found
 
 
 def _products(
-    block: Block, norms: Mapping[Term, float], products: Mapping[Node, Mapping[Leaf, float]]
-) -> dict[Leaf, float]:
+    block: Block, norms: Mapping[Term, float], products: Mapping[Node, Mapping[Origin, float]]
+) -> dict[Origin, float]:
     """An UPPER bound of every composed map of a block: the norms of its parts, added up over its sources."""
-    found: dict[Leaf, float] = {}
+    found: dict[Origin, float] = {}
     for term in block.terms:
-        for leaf, norm in products[term.source].items():
-            found[leaf] = DOUBLE.above(found.get(leaf, 0.0) + DOUBLE.above(norms[term] * norm))
+        for origin, norm in products[term.source].items():
+            found[origin] = DOUBLE.above(found.get(origin, 0.0) + DOUBLE.above(norms[term] * norm))
     return found
 
 
-def _direct(leaf: Leaf, block: Block, products: Mapping[Node, Mapping[Leaf, float]]) -> bool:
+def _direct(origin: Origin, block: Block, products: Mapping[Node, Mapping[Origin, float]]) -> bool:
     """Whether nothing but the block's own map lies between: its norm is known already."""
-    sources = [s for s in block.sources if leaf in products[s]]
-    return leaf.even and len(sources) == 1 and (leaf.moved is sources[0] or leaf.node is sources[0])
+    sources = [s for s in block.sources if origin in products[s]]
+    return origin.even and len(sources) == 1 and (origin.moved is sources[0] or origin.node is sources[0])
 
 
-def _behind(added: Sequence[tuple[Step | None, Leaf]], products: Mapping[Leaf, float]) -> dict[Leaf, float]:
-    """The products behind the steps of an activation."""
+def _behind(
+    added: Sequence[tuple[LoopTransform | None, Origin]], products: Mapping[Origin, float]
+) -> dict[Origin, float]:
+    """The products of norms behind an activation, from its own origins and those in front of it."""
     found = dict(products)
-    for step, leaf in added:
-        if step is None:
-            return {leaf: 1.0}
-        linear, remainder = (op.norm_bound(leaf.node.shape) for op in (step.linear, step.remainder))
+    for transform, origin in added:
+        if transform is None:
+            return {origin: 1.0}
+        linear, remainder = (op.norm_bound(origin.node.shape) for op in (transform.linear, transform.remainder))
         found = {other: DOUBLE.above(norm * linear) for other, norm in found.items()}
-        found[leaf] = remainder
+        found[origin] = remainder
     return found
 
 
@@ -153,10 +156,10 @@ def _proved_pairs(program: Program, composed: Composed, constants: Constants[flo
     unit = torch.eye(last.node.shape[0], dtype=torch.float64, device=program.device)
     total = torch.zeros_like(unit)
     with torch.no_grad():
-        for leaf, term in composed.maps[last.node].items():
+        for origin, term in composed.maps[last.node].items():
             count = term.roundings_back
             size = DOUBLE.above(term.magnitude_adjoint(unit), count)
             lost = DOUBLE.above(distance(size * DOUBLE.gamma(count)) + term.underflow_back, 2)
             apart = DOUBLE.above(distances(term.adjoint(unit)), math.prod(term.columns) + 4) + lost + lost[:, None]
-            total = DOUBLE.above(total + apart * gain(leaf, 1.0, constants.before, constants.after), 6)
+            total = DOUBLE.above(total + apart * gain(origin, 1.0, constants.before, constants.after), 6)
     return total

@@ -13,7 +13,7 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from llcert.bounds.liplt import Composed, Leaf
+from llcert.bounds.liplt import Composed, Origin
 from llcert.ir import Join, LinearOp, Node, topological
 from llcert.numerics import gradients
 from llcert.numerics.tensors import channels_last, flat, length
@@ -26,13 +26,13 @@ class KnownNorms:
     """What products with given unit vectors u say about norms: ESTIMATES from below, with gradients.
 
     composed: `||A u||`, a scalar, and u of composed maps. plain: `A u`, `[1, *output shape]`, and u of terms of the
-    program, without slopes. apart: for every leaf of the logits the lengths of differences of rows of its composed map,
-    `[logits, logits]`; where they are given, the norms of these maps are not asked for.
+    program, without slopes. apart: for every origin of the logits the lengths of differences of rows of its composed
+    map, `[logits, logits]`; where they are given, the norms of these maps are not asked for.
     """
 
     composed: Mapping[Term, tuple[Tensor, Tensor]]
     plain: Mapping[Term, tuple[Tensor, Tensor]]
-    apart: Mapping[Leaf, Tensor] | None = None
+    apart: Mapping[Origin, Tensor] | None = None
 
 
 NOTHING = KnownNorms({}, {})
@@ -101,7 +101,7 @@ class Stacked:
                 ending.append(([self.terms[i] for i in last], _gathered([(values[node], wanted)], last)))
         return ending
 
-    def _apart(self) -> dict[Leaf, Tensor]:
+    def _apart(self) -> dict[Origin, Tensor]:
         """By one adjoint of the network with every remainder's factor on the way."""
         terms = self.composed.maps[self.program.output]
         unit = torch.eye(*self.program.output.shape * 2, dtype=self.program.dtype, device=self.program.device)
@@ -115,7 +115,7 @@ class Stacked:
                 parts = node.op.adjoints(received, shapes)
             for i, part in zip(node.inputs, parts, strict=True):
                 pending[i] = pending[i] + part if i in pending else channels_last(part)
-        return {leaf: gradients.distances(flat(pending[leaf.node])) for leaf in terms}
+        return {origin: gradients.distances(flat(pending[origin.node])) for origin in terms}
 
     @cached_property
     def _back(self) -> list[Node]:
@@ -132,33 +132,33 @@ def _directs(program: Program, composed: Composed, block: Block) -> list[Direct]
         entering = _entering(program, composed, term.source)
         if entering is None or term.moves:
             continue
-        leaf, factor = entering
-        elsewhere = any(leaf in _behind(program, composed, t.source) for t in block.terms if t is not term)
+        origin, factor = entering
+        elsewhere = any(origin in _behind(program, composed, t.source) for t in block.terms if t is not term)
         if factor > 0 and not elsewhere:
-            found.append(Direct(term, composed.maps[block.node][leaf], factor))
+            found.append(Direct(term, composed.maps[block.node][origin], factor))
     return found
 
 
-def _entering(program: Program, composed: Composed, source: Node) -> tuple[Leaf, float] | None:
-    """The leaf at the end of a value, and the factor of all its entries; None where there is no such."""
+def _entering(program: Program, composed: Composed, source: Node) -> tuple[Origin, float] | None:
+    """The origin at the end of a value, and the factor of all its entries; None where there is no such."""
     if source is program.input:
-        return Leaf(source), 1.0
+        return Origin(source), 1.0
     if not composed.added[source]:
         return None
-    step, leaf = composed.added[source][-1]
-    if step is None:
-        return leaf, 1.0
-    return (leaf, float(step.remainder.tensors()["scale"].flatten()[0])) if leaf.even else None
+    transform, origin = composed.added[source][-1]
+    if transform is None:
+        return origin, 1.0
+    return (origin, float(transform.remainder.tensors()["scale"].flatten()[0])) if origin.even else None
 
 
-def _behind(program: Program, composed: Composed, source: Node) -> set[Leaf]:
-    """The leaves that a value depends on."""
+def _behind(program: Program, composed: Composed, source: Node) -> set[Origin]:
+    """The origins that a value depends on."""
     if source is program.input:
-        return {Leaf(source)}
+        return {Origin(source)}
     added = composed.added[source]
-    if any(step is None for step, _ in added):
+    if any(transform is None for transform, _ in added):
         return {added[-1][1]}
-    return {*composed.maps[source], *(leaf for _, leaf in added)}
+    return {*composed.maps[source], *(origin for _, origin in added)}
 
 
 def _value(node: Node, values: Mapping[Node, Tensor], rows: Mapping[Node, Sequence[int]]) -> Tensor:

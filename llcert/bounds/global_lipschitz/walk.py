@@ -12,7 +12,7 @@ from typing import Generic, Protocol
 
 from torch import Tensor
 
-from llcert.bounds.liplt import Leaf, Number, gain
+from llcert.bounds.liplt import Number, Origin, gain
 from llcert.ir import Node
 from llcert.program import Block, Program, Term
 from llcert.spectral import Side
@@ -26,8 +26,8 @@ class GlobalBound:
     keyed by term, and a term names its block, so that two activations of one value have two norms. lipschitz: Lipschitz
     constant of every block's output with respect to the image, scalars, keyed by the block's own node: the least of the
     product and, where it was asked for, LipLT. pairs: Lipschitz constants of the differences of logits by LipLT,
-    `[logits, logits]`; None where it was not asked for, or the network ends in an activation. looped: whether it was
-    asked for. side: how the norms err.
+    `[logits, logits]`; None where it was not asked for, or the network ends in an activation. with_liplt: whether
+    LipLT was asked for. side: how the norms err.
     """
 
     norms: dict[Term, Tensor]
@@ -36,7 +36,7 @@ class GlobalBound:
     output: Node
     side: Side
     pairs: Tensor | None = None
-    looped: bool = False
+    with_liplt: bool = False
 
     @property
     def logit_lipschitz(self) -> Tensor:
@@ -60,8 +60,8 @@ class ConstantsArithmetic(Protocol[Number]):
         """Of its value before the activation. product: of its output."""
         ...
 
-    def loops(self, block: Block, gains: Mapping[Leaf, Number]) -> Number:
-        """Of that value by LipLT, equation (6.1): norms of composed maps times what their leaves move."""
+    def loops(self, block: Block, gains: Mapping[Origin, Number]) -> Number:
+        """Of that value by LipLT, equation (6.1): norms of composed maps times what their origins move."""
         ...
 
     def passed(self, block: Block, constant: Number) -> Number:
@@ -83,7 +83,7 @@ class Constants(Generic[Number]):
 
 
 def lipschitz_constants(
-    program: Program, arithmetic: ConstantsArithmetic[Number], maps: Mapping[Node, Mapping[Leaf, Term]]
+    program: Program, arithmetic: ConstantsArithmetic[Number], maps: Mapping[Node, Mapping[Origin, Term]]
 ) -> Constants[Number]:
     """Those of all blocks. maps: the composed ones of blocks whose constants LipLT may lower."""
     after, before = {program.input: arithmetic.one}, dict[Node, Number]()
@@ -91,7 +91,7 @@ def lipschitz_constants(
         sources = [after[s] for s in block.sources]
         constant = arithmetic.product(block, sources)
         if block.node in maps:
-            gains = {leaf: gain(leaf, arithmetic.one, before, after) for leaf in maps[block.node]}
+            gains = {origin: gain(origin, arithmetic.one, before, after) for origin in maps[block.node]}
             product = arithmetic.product_before(block, sources, constant)
             before[block.node] = arithmetic.least(arithmetic.loops(block, gains), product)
             constant = arithmetic.least(constant, arithmetic.passed(block, before[block.node]))

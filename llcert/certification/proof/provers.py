@@ -10,7 +10,6 @@ import torch
 
 from llcert.bounds import TIGHT, CheckerSlack, GlobalBound
 from llcert.bounds.backward.intermediate import Colorings
-from llcert.bounds.global_lipschitz.norms import MaskedOnly
 from llcert.bounds.global_lipschitz.proof import proved_bound
 from llcert.bounds.liplt import Composed
 from llcert.certification.heads import rounding
@@ -24,7 +23,7 @@ from llcert.ir import Activation, Network, format_name, topological
 from llcert.machine.memory import free_memory
 from llcert.numerics.products import direct_sums
 from llcert.program import Program
-from llcert.spectral import RandomLanczos, Remembered, Side, Solver, Verified
+from llcert.spectral import MaskedOnly, RandomLanczos, Remembered, Side, Solver, Verified
 
 _WHOLE = 10.0
 """The norms of whole maps, proved once a network, may take so many times what those of an image may take."""
@@ -71,7 +70,7 @@ def provers_of(
         assurance: Prover(
             program,
             bound,
-            MaskedOnly(solver),
+            MaskedOnly(solver, bound.norms),
             eps=above(settings.eps),
             side=side,
             deployed=deployed,

@@ -15,14 +15,14 @@ from torch import Tensor
 from llcert.bounds import VerifiedArithmetic, propagate
 from llcert.bounds.forward.joins import SideBySide
 from llcert.bounds.forward.outward import enclosing_ball
-from llcert.bounds.global_lipschitz.norms import MaskedOnly, global_norm, operator_bound
+from llcert.bounds.global_lipschitz.norms import global_norm, operator_bound
 from llcert.bounds.global_lipschitz.proof import proved_bound
 from llcert.certification import Settings
 from llcert.certification.proof.hint import ProofHint
 from llcert.ir import Input, Network, apply
 from llcert.ops import Conv, Linear, MaxMin, Reshape, relu
 from llcert.program import Term, lower
-from llcert.spectral import Masked, Norm, Side, Solver, Verified
+from llcert.spectral import Masked, MaskedOnly, Norm, Side, Solver, Verified
 
 
 @dataclass(frozen=True)
@@ -77,7 +77,7 @@ def test_a_pass_is_the_same_without_asking_for_whole_maps(rectified: bool) -> No
     images = torch.rand(3, 2, 5, 5, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
     ball, watched = enclosing_ball(images, 0.05), Watched()
     plain = propagate(program, ball, VerifiedArithmetic(bound, Verified()))
-    spared = propagate(program, ball, VerifiedArithmetic(bound, MaskedOnly(watched)))
+    spared = propagate(program, ball, VerifiedArithmetic(bound, MaskedOnly(watched, bound.norms)))
     assert spared.side is Side.UPPER
     for block in program.blocks:
         radii = (t.post_activation[block.node].region.radius for t in (plain, spared))
@@ -94,14 +94,14 @@ def test_only_what_is_cut_is_asked_for() -> None:
     rows[1].view(-1)[0] = 0.0
     columns[2].view(-1)[0] = 0.5
     watched, masked = Watched(), Masked(term, rows, columns)
-    norm = MaskedOnly(watched)(masked, columns)
+    norm = MaskedOnly(watched, {term})(masked, columns)
     assert watched.asked == [2]
     assert norm.converged.tolist() == [False, True, True, False]
     assert norm.value.isinf().tolist() == [True, False, False, True]
     for image in (1, 2):
         assert float(norm.value[image]) >= exact_norm(masked, image) * (1 - 1e-14)
     joint = SideBySide((term,))
-    MaskedOnly(watched)(Masked(joint, rows, columns.flatten(1)), columns.flatten(1))
+    MaskedOnly(watched, {term})(Masked(joint, rows, columns.flatten(1)), columns.flatten(1))
     assert watched.asked == [2, 4]
 
 
@@ -110,7 +110,9 @@ def test_a_factor_that_is_no_number_is_no_whole_map(poison: float) -> None:
     layer = random_layer(2, images=1)
     rows = torch.ones_like(layer.masked.rows)
     rows.view(-1)[0] = poison
-    norm = MaskedOnly(Verified())(Masked(layer.masked.map, rows, torch.ones_like(layer.masked.columns)), rows)
+    norm = MaskedOnly(Verified(), {layer.masked.map})(
+        Masked(layer.masked.map, rows, torch.ones_like(layer.masked.columns)), rows
+    )
     assert not norm.converged.any()
 
 
@@ -148,6 +150,6 @@ def test_what_a_solver_does_not_vouch_for_is_not_trusted() -> None:
 
     (term,) = lower(Network(apply(Linear(torch.ones(2, 3)), apply(Input((3,))))), dtype=torch.float64).blocks[0].terms
     rows, columns = torch.ones(2, 2, dtype=torch.float64), torch.tensor([[1.0, 0, 1], [1, 1, 1]], dtype=torch.float64)
-    norm = MaskedOnly(doubtful)(Masked(term, rows, columns), columns)
+    norm = MaskedOnly(doubtful, {term})(Masked(term, rows, columns), columns)
     assert not norm.converged.any()
     assert norm.value.tolist() == [1, torch.inf]

@@ -58,8 +58,8 @@ def agree(program: Program, seed: int) -> int:
     last = own.composed.maps[program.output]
     assert known.apart is not None
     assert set(known.apart) == set(last)
-    for leaf, term in last.items():
-        torch.testing.assert_close(known.apart[leaf], distances(term.adjoint(unit)), rtol=1e-6, atol=1e-7)
+    for origin, term in last.items():
+        torch.testing.assert_close(known.apart[origin], distances(term.adjoint(unit)), rtol=1e-6, atol=1e-7)
     return len(own.direct)
 
 
