@@ -4,9 +4,10 @@
 
 For each recipe, at the end of its ramp, on one batch, the recipe's own on a GPU and where no image has norms of its
 own: seconds a step of llcert's trainer, the median of a few, next to the steps of its rivals, taken in turns: the plain
-step (cross-entropy, Adam), the paper's step written down plainly (paper_step.py) with the recipe's iterations from
-saved vectors and with ten from random starts, which train about as well (the paper's Table 1), and llcert's own step
-with torch's derivatives in place of those of llcert/numerics/gradients.py.
+step (cross-entropy, Adam); where no image has norms of its own, the global bound and its gradient alone; else the
+paper's step written down plainly (paper_step.py) with the recipe's iterations from saved vectors and with ten from
+random starts, which train about as well (the paper's Table 1), and llcert's own step with torch's derivatives in place
+of those of llcert/numerics/gradients.py.
 The rivals work on one batch that is ready for use; llcert also fetches images, crops, flips and keeps its vectors.
 An epoch is extrapolated from the step. Shares come from steps of their own, for which a GPU is waited for at every
 border. Memory is that of a process of its own, above what it has before its first step. Images are random unless there
@@ -60,9 +61,10 @@ SETS = {
     "tiny-imagenet": ((3, 64, 64), 200, 100_000),
 }
 """Of each data set: shape of an image, classes, training images."""
-OURS, PLAIN, SAVED, RANDOM, DERIVATIVES = (
+OURS, PLAIN, BOUND, SAVED, RANDOM, DERIVATIVES = (
     "llcert",
     "plain step",
+    "llcert's global bound and its gradient alone",
     "paper, saved vectors",
     "paper, random starts",
     "llcert, torch's derivatives",
@@ -132,6 +134,8 @@ class Case:
         """A step of each way to train, on networks of their own."""
         ways: dict[str, Step] = {OURS: self.trainer().train_step, PLAIN: self._plain()}
         if _plain(self.recipe):
+            if objective.method_of(self.recipe).balls is not None:
+                ways[BOUND] = self._bound()
             return ways
         if self.recipe.activation == ActivationKind.RELU_THETA:
             ways[SAVED] = self._paper(self.recipe.iterations, saved=True)
@@ -164,6 +168,18 @@ class Case:
             optimiser.zero_grad()
             nn.functional.cross_entropy(network(images), labels).backward()
             optimiser.step()
+
+        return _in_full_precision(step)
+
+    def _bound(self) -> Step:
+        """The part of a step that is the same whatever the batch."""
+        trainer = self.trainer()
+
+        def step() -> None:
+            bound = trainer.objective._bound(trainer.unmasked)
+            for leaf in trainer.weights.leaves.values():
+                leaf.grad = None
+            (bound.logit_lipschitz if bound.pairs is None else bound.pairs.sum()).backward()
 
         return _in_full_precision(step)
 

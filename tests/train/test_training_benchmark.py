@@ -19,6 +19,7 @@ eps = "0.3"
 loss = "{loss}"
 activation = "{activation}"
 iterations = {iterations}
+{more}
 """
 
 
@@ -35,9 +36,10 @@ def case(
     loss: str = "local-lip-b",
     activation: str = "relu-theta",
     iterations: int = 2,
+    more: str = "",
 ) -> Any:
     path = folder / "recipe.toml"
-    path.write_text(RECIPE.format(loss=loss, activation=activation, iterations=iterations))
+    path.write_text(RECIPE.format(loss=loss, activation=activation, iterations=iterations, more=more))
     return benchmark.Case.of(str(path), 4, None, torch.device("cpu"))
 
 
@@ -51,6 +53,13 @@ def test_every_figure_is_there(benchmark: ModuleType, tmp_path: Path, activation
     assert min(row["shares"].values()) > 0
     table = benchmark.table("tiny", {**row, "mebibytes": dict.fromkeys(row["seconds"], 1.0)})
     assert all(way in table for way in json.loads(json.dumps(row))["seconds"])
+
+
+@pytest.mark.parametrize("ball", ["product", "liplt"])
+def test_a_global_bound_is_timed_alone(benchmark: ModuleType, tmp_path: Path, ball: str) -> None:
+    own = case(benchmark, tmp_path, loss="emma", activation="relu", iterations=1, more=f'ball = "{ball}"')
+    assert set(own.ways()) == {benchmark.OURS, benchmark.PLAIN, benchmark.BOUND}
+    assert benchmark.measured(own, 1)["seconds"][benchmark.BOUND] > 0
 
 
 @pytest.mark.parametrize("loss", ["local-lip-b", "local-lip-g"])
