@@ -371,7 +371,7 @@ MUTANTS = (
     ),
     Mutant(
         "an attack that contradicts a certificate overlooked",
-        "_Results._decided",
+        "_Results._with_verdict",
         "raise Contradiction",
         "0 and Contradiction",
         "tests/certification/test_cascade.py::test_certified_and_broken_at_once_stops_the_run",

@@ -7,6 +7,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -100,33 +101,31 @@ class _Results:
 
     def enter(self, part: _Part, finding: Finding) -> None:
         """Enters what a stage found out. The first verdict on an image stands; raises Contradiction for another."""
-        stage = self.stages[part.stage]
-        self.seen[part.stage] += len(finding.decided)
-        self.decided[part.stage] += int(finding.decided.sum())
-        for i, position in enumerate(part.positions.tolist()):
-            self.samples[position] = self._updated(position, stage, finding, i)
-        if stage.verdict is Verdict.CERTIFIED:
-            self.proofs.extend(finding.proofs)
+        stage, decided = self.stages[part.stage], finding.decided.tolist()
+        self.seen[part.stage] += len(decided)
+        self.decided[part.stage] += sum(decided)
+        self.proofs.extend(finding.proofs)
         if finding.layers:
             self.layers.append(finding.layers)
+        backed = {**finding.weaker, finding.assurance: finding.decided} if stage.verdict is Verdict.CERTIFIED else {}
+        assurances = [(assurance, images.tolist()) for assurance, images in backed.items()]
+        fields = {"margin": finding.margin, "local_lipschitz": finding.lipschitz, "radius_growth": finding.growth}
+        measures = {name: values.tolist() for name, values in fields.items() if values is not None}
+        for i, position in enumerate(part.positions.tolist()):
+            sample = self._with_verdict(position, stage, finding, i) if decided[i] else self.samples[position]
+            found: dict[str, Any] = {name: _finite(values[i]) for name, values in measures.items()}
+            if "margin" in found:
+                found["margin"] = max((m for m in (sample.margin, found["margin"]) if m is not None), default=None)
+            known = [assurance for assurance, images in assurances if images[i]] + [sample.assurance]
+            found["assurance"] = max(filter(None, known), key=list(Assurance).index, default=None)
+            self.samples[position] = replace(sample, **found)
 
-    def _updated(self, position: int, stage: Stage, finding: Finding, i: int) -> Sample:
-        """The sample of an image after a stage. i: its place in the finding."""
+    def _with_verdict(self, position: int, stage: Stage, finding: Finding, i: int) -> Sample:
+        """The sample of an image that a stage decided. Raises Contradiction where an earlier one decided otherwise.
+
+        position: of the image in the batch; i: in the finding.
+        """
         sample = self.samples[position]
-        if bool(finding.decided[i]):
-            sample = self._decided(sample, position, stage, finding, i)
-        if stage.verdict is Verdict.CERTIFIED:
-            sample = replace(sample, assurance=_strongest(sample.assurance, finding, i))
-        if finding.margin is not None:
-            sample = replace(sample, margin=_larger(sample.margin, float(finding.margin[i])))
-        if finding.lipschitz is not None:
-            sample = replace(sample, local_lipschitz=_finite(float(finding.lipschitz[i])))
-        if finding.growth is not None:
-            sample = replace(sample, radius_growth=_finite(float(finding.growth[i])))
-        return sample
-
-    def _decided(self, sample: Sample, position: int, stage: Stage, finding: Finding, i: int) -> Sample:
-        """The sample with the verdict of a stage that decided it. Raises Contradiction where an earlier one differs."""
         if sample.verdict is Verdict.UNDECIDED:
             in_range = None if finding.in_range is None else bool(finding.in_range[i])
             return replace(sample, verdict=stage.verdict, stage=stage.name, in_range=in_range)
@@ -156,19 +155,6 @@ class _Results:
 def _joined(parts: Sequence[LayerMeasure]) -> LayerMeasure:
     """The measures of one term over all parts."""
     return LayerMeasure(*(torch.cat([getattr(m, f.name) for m in parts]) for f in fields(LayerMeasure)))
-
-
-def _strongest(known: Assurance | None, finding: Finding, i: int) -> Assurance | None:
-    """The strongest assurance under which an image is certified, by this finding or an earlier one."""
-    backed = {**finding.weaker, finding.assurance: finding.decided}
-    found = [a for a, certified in backed.items() if bool(certified[i])] + ([] if known is None else [known])
-    order = list(Assurance)
-    return max(found, key=order.index, default=None)
-
-
-def _larger(known: float | None, found: float) -> float | None:
-    """The larger of two margins; one that is not finite counts for nothing."""
-    return known if not math.isfinite(found) else found if known is None else max(known, found)
 
 
 def _finite(value: float) -> float | None:

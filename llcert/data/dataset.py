@@ -21,7 +21,7 @@ Pixels = npt.NDArray[Any]
 Labels = npt.NDArray[np.int64]
 
 _AT_ONCE = 256
-"""Images that are looked at together where all of a data set are."""
+"""How many images are read together where a whole data set is read."""
 
 
 class ImageSource(Protocol):
@@ -37,7 +37,7 @@ class ImageSource(Protocol):
     def __len__(self) -> int: ...
 
     def stored(self, indices: Sequence[int]) -> Iterator[bytes]:
-        """What these images are made of, in order, as it is kept: equal only for equal images."""
+        """Bytes that identify these images, in order: equal for equal images alone."""
 
     def read(self, indices: Sequence[int]) -> Pixels:
         """Images `[len(indices), *shape]`: float32 where that holds all of the source exactly, else float64.
@@ -189,7 +189,7 @@ class Dataset:
         return dataclasses.replace(self, image_shape=image_shape)
 
     def sha256(self, indices: Sequence[int]) -> str:
-        """Of these images and their labels, all of them, none decoded. Raises InvalidInput where one cannot be read."""
+        """SHA-256 of these images, undecoded, and of their labels. Raises InvalidInput where one cannot be read."""
         digest = hashlib.sha256(repr((self.image_shape, len(indices))).encode())
         digest.update(self.labels[np.asarray(indices, dtype=np.int64)].tobytes())
         for part in self.images.stored(indices):

@@ -1,4 +1,4 @@
-"""From a name or a path to a data set."""
+"""Loads a data set by its name, or from a file or folder."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Bytes of files nobody vouches for: decompressed up to a limit, every failure one InvalidInput."""
+"""Reads files that may be hostile: decompression stops at a limit, and every failure is one InvalidInput."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Where official files are looked for, and how a missing one is fetched."""
+"""The folders in which official data files are searched, and downloads of missing ones."""
 
 from __future__ import annotations
 

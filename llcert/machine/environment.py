@@ -1,4 +1,4 @@
-"""What torchrun says about a process in its environment: rank, number of processes, and which GPU is its own."""
+"""The environment that torchrun sets for a process: its rank, the number of processes, and its GPU."""
 
 from __future__ import annotations
 

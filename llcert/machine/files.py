@@ -43,7 +43,7 @@ def file_sha256(path: Path) -> str:
 
 
 def part_of(path: Path) -> Path:
-    """Where a file is written before it gets its name."""
+    """The temporary name under which `write_atomically` writes a file."""
     return path.with_name(f".{path.name}.part")
 
 
@@ -73,7 +73,7 @@ def first_difference(before: Mapping[str, Any], now: Mapping[str, Any]) -> str |
 
 
 def lock(file: IO[bytes], path: Path) -> None:
-    """Keeps a second process out of the folder; the system lets go of the lock however this one ends."""
+    """Locks a folder by a file in it, until this process ends. Raises InvalidInput where another process holds it."""
     if sys.platform == "win32":
         return
     import fcntl

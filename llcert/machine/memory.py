@@ -1,4 +1,4 @@
-"""How much memory is free, and what it looks like when there is none left."""
+"""Free memory of the host and of GPUs, and the errors that say that it has run out."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from llcert.machine.environment import local_size
 _UNKNOWN = 2 << 30
 _SHARE = 0.25
 _PLENTY = 1 << 29
-"""Of the free memory, what images that are computed at a time take; and where more of them gain nothing."""
+"""Images that are computed together take at most this share of the free memory, and at most so many bytes."""
 
 _FULL = ("allocate memory", "not enough memory", "out of memory", "ALLOC_FAILED", "bad_alloc", "create a primitive")
 """What torch and the libraries below it say, on the host and on a GPU, where they raise a plain RuntimeError; the last
@@ -35,7 +35,7 @@ def free_memory(device: torch.device) -> int:
 
 
 def at_once(each: int, device: torch.device) -> int:
-    """How many images that take so many bytes each to compute at a time, at least one."""
+    """How many images to compute together, at least one. each: bytes that one takes."""
     return max(1, int(min(_SHARE * free_memory(device), _PLENTY) // max(each, 1)))
 
 
@@ -55,7 +55,7 @@ def release(device: torch.device) -> None:
 
 
 def _system() -> int:
-    """Bytes the machine could still hand out."""
+    """Bytes that the system has left."""
     found = _field(Path("/proc/meminfo"), "MemAvailable:")
     if found is not None:
         return 1024 * found

@@ -34,7 +34,9 @@ _MEETING = timedelta(minutes=5)
 
 @dataclass
 class ProcessGroup:
-    """rank: of this process, from 0. size: number of processes. store: the key-value store that they share.
+    """The group as one of its processes sees it.
+
+    rank: of this process, from 0. size: number of processes. store: the key-value store that they share.
 
     patience: seconds without a heartbeat after which a process counts as gone.
     """
@@ -65,7 +67,7 @@ class ProcessGroup:
         return plan
 
     def next_number(self) -> int:
-        """0, 1, 2, ...: the next number of a counter that the group shares, so that no two processes get the same one.
+        """The next of the numbers 0, 1, 2, ... of a counter that the group shares: no two processes get the same one.
 
         Raises as `check` does.
         """

@@ -10,7 +10,7 @@ from types import FrameType
 
 @contextmanager
 def uninterrupted() -> Iterator[None]:
-    """Signals that end a process wait until the block is done, so that files and counts agree."""
+    """Inside, SIGINT and SIGTERM are held back, so that files and counts agree; the first one is raised at the end."""
     pending: list[int] = []
 
     def remember(number: int, frame: FrameType | None) -> None:

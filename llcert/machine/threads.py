@@ -1,4 +1,4 @@
-"""How many of torch's threads a process uses."""
+"""The number of torch's threads that a process should use."""
 
 from __future__ import annotations
 

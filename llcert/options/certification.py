@@ -1,4 +1,4 @@
-"""The options of a certification, as they were given: plain values, before any file is opened.
+"""The options of a certification as a user gives them: plain values, before any file is opened.
 
 To add one: a field here, which makes it an argument of `llcert certify` and `llcert.certify`, a key of `run.json` and
 of a run's identity; and a field of the same name in `llcert.certification.Settings`, which holds its resolved value.
@@ -23,7 +23,7 @@ ASKED, RUN, OUTPUT, EXPERT = PANELS = ("What is asked", "How it runs", "Where re
 
 _WHOLE = 2**31 - 1
 _EITHER = (("eps", "eps_file"), ("target", "top"))
-"""Two ways to say one thing, which exclude each other."""
+"""Pairs of options that exclude each other."""
 
 
 def _option(help: str, *, panel: str = ASKED, **more: Any) -> Any:
@@ -301,7 +301,7 @@ class Options:
         return Options(**found)
 
     def filled(self, earlier: Options) -> Options:
-        """The same options, with what they leave open taken from earlier ones."""
+        """These options, and where one was not given, the earlier one."""
         values = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
         for pair in _EITHER:
             if any(values[name] is not None for name in pair):
@@ -309,7 +309,7 @@ class Options:
         return Options(**{k: getattr(earlier, k) if v is None else v for k, v in values.items()})
 
     def to_json(self) -> dict[str, Any]:
-        """What was given, as plain JSON values."""
+        """The options that were given, as JSON values."""
         return {k: v for k, v in dataclasses.asdict(self).items() if v is not None}
 
     @staticmethod
@@ -323,11 +323,11 @@ DECLARED: Mapping[str, dataclasses.Field[Any]] = MappingProxyType({f.name: f for
 
 
 def default(name: str) -> Any:
-    """What counts where an option is not given; None where that depends on the model or on other options."""
+    """The default of an option; None where it depends on the model or on other options."""
     return declaration_of(DECLARED[name]).default
 
 
 def check(name: str, value: Any) -> Any:
-    """A value of an option, in its type. Raises InvalidInput in one line where it is of another, or out of range."""
+    """A value of an option in the type of the option. Raises InvalidInput for one of another type or out of range."""
     f = DECLARED[name]
     return checked(name_in_words(f), declaration_of(f), kind_of(f), value)

@@ -1,4 +1,4 @@
-"""How an option is declared: as a field of a dataclass, and the checks that follow from it.
+"""Declarations of options as fields of dataclasses, and the checks that follow from them.
 
 `llcert.options.Options` and the recipes of `llcert_train` are declared this way; `llcert.cli.declared` makes options of
 the command line from it.
@@ -17,7 +17,7 @@ from typing import Any
 from llcert.errors import InvalidInput
 
 Read = Callable[[Any, str], Any]
-"""Brings what a user gave, a text or a Python value, to the type of the field; also gets the option's name in words."""
+"""Converts a text or a Python value to the type of the field; its second argument is the option's name in messages."""
 
 _WORDS: Mapping[type, str] = {
     bool: "true or false",
@@ -30,7 +30,7 @@ _WORDS: Mapping[type, str] = {
 
 @dataclass(frozen=True)
 class Declaration:
-    """What is known of an option beyond its name and type.
+    """The declaration of an option: everything but its name and type.
 
     help: one sentence or more, without the default. default: what counts where nothing is given; shown: the default in
     words, where its value does not say it. flag: on the command line, by default the field's name with dashes; one that
@@ -72,7 +72,7 @@ def declaration_of(f: dataclasses.Field[Any]) -> Declaration:
 
 
 def name_in_words(f: dataclasses.Field[Any]) -> str:
-    """What messages call an option: its flag without dashes, `attack steps` for `--attack-steps`."""
+    """The name of an option in messages: its flag without dashes, `attack steps` for `--attack-steps`."""
     flag = declaration_of(f).flag or f.name.replace("_", "-")
     return flag.removeprefix("--").removeprefix("no-").replace("-", " ")
 
@@ -113,7 +113,7 @@ def _member(name: str, kind: type, value: Any) -> Any:
 
 
 def _shown(value: Any) -> str:
-    """A value that was given, for a message; Python does not print the digits of huge numbers."""
+    """The text of a value for a message; Python refuses to print numbers of thousands of digits."""
     try:
         return repr(str(value)[:40])
     except ValueError:

@@ -1,4 +1,4 @@
-"""What users write: radii, ranges, lists and numbers of images, as text or as Python values.
+"""Reads the values of options: radii, ranges, lists and batch sizes, as text or as Python values.
 
 Each `read_...` brings both to the one form in which an option keeps them, and raises InvalidInput in one line, with the
 option's name, for what it cannot read.

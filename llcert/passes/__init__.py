@@ -1,4 +1,4 @@
-"""What the literal operators of a file mean: rewrites to a canonical graph, and what may remain in it."""
+"""Rewrites of an imported graph to a canonical one, and the check of what may remain in it."""
 
 from llcert.passes.canonical import canonicalise
 from llcert.passes.head import notes_of, strip_head

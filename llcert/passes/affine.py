@@ -1,4 +1,4 @@
-"""Affine maps that do nothing."""
+"""Removes affine maps and broadcasts that are the identity."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Casts that undo one another."""
+"""Removes a cast to float64 and back."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What rewrites may ask of the known tensors in a graph."""
+"""Comparisons of the constants in a graph, as rewrites need them."""
 
 from __future__ import annotations
 

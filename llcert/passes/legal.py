@@ -1,4 +1,4 @@
-"""What may remain after the rewrites, and a refusal by name for everything else."""
+"""Refuses, by name, every operator and parameter that llcert cannot bound."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from llcert.ops import Clamp, Extreme, Head, MaxMin
 
 
 def check_legal(output: Node, source: str) -> None:
-    """Nothing, where every node is an operator llcert can bound; source: the file or module, for messages.
+    """Checks that every node of a network is an operator that llcert can bound. source: the file, for messages.
 
     Raises UnsupportedModel naming the first node that is not, and what would help.
     """
