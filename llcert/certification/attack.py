@@ -20,7 +20,7 @@ from llcert.numerics.tensors import length, spread
 from llcert.program import Program
 
 Loss = Callable[[Tensor, Tensor], Tensor]
-"""What paths ascend, `[paths]`, given their logits `[paths, logits]` and the numbers of the paths, `[paths]`."""
+"""The loss that paths ascend, `[paths]`, given their logits `[paths, logits]` and their numbers `[paths]`."""
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,7 @@ class Adversary:
         return Perturbations.whole(batch.images, batch.radii, self.program.dtype)
 
     def natural(self, batch: Batch) -> Perturbations:
-        """Those of them that are pictures: in the pixel range, if the image itself is."""
+        """The points among them that are pictures: in the pixel range, unless the image itself leaves it."""
         if self.restricted:
             return self.allowed(batch)
         return Perturbations.natural(batch.images, batch.radii, self.program.dtype, self.pixels)
@@ -62,7 +62,7 @@ class Adversary:
 
 @dataclass(frozen=True)
 class Attacked:
-    """What an attack has reached.
+    """The points that an attack has reached, one an image.
 
     refuted: whether `points` are counterexamples, boolean `[batch]`. points: of each image's set, a counterexample or
     else the point of the largest loss, `[batch, *shape]`. loss: there, `[batch]`, float64.
@@ -102,7 +102,7 @@ class Attacked:
 
 @dataclass(frozen=True)
 class Paths:
-    """Where gradient ascent starts; several paths may belong to one image.
+    """The starts of gradient ascent; several paths may belong to one image.
 
     around: the set that each path stays in. begin: its first point, `[paths, *shape]`. labels: the reference class of
     its image, `[paths]`. images: the position of its image in the batch, `[paths]`.
@@ -123,7 +123,7 @@ def ascend(
     patience: int = 0,
     progress: float = 0.0,
 ) -> Attacked:
-    """What each path of gradient steps reaches; all paths of an image end at its first counterexample.
+    """The points that paths of gradient steps reach; all paths of an image end at its first counterexample.
 
     steps: their lengths, in units of eps. patience: a path ends after so many steps in a row that raise its best loss
     by less than the share `progress`; 0 for never.

@@ -13,12 +13,12 @@ from llcert.program import Program
 
 @dataclass(frozen=True)
 class Batch:
-    """Images and what is asked about each of them; every field has the batch as its first axis.
+    """Images with what stages need to know of each; every field has the batch as its first axis.
 
-    images: `[batch, *input shape]`, pixel units, in a precision that holds them exactly. labels: int64. indices: of the
-    images in the data set. radii: of the L2 balls, float64, pixel units. references: the class whose logit the
-    specification compares with those of other classes. predictions: the class that the program answers. seeds: of
-    random points and starting vectors, so that what is found for an image does not depend on its neighbours.
+    images: `[batch, *input shape]`, pixel units, in a format that holds them exactly. labels: int64. indices: of the
+    images in the data set. radii: of the L2 balls, float64, pixel units. references: the reference class of the
+    specification. predictions: the class that the program answers. seeds: of random points and starting vectors; each
+    image has its own, so that its result does not depend on the rest of the batch.
     """
 
     images: Tensor
@@ -33,13 +33,13 @@ class Batch:
         return len(self.images)
 
     def select(self, positions: Tensor) -> Batch:
-        """Some of the images; positions: a mask or an index."""
+        """The batch of some of the images; positions: a mask or an index."""
         return Batch(*(getattr(self, f.name)[positions] for f in fields(self)))
 
 
 @dataclass(frozen=True)
 class BoundsSoFar:
-    """What earlier stages found out about the images of a batch; every field has the batch as its first axis.
+    """Bounds that earlier stages found for the images of a batch; every field has the batch as its first axis.
 
     bounds: the best lower bounds of `z_reference - z_j` over each ball, `[batch, logits]`, float64; -inf where there is
     none. masked: the forward pass with 0/1 row weights (eq. 6). refined: the same with intermediate bounds from
@@ -71,6 +71,6 @@ class BoundsSoFar:
         return BoundsSoFar(self.bounds)
 
     def select(self, positions: Tensor) -> BoundsSoFar:
-        """Those of some of the images; positions: a mask or an index."""
+        """The bounds of some of the images; positions: a mask or an index."""
         traces = (None if t is None else t.select(positions) for t in (self.masked, self.refined))
         return BoundsSoFar(self.bounds[positions], *traces)

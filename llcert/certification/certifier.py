@@ -101,12 +101,14 @@ class Certifier:
         return self.estimator.bound
 
     def __call__(self, images: Tensor, labels: Tensor, indices: Tensor, *, self_check: bool = False) -> BatchResult:
-        """The verdicts on one batch, if asked with the self-check; in parts where the whole does not fit into memory.
+        """The results of one batch; computed in parts where it does not fit into memory.
 
-        images: `[batch, *input shape]`, pixel units, in a precision that holds them exactly: proofs take them as they
-        are, estimates round them to the program's format. labels, indices: `[batch]`, int64.
-        Raises InvalidInput where a single image does not fit, one leaves the range of pixels that claims are restricted
-        to, or a label is none of the network's, Contradiction or NumericalError where a bound is seen to be wrong.
+        images: `[batch, *input shape]`, pixel units, in a format that holds them exactly: proofs take them as they are,
+        estimates round them to the program's format. labels, indices: `[batch]`, int64. self_check: whether the bounds
+        of the first images are checked against what the network computes.
+        Raises InvalidInput where a single image does not fit into memory, where an image leaves the pixel range that
+        the specification is restricted to, and for a label that is no class of the network; Contradiction or
+        NumericalError where a bound is seen to be wrong.
         """
         with torch.no_grad(), full_precision():
             batch = self.batch(images, labels, indices)
@@ -126,7 +128,7 @@ class Certifier:
         return result
 
     def batch(self, images: Tensor, labels: Tensor, indices: Tensor) -> Batch:
-        """What is asked about each image. Raises InvalidInput as `__call__` does."""
+        """The images with radii, reference classes, predictions and seeds. Raises InvalidInput as `__call__` does."""
         program, specification = self.program, self.settings.specification
         images = channels_last(images.to(program.device))
         labels, indices = labels.to(images.device), indices.to(images.device)
@@ -173,17 +175,18 @@ class Certifier:
 
     @property
     def _deployed(self) -> bool:
-        """Whether certificates speak of the network as it is run."""
+        """Whether certificates hold for the network as it is run, not only in real numbers."""
         return self.settings.assurance is not Assurance.ESTIMATE and self.settings.semantics is Semantics.FLOAT32
 
     def _with_eps(self, result: BatchResult, batch: Batch) -> BatchResult:
-        """The result with the set of points that was asked about of every image."""
+        """The result with the radius of every image, and the pixel range that the specification is restricted to."""
         within = None if self.settings.within is None else (self.settings.within.low, self.settings.within.high)
         given = zip(result.samples, batch.radii.tolist(), strict=True)
         return replace(result, samples=tuple(replace(s, eps=eps, within=within) for s, eps in given))
 
     def _with_radii(self, search: RadiusSearch, result: BatchResult, batch: Batch) -> BatchResult:
-        """The result with every image's radius: 0 where misclassified or disputed, at least eps where certified."""
+        """The result with the radii that the search found: 0 for misclassified and disputed images, at least eps for
+        certified ones."""
         begun = time.perf_counter()
         right = [s.verdict is not Verdict.MISCLASSIFIED and not s.disputed for s in result.samples]
         radii = torch.zeros_like(batch.radii)
@@ -226,7 +229,7 @@ def _stages(
 
 
 def _global_bound(program: Program, settings: Settings) -> GlobalBound:
-    """By LipLT too, where a stage or the search for radii uses it."""
+    """The estimated global bound, with LipLT where a stage or the search for radii uses it."""
     with torch.no_grad(), full_precision():
         bound = global_bound(program, seed=settings.seed)
         pairs = "global" in settings.stages or settings.radius is not None

@@ -1,4 +1,4 @@
-"""What the file or module itself answers at images, against the imported network (docs/method.md, section 14)."""
+"""Compares the file or module itself with the imported network, image by image (docs/method.md, section 14)."""
 
 from __future__ import annotations
 

@@ -48,7 +48,7 @@ class Perturbations:
         return Perturbations(images, radii, low, high, dtype)
 
     def select(self, images: Tensor) -> Perturbations:
-        """Those of some images; `images` is a mask or an index."""
+        """The sets of some images; images: a mask or an index."""
         return replace(
             self,
             centres=self.centres[images],

@@ -24,7 +24,7 @@ _VALUES = 2**22
 
 
 class Objective(enum.Enum):
-    """What PGD ascends."""
+    """The loss that PGD ascends."""
 
     LOG_SUM_EXP = "log-sum-exp"  # of the rivals' logits, less the reference's: the direction of the cross-entropy
     MARGIN = "margin"  # how far the specification is violated: the largest rival's logit, less the reference's
@@ -48,7 +48,7 @@ class PGD:
     objective: Objective = Objective.LOG_SUM_EXP
 
     def __call__(self, adversary: Adversary, around: Perturbations, labels: Tensor, seeds: Tensor) -> Attacked:
-        """What one path for each image and restart reaches.
+        """The points that one path for each image and restart reaches.
 
         around: the set of each image. labels: the reference classes, `[batch]`; seeds: `[batch]`.
         """
@@ -87,7 +87,7 @@ class TargetedPGD:
     def __call__(
         self, adversary: Adversary, around: Perturbations, labels: Tensor, seeds: Tensor, rivals: Tensor
     ) -> Attacked:
-        """What paths to some rivals of every image reach. rivals: which, boolean `[batch, logits]`."""
+        """The points that paths towards rivals reach. rivals: of each image, boolean `[batch, logits]`."""
         reached = Attacked.nothing(around)
         for start in range(self.starts):
             begin = around.random(seeds + start * _RESTART) if start else around.start

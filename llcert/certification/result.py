@@ -1,4 +1,4 @@
-"""What a certification says of a batch: one record an image, one count a stage, and the evidence of its proofs."""
+"""The results of a batch: a sample for each image, a count for each stage, and the evidence of proofs."""
 
 from __future__ import annotations
 

@@ -24,7 +24,7 @@ class Verdict(enum.Enum):
 
 
 class Assurance(enum.Enum):
-    """What backs a certificate, weakest first; never mixed in one report."""
+    """The kinds of proof behind a certificate, weakest first; a report has one of them."""
 
     ESTIMATE = "estimate"  # norms by power iteration: the paper's practice, not a proof
     PROBABILISTIC = "probabilistic"  # every norm bound holds with a stated probability
@@ -51,7 +51,7 @@ class LayerMeasure:
 
 @dataclass(frozen=True)
 class Finding:
-    """What a stage found out about its images; None for what it does not compute.
+    """The findings of a stage about its images; None for what it does not compute.
 
     decided: boolean `[images]`; NaN never decides. margin: lower bounds of the worst-case margin, `[images]`.
     lipschitz: local Lipschitz constants (eq. 6), `[images]`. growth: radius of the last hidden values over eps,

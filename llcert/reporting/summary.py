@@ -162,7 +162,7 @@ class Summary:
 
     @property
     def assurance_words(self) -> str:
-        """What backs the certificates of this report, in a few sentences."""
+        """The assurance of the certificates of this report, in a few sentences."""
         words = [ASSURANCE_WORDS[self.subject.settings.assurance]]
         if self.subject.settings.assurance is not Assurance.ESTIMATE:
             words.append(SEMANTICS_WORDS[self.subject.settings.semantics])

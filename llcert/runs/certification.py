@@ -60,8 +60,10 @@ class Certification:
 
     @cached_property
     def identity(self) -> dict[str, Any]:
-        """What a run that is continued must agree with, in the order in which differences are reported; reads all
-        images."""
+        """The values that a resumed run must agree with, in the order in which differences are reported.
+
+        Reads all images.
+        """
         return {**self.resolved, "data_sha256": self.dataset.sha256(self.indices)}
 
     @property

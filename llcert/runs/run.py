@@ -29,7 +29,7 @@ from llcert.runs.work_queue import Compute, WorkQueue
 
 @dataclass(frozen=True)
 class Assignment:
-    """What the process that leads a run publishes to the others.
+    """The plan that the process that leads a run publishes to the others.
 
     options: of the run, its batch size among them. identity: what every process must agree with. open: numbers of the
     batches that are to be computed. pending: the folder of pending batches. proof: whether evidence is kept.
@@ -182,7 +182,7 @@ def help_out(certification: Certification, assignment: Assignment, group: Proces
 
 
 def _compute(certification: Certification, queue: WorkQueue) -> Compute:
-    """What computes a batch by its number; the self-check is done on the first open one."""
+    """A function that computes a batch, given its number; the first open batch is self-checked."""
     return partial(certification.result, checked=next(iter(queue.open), -1))
 
 

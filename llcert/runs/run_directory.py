@@ -32,7 +32,7 @@ _SUMMARY_SECONDS = 1.0
 
 @dataclass(frozen=True)
 class EarlierRun:
-    """What `run.json` holds: the options as given, and the identity that a run which continues it must agree with."""
+    """The content of `run.json`: the options as given, and the identity that a resumed run must agree with."""
 
     options: Options
     identity: Mapping[str, Any]

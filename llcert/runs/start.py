@@ -25,7 +25,7 @@ from llcert.runs.run_directory import open_directory
 
 @dataclass(frozen=True)
 class Folders:
-    """Where a run is kept. Raises InvalidInput for what does not go together.
+    """The folders in which a run is kept. Raises InvalidInput for options that exclude each other.
 
     out: the folder of the run, proof: of its certificate; None where nothing is kept. resume: whether what lies there
     is continued; overwrite: whether it is replaced.

@@ -35,7 +35,7 @@ class Objectives:
         return len(self.images)
 
     def select(self, positions: Tensor) -> Objectives:
-        """Some of them, maybe several times; positions: index."""
+        """Some of the objectives, possibly repeated; positions: index."""
         own = (t[positions] for t in (self.directions, self.images, self.classes, self.enough))
         return Objectives(self.trace.select(positions), *own)
 

@@ -91,7 +91,7 @@ def _known(pairs: tuple[Tensor, Tensor], asked: tuple[Tensor, Tensor]) -> tuple[
 
 
 def _among(values: Tensor, wanted: Tensor) -> tuple[Tensor, Tensor]:
-    """Where values lie among the wanted ones, and their positions there."""
+    """The positions of the values that are wanted, and the position of each among the wanted ones."""
     largest = int(torch.cat((values, wanted, values.new_zeros(1))).max())
     place = torch.full((largest + 1,), -1, device=values.device)
     place[wanted] = torch.arange(len(wanted), device=values.device)

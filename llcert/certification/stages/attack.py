@@ -61,13 +61,13 @@ class TargetedAttack:
         return torch.where(open_.any(1, keepdim=True), open_, every)
 
     def _reached(self, batch: Batch, around: Perturbations, rivals: Tensor, positions: Tensor) -> Attacked:
-        """What the paths of some images reach; positions: index."""
+        """The points that the attack reaches from some of the images; positions: index."""
         some = batch.select(positions)
         return self.pgd(self.adversary, around.select(positions), some.references, some.seeds, rivals[positions])
 
 
 def _finding(adversary: Adversary, reached: Attacked) -> Finding:
-    """What an attack has reached, as a stage's finding."""
+    """The finding of a stage whose attack has reached these points."""
     # where only pictures count, the format may round a pixel at an end of the range out of it
     pictures = adversary.pixels.holds(reached.points) | adversary.restricted
     return Finding(reached.refuted, counterexample=reached.points, in_range=pictures)

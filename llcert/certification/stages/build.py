@@ -37,12 +37,12 @@ ATTACKING: Mapping[str, Callable[[Settings, Adversary], Stage]] = {
 
 
 def certifying_stages(settings: Settings, estimator: Estimator) -> dict[str, CertifyingStage]:
-    """Those of the stages asked for that certify, by name, as estimates."""
+    """The certifying stages among those asked for, by name; their certificates are estimates."""
     return {name: CERTIFYING[name](settings, estimator) for name in settings.running if name in CERTIFYING}
 
 
 def attacking_stages(settings: Settings, network: Network, program: Program) -> dict[str, Stage]:
-    """Those of the stages asked for that attack, by name. program: the network in the format of the estimates.
+    """The attacking stages among those asked for, by name. program: the network in the format of the estimates.
 
     A counterexample also refutes the specification by what the file or module itself answers, or by the network in its
     own formats where it was made here.
