@@ -30,7 +30,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from llcert.api import load
 from llcert.certification import Assurance, Batch, BoundsSoFar, Certifier, Finding, Settings, Verdict
-from llcert.certification.proof.stage import Proved
+from llcert.certification.proof.proved import Proved
 from llcert.certification.verdict import Stage
 from llcert.data import Dataset, load_dataset
 from llcert.ir import Network

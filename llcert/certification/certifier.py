@@ -18,9 +18,9 @@ from llcert.certification.estimator import Estimator
 from llcert.certification.footprint import Footprint
 from llcert.certification.memory_budget import MemoryBudget
 from llcert.certification.originals import disputed
+from llcert.certification.proof.proved import Proved
 from llcert.certification.proof.prover import Prover
 from llcert.certification.proof.provers import Checkable, provers_of
-from llcert.certification.proof.stage import Proved
 from llcert.certification.radii import radii_of
 from llcert.certification.radius_search import HINTS, RadiusSearch
 from llcert.certification.result import BatchResult, Contradiction

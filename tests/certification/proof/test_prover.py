@@ -19,8 +19,8 @@ from llcert.bounds.backward.intermediate import Colorings
 from llcert.bounds.forward.outward import enclosing_ball
 from llcert.certification import Assurance, Estimator, Global, Settings
 from llcert.certification.proof.hint import FixedRelaxation, ProofHint
+from llcert.certification.proof.proved import Proved
 from llcert.certification.proof.provers import provers_of
-from llcert.certification.proof.stage import Proved
 from llcert.certification.settings import Semantics
 from llcert.certification.specification import FIRST, positive
 from llcert.ir import Input, Network, apply, place

@@ -12,7 +12,7 @@ from torch import Tensor
 from llcert.bounds import RowWeighting
 from llcert.certification import Assurance, Batch, BoundsSoFar, Certifier, Finding, Settings, Verdict
 from llcert.certification.proof.hint import ProofHint
-from llcert.certification.proof.stage import Proved
+from llcert.certification.proof.proved import Proved
 from llcert.certification.radius_search import HINTS
 from llcert.certification.stages.build import CERTIFYING
 from llcert.ir import Input, Network, apply
