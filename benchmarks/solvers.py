@@ -28,7 +28,7 @@ from llcert.domain.region import ball
 from llcert.numerics.tensors import channels_last, length
 from llcert.program import Program, lower
 from llcert.spectral import Lanczos, Masked, Norm, random_start
-from llcert.spectral.lanczos import _State
+from llcert.spectral.estimate.lanczos import Bidiagonalisation
 
 RESULTS = Path(__file__).parent / "results" / "solvers.json"
 NETWORKS = (
@@ -113,7 +113,7 @@ def _power(masked: Masked, start: Tensor, enough: Tensor) -> list[int]:
 
 def _lanczos(masked: Masked, start: Tensor, enough: Tensor) -> list[int]:
     first = start * masked.columns
-    state = _State.of(masked, first / length(first).reshape(-1, 1, 1, 1))
+    state = Bidiagonalisation.of(masked, first / length(first).reshape(-1, 1, 1, 1))
     needed = torch.full((masked.batch,), 2 * MOST)
     for count in range(1, MOST + 1):
         state.step()
@@ -130,7 +130,7 @@ def _rate(masked: Masked) -> dict[str, Any]:
     image = channels_last(masked.map.apply(first))
 
     def steps() -> None:
-        state = _State.of(masked, first)
+        state = Bidiagonalisation.of(masked, first)
         for _ in range(STEPS):
             state.step()
         state.largest()

@@ -40,6 +40,11 @@ class Matrix:
         return x @ (self.entries != 0).double().T
 
 
+def whole(entries: Tensor, images: int = 1) -> Masked:
+    """The map of a matrix with all its rows and columns, for some images."""
+    return Masked(Matrix(entries), *(torch.ones(images, n, dtype=torch.float64) for n in entries.shape))
+
+
 def matrix(term: Term) -> Tensor:
     """The term's map as a matrix `[rows, columns]` in float64, one column for each unit vector."""
     size = 1

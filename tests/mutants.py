@@ -35,10 +35,10 @@ MUTANTS = (
     ),
     Mutant(
         "a norm of the images that asked before",
-        "Remembered.__call__",
+        "CachingSolver.__call__",
         "~(_same(masked.rows, before.rows) & _same(masked.columns, before.columns))",
         "~_same(masked.rows, before.rows)",
-        "tests/spectral/test_remembered.py::test_only_changed_maps_are_asked_again",
+        "tests/spectral/test_caching.py::test_only_changed_maps_are_asked_again",
     ),
     Mutant(
         "the forward passes of other images",
@@ -224,7 +224,7 @@ MUTANTS = (
         "eigenvalue_bound",
         "(info == 0) & torch.isfinite(bound)",
         "torch.isfinite(bound)",
-        "tests/spectral/test_verified.py::test_a_proof_below_the_norm_fails",
+        "tests/spectral/proof/test_verified_cholesky.py::test_a_proof_below_the_norm_fails",
     ),
     Mutant(
         "a proved norm a thousandth too small",
@@ -273,14 +273,14 @@ MUTANTS = (
         "_count",
         "min(inputs, end) + max(padding, end - inputs)",
         "min(inputs, end)",
-        "tests/spectral/test_circulant.py::test_convolutions",
+        "tests/spectral/proof/test_circulant.py::test_convolutions",
     ),
     Mutant(
         "the least of a convolution's groups",
         "torus_bound",
         "return max(_group_bound",
         "return min(_group_bound",
-        "tests/spectral/test_circulant.py::test_convolutions",
+        "tests/spectral/proof/test_circulant.py::test_convolutions",
     ),
     # backward pass
     Mutant(
@@ -446,14 +446,14 @@ MUTANTS = (
         "_converted",
         "max(form.unit - value.form.unit, 0.0) * value.size + FLUSHED",
         "0.0 * value.size + FLUSHED",
-        "tests/checker/test_types.py::test_a_conversion_to_float32_costs_one_rounding",
+        "tests/checker/test_deployed_formats.py::test_a_conversion_to_float32_costs_one_rounding",
     ),
     Mutant(
         "the checker takes every sum for one in float64",
         "_added",
         "form.unit * (once * size + sums * partial)",
         "2.0**-53 * (once * size + sums * partial)",
-        "tests/checker/test_types.py::test_rounding_is_that_of_each_type",
+        "tests/checker/test_deployed_formats.py::test_rounding_is_that_of_each_type",
     ),
 )
 """What a test must notice."""

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from denormals import flushing
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -27,7 +28,7 @@ from llcert.numerics.rounding import SINGLE
 from llcert.numerics.tensors import flat
 from llcert.ops import BatchNorm
 from llcert.program import Program, lower
-from llcert.spectral import Verified
+from llcert.spectral import VerifiedCholesky
 
 Singles = NDArray[np.float32]
 Doubles = NDArray[np.float64]
@@ -45,10 +46,10 @@ def proved(
     """The program in float64 and what is proved of its values."""
     program = lower(network, dtype=torch.float64)
     with torch.no_grad():
-        bound = proved_bound(program, Verified())
+        bound = proved_bound(program, VerifiedCholesky())
         region = enclosing_ball(image.double(), eps, within=UNIT if clip else None)
         return program, propagate(
-            program, region, VerifiedArithmetic(bound, Verified(), deployed=deployed), weighting=weighting
+            program, region, VerifiedArithmetic(bound, VerifiedCholesky(), deployed=deployed), weighting=weighting
         )
 
 
@@ -159,19 +160,11 @@ def in_float32(network: Network, points: Tensor, order: Order | None, *, flush: 
             continue
         op, inputs = node.op.to("cpu", torch.float32), [values[i] for i in node.inputs]
         if order is None or not isinstance(op, LinearOp) or op.moves:
-            value = _flushing(lambda op=op, inputs=inputs: op(*inputs)) if flush else op(*inputs)
+            value = flushing(lambda op=op, inputs=inputs: op(*inputs)) if flush else op(*inputs)
         else:
             value = _summed(op, inputs[0], order, flush=flush)
         values[node] = _without_subnormals(value) if flush else value
     return values
-
-
-def _flushing(compute: Callable[[], Tensor]) -> Tensor:
-    torch.set_flush_denormal(True)
-    try:
-        return compute()
-    finally:
-        torch.set_flush_denormal(False)
 
 
 def _summed(op: LinearOp, x: Tensor, order: Order, *, flush: bool) -> Tensor:

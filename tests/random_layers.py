@@ -3,21 +3,21 @@
 from __future__ import annotations
 
 import math
-import random
 from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 import torch
+from drawing import Draw
 from numpy.typing import NDArray
 from scipy.sparse import csr_array
-from torch import Tensor
 
 from llcert.bounds.forward.joins import SideBySide
 from llcert.ir import Input, LinearOp, Node, Op, Shape, apply
 from llcert.ops import Add, BatchNorm, Concat, Conv, ConvTranspose, Linear, Reshape, SumPool
 from llcert.program import Term
 from llcert.spectral import Masked, Provable
+from llcert.spectral.proof.explicit_matrix import explicit_matrix
 
 Extended = NDArray[np.longdouble]
 
@@ -29,23 +29,6 @@ class Layer:
     kind: str
     masked: Masked
     matrix: Extended
-
-
-class Draw:
-    """Seeded choices and tensors."""
-
-    def __init__(self, seed: int) -> None:
-        self.choices = random.Random(seed)
-        self.generator = torch.Generator().manual_seed(seed)
-
-    def normal(self, *shape: int) -> Tensor:
-        return torch.randn(shape, generator=self.generator, dtype=torch.float64)
-
-    def factors(self, *shape: int) -> Tensor:
-        """Masks of 0 and 1, or factors of any size, a part of them zero."""
-        kept = torch.rand(shape, generator=self.generator, dtype=torch.float64) < self.choices.choice([0.2, 0.6, 1.0])
-        values = torch.rand(shape, generator=self.generator, dtype=torch.float64)
-        return kept.double() * (1.0 if self.choices.random() < 0.5 else values * self.choices.choice([1.0, 100.0]))
 
 
 def random_layer(seed: int, images: int = 2) -> Layer:
@@ -223,3 +206,11 @@ KINDS: tuple[tuple[str, Callable[[Draw], tuple[Provable, Extended]]], ...] = (
     ("concatenation", _concatenated),
     ("side by side", _side_by_side),
 )
+
+
+def computed_matrix(layer: Layer) -> tuple[Extended, int]:
+    """The matrix of a layer's map as a proof computes it in float64, and the exponent it was scaled by."""
+    found = explicit_matrix(layer.masked.map, torch.device("cpu"), 1e9)  # type: ignore[arg-type]
+    assert found is not None
+    entries = found.entries.numpy() if found.dense else found.entries.toarray()
+    return np.ldexp(entries, found.exponent).astype(np.longdouble), found.exponent

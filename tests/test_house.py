@@ -86,7 +86,7 @@ class _Path:
         owner = name.split(".<locals>")[0].rpartition(".")[0]
         if isinstance(frame.f_globals.get(owner), type):
             self.classes.add((module, owner))
-        if (module, name) == ("llcert.spectral.verified", "Verified.__call__"):
+        if (module, name) == ("llcert.spectral.proof.verified_cholesky", "VerifiedCholesky.__call__"):
             self.frames = max(self.frames, sum(n.startswith("llcert.") for n in _stack(frame)))
 
 

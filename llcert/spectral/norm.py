@@ -1,4 +1,4 @@
-"""The result of a norm computation, and on which side of the true norm it lies."""
+"""What a solver returns: norms of a batch, each with the side of the true norm on which it lies (`Norm`, `Side`)."""
 
 from __future__ import annotations
 
@@ -12,24 +12,29 @@ from llcert.spectral.linear_map import Masked
 
 
 class Side(enum.Enum):
-    """Which side of the true norm a value is known to lie on. Only UPPER may support a deterministic certificate."""
+    """On which side of the true norm a value lies. Only UPPER may support a deterministic certificate.
 
-    UPPER = "upper"
-    PROBABLE = "probable"  # an upper bound with a stated failure probability
-    ESTIMATE = "estimate"  # power iteration: in exact arithmetic never above the truth, usually just below it
+    Strongest first.
+    """
+
+    UPPER = "upper"  # an upper bound, proved with rounding included
+    PROBABLE = "probable"  # an upper bound with a stated probability of failure
+    ESTIMATE = "estimate"  # from an iteration: in exact arithmetic at most the norm, usually just below it
 
 
 def weakest(*sides: Side) -> Side:
-    """The side of what follows from values of these sides."""
+    """The side of a bound that is computed from several values: the weakest of theirs."""
     return max(sides, key=list(Side).index)
 
 
 @dataclass(frozen=True)
 class Norm:
-    """The largest singular value of the map of each image, as a solver found it; `side` says on which side it may err.
+    """The largest singular value of the masked map of each image; `side` says on which side of the truth values lie.
 
-    value: `[batch]`. vector: `[batch, *columns]`, unit right singular vectors, for warm starts; None from a solver that
-    finds none. iterations: `[batch]`, int64. converged: `[batch]`, False where the value must not be used.
+    value: `[batch]`.
+    vector: a unit right singular vector of each, `[batch, *columns]`, for warm starts; None from a solver without any.
+    iterations: steps or factorisations, `[batch]`, int64.
+    converged: `[batch]`, False where the value must not be used.
     """
 
     value: Tensor
@@ -39,7 +44,7 @@ class Norm:
     converged: Tensor
 
     def select(self, images: Tensor) -> Norm:
-        """The norms of some images; images: mask or index."""
+        """The norms of some images; images: a mask or indices."""
         vector = None if self.vector is None else self.vector[images]
         return Norm(self.value[images], self.side, vector, self.iterations[images], self.converged[images])
 
@@ -47,9 +52,9 @@ class Norm:
 class Solver(Protocol):
     """Computes the norms of a batch of masked maps.
 
-    It gives every image the value that it would have alone, but for rounding, and says honestly on which side it lies:
-    `UPPER` only with a proof of the value, rounding included, for the map in real numbers. Where it found nothing, or a
-    value that is not finite, it says `converged` False, and the global norm stands in.
+    Every image gets the value that it would get alone, but for rounding. `Norm.side` is `UPPER` only for values that
+    are proved, rounding included, of the map in real numbers. Where a solver finds nothing, or a value that is not
+    finite, `Norm.converged` is False, and the caller takes the norm of the unmasked map instead.
     """
 
     def __call__(self, masked: Masked, start: Tensor) -> Norm:

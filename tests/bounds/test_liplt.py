@@ -23,7 +23,7 @@ from llcert.ir import Input, Network, Node, apply
 from llcert.ops import Affine, Leaky, Linear, MaxMin, Sigmoid, Tanh, relu
 from llcert.ops.affine import slopes_between
 from llcert.program import Program, Term, lower
-from llcert.spectral import Lanczos, Verified
+from llcert.spectral import Lanczos, VerifiedCholesky
 
 TIGHT = Lanczos(tolerance=1e-12, vectors=True)
 
@@ -129,7 +129,7 @@ def test_what_is_proved_is_just_above_the_truth(make: Callable[[int], Network], 
     composed = Composed.of(program)
     if composed is None:
         return
-    proved, (growth, pairs) = proved_bound(program, Verified(), composed), exact(program, composed)
+    proved, (growth, pairs) = proved_bound(program, VerifiedCholesky(), composed), exact(program, composed)
     for node, value in growth.items():
         assert value <= float(proved.lipschitz[node]) * (1 + 1e-12) <= value * 1.001 + 1e-9
     assert (proved.pairs is None) == (program.blocks[-1].activation is not None)
@@ -142,7 +142,7 @@ def test_what_is_proved_is_just_above_the_truth(make: Callable[[int], Network], 
 def test_proofs_of_chains_lose_little(sizes: tuple[int, ...]) -> None:
     program = lower(chain(*sizes), dtype=torch.float64)
     _, found, pairs = looped(program)
-    proved = proved_bound(program, Verified(), Composed.of(program))
+    proved = proved_bound(program, VerifiedCholesky(), Composed.of(program))
     assert proved.pairs is not None
     assert found <= float(proved.logit_lipschitz) <= found * 1.001
     assert bool((proved.pairs <= pairs * 1.001 + 1e-9).all())
@@ -201,7 +201,7 @@ def test_margins_of_pairs_pay_for_rounding(seed: int) -> None:
     own, image = prover(network, 0.0), torch.rand(1, 4, generator=draw)
     label = network(image.double()).argmax(1)
     assert own.liplt is not None
-    assert own.liplt().pairs is not None
+    assert own.liplt.bound.pairs is not None
     proved = own(image, label, ProofHint(local=False, liplt=True))[0]
     for order in ORDERS.values():
         logits = in_float32(network, image, order)[network.output].double()[0]

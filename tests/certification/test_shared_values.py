@@ -14,7 +14,7 @@ from llcert.certification import Assurance, Certifier, Settings, Verdict
 from llcert.ir import Activation, Input, Network, Node, apply
 from llcert.ops import Clamp, Concat, Leaky, Linear, MaxPool, Reshape, Sigmoid, relu
 from llcert.program import lower
-from llcert.spectral import Verified
+from llcert.spectral import VerifiedCholesky
 
 SLOPES: dict[str, tuple[Activation, float]] = {
     "relu": (relu(), 1.0),
@@ -33,7 +33,7 @@ def test_each_activation_of_a_value_has_the_norm_of_its_own_slope(first: str, se
     hidden = apply(Linear(torch.eye(3) * 2), apply(Input((3,))))
     both = [SLOPES[first], SLOPES[second]]
     program = lower(Network(_joined(hidden, *(phi for phi, _ in both))), dtype=torch.float64)
-    for bound in (global_bound(program), proved_bound(program, Verified())):
+    for bound in (global_bound(program), proved_bound(program, VerifiedCholesky())):
         for block, (_, slope) in zip(program.blocks, both, strict=False):
             assert float(bound.norms[block.terms[0]]) == pytest.approx(2 * slope, rel=1e-6)
 

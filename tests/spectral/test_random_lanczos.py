@@ -7,22 +7,14 @@ import math
 import numpy as np
 import pytest
 import torch
-from dense import Matrix
+from dense import whole
+from drawing import normal
 from random_layers import norm_from_below, random_layer, term_of
 from torch import Tensor
 
 from llcert.errors import InvalidInput
 from llcert.ops import Conv
 from llcert.spectral import Masked, RandomLanczos, Side
-
-
-def _whole(entries: Tensor, images: int = 1) -> Masked:
-    ones = [torch.ones(images, n, dtype=torch.float64) for n in entries.shape]
-    return Masked(Matrix(entries), *ones)
-
-
-def _draw(*shape: int, seed: int = 0) -> Tensor:
-    return torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
 
 
 def _hardest(steps: int, error: float, size: int) -> Tensor:
@@ -38,19 +30,19 @@ def test_fails_no_more_often_than_it_says(delta: float, kind: str) -> None:
     images, size = 2000, 40
     solver = RandomLanczos(delta=delta, inflation=0.3, seed=1)
     entries = {
-        "random": _draw(size, size),
+        "random": normal(size, size),
         "hardest": _hardest(solver.steps(size), 1 - 1.3**-2, size),
         "clustered": torch.diag(torch.cat([torch.ones(1), torch.full((size - 1,), 0.5)])).double(),
     }[kind]
     truth = float(torch.linalg.matrix_norm(entries, 2))
-    failures = int((solver(_whole(entries, images), torch.zeros(images, size)).value < truth * (1 - 1e-12)).sum())
+    failures = int((solver(whole(entries, images), torch.zeros(images, size)).value < truth * (1 - 1e-12)).sum())
     assert failures <= delta * images + 4 * math.sqrt(delta * images)
 
 
 def test_fails_sometimes_where_it_may() -> None:
     """Otherwise the test of its failures would test nothing."""
     solver = RandomLanczos(delta=0.3, inflation=0.3, seed=1)
-    masked = _whole(_hardest(solver.steps(40), 1 - 1.3**-2, 40), 500)
+    masked = whole(_hardest(solver.steps(40), 1 - 1.3**-2, 40), 500)
     assert (solver(masked, masked.columns).value < 1).sum() >= 25
 
 
@@ -87,8 +79,8 @@ def test_every_start_is_drawn_once() -> None:
 
 @pytest.mark.parametrize("scale", [1e-300, 1e-200, 1e-30, 1e30, 1e200, 1e300])
 def test_scales(scale: float) -> None:
-    entries = _draw(9, 7)
-    norm = RandomLanczos()(_whole(entries * scale), torch.zeros(1, 7))
+    entries = normal(9, 7)
+    norm = RandomLanczos()(whole(entries * scale), torch.zeros(1, 7))
     truth = float(torch.linalg.matrix_norm(entries, 2)) * scale
     assert truth * (1 - 1e-12) <= float(norm.value) <= truth * 1.0051 + 1e-290
 
@@ -99,18 +91,18 @@ def test_scales(scale: float) -> None:
         torch.zeros(3, 4, dtype=torch.float64),
         torch.ones(50, 80, dtype=torch.float64),
         torch.eye(60, dtype=torch.float64),
-        torch.outer(_draw(70), _draw(90, seed=1)),
-        torch.linalg.qr(_draw(80, 80))[0],
+        torch.outer(normal(70), normal(90, seed=1)),
+        torch.linalg.qr(normal(80, 80))[0],
         torch.vander(torch.linspace(0, 1, 40, dtype=torch.float64)),
-        _draw(2, 300),
-        _draw(300, 2),
-        _draw(1, 1),
+        normal(2, 300),
+        normal(300, 2),
+        normal(1, 1),
     ],
     ids=["zero", "ones", "identity", "rank one", "orthogonal", "singular", "wide", "tall", "scalar"],
 )
 def test_breakdown(entries: Tensor) -> None:
     """Invariant subspaces end the recursion early; what is left are fresh directions, never NaN."""
-    norm = RandomLanczos()(_whole(entries, 3), torch.zeros(3, entries.shape[1]))
+    norm = RandomLanczos()(whole(entries, 3), torch.zeros(3, entries.shape[1]))
     truth = float(torch.linalg.matrix_norm(entries, 2))
     assert norm.converged.all()
     assert (norm.value >= truth * (1 - 1e-14)).all()
@@ -130,9 +122,9 @@ def test_a_poisoned_factor_spares_its_neighbours(poison: float, which: str) -> N
 
 @pytest.mark.parametrize("poison", [torch.nan, torch.inf])
 def test_poisoned_weights_do_not_converge(poison: float) -> None:
-    entries = _draw(5, 4)
+    entries = normal(5, 4)
     entries[2, 1] = poison
-    assert not RandomLanczos()(_whole(entries, 2), torch.zeros(2, 4)).converged.any()
+    assert not RandomLanczos()(whole(entries, 2), torch.zeros(2, 4)).converged.any()
 
 
 @pytest.mark.parametrize("which", ["rows", "columns"])
@@ -146,7 +138,7 @@ def test_nothing_left_has_norm_zero(which: str) -> None:
 
 
 def test_little_memory_changes_only_the_pace() -> None:
-    term = term_of((2, 9, 9), Conv(_draw(3, 2, 3, 3), None, (1, 1), (1, 1)))
+    term = term_of((2, 9, 9), Conv(normal(3, 2, 3, 3), None, (1, 1), (1, 1)))
     masked = Masked(term, torch.ones(5, 3, 9, 9, dtype=torch.float64), torch.ones(5, 2, 9, 9, dtype=torch.float64))
     few, all_ = (RandomLanczos(memory=m)(masked, masked.columns).value for m in (1.0, 1e9))
     assert torch.allclose(few, all_, rtol=1e-12)

@@ -39,7 +39,7 @@ from llcert.bounds.liplt import Composed
 from llcert.domain.region import Region, ball
 from llcert.ir import Network
 from llcert.program import Program, Term, lower
-from llcert.spectral import Lanczos, PowerIteration, RandomLanczos, Verified
+from llcert.spectral import Lanczos, PowerIteration, RandomLanczos, VerifiedCholesky
 
 EPS = [0.0, 1e-3, 0.1, 1.0]
 
@@ -121,7 +121,10 @@ def test_global_constants_are_what_they_were(number: int) -> None:
     network, _, _ = network_of(number)
     program, coarse = (lower(network, dtype=dtype) for dtype in (torch.float64, torch.float32))
     for composed in (None, Composed.of(program)):
-        new, old = proved_bound(program, Verified(), composed), constants.proved_bound(program, Verified(), composed)
+        new, old = (
+            proved_bound(program, VerifiedCholesky(), composed),
+            constants.proved_bound(program, VerifiedCholesky(), composed),
+        )
         constants_agree(new, old)
     loops = Composed.of(coarse)
     constants_agree(global_bound(coarse, seed=3), constants.global_bound(coarse, seed=3))
@@ -142,11 +145,11 @@ def test_proofs_are_what_they_were(number: int) -> None:
     network, images, eps = network_of(number)
     program = lower(network, dtype=torch.float64)
     composed = Composed.of(program) if number % 2 else None
-    bound = proved_bound(program, Verified(), composed)
+    bound = proved_bound(program, VerifiedCholesky(), composed)
     deployed, slack = number // 2 % 2 == 0, number // 4 % 2 == 0
     region = enclosing_ball(images.double(), eps, deployed=program.input.rounding if deployed else None)
     frame, checker = (Frame(box), CheckerSlack(box)) if slack else (None, TIGHT)
-    for solver, weighting in itertools.product((RandomLanczos, Verified, lambda: None), RowWeighting):
+    for solver, weighting in itertools.product((RandomLanczos, VerifiedCholesky, lambda: None), RowWeighting):
         arithmetic = VerifiedArithmetic(bound, solver(), deployed, checker)
         new = propagate(program, region, arithmetic, weighting=weighting)
         old = enclose(program, region, bound, solver(), weighting=weighting, deployed=deployed, frame=frame)

@@ -10,7 +10,7 @@ from llcert.bounds.forward.box import box
 from llcert.bounds.forward.outward import enclosing_ball
 from llcert.bounds.global_lipschitz.proof import proved_bound
 from llcert.program import lower
-from llcert.spectral import Verified
+from llcert.spectral import VerifiedCholesky
 
 NUMBERS = torch.tensor([0.0, 5e-324, 1e-310, 1e-30, 0.1, 1.0, 3.5, 1e300, torch.inf, torch.nan], dtype=torch.float64)
 
@@ -44,9 +44,9 @@ def test_regions_with_room_hold_those_without() -> None:
         program = lower(network, dtype=torch.float64)
         region = enclosing_ball(random_image(network, seed).double(), 0.1)
         with torch.no_grad():
-            bound = proved_bound(program, Verified())
+            bound = proved_bound(program, VerifiedCholesky())
             tight, wide = (
-                propagate(program, region, VerifiedArithmetic(bound, Verified(), slack=slack))
+                propagate(program, region, VerifiedArithmetic(bound, VerifiedCholesky(), slack=slack))
                 for slack in (TIGHT, CheckerSlack(box))
             )
         for block in program.blocks:

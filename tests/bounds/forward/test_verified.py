@@ -19,7 +19,7 @@ from llcert.ir import Input, Network, Node, apply
 from llcert.numerics.rounding import SINGLE
 from llcert.ops import Clamp, Linear, relu
 from llcert.program import lower
-from llcert.spectral import Masked, Norm, PowerIteration, RandomLanczos, Side, Verified
+from llcert.spectral import Masked, Norm, PowerIteration, RandomLanczos, Side, VerifiedCholesky
 
 SEEDS = range(24)
 EPS = [0.0, 1e-3, 0.1, 1.0]
@@ -108,7 +108,9 @@ def test_a_global_bound_that_estimates_is_refused() -> None:
     network, image = _small()
     program = lower(network, dtype=torch.float64)
     with pytest.raises(ValueError, match="estimate"):
-        propagate(program, enclosing_ball(image.double(), 0.1), VerifiedArithmetic(global_bound(program), Verified()))
+        propagate(
+            program, enclosing_ball(image.double(), 0.1), VerifiedArithmetic(global_bound(program), VerifiedCholesky())
+        )
 
 
 def test_the_side_is_that_of_the_weakest_norm() -> None:
@@ -116,7 +118,7 @@ def test_the_side_is_that_of_the_weakest_norm() -> None:
     program = lower(network, dtype=torch.float64)
     ball, bound = enclosing_ball(image.double(), 0.1), proved_bound(program)
     assert propagate(program, ball, VerifiedArithmetic(bound, None)).side is Side.UPPER
-    assert propagate(program, ball, VerifiedArithmetic(bound, Verified())).side is Side.UPPER
+    assert propagate(program, ball, VerifiedArithmetic(bound, VerifiedCholesky())).side is Side.UPPER
     assert propagate(program, ball, VerifiedArithmetic(bound, RandomLanczos())).side is Side.PROBABLE
 
 

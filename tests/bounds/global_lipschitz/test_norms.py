@@ -22,14 +22,14 @@ from llcert.certification.proof.hint import ProofHint
 from llcert.ir import Input, Network, apply
 from llcert.ops import Conv, Linear, MaxMin, Reshape, relu
 from llcert.program import Term, lower
-from llcert.spectral import Masked, MaskedOnly, Norm, Side, Solver, Verified
+from llcert.spectral import Masked, MaskedOnly, Norm, Side, Solver, VerifiedCholesky
 
 
 @dataclass(frozen=True)
 class Watched:
     """A solver, and how many images it was asked about at each call."""
 
-    solver: Solver = field(default_factory=Verified)
+    solver: Solver = field(default_factory=VerifiedCholesky)
     asked: list[int] = field(default_factory=list)
 
     def __call__(self, masked: Masked, start: Tensor) -> Norm:
@@ -55,7 +55,7 @@ def test_a_factorisation_is_spared_where_the_operators_are_close() -> None:
 
 def test_a_solver_that_fails_leaves_the_operators_bound() -> None:
     term, truth = smoothing(12, 5)
-    assert truth <= global_norm(term, Verified(operations=1.0)) == operator_bound(term) < math.inf
+    assert truth <= global_norm(term, VerifiedCholesky(operations=1.0)) == operator_bound(term) < math.inf
 
 
 def network(seed: int, *, rectified: bool = False) -> Network:
@@ -73,10 +73,10 @@ def network(seed: int, *, rectified: bool = False) -> Network:
 @pytest.mark.parametrize("rectified", [False, True])
 def test_a_pass_is_the_same_without_asking_for_whole_maps(rectified: bool) -> None:
     program = lower(network(0, rectified=rectified), dtype=torch.float64)
-    bound = proved_bound(program, Verified())
+    bound = proved_bound(program, VerifiedCholesky())
     images = torch.rand(3, 2, 5, 5, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
     ball, watched = enclosing_ball(images, 0.05), Watched()
-    plain = propagate(program, ball, VerifiedArithmetic(bound, Verified()))
+    plain = propagate(program, ball, VerifiedArithmetic(bound, VerifiedCholesky()))
     spared = propagate(program, ball, VerifiedArithmetic(bound, MaskedOnly(watched, bound.norms)))
     assert spared.side is Side.UPPER
     for block in program.blocks:
@@ -110,7 +110,7 @@ def test_a_factor_that_is_no_number_is_no_whole_map(poison: float) -> None:
     layer = random_layer(2, images=1)
     rows = torch.ones_like(layer.masked.rows)
     rows.view(-1)[0] = poison
-    norm = MaskedOnly(Verified(), {layer.masked.map})(
+    norm = MaskedOnly(VerifiedCholesky(), {layer.masked.map})(
         Masked(layer.masked.map, rows, torch.ones_like(layer.masked.columns)), rows
     )
     assert not norm.converged.any()
@@ -122,7 +122,7 @@ def test_whole_layers_are_proved_beyond_what_an_image_may_take() -> None:
     node = apply(Conv(weight, None, (1, 1), (1, 1)), apply(Input((4, 32, 32), torch.float64)))
     net = Network(apply(Linear(Draw(1).normal(3, 4096)), apply(Reshape((4096,)), apply(relu(), node))))
     term = lower(net, dtype=torch.float64).blocks[0].terms[0]
-    tight, torus = global_norm(term, Verified()), operator_bound(term)
+    tight, torus = global_norm(term, VerifiedCholesky()), operator_bound(term)
     assert torus > tight * (1 + 2e-4)
     for seconds, expected in ((1e-6, torus), (0.05, tight)):
         prover = prover_of(net, Settings(0.1, proof_seconds=seconds))

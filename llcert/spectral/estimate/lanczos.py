@@ -1,6 +1,7 @@
-"""Golub-Kahan-Lanczos bidiagonalisation of masked maps, each image with its own stopping time.
+"""Golub-Kahan-Lanczos bidiagonalisation of a batch of masked maps, with a stopping rule for each image.
 
-docs/method.md, section 7.1.
+The default estimate of a norm. It keeps two vectors an image: new ones are orthogonalised against the last one alone.
+Where more is needed for a theorem, `RandomLanczos` keeps all of them. docs/method.md, section 7.1.
 """
 
 from __future__ import annotations
@@ -13,25 +14,27 @@ from torch import Tensor
 
 from llcert.errors import InvalidInput
 from llcert.numerics.tensors import channels_last, length, spread
+from llcert.spectral.estimate.start import masked_start
 from llcert.spectral.linear_map import Masked
 from llcert.spectral.norm import Norm, Side
-from llcert.spectral.power import begin
 
 _EXHAUSTED = 1e-5
-"""A new direction shorter than this share of the norm is rounding error: the Krylov space ends."""
+"""A new direction shorter than this share of the norm is rounding error: the Krylov space ends there."""
 
 
 @dataclass(frozen=True)
 class Lanczos:
-    """Estimates norms from below by the largest Ritz value of `A* A`, until its residual is small, for each image.
+    """Estimates norms from below by the largest Ritz value s^2 of `M* M`, until its residual is small, for each image.
 
     A step costs two products, as in the power iteration, and far fewer steps are needed. Vectors are orthogonalised
     against the last one alone, which is enough for the largest value (Paige 1980; Golub and Kahan 1965).
 
-    tolerance: dimensionless, of `||A* A v - s^2 v|| / s^2` for the Ritz vector v; in the power iteration this is the
-    change of the vector. least: steps before an image may stop. cap: largest number of steps of an image; one that
-    reaches it has not converged. pause: ratio of the step counts at which residuals are computed and converged images
-    leave the batch. vectors: whether to compute singular vectors too, which takes as many steps again.
+    tolerance: bound on the relative residual `||M* M v - s^2 v|| / s^2` of the Ritz vector v, dimensionless. In the
+        power iteration this is the change of the vector.
+    least: number of steps before an image may stop.
+    cap: largest number of steps; an image that reaches it has not converged.
+    pause: ratio of successive step counts at which residuals are computed and converged images leave the batch.
+    vectors: whether to compute right singular vectors too, which repeats all steps.
     """
 
     tolerance: float = 1e-4
@@ -48,17 +51,17 @@ class Lanczos:
     def __call__(self, masked: Masked, start: Tensor) -> Norm:
         """The norm of every image's map: an ESTIMATE. start: `[batch, *columns]`, any length.
 
-        A start that is zero after masking is replaced by the columns mask. A map without rows or columns has norm 0;
-        one whose products underflow to zero or overflow otherwise has not converged.
+        A start that is zero after masking is replaced by the column factors. A map without rows or columns has norm 0;
+        any other map whose products overflow or underflow to zero has not converged.
         """
-        first, empty = begin(masked, start)
+        first, empty = masked_start(masked, start)
         value = torch.where(empty, 0.0, first.new_full((masked.batch,), torch.nan))
         converged = empty.clone()
         steps = torch.zeros(masked.batch, dtype=torch.int64, device=first.device)
         weights = first.new_zeros(masked.batch, 0, dtype=torch.float64)
         images = torch.nonzero(~empty)[:, 0]
-        state = _State.of(masked.select(images), first[images])
-        for count in self._looks():
+        state = Bidiagonalisation.of(masked.select(images), first[images])
+        for count in self._pauses():
             if len(images) == 0:
                 break
             while state.count < count:
@@ -75,7 +78,7 @@ class Lanczos:
         vector = _combined(masked, first, weights) if self.vectors else None
         return Norm(value, Side.ESTIMATE, vector, steps, converged & torch.isfinite(value))
 
-    def _looks(self) -> Iterator[int]:
+    def _pauses(self) -> Iterator[int]:
         """The step counts at which Ritz values are computed."""
         count = min(self.least, self.cap)
         while count < self.cap:
@@ -86,12 +89,15 @@ class Lanczos:
 
 
 @dataclass
-class _State:
-    """The state of a bidiagonalisation `A V = U B`, `A* U = V B* + beta v e*`: B, and the last columns v, u of V, U.
+class Bidiagonalisation:
+    """A bidiagonalisation `M V = U B`, `M* U = V B* + beta v e*`: B, and the last columns v of V and u of U.
 
-    diagonal, above: of B, float64, one `[batch]` for each step; above ends with the beta of the next vector.
-    peak: the largest of them, `[batch]`. plain: whether rows, and columns, are 0/1 masks, which need not be applied to
-    a vector twice. A step overwrites u and v.
+    v: `[batch, *columns]`. u: `[batch, *rows]`, None before the first step. A step overwrites both.
+    diagonal, above: the diagonal of B and the one above it, float64, one `[batch]` for each step. The last entry of
+        `above` is beta.
+    peak: the largest entry of B so far, `[batch]`.
+    plain: whether the row factors, and whether the column factors, are 0/1 masks, which need no second application to
+        a vector that is masked already.
     """
 
     masked: Masked
@@ -103,19 +109,19 @@ class _State:
     plain: tuple[bool, bool]
 
     @staticmethod
-    def of(masked: Masked, v: Tensor) -> _State:
+    def of(masked: Masked, v: Tensor) -> Bidiagonalisation:
         rows, columns = channels_last(masked.rows), channels_last(masked.columns)
         plain = tuple(bool(((f == 0) | (f == 1)).all()) for f in (rows, columns))
         peak = v.new_zeros(len(v), dtype=torch.float64)
         own = channels_last(v.clone())
-        return _State(Masked(masked.map, rows, columns), own, None, [], [], peak, (plain[0], plain[1]))
+        return Bidiagonalisation(Masked(masked.map, rows, columns), own, None, [], [], peak, (plain[0], plain[1]))
 
     @property
     def count(self) -> int:
         return len(self.diagonal)
 
     def step(self) -> None:
-        """One more column of B: two products."""
+        """Appends a column to B, by a product with the map and one with its adjoint."""
         rows, columns, map_ = self.masked.rows, self.masked.columns, self.masked.map
         product = map_.apply(self.v if self.plain[1] else self.v * columns)
         u = product * rows if self.u is None else _without(product, rows, self.u, self.above[-1])
@@ -126,7 +132,10 @@ class _State:
         self.above.append(beta)
 
     def _next(self, rest: Tensor) -> tuple[Tensor, Tensor]:
-        """The vector normalised in place, and its length in float64; both zero where it is rounding error alone."""
+        """The vector normalised in place, `[batch, ...]`, and its length in float64, `[batch]`.
+
+        Both are zero where the vector is rounding error alone, shorter than `_EXHAUSTED` times the largest entry of B.
+        """
         size = _size(rest)
         self.peak = torch.maximum(self.peak, size)
         size = torch.where(size < _EXHAUSTED * self.peak, 0.0, size)  # strictly: infinity is not little of infinity
@@ -134,9 +143,10 @@ class _State:
         return rest.div_(spread(divisor, rest)), size
 
     def largest(self) -> tuple[Tensor, Tensor, Tensor]:
-        """The largest singular value s of B, the residual of `s^2` relative to it, and its right singular vector.
+        """The largest singular value s of B, its relative residual, and its right singular vector.
 
-        `[batch]`, `[batch]`, `[batch, steps]`. Value and residual are NaN where B holds NaN, infinity or only zeros.
+        `[batch]`, `[batch]`, `[batch, steps]`; the residual is that of the field `Lanczos.tolerance`. Value and
+        residual are NaN where B holds NaN or infinity, or nothing but zeros.
         """
         size = self.count
         diagonal, above = torch.stack(self.diagonal, 1), torch.stack(self.above, 1)
@@ -155,7 +165,7 @@ class _State:
         return value, torch.where(unknown, torch.nan, residual), vectors[..., -1]
 
     def keep(self, images: Tensor) -> None:
-        """Drops all but some images; images: mask."""
+        """Keeps the images that are marked and drops the others; images: `[batch]`, bool."""
         if bool(images.all()):
             return
         some = self.masked.select(images)
@@ -168,12 +178,12 @@ class _State:
 
 
 def _without(product: Tensor, mask: Tensor, last: Tensor, share: Tensor) -> Tensor:
-    """`mask * product - share * last`, share: `[batch]`; overwrites `last`."""
+    """`mask * product - share * last`, which overwrites `last`; share: `[batch]`, the others `[batch, ...]`."""
     return last.mul_(spread(share.to(last.dtype).neg(), last)).addcmul_(product, mask)
 
 
 def _size(x: Tensor) -> Tensor:
-    """Euclidean norms, `[batch]`, float64; summed in the type of x where no square underflows or overflows."""
+    """Euclidean norms of vectors `[batch, ...]`, float64; squares are scaled where they would underflow or overflow."""
     if x.device.type != "cpu":  # to look at one number would be to wait for the device, twice a step
         return length(x).double()
     size, limits = torch.linalg.vector_norm(x, dim=tuple(range(1, x.ndim))), torch.finfo(x.dtype)
@@ -185,11 +195,11 @@ def _size(x: Tensor) -> Tensor:
 
 
 def _combined(masked: Masked, first: Tensor, weights: Tensor) -> Tensor:
-    """Unit vectors `V w`, by repeating the same steps; the first vectors where that is zero.
+    """Unit right singular vectors `V w / ||V w||`, by repeating the steps from the first vectors.
 
-    weights: `[batch, steps]`.
+    The first vector itself where `V w` is zero. weights: the right singular vectors w of B, `[batch, steps]`.
     """
-    state, total = _State.of(masked, first), torch.zeros_like(first)
+    state, total = Bidiagonalisation.of(masked, first), torch.zeros_like(first)
     for column in weights.unbind(1):
         total = total + state.v * spread(column.to(first.dtype), first)
         state.step()

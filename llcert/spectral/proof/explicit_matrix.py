@@ -1,6 +1,8 @@
-"""The matrices of linear maps, dense or sparse, found by products with sums of unit vectors.
+"""The matrix of a linear map that is given by its action, dense or sparse (docs/method.md, section 7.2).
 
-docs/method.md, section 7.2.
+Every column is found by a product with its unit vector, or together with other columns (`column_groups`): a convolution
+takes as many products as its kernel has entries, whatever the size of the image. Entries are off by no more than
+`Provable.roundings` and `Provable.underflow` say.
 """
 
 from __future__ import annotations
@@ -17,18 +19,17 @@ from torch import Tensor
 from llcert.numerics.products import direct_sums
 from llcert.numerics.tensors import flat
 from llcert.spectral.linear_map import Provable
-from llcert.spectral.periods import axes_of, groups_of
+from llcert.spectral.proof.column_groups import axes_of, groups_of
 
 CHUNK = 2**22
-"""Largest number of entries of the vectors that are multiplied together at a time."""
+"""Largest number of entries of the vectors of one product, input or output."""
 
 
 @dataclass(frozen=True)
-class Explicit:
+class ExplicitMatrix:
     """The matrix of a map as `apply` computes it, times `2^-exponent`, so that its largest entry is at most one.
 
-    entries: a dense tensor `[rows, columns]` or a scipy CSR array; float64. The map's `roundings` and `underflow` bound
-    the error of each entry.
+    entries: float64, a dense tensor `[rows, columns]`, or a scipy CSR array where at most a quarter is not zero.
     """
 
     entries: Any
@@ -39,8 +40,8 @@ class Explicit:
         return isinstance(self.entries, Tensor)
 
 
-def written_out(map_: Provable, device: torch.device, memory: float) -> Explicit | None:
-    """The matrix of a map; None where it takes more than `memory` bytes, or holds NaN or infinity."""
+def explicit_matrix(map_: Provable, device: torch.device, memory: float) -> ExplicitMatrix | None:
+    """The matrix of a map in float64; None where it takes more than `memory` bytes, or holds NaN or infinity."""
     with torch.no_grad(), direct_sums():
         rows = map_.paths(torch.zeros(1, *map_.columns, dtype=torch.float64, device=device)).numel()
         parts: list[tuple[Tensor, Tensor, Tensor]] = []
@@ -58,7 +59,10 @@ def written_out(map_: Provable, device: torch.device, memory: float) -> Explicit
     return _assembled(parts, (rows, math.prod(map_.columns)), device)
 
 
-def _assembled(parts: list[tuple[Tensor, Tensor, Tensor]], shape: tuple[int, int], device: torch.device) -> Explicit:
+def _assembled(
+    parts: list[tuple[Tensor, Tensor, Tensor]], shape: tuple[int, int], device: torch.device
+) -> ExplicitMatrix:
+    """The scaled matrix with these entries; parts: row indices, column indices and values, `[entries]` each."""
     rows, columns, values = (torch.cat(p) for p in zip(*parts, strict=True))
     largest = float(values.abs().max()) if len(values) else 0.0
     exponent = math.frexp(largest)[1]
@@ -66,6 +70,6 @@ def _assembled(parts: list[tuple[Tensor, Tensor, Tensor]], shape: tuple[int, int
     if len(values) > shape[0] * shape[1] / 4:
         dense = torch.zeros(shape, dtype=torch.float64, device=device)
         dense[rows, columns] = torch.from_numpy(scaled).to(device)
-        return Explicit(dense, exponent)
+        return ExplicitMatrix(dense, exponent)
     entries = sparse.csr_array((scaled, (rows.cpu().numpy(), columns.cpu().numpy())), shape=shape)
-    return Explicit(entries, exponent)
+    return ExplicitMatrix(entries, exponent)

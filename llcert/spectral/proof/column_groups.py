@@ -1,6 +1,8 @@
-"""Groups of columns of a linear map of which no two have an entry in one row (a regular graph colouring).
+"""Structurally orthogonal columns of a linear map: groups of columns of which no two have an entry in one row.
 
-One product finds all columns of a group; docs/method.md, section 7.2.
+One product with the sum of their unit vectors finds all columns of a group (Curtis, Powell and Reid 1974). Groups are
+regular: columns whose coordinates agree modulo a period on every axis, as those of a convolution that are further apart
+than its kernel. Whether a period is admissible is decided exactly, on counts of paths. docs/method.md, section 7.2.
 """
 
 from __future__ import annotations
@@ -16,17 +18,22 @@ from llcert.numerics.tensors import flat
 from llcert.spectral.linear_map import Provable
 
 CANDIDATES = (1, 2, 3, 4, 5, 6, 8)
+"""Periods that are tried, in this order."""
+
 EXACT = 2.0**40
-"""Counts below this are exact in float64 once they are rounded to integers, also after averages."""
+"""Counts of paths below this are exact in float64 once they are rounded to integers, averages on the way included."""
 
 
 @dataclass(frozen=True)
 class Axis:
-    """An axis on which entries that lie a multiple of `period` apart never have coefficients in one row, whatever their
-    positions on the other axes.
+    """An axis of the input of a map, and an admissible period of it.
 
-    owner: for each offset below the period, the only coordinate (in periods) on which each output depends,
-    `[period, outputs]`; arbitrary where there is none.
+    A period is admissible if no row has coefficients of two entries whose coordinates on this axis differ by a multiple
+    of it, whatever their coordinates on the other axes.
+
+    size: length of the axis.
+    owner: `[period, outputs]`. Of the coordinates `offset + period i`, an output depends on one i alone: this one;
+        arbitrary where it depends on none.
     """
 
     size: int
@@ -35,7 +42,7 @@ class Axis:
 
 
 def axes_of(map_: Provable, device: torch.device) -> tuple[Axis, ...]:
-    """The least admissible period of each axis among `CANDIDATES`, else the length of the axis."""
+    """Every axis of the input with its least admissible period among `CANDIDATES`, else with its length as period."""
     return tuple(_axis(map_, axis, device) for axis in range(len(map_.columns)))
 
 
@@ -51,8 +58,8 @@ def _axis(map_: Provable, axis: int, device: torch.device) -> Axis:
 def _owners(map_: Provable, axis: int, period: int, device: torch.device) -> Tensor | None:
     """`Axis.owner` for a period; None where the period is not admissible.
 
-    With n paths to an output, from coordinates i: `n sum i^2 = (sum i)^2` only where all i are equal (the case of
-    equality of the Cauchy-Schwarz inequality).
+    Let n paths lead to an output from entries with the coordinates i. Then `n sum i^2 = (sum i)^2` only if all i are
+    equal, by the case of equality of the Cauchy-Schwarz inequality.
     """
     entries = torch.zeros(3, period, *map_.columns, dtype=torch.float64, device=device)
     along = entries.movedim(2 + axis, -1)
@@ -70,17 +77,17 @@ def _owners(map_: Provable, axis: int, period: int, device: torch.device) -> Ten
 
 
 @dataclass(frozen=True)
-class Groups:
-    """Groups of columns that share a product: those with the same offset on every axis.
+class ColumnGroups:
+    """Groups of columns that share a product: a group has the same coordinate modulo the period on every axis.
 
-    offsets: `[groups, axes]`.
+    offsets: these coordinates, `[groups, axes]`.
     """
 
     offsets: Tensor
     axes: tuple[Axis, ...]
 
     def marks(self) -> Tensor:
-        """The sums of the unit vectors of each group, `[groups, *columns]`."""
+        """The sum of the unit vectors of the columns of each group, `[groups, *columns]`."""
         marks = torch.ones(len(self.offsets), *[1] * len(self.axes), dtype=torch.float64, device=self.offsets.device)
         for i, axis in enumerate(self.axes):
             along = torch.arange(axis.size, device=self.offsets.device) % axis.period == self.offsets[:, i, None]
@@ -88,7 +95,10 @@ class Groups:
         return marks
 
     def columns(self, groups: Tensor, outputs: Tensor) -> Tensor:
-        """The flat index of the column of a group on which an output depends; groups, outputs: `[entries]`."""
+        """The column of a group on which an output depends, as a flat index, `[entries]`.
+
+        groups, outputs: of which group and which output, `[entries]` each.
+        """
         index = torch.zeros_like(outputs)
         for i, axis in enumerate(self.axes):
             offset = self.offsets[groups, i]
@@ -97,8 +107,8 @@ class Groups:
         return index
 
 
-def groups_of(axes: tuple[Axis, ...], most: int) -> Iterator[Groups]:
-    """Groups that together contain every column once, at most `most` at a time."""
+def groups_of(axes: tuple[Axis, ...], most: int) -> Iterator[ColumnGroups]:
+    """All groups, which together contain every column once, in chunks of at most `most`."""
     periods = [a.period for a in axes]
     place = axes[0].owner.device if axes else torch.device("cpu")
     for part in torch.arange(math.prod(periods), device=place).split(most):
@@ -106,4 +116,4 @@ def groups_of(axes: tuple[Axis, ...], most: int) -> Iterator[Groups]:
         for period in reversed(periods):
             offsets.append(part % period)
             part = part // period
-        yield Groups(torch.stack(offsets[::-1], 1) if offsets else part[:, None][:, :0], axes)
+        yield ColumnGroups(torch.stack(offsets[::-1], 1) if offsets else part[:, None][:, :0], axes)

@@ -9,6 +9,7 @@ import statistics
 import numpy as np
 import pytest
 import torch
+from drawing import normal
 from numpy.typing import NDArray
 from random_layers import Draw, batch_norm, chain, convolution, exact, largest, random_layer, term_of, transposed
 from torch import Tensor
@@ -17,11 +18,7 @@ from llcert.bounds.global_lipschitz.norms import global_norm, operator_bound
 from llcert.ir import LinearOp, Shape
 from llcert.ops import Affine, Conv, ConvTranspose, Expand, Linear, Pad, Reduce, SumPool, Take, Transpose
 from llcert.program import Term
-from llcert.spectral import PowerIteration, Verified, torus_bound
-
-
-def _normal(*shape: int, seed: int = 0) -> Tensor:
-    return torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+from llcert.spectral import PowerIteration, VerifiedCholesky, torus_bound
 
 
 def _random(seed: int) -> tuple[LinearOp, Shape]:
@@ -51,7 +48,7 @@ def test_every_size_of_one_axis() -> None:
     for seed, (inputs, kernel, stride, padding, dilation) in enumerate(sizes):
         if inputs + 2 * padding <= dilation * (kernel - 1):
             continue
-        conv = Conv(_normal(1 + seed % 2, 1 + seed % 3, kernel, seed=seed), None, (stride,), (padding,), (dilation,))
+        conv = Conv(normal(1 + seed % 2, 1 + seed % 3, kernel, seed=seed), None, (stride,), (padding,), (dilation,))
         truth = largest(exact(conv, (conv.weight.shape[1], inputs)))
         assert np.longdouble(_torus(conv, (inputs,))) >= truth, conv
 
@@ -107,33 +104,33 @@ def test_smoothing_is_met_exactly(size: int) -> None:
 
 @pytest.mark.parametrize("stride", [1, 2])
 def test_a_large_image_is_bounded_closely(stride: int) -> None:
-    conv = Conv(_normal(3, 2, 3, 3), None, (stride, stride), (1, 1))
-    proved = global_norm(term_of((2, 32, 32), conv), Verified())
+    conv = Conv(normal(3, 2, 3, 3), None, (stride, stride), (1, 1))
+    proved = global_norm(term_of((2, 32, 32), conv), VerifiedCholesky())
     assert proved <= conv.norm_bound((2, 32, 32)) <= proved * 1.03
 
 
 def test_many_channels() -> None:
-    weight = _normal(300, 280, 1, 1)
+    weight = normal(300, 280, 1, 1)
     truth = largest(weight[:, :, 0, 0].numpy().astype(np.longdouble))
     assert truth <= np.longdouble(torus_bound(weight, (3, 3), (3, 3), (1, 1), (0, 0), (1, 1))) <= truth * 1.03
 
 
 @pytest.mark.parametrize("scale", [1e-300, 1e-30, 1e30, 1e300])
 def test_scales(scale: float) -> None:
-    conv = Conv(_normal(2, 2, 3, 3) * scale, None, (1, 1), (1, 1))
+    conv = Conv(normal(2, 2, 3, 3) * scale, None, (1, 1), (1, 1))
     truth = largest(exact(conv, (2, 6, 6)))
     assert truth <= np.longdouble(conv.norm_bound((2, 6, 6))) <= truth * 1.3 + 1e-300
 
 
 @pytest.mark.parametrize("poison", [torch.nan, torch.inf])
 def test_poison_bounds_nothing(poison: float) -> None:
-    weight = _normal(2, 2, 3, 3)
+    weight = normal(2, 2, 3, 3)
     weight[1, 0, 2, 1] = poison
     for op in (Conv(weight, None, (1, 1), (1, 1)), ConvTranspose(weight), Linear(weight[1, 0]), Affine(weight[1, 0])):
         shape = (2, 6, 6) if isinstance(op, Conv | ConvTranspose) else (3, 3)
         assert op.norm_bound(shape) == math.inf
         term, _ = chain(shape, op)
-        assert global_norm(term, Verified()) == math.inf
+        assert global_norm(term, VerifiedCholesky()) == math.inf
 
 
 def test_zero_weights() -> None:
@@ -143,7 +140,7 @@ def test_zero_weights() -> None:
 @pytest.mark.parametrize(
     "op",
     [
-        Affine(_normal(3, 4, 4), _normal(4)),
+        Affine(normal(3, 4, 4), normal(4)),
         batch_norm(Draw(0), 3, 2),
         Transpose((2, 0, 1)),
         Pad(((0, 1), (1, 0), (0, 0))),
@@ -151,8 +148,8 @@ def test_zero_weights() -> None:
         Expand((2, 3, 4, 4)),
         Reduce((1,), 0.25),
         SumPool((2, 2), (1, 1), 0.25),
-        Linear(_normal(5, 4)),
-        Linear(_normal(5, 4).float()),
+        Linear(normal(5, 4)),
+        Linear(normal(5, 4).float()),
     ],
     ids=lambda op: op.label,
 )
@@ -171,11 +168,11 @@ def test_terms(request: pytest.FixtureRequest) -> None:
         if not isinstance(term, Term):
             continue
         truth = largest(layer.matrix)
-        alone, both = operator_bound(term), global_norm(term, Verified())
+        alone, both = operator_bound(term), global_norm(term, VerifiedCholesky())
         assert np.longdouble(min(alone, both)) >= truth, (seed, layer.kind)
         assert both <= truth * (1 + 1.01e-4), (seed, layer.kind)
 
 
 def test_an_estimate_is_no_bound() -> None:
-    term, _ = chain((5,), Linear(_normal(4, 5)))
+    term, _ = chain((5,), Linear(normal(4, 5)))
     assert global_norm(term, PowerIteration()) == operator_bound(term)

@@ -2,45 +2,34 @@
 
 from __future__ import annotations
 
-import math
 import statistics
 
 import numpy as np
 import pytest
 import torch
-from dense import Matrix, exact_norm
+from dense import exact_norm, whole
+from drawing import normal
 from random_graphs import random_network
-from random_layers import Draw, Extended, Layer, chain, largest, norm_from_below, random_layer, term_of
-from scipy.sparse import coo_array, csr_array
+from random_layers import Draw, Layer, chain, largest, norm_from_below, random_layer, term_of
 from torch import Tensor
 
 from llcert.bounds.global_lipschitz.norms import global_norm, operator_bound
 from llcert.errors import InvalidInput
 from llcert.ops import Conv, Linear
 from llcert.program import Term, lower
-from llcert.spectral import Masked, Norm, RandomLanczos, Side, Verified, banded, gram, sparse
-from llcert.spectral.explicit import written_out
-from llcert.spectral.scaling import scaled
-
-
-def _draw(*shape: int, seed: int = 0) -> Tensor:
-    return torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+from llcert.spectral import Masked, Norm, RandomLanczos, Side, VerifiedCholesky
+from llcert.spectral.proof import banded, dense, sparse
 
 
 def _prove(masked: Masked, **settings: float) -> Norm:
-    norm = Verified(**settings)(masked, masked.columns)  # type: ignore[arg-type]
+    norm = VerifiedCholesky(**settings)(masked, masked.columns)  # type: ignore[arg-type]
     assert norm.side is Side.UPPER
     assert torch.equal(norm.converged, torch.isfinite(norm.value))
     return norm
 
 
-def _whole(entries: Tensor, images: int = 1) -> Masked:
-    ones = [torch.ones(images, n, dtype=torch.float64) for n in entries.shape]
-    return Masked(Matrix(entries), *ones)
-
-
 def _layer(entries: Tensor) -> Layer:
-    return Layer("dense", _whole(entries), entries.numpy().astype(np.longdouble))
+    return Layer("dense", whole(entries), entries.numpy().astype(np.longdouble))
 
 
 def _truths(layer: Layer) -> Tensor:
@@ -74,7 +63,7 @@ def test_random_layers(way: str, request: pytest.FixtureRequest) -> None:
 def test_rounding_is_paid_for(way: str, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> None:
     """Without an excess to hide in, a proof that forgets a rounding error falls below the truth."""
     tight = (-1e-15, -1e-16, 0.0, 1e-16, 3e-16, 1e-15, 3e-15, 1e-14, 1e-13, 1e-12, 1e-10, 1e-8)
-    monkeypatch.setattr(gram, "EXCESSES", tight)
+    monkeypatch.setattr(dense, "EXCESSES", tight)
     monkeypatch.setattr(banded, "EXCESSES", tight)
     excess = []
     for seed in range(request.config.getoption("--layers")):
@@ -90,71 +79,14 @@ def test_rounding_is_paid_for(way: str, monkeypatch: pytest.MonkeyPatch, request
 def test_rounding_that_never_cancels_is_paid_for(rows: int) -> None:
     """Equal entries are rounded the same way every time they are added; their norm is known."""
     for seed in range(10):
-        entry, length = float(_draw(1, seed=seed)), 1000 + 371 * seed
-        value = float(_prove(_whole(torch.full((rows, length), entry, dtype=torch.float64))).value)
+        entry, length = float(normal(1, seed=seed)), 1000 + 371 * seed
+        value = float(_prove(whole(torch.full((rows, length), entry, dtype=torch.float64))).value)
         truth = np.longdouble(abs(entry)) * np.sqrt(np.longdouble(rows * length))
         assert truth <= np.longdouble(value) <= truth * (1 + 1e-8)
 
 
-def test_errors_of_masked_matrices_are_covered(request: pytest.FixtureRequest) -> None:
-    for seed in range(request.config.getoption("--layers")):
-        layer = random_layer(seed)
-        entries, exponent = _as_array(layer)
-        factors = scaled(layer.masked, exponent)
-        for image in range(2):
-            r, c = (f[image].numpy() for f in (factors.rows, factors.columns))
-            computed = r[:, None] * np.ldexp(entries.astype(np.float64), -exponent) * c
-            masks = [
-                f[image].flatten().numpy().astype(np.longdouble) for f in (layer.masked.rows, layer.masked.columns)
-            ]
-            exact = np.ldexp(masks[0][:, None] * layer.matrix * masks[1], -int(factors.exponent[image]))
-            wrong = np.linalg.norm((computed - exact).astype(np.float64), 2)
-            assert wrong <= float(factors.error[image]), (seed, layer.kind)
-
-
-@pytest.mark.parametrize("rows", [1, 3])
-def test_gram_matrices_are_as_wrong_as_they_say(rows: int) -> None:
-    for seed in range(30):
-        entry, length = float(_draw(1, seed=seed)), 1000 + 371 * seed
-        b = torch.full((1, rows, length), entry, dtype=torch.float64)
-        exact = np.longdouble(entry) ** 2 * length
-        dense = gram.gram(b)
-        assert np.abs(dense.entries[0].numpy() - exact).max() * rows <= float(dense.error) <= 1e-6 * exact
-        sparsely = banded.banded_gram(csr_array(b[0].T.numpy()), np.arange(rows))
-        assert np.abs(sparsely.entries.data - exact).max() * rows <= sparsely.error <= 1e-6 * exact
-
-
-@pytest.mark.parametrize("size", [1, 2, 7, 30])
-def test_proofs_at_the_edge_of_rounding(size: int) -> None:
-    """A factorisation may succeed a little below the eigenvalue; the bound is above it all the same."""
-    succeeded = 0
-    for seed in range(30):
-        b = _draw(1, size, size + 3, seed=seed)
-        matrix = gram.Gram(gram.gram(b).entries, torch.zeros(1, dtype=torch.float64))
-        truth = _largest_eigenvalue(matrix.entries[0].numpy().astype(np.longdouble))
-        sparsely = banded.BandedGram(coo_array(matrix.entries[0].numpy()), size - 1, 0.0)
-        for step in range(-4, 40, 2):
-            tau = float(truth) * (1 + step * 2.0**-53)
-            bounds = (
-                float(gram.eigenvalue_bound(matrix, torch.tensor([tau], dtype=torch.float64))),
-                banded.eigenvalue_bound(sparsely, tau),
-            )
-            assert min(np.longdouble(x) for x in bounds) >= truth
-            succeeded += math.isfinite(max(bounds))
-    assert succeeded > 100
-
-
-def _largest_eigenvalue(matrix: Extended) -> np.longdouble:
-    """The largest eigenvalue of a symmetric matrix in extended precision, rounded down by a few units."""
-    v = np.linalg.eigh(matrix.astype(np.float64))[1][:, -1].astype(np.longdouble)
-    for _ in range(3):
-        v = matrix @ v
-        v = v / np.sqrt(v @ v)
-    return v @ (matrix @ v) / (v @ v) * (1 - 8 * len(v) * np.finfo(np.longdouble).eps)
-
-
 def test_a_proof_below_the_norm_fails(way: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(gram, "EXCESSES", (-1e-6,))
+    monkeypatch.setattr(dense, "EXCESSES", (-1e-6,))
     monkeypatch.setattr(banded, "EXCESSES", (-1e-6,))
     for seed in range(20):
         layer = random_layer(seed)
@@ -165,7 +97,7 @@ def test_a_proof_below_the_norm_fails(way: str, monkeypatch: pytest.MonkeyPatch)
 
 def test_terms_of_random_graphs(way: str, request: pytest.FixtureRequest) -> None:
     """Every operator, in whatever chains and joins the graphs have."""
-    solver = Verified()
+    solver = VerifiedCholesky()
     for seed in range(request.config.getoption("--graphs")):
         for term in (t for b in lower(random_network(seed), dtype=torch.float64).blocks for t in b.terms):
             draw = Draw(seed)
@@ -197,15 +129,15 @@ def test_scales(kind: int, scale: float) -> None:
 
 @pytest.mark.parametrize("scale", [1e-300, 1e-200, 1e-30, 1e30, 1e200, 1e300])
 def test_scaled_weights(scale: float) -> None:
-    entries = _draw(9, 7) * scale
-    norm = _prove(_whole(entries))
+    entries = normal(9, 7) * scale
+    norm = _prove(whole(entries))
     truth = float(largest(entries.numpy().astype(np.longdouble)))
     assert truth <= float(norm.value)
     assert not norm.converged or float(norm.value) <= truth * 1.01 + 2.0**-990
 
 
 def test_what_overflows_is_refused() -> None:
-    masked = _whole(_draw(9, 7) * 1e300)
+    masked = whole(normal(9, 7) * 1e300)
     assert not _prove(Masked(masked.map, masked.rows * 1e100, masked.columns)).converged.any()
     opposite = Masked(masked.map, masked.rows * 1e-200, masked.columns * 1e200)
     assert _prove(opposite).value >= float(largest(masked.map.entries.numpy().astype(np.longdouble)))  # type: ignore[attr-defined]
@@ -217,18 +149,18 @@ def test_what_overflows_is_refused() -> None:
         torch.zeros(3, 4, dtype=torch.float64),
         torch.ones(5, 8, dtype=torch.float64),
         torch.eye(6, dtype=torch.float64),
-        torch.outer(_draw(7), _draw(9, seed=1)),
-        torch.linalg.qr(_draw(8, 8))[0],
+        torch.outer(normal(7), normal(9, seed=1)),
+        torch.linalg.qr(normal(8, 8))[0],
         torch.diag(torch.tensor([1.0, 1.0 - 1e-16, 1.0 + 3e-16, 1e-18, 0.0], dtype=torch.float64)),
         torch.vander(torch.linspace(0, 1, 12, dtype=torch.float64)),
         torch.tensor([[1.0, 1e-160], [1e-160, 1e-320]], dtype=torch.float64),
-        _draw(1, 1),
-        _draw(300, 280, seed=4),
+        normal(1, 1),
+        normal(300, 280, seed=4),
     ],
     ids=["zero", "ones", "identity", "rank one", "orthogonal", "close", "singular", "subnormal", "scalar", "large"],
 )
 def test_special_matrices(entries: Tensor) -> None:
-    norm = _prove(_whole(entries, 2))
+    norm = _prove(whole(entries, 2))
     truth = largest(entries.numpy().astype(np.longdouble))
     assert norm.converged.all()
     assert (norm.value >= float(truth)).all()
@@ -246,17 +178,9 @@ def test_large_spectra_without_a_gap_are_met(values: str) -> None:
         "one": torch.eye(1, n, dtype=torch.float64)[0],
         "zero": torch.zeros(n, dtype=torch.float64),
     }[values]
-    left, right = (torch.linalg.qr(_draw(n, n, seed=s))[0] for s in (0, 1))
-    value = float(_prove(_whole(left * rest @ right.mT)).value)
+    left, right = (torch.linalg.qr(normal(n, n, seed=s))[0] for s in (0, 1))
+    value = float(_prove(whole(left * rest @ right.mT)).value)
     assert float(rest[0]) * (1 - 1e-13) <= value <= float(rest[0]) * (1 + 1e-7) + 1e-290
-
-
-def test_estimates_of_hermitian_matrices() -> None:
-    phases = torch.polar(torch.ones(9, dtype=torch.float64), torch.arange(9).double())
-    assert gram.estimate(np.diag(np.arange(5.0))) == pytest.approx(4, rel=1e-9)
-    assert gram.estimate(csr_array(np.diag(np.arange(5.0)))) == pytest.approx(4, rel=1e-9)
-    assert gram.estimate(torch.outer(phases, phases.conj()).numpy()) == pytest.approx(9, rel=1e-9)
-    assert math.isnan(gram.estimate(np.zeros((5, 5))))
 
 
 @pytest.mark.parametrize("which", ["rows", "columns"])
@@ -272,7 +196,7 @@ def test_nothing_left_has_norm_zero(which: str) -> None:
 
 @pytest.mark.parametrize("poison", [torch.nan, torch.inf, -torch.inf])
 def test_poisoned_weights_prove_nothing(poison: float) -> None:
-    for shape, op in (((4,), Linear(_draw(4, 4))), ((1, 6, 6), Conv(_draw(3, 1, 3, 3), None, (1, 1), (1, 1)))):
+    for shape, op in (((4,), Linear(normal(4, 4))), ((1, 6, 6), Conv(normal(3, 1, 3, 3), None, (1, 1), (1, 1)))):
         op.weight.view(-1)[5] = poison
         term, _ = chain(shape, op)
         masks = [torch.ones(2, *n, dtype=torch.float64) for n in (term.output.shape, term.columns)]
@@ -327,7 +251,7 @@ def test_images_share_what_is_too_much_for_each(images: int) -> None:
 
 def test_a_budget_is_for_each_image() -> None:
     masked = Masked(
-        _whole(_draw(9, 9)).map, torch.ones(4, 9, dtype=torch.float64), torch.ones(4, 9, dtype=torch.float64)
+        whole(normal(9, 9)).map, torch.ones(4, 9, dtype=torch.float64), torch.ones(4, 9, dtype=torch.float64)
     )
     assert not _prove(masked, operations=9**3 / 3 / 5).converged.any()
     norm = _prove(masked, operations=9**3 / 3 / 4)
@@ -343,8 +267,8 @@ def test_signs_of_factors_do_not_matter() -> None:
 
 @pytest.mark.parametrize("settings", [{"largest": 5}, {"memory": 1000.0}])
 def test_what_does_not_fit_is_refused(settings: dict[str, float]) -> None:
-    assert not _prove(_whole(_draw(9, 9)), **settings).converged.any()
-    map_, _ = chain((1, 6, 6), Conv(_draw(3, 1, 3, 3), None, (1, 1), (1, 1)))
+    assert not _prove(whole(normal(9, 9)), **settings).converged.any()
+    map_, _ = chain((1, 6, 6), Conv(normal(3, 1, 3, 3), None, (1, 1), (1, 1)))
     ones = torch.ones(1, 3, 6, 6, dtype=torch.float64), torch.ones(1, 1, 6, 6, dtype=torch.float64)
     assert not _prove(Masked(map_, *ones), **settings).converged.any()
 
@@ -355,47 +279,27 @@ def test_no_images() -> None:
 
 
 def test_weights_in_training_are_no_obstacle() -> None:
-    term = term_of((1, 6, 6), Conv(_draw(3, 1, 3, 3).requires_grad_(), None, (1, 1), (1, 1)))
+    term = term_of((1, 6, 6), Conv(normal(3, 1, 3, 3).requires_grad_(), None, (1, 1), (1, 1)))
     masked = Masked(term, torch.ones(1, 3, 6, 6, dtype=torch.float64), torch.ones(1, 1, 6, 6, dtype=torch.float64))
     value = float(_prove(masked).value)
     assert not _prove(masked).value.requires_grad
     assert value <= float(RandomLanczos()(masked, masked.columns).value)
-    assert value <= global_norm(term, Verified()) <= operator_bound(term)
+    assert value <= global_norm(term, VerifiedCholesky()) <= operator_bound(term)
 
 
 def test_float32_is_refused() -> None:
-    masked = _whole(_draw(3, 3))
+    masked = whole(normal(3, 3))
     with pytest.raises(TypeError):
-        Verified()(Masked(masked.map, masked.rows.float(), masked.columns.float()), masked.columns)
+        VerifiedCholesky()(Masked(masked.map, masked.rows.float(), masked.columns.float()), masked.columns)
 
 
 def test_settings_are_checked() -> None:
     with pytest.raises(InvalidInput):
-        Verified(group=0)
+        VerifiedCholesky(group=0)
 
 
 def test_the_store_is_bounded() -> None:
-    solver, maps = Verified(maps=2), [_whole(_draw(3, 3, seed=s)) for s in range(4)]
+    solver, maps = VerifiedCholesky(maps=2), [whole(normal(3, 3, seed=s)) for s in range(4)]
     for masked in maps:
         solver(masked, masked.columns)
-    assert list(solver._written) == [m.map for m in maps[2:]]
-
-
-def _as_array(layer: Layer) -> tuple[Extended, int]:
-    written = written_out(layer.masked.map, torch.device("cpu"), 1e9)  # type: ignore[arg-type]
-    assert written is not None
-    entries = written.entries.numpy() if written.dense else written.entries.toarray()
-    return np.ldexp(entries, written.exponent).astype(np.longdouble), written.exponent
-
-
-def test_maps_are_written_out_as_they_are(request: pytest.FixtureRequest) -> None:
-    """And the error of every entry is what the map says it may be."""
-    for seed in range(request.config.getoption("--layers")):
-        layer = random_layer(seed)
-        map_ = layer.masked.map
-        entries, _ = _as_array(layer)
-        unit = torch.eye(math.prod(map_.columns), dtype=torch.float64).reshape(-1, *map_.columns)
-        size = map_.magnitude(unit).flatten(1).T.numpy()  # type: ignore[attr-defined]
-        allowed = 1.01 * map_.roundings * 2.0**-53 * size + map_.underflow  # type: ignore[attr-defined]
-        assert (np.abs(entries - layer.matrix) <= allowed).all(), (seed, layer.kind)
-        assert (size >= np.abs(layer.matrix) * (1 - 1e-12)).all(), (seed, layer.kind)
+    assert list(solver._matrices) == [m.map for m in maps[2:]]

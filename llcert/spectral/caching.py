@@ -1,4 +1,7 @@
-"""A solver that reuses the norms of its last call for images whose masks have not changed."""
+"""A solver that reuses norms of its last call for images whose masks are the same.
+
+A proof propagates a batch several times with slightly different choices; most masks of most layers stay as they are.
+"""
 
 from __future__ import annotations
 
@@ -13,18 +16,18 @@ from llcert.spectral.norm import Norm, Solver
 
 
 @dataclass(frozen=True)
-class Remembered:
-    """Returns the norm of the last call for the same map where an image has the same row and column factors.
+class CachingSolver:
+    """Norms of `solver`, computed only for images whose row or column factors differ from the last call for this map.
 
-    solver: computes the other norms. `vector` of the result is the start. A norm is reused only where map, rows and
-    columns are equal, so the result does not depend on the caller.
+    An image is compared with the one at the same position of the last batch. A norm is reused only where map, rows and
+    columns are equal, so that it is the norm of what was asked for. The `vector` of a result is the start.
     """
 
     solver: Solver
     _last: dict[LinearMap, tuple[Masked, Norm]] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     def __call__(self, masked: Masked, start: Tensor) -> Norm:
-        """The norms; an image is compared with the one at the same position in the last batch."""
+        """The norm of every image's map, on the side of the solver; start: `[batch, *columns]`, for the solver."""
         before, norm = self._last.get(masked.map, (None, None))
         if before is None or norm is None or before.batch != masked.batch:
             norm = self.solver(masked, start)
@@ -37,11 +40,12 @@ class Remembered:
 
 
 def _same(factors: Tensor, before: Tensor) -> Tensor:
+    """Whether all factors of an image are equal, `[batch]`; NaN equals nothing."""
     return flat(factors == before).all(1)
 
 
 def _replaced(norm: Norm, images: Tensor, found: Norm) -> Norm:
-    """The norms with those of some images replaced."""
+    """The norms, with `found` for some images; images: indices."""
     value, iterations, converged = norm.value.clone(), norm.iterations.clone(), norm.converged.clone()
     value[images], iterations[images], converged[images] = found.value, found.iterations, found.converged
     return Norm(value, found.side, None, iterations, converged)

@@ -8,7 +8,7 @@ import torch
 from dense import Matrix
 from torch import Tensor
 
-from llcert.spectral import Masked, Norm, Remembered, Verified
+from llcert.spectral import CachingSolver, Masked, Norm, VerifiedCholesky
 
 
 @dataclass
@@ -16,7 +16,7 @@ class Counting:
     """Proves norms, and counts the maps."""
 
     asked: int = 0
-    proved: Verified = field(default_factory=Verified)
+    proved: VerifiedCholesky = field(default_factory=VerifiedCholesky)
 
     def __call__(self, masked: Masked, start: Tensor) -> Norm:
         self.asked += masked.batch
@@ -28,13 +28,13 @@ def test_only_changed_maps_are_asked_again() -> None:
     first, second = (Matrix(torch.randn(4, 5, generator=generator, dtype=torch.float64)) for _ in range(2))
     rows, columns = (torch.ones(3, n, dtype=torch.float64) for n in (4, 5))
     counting = Counting()
-    solver = Remembered(counting)
+    solver = CachingSolver(counting)
 
     def check(masked: Masked, asked: int) -> None:
         before = counting.asked
         norm = solver(masked, masked.columns)
         assert counting.asked - before == asked
-        torch.testing.assert_close(norm.value, Verified()(masked, masked.columns).value, rtol=1e-6, atol=0)
+        torch.testing.assert_close(norm.value, VerifiedCholesky()(masked, masked.columns).value, rtol=1e-6, atol=0)
         assert bool(norm.converged.all())
 
     check(Masked(first, rows, columns), 3)

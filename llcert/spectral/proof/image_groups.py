@@ -1,6 +1,7 @@
-"""One masked map for several images: the largest of their factors bounds each of their norms.
+"""One norm for several images: the entrywise largest of their factors bounds each of their norms.
 
-docs/method.md, Proposition 7.5.
+This saves factorisations where one takes more than the budget of an image, at the price of looser bounds; images with
+similar masks are grouped, to lose little. docs/method.md, Proposition 7.5.
 """
 
 from __future__ import annotations
@@ -15,17 +16,19 @@ from llcert.spectral.linear_map import Masked
 
 
 @dataclass(frozen=True)
-class Shared:
-    """Masked maps that bound those of a batch. of: the index of the one that bounds each image, `[batch]`."""
+class ImageGroups:
+    """A batch in groups. masked: one masked map for each group, whose norm bounds those of its images. of: the index of
+    the group of each image, `[batch]`."""
 
     masked: Masked
     of: Tensor
 
 
-def shared(masked: Masked, size: int) -> Shared:
-    """Masked maps for groups of up to `size` images with similar masks; factors count by absolute value.
+def grouped(masked: Masked, size: int) -> ImageGroups:
+    """Groups of up to `size` images with similar masks; the factors of a group are the largest absolute ones.
 
-    `diag(r) A diag(c)` with |r| <= s, |c| <= t is `diag(r / s) diag(s) A diag(t) diag(c / t)`: its norm is no larger.
+    `diag(w) A diag(v)` with `|w| <= s`, `|v| <= t` is `diag(w / s) diag(s) A diag(t) diag(v / t)`, so its norm is at
+    most that of `diag(s) A diag(t)`.
     """
     rows, columns = masked.rows.abs(), masked.columns.abs()
     of = torch.arange(masked.batch, device=rows.device)
@@ -35,17 +38,20 @@ def shared(masked: Masked, size: int) -> Shared:
         groups = range(-(-masked.batch // size))
         rows = torch.stack([rows[of == g].amax(0) for g in groups]) if masked.batch else rows
         columns = torch.stack([columns[of == g].amax(0) for g in groups]) if masked.batch else columns
-    return Shared(Masked(masked.map, rows, columns), of)
+    return ImageGroups(Masked(masked.map, rows, columns), of)
 
 
 def _relative(factors: Tensor) -> Tensor:
-    """The factors of each image divided by the largest one, for comparison, `[batch, n]`; NaN counts as zero."""
+    """The factors of each image divided by its largest one, flat, `[batch, n]`; NaN and infinity become zero."""
     own = flat(factors)
     return (own / own.amax(1, keepdim=True)).nan_to_num(0.0, 0.0, 0.0) if own.numel() else own
 
 
 def _chain(factors: Tensor) -> Tensor:
-    """An order in which each image is followed by the most similar one that is left (L1). factors: `[batch, n]`."""
+    """An order of the images, `[batch]`: each is followed by the most similar one that is left, by L1 distance.
+
+    factors: `[batch, n]`.
+    """
     apart = torch.cdist(factors, factors, p=1)
     chain = [0] if len(factors) else []
     apart[:, chain] = torch.inf

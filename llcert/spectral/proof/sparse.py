@@ -1,4 +1,8 @@
-"""Proved norms of sparse masked matrices, one image at a time (docs/method.md, section 7.3)."""
+"""Proved norms of sparse masked matrices such as those of convolutions, one image at a time (docs/method.md, 7.3).
+
+Chooses the factorisation: banded where the band of the Gram matrix is narrow (`banded`), else dense (`dense`). What
+would exceed the limits on memory and operations is refused before it is computed, as far as a sample can tell.
+"""
 
 from __future__ import annotations
 
@@ -10,17 +14,17 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from llcert.spectral import dense
-from llcert.spectral.banded import banded_gram, largest_eigenvalue
-from llcert.spectral.dense_gram import root
+from llcert.spectral.proof import dense
+from llcert.spectral.proof.banded import banded_gram, largest_eigenvalue
+from llcert.spectral.proof.eigenvalue import root
 
 Floats = NDArray[np.float64]
 
 DENSE = 192
-"""Gram matrices up to this side are treated as dense."""
+"""Gram matrices up to this side are factorised as dense ones."""
 
 SHARE = 1 / 3
-"""A Gram matrix whose band exceeds this share of its side is treated as dense too."""
+"""A Gram matrix whose band is wider than this share of its side is factorised as a dense one."""
 
 FORMING = 8.0
 """Cost of a product of two entries when a sparse Gram matrix is formed, in multiplications of a factorisation."""
@@ -31,7 +35,7 @@ SAMPLE = 64
 
 @dataclass(frozen=True)
 class SparseMap:
-    """A matrix and the shapes of the values it maps. entries: CSR with entries of at most one."""
+    """The matrix A of a map. entries: CSR, none above one. rows, columns: shapes of one output and of one input."""
 
     entries: Any
     rows: tuple[int, ...]
@@ -40,9 +44,11 @@ class SparseMap:
     def norm_bound(
         self, rows: Floats, columns: Floats, largest: int, memory: float, operations: float
     ) -> tuple[float, int]:
-        """An upper bound of the norm of the computed `diag(rows) M diag(columns)`, and the number of proofs tried.
+        """An upper bound of the norm of `fl(diag(rows) A diag(columns))` for one image, and the number of
+        factorisations.
 
-        Infinite without a proof, also where the Gram matrix or its factorisation would exceed the limits.
+        rows, columns: flat factors. largest: side of a Gram matrix; memory: bytes; operations: of a factorisation. The
+        bound is infinite where no proof succeeds, or where one would exceed these limits.
         """
         kept_rows, kept_columns = (np.flatnonzero(f != 0) for f in (rows, columns))
         if not (len(kept_rows) and len(kept_columns)):
@@ -60,7 +66,7 @@ class SparseMap:
 
 
 def _channels_last(shape: tuple[int, ...]) -> NDArray[np.int64]:
-    """The position of each entry in the order in which the first axis varies fastest."""
+    """The position of each entry of a value `[channels, ...]` in the order that has pixels before channels."""
     order = np.arange(math.prod(shape)).reshape(shape)
     order = np.moveaxis(order, 0, -1).ravel() if len(shape) > 1 else order.ravel()
     place = np.empty_like(order)
@@ -69,7 +75,10 @@ def _channels_last(shape: tuple[int, ...]) -> NDArray[np.int64]:
 
 
 def _norm_bound(b: Any, natural: NDArray[np.int64], memory: float, operations: float) -> tuple[float, int]:
-    """The bound for CSR `[n, k]`, k <= n."""
+    """An upper bound of the norm of a CSR matrix `[n, k]`, k <= n, and the number of factorisations.
+
+    natural: an order of the columns in which its Gram matrix may have a narrow band.
+    """
     if not np.isfinite(b.data).all():
         return math.inf, 0
     exponent = int(np.frexp(np.abs(b.data).max(initial=0.0))[1])
@@ -94,9 +103,9 @@ def _norm_bound(b: Any, natural: NDArray[np.int64], memory: float, operations: f
 
 
 def _sampled(b: Any, natural: NDArray[np.int64]) -> tuple[float, int]:
-    """Estimates of the number of entries of `B* B` and of its band in the given order, from a sample of its columns.
+    """Estimates of the number of entries of `B* B` and of its band in the given order, from a sample of the columns.
 
-    The caller halves the band, because no other order was found to more than halve it.
+    The caller halves the band, because no other order was found to do better than half of it.
     """
     chosen = np.arange(0, b.shape[1], -(-b.shape[1] // SAMPLE))
     some = (b.T @ b[:, chosen]).tocoo()

@@ -8,13 +8,14 @@ from functools import partial
 import pytest
 import torch
 from dense import Matrix
+from drawing import normal
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
 from llcert.ops import Conv
 from llcert.spectral import Lanczos, Masked, Norm, PowerIteration, Side, random_start
-from llcert.spectral.lanczos import _State
+from llcert.spectral.estimate.lanczos import Bidiagonalisation
 
 Estimate = Lanczos | PowerIteration
 
@@ -40,21 +41,17 @@ class Convolution:
         return self.op.adjoint(y, self.columns)
 
 
-def _draw(*shape: int, seed: int, dtype: torch.dtype = torch.float64) -> Tensor:
-    return torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64).to(dtype)
-
-
 def _mask(*shape: int, seed: int, dtype: torch.dtype = torch.float64) -> Tensor:
     return (torch.rand(shape, generator=torch.Generator().manual_seed(seed)) < 0.6).to(dtype)
 
 
 def _dense(seed: int, batch: int = 4, rows: int = 9, columns: int = 7) -> Masked:
     masks = _mask(batch, rows, seed=seed + 1), _mask(batch, columns, seed=seed + 2)
-    return Masked(Matrix(_draw(rows, columns, seed=seed)), *masks)
+    return Masked(Matrix(normal(rows, columns, seed=seed)), *masks)
 
 
 def _convolution(seed: int, batch: int = 3, stride: int = 1) -> Masked:
-    op = Conv(_draw(3, 2, 3, 3, seed=seed), None, (stride, stride), (1, 1))
+    op = Conv(normal(3, 2, 3, 3, seed=seed), None, (stride, stride), (1, 1))
     shape = op.linear(torch.zeros(1, 2, 5, 5, dtype=torch.float64)).shape[1:]
     return Masked(Convolution(op), _mask(batch, *shape, seed=seed + 1), _mask(batch, 2, 5, 5, seed=seed + 2))
 
@@ -136,7 +133,7 @@ def test_nothing_left_has_norm_zero(which: str, solver: Estimate) -> None:
 @both
 @pytest.mark.parametrize("poison", [torch.nan, torch.inf, -torch.inf])
 def test_poisoned_maps_do_not_converge(poison: float, solver: Estimate) -> None:
-    entries = _draw(5, 4, seed=0)
+    entries = normal(5, 4, seed=0)
     entries[2, 1] = poison
     ones = torch.ones(2, 5, dtype=torch.float64), torch.ones(2, 4, dtype=torch.float64)
     norm = _solve(Masked(Matrix(entries), *ones), solver)
@@ -157,7 +154,7 @@ def test_a_poisoned_mask_spares_its_neighbours(solver: Estimate) -> None:
 @both
 @pytest.mark.parametrize("scale", [1e-36, 1e-30, 1e-20, 1e20, 1e30, 1e36])
 def test_scales_keep_relative_accuracy_in_float32(scale: float, solver: Estimate) -> None:
-    entries = _draw(6, 6, seed=2, dtype=torch.float32)
+    entries = normal(6, 6, seed=2, dtype=torch.float32)
     ones = torch.ones(1, 6)
     norm = _solve(Masked(Matrix(entries * scale), ones, ones), replace(solver, tolerance=1e-5))
     truth = torch.linalg.matrix_norm(entries.double(), 2) * scale
@@ -230,7 +227,7 @@ def test_lanczos_needs_a_quarter_of_the_products() -> None:
 
 @pytest.mark.parametrize("rank", [1, 2, 5])
 def test_lanczos_stops_where_the_krylov_space_ends(rank: int) -> None:
-    entries = (_draw(12, rank, seed=1) @ _draw(rank, 9, seed=2)).float()
+    entries = (normal(12, rank, seed=1) @ normal(rank, 9, seed=2)).float()
     ones = torch.ones(1, 12), torch.ones(1, 9)
     norm = _solve(Masked(Matrix(entries), *ones), Lanczos(tolerance=1e-6))
     assert norm.converged.all()
@@ -269,7 +266,7 @@ class Same:
 @both
 def test_products_may_share_memory_with_what_they_are_of(solver: Estimate) -> None:
     masked = Masked(Same(), _mask(4, 6, seed=1), 2 * _mask(4, 6, seed=2))
-    start = _draw(4, 6, seed=3)
+    start = normal(4, 6, seed=3)
     before = start.clone(), masked.rows.clone(), masked.columns.clone()
     norm = solver(masked, start)
     assert norm.converged.all()
@@ -283,7 +280,7 @@ def test_a_step_of_lanczos_waits_for_no_number(dtype: torch.dtype) -> None:
     zeros = partial(torch.zeros, device="meta", dtype=dtype)
     masked = Masked(Convolution(Conv(zeros(3, 2, 3, 3), None, (1, 1), (1, 1))), zeros(4, 3, 5, 5), zeros(4, 2, 5, 5))
     peak = torch.zeros(4, device="meta", dtype=torch.float64)
-    state = _State(masked, zeros(4, 2, 5, 5), None, [], [], peak, (False, True))
+    state = Bidiagonalisation(masked, zeros(4, 2, 5, 5), None, [], [], peak, (False, True))
     for _ in range(3):
         state.step()
     assert state.count == 3

@@ -1,4 +1,10 @@
-"""Eigenvalue bounds of large sparse Gram matrices by a banded Cholesky factorisation (docs/method.md, section 7.3)."""
+"""Proved largest eigenvalues of large sparse Gram matrices, by banded Cholesky factorisations.
+
+For convolutions: their Gram matrices are banded if pixels come before channels, or after reverse Cuthill-McKee. n b^2
+operations for side n and bandwidth b. The proof rests on a theorem about Cholesky factorisations that run to their end
+(Rump 2006), since the residual of a banded factorisation would cost more than the factorisation itself. docs/method.md,
+Proposition 7.4.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +18,7 @@ from scipy import linalg, sparse
 from scipy.sparse import csgraph
 
 from llcert.numerics.rounding import DOUBLE
-from llcert.spectral.dense_gram import EXCESSES, estimate, roundings
+from llcert.spectral.proof.eigenvalue import EXCESSES, estimate, roundings
 
 Floats = NDArray[np.float64]
 Integers = NDArray[np.int64]
@@ -20,10 +26,10 @@ Integers = NDArray[np.int64]
 
 @dataclass(frozen=True)
 class BandedGram:
-    """The computed Gram matrix of a sparse map, symmetric, in an order of rows that makes its band narrow.
+    """The Gram matrix of one sparse matrix as computed, its rows in an order that makes the band narrow.
 
-    entries: sparse, of which the lower triangle is read. band: the number of diagonals below the main one. error: upper
-    bound of the spectral norm of its error.
+    entries: symmetric, scipy COO; the lower triangle is read. band: the number of diagonals below the main one. error:
+    an upper bound of the spectral norm of its difference from the exact Gram matrix.
     """
 
     entries: Any
@@ -36,9 +42,11 @@ class BandedGram:
 
 
 def banded_gram(b: Any, natural: Integers) -> BandedGram:
-    """`B* B` for CSR `B` with entries of at most 16 or so; natural: one order of its columns to try.
+    """`B* B` of a CSR matrix B with entries below 16, so that nothing overflows. natural: an order of its columns to
+    try.
 
-    |fl(B* B) - B* B| <= gamma |B|* |B| entrywise, and the norm of the right side is at most its largest row sum.
+    `|fl(B* B) - B* B| <= gamma |B|* |B|` entrywise, and the norm of the right side is at most its largest row sum
+    (docs/method.md, Proposition 7.2).
     """
     size = abs(b)
     sums = float((size.T @ size.sum(1)).max(initial=0.0))
@@ -54,7 +62,7 @@ def banded_gram(b: Any, natural: Integers) -> BandedGram:
 
 
 def _narrowest(entries: Any, natural: Integers) -> Integers:
-    """The order with the narrowest band among the map's own, the given one and reverse Cuthill-McKee."""
+    """The order with the narrowest band, among the order of the rows, the given one and reverse Cuthill-McKee."""
     near = csgraph.reverse_cuthill_mckee(sparse.csr_matrix(entries), symmetric_mode=True)
     orders = [np.arange(entries.shape[0]), natural, near.astype(np.int64)]
     coordinates = entries.tocoo()
@@ -62,17 +70,18 @@ def _narrowest(entries: Any, natural: Integers) -> Integers:
 
 
 def _band(entries: Any, order: Integers) -> int:
+    """The bandwidth of a COO matrix whose rows and columns are put in this order."""
     place = np.empty_like(order)
     place[order] = np.arange(len(order))
     return int(abs(place[entries.row] - place[entries.col]).max(initial=0))
 
 
 def eigenvalue_bound(gram: BandedGram, tau: float) -> float:
-    """An upper bound of the largest eigenvalue of the exact Gram matrix, a little above `tau`, or infinite.
+    """An upper bound of the largest eigenvalue of the exact Gram matrix: a little above `tau`, or infinite.
 
-    A Cholesky factorisation that completes has `R* R = H + D`, `|D| <= gamma |R*||R|` (Higham 2002, theorem 10.3), in
-    any order of summation. Squared column lengths of R and the diagonal of H agree up to the same factor, so that
-    `||D|| <= gamma / (1 - gamma) trace H` (Rump 2006), and `H = tau I - G` has no eigenvalue below `-||D||`.
+    If a Cholesky factorisation of `H = tau I - G` runs to its end, `R* R = H + D` with `|D| <= gamma |R*||R|`, in any
+    order of summation (Higham 2002, theorem 10.3). The squared column lengths of R are the diagonal of H up to the same
+    factor, so `||D|| <= gamma / (1 - gamma) trace H` (Rump 2006), and H has no eigenvalue below `-||D||`.
     """
     lower = np.zeros((gram.band + 1, gram.size))
     below = gram.entries.row >= gram.entries.col
@@ -98,9 +107,9 @@ def eigenvalue_bound(gram: BandedGram, tau: float) -> float:
 
 
 def largest_eigenvalue(gram: BandedGram) -> tuple[float, int]:
-    """An upper bound of the largest eigenvalue of the exact Gram matrix, and the number of proofs tried.
+    """An upper bound of the largest eigenvalue of the exact Gram matrix, and the number of factorisations.
 
-    The bound is infinite if no proof succeeds.
+    The bound is infinite where no proof succeeds.
     """
     guess = estimate(gram.entries.tocsr())
     for tries, excess in enumerate(EXCESSES, 1):
