@@ -1,4 +1,7 @@
-"""The blocks of a network: the affine nodes in front of every cut, forwards, backwards and as one matrix a source."""
+"""The affine part of a block (docs/certificate.md, section 1.2): its value, its transpose, its matrix from each source.
+
+Every result comes with the number of roundings and the sizes from which its error follows (rules 1, 7 and 9).
+"""
 
 from __future__ import annotations
 
@@ -16,14 +19,15 @@ from llcert.checker.nodes import Concat, Linear, Matrix, Node, Take, floored
 from llcert.checker.numbers import TINY, Format, Vector, above, gamma, least_product
 
 MOST_WORK = 2**29
-"""Multiplications that composing a block's map may take, a product of two matrices."""
+"""Multiplications that a product of two matrices may take where the map of a block is composed."""
 
 
 @dataclass(frozen=True)
 class Map:
-    """The linear map of a block from one source: a matrix, off by at most `gamma(roundings) sizes` entrywise.
+    """The linear map `A_s` of a block from one source s.
 
-    sizes has a stored entry wherever the exact map may have one; the matrix may have lost some to underflow.
+    matrix: off from `A_s` by at most `gamma(roundings) sizes`, entrywise. sizes: has a stored entry wherever `A_s` may
+    have one; the matrix may have lost some to underflow.
     """
 
     matrix: Matrix
@@ -36,10 +40,13 @@ Values = Mapping[int, Vector]
 
 @dataclass(frozen=True)
 class Block:
-    """What lies between the cuts `sources` and the value `pre` of the cut `cut`: the affine nodes `nodes`.
+    """The affine nodes between the cuts `sources` and the value `pre` that the activation of `cut` reads.
 
-    form: of the value; forms: of the sources. forwards, backwards: roundings on the longest path through the body, of
-    products with A and with its transpose.
+    pre: the number of the node whose value is that of the block; `cut` itself where that is no activation. nodes: the
+    body, by number, in order of execution; empty where pre is a cut of its own. maps: from every source. form, forms:
+    the number formats of the cut and of the sources. forwards, backwards: an upper bound of the number of roundings
+    behind an entry of `A h + b`, and of a product with the
+        transpose of A.
     """
 
     cut: int
@@ -55,34 +62,37 @@ class Block:
 
     @cached_property
     def disjoint(self) -> bool:
-        """Whether the rows of the maps from different sources do not meet: no row has entries in two of them."""
+        """Whether no row has entries in the maps from two sources, as behind a concatenation."""
         met = sum((np.diff(m.sizes.indptr) > 0).astype(int) for m in self.maps.values())
         return bool(np.all(met <= 1))
 
     @cached_property
     def products(self) -> int:
-        """Products of a row with the body, and numbers that are added up there, about."""
+        """About how many multiplications and additions it takes to bring a row backwards through the body."""
         matrices = sum(n.what.matrix.nnz for n in self.nodes.values() if isinstance(n.what, Linear))
         return matrices + sum(n.work for n in self.nodes.values())
 
     def value(self, sources: Values) -> Vector:
-        """`A x + b` in float64, off by at most `gamma(forwards)` times the `size` of the same sources."""
+        """`A h + b` in float64 for values h of the sources, off by at most `gamma(forwards)` times their `size`."""
         return self.walk(sources, lambda n, x: n.matrix @ x + n.offset)[self.pre]
 
     def halfwidth(self, sources: Values) -> Vector:
-        """`|A| w` in float64, off by at most `gamma(forwards) |A| w`."""
+        """`|A| w` in float64 for w >= 0 of the sources, off by at most `gamma(forwards) |A| w`."""
         return self.walk(sources, lambda n, x: n.absolute @ x)[self.pre]
 
     def size(self, sources: Values) -> tuple[Vector, float]:
-        """Upper bounds of `|A| |x| + magnitude`, every node's a little too large to pay for underflow, and of the sum
-        of these numbers over the sources and all nodes of the body."""
+        """Upper bounds of `|A| |h| + magnitude`, `[entries]`, and of the sum of these sizes over all nodes of the body
+        and the sources. The size of every node is a little too large, which pays for underflow.
+
+        sources: upper bounds of `|h|`.
+        """
         padded = {s: x + TINY for s, x in sources.items()}
         sizes = self.walk(padded, lambda n, x: n.absolute @ x + n.magnitude + TINY)
         total = sum(float(size.sum()) for size in sizes.values())
         return above(sizes[self.pre], self.forwards + 1), above(total, self.forwards + sum(map(len, sizes.values())))
 
     def walk(self, sources: Values, linear: Callable[[Linear, Vector], Vector]) -> dict[int, Vector]:
-        """The values of the sources and of every node of the body, with `linear` in place of `A x + b`."""
+        """The values of the sources and of all nodes of the body; `linear(node, x)` gives those of the linear nodes."""
         values = dict(sources)
         for number, node in self.nodes.items():
             inputs = [values[i] for i in node.inputs]
@@ -99,11 +109,11 @@ class Block:
         return values
 
     def transposed(self, rows: Vector) -> tuple[dict[int, Vector], Vector]:
-        """The rows `A_s* row` of the sources, in float64, and lower bounds of `row . b`, for these float64 rows.
+        """The rows `A_s* row` of every source s in float64, and lower bounds of `row . b`; rows: `[rows, entries]`.
 
-        rows: `[rows, entries]`. Rows and bound together are off by at most `gamma(backwards) |row| . size` on the
-        sources' boxes, and where entries of rows underflow by `backwards` times the smallest normal number, times the
-        sum of sizes of all nodes.
+        For h in the boxes of the sources, `sum_s (A_s* row) . h_s + row . b` is off from `row . (A h + b)` by at most
+        `gamma(backwards) |row| . size`, and where entries underflow by the smallest normal number times `backwards`
+        times the sum of the sizes of all nodes.
         """
         found, constant = {self.pre: rows}, np.zeros(len(rows))
         for number, node in reversed([*self.nodes.items()]):
@@ -122,7 +132,7 @@ class Block:
 
 
 def block_of(nodes: Sequence[Node], cuts: set[int], cut: int, most: int) -> Block:
-    """The block of a cut, whose nodes add up `most` numbers."""
+    """The block of a cut. most: what its nodes may add up in all (`Node.work`); raises InvalidInput beyond it."""
     what = nodes[cut].what
     activation = what if isinstance(what, Activation) else None
     pre = nodes[cut].inputs[0] if activation else cut
@@ -148,13 +158,14 @@ def block_of(nodes: Sequence[Node], cuts: set[int], cut: int, most: int) -> Bloc
 
 
 def _roundings(node: Node, most: Callable[[Linear], int]) -> int:
+    """An upper bound of the roundings in an entry of a node's value. most: length of the longest sum of a product."""
     if isinstance(node.what, Take | Concat):
         return 0
     return (most(node.what) if isinstance(node.what, Linear) else len(node.inputs)) + 4
 
 
 def _map(body: Mapping[int, Node], source: int, pre: int, size: int, forwards: int) -> Map:
-    """The map of a block from one source; exact where the body is one matrix, or only moves values."""
+    """The map of a block from one source. It has no error where the body is one matrix, or only moves values."""
     identity = sparse.eye_array(size, format="csr")
     what = body[pre].what if len(body) == 1 else None
     if isinstance(what, Linear):
@@ -176,9 +187,11 @@ def _composed(
     choose: Callable[[Linear], Matrix],
     kept: Callable[[Matrix], Matrix] = sparse.csr_array,
 ) -> dict[int, Matrix]:
-    """The maps of all nodes of a body, made of the chosen matrices.
+    """The maps from a source to all nodes of a body. maps: holds the identity at the source. choose: the matrix of a
+    linear node.
 
-    kept: what is kept of each. Products drop entries that underflow; floored ones lose none, in no later product.
+    kept: applied to the map of every node. Sparse products drop entries that underflow to 0; if every map is `floored`,
+    no entry gets lost.
     """
     for number, node in body.items():
         what, parts = node.what, []
@@ -201,7 +214,7 @@ def _composed(
 
 
 def _product(a: Matrix, b: Matrix) -> Matrix:
-    """`a b`, unless that is too much work."""
+    """`a b`. Raises InvalidInput where it takes more than `MOST_WORK` multiplications."""
     work = np.dot(np.bincount(a.indices, minlength=a.shape[1]).astype(float), np.diff(b.indptr).astype(float))
     valid(math.isfinite(work) and work <= MOST_WORK, "graph.json: a block's linear map is too large")
     return a @ b

@@ -1,4 +1,4 @@
-"""What a certificate claims of every point of a ball."""
+"""The claim of a certificate about every point of a ball (docs/certificate.md, section 3)."""
 
 from __future__ import annotations
 
@@ -12,35 +12,39 @@ from llcert.errors import InvalidInput
 
 @dataclass(frozen=True)
 class Claim:
-    """The image's label is among the `top` largest logits, strictly, or the class `never` is not the answer.
+    """The label's logit is strictly among the `top` largest, or, where `never` is given, class `never` is not the
+    answer.
 
-    A class of each image, its reference, is compared with others: the label with every other class, of which `top - 1`
-    may be spared; any class with the one that is never answered.
+    It is proved by comparing one class of each image, its reference, with others: the label with every other class but
+    `top - 1` of them, or some class with the one that is never answered.
+
+    within: the claim is about those points of the ball alone whose entries lie between these two numbers, which are
+        rounded outwards; None for the whole ball.
+    limit: this restriction in words.
     """
 
     top: int = 1
     never: int | None = None
     within: tuple[float, float] | None = None
-    """Of points of the ball whose entries lie between these numbers alone: a range that was rounded outwards."""
     limit: str = ""
-    """For people, what the claim is restricted to."""
 
     @property
     def words(self) -> str:
-        """For people, what is claimed of a class."""
+        """The claim in words, without its restriction."""
         if self.never is not None:
             return f"the network never answers class {self.never}"
         return f"the label stays {'first' if self.top == 1 else f'among the {self.top} largest logits'}"
 
     @property
     def role(self) -> str:
-        """What an entry of certificate.json calls the reference."""
+        """The key of the reference in the entries of certificate.json."""
         return "label" if self.never is None else "reference"
 
     def others(self, reference: int, classes: int, logits: int) -> Iterator[tuple[int, bool]]:
-        """Every logit that the reference is compared with, and whether it may be spared. A zero may not.
+        """Every logit that the reference is compared with, and whether it is one of those that may be left out.
 
-        Raises Rejected where the claim means nothing.
+        logits: their number, one more than `classes` where the last is the zero of a final ReLU, which may not be left
+        out. Raises Rejected where the claim is about a class that does not exist.
         """
         require(reference < classes, f"{self.role} {reference}: there are {classes} classes")
         if self.never is not None:

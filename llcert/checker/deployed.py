@@ -1,4 +1,8 @@
-"""Rule 10: what one evaluation of a block errs, each value in its type, sums in any order, maybe flushing to zero."""
+"""Rule 10: bounds on the rounding errors of a deployed evaluation of a block.
+
+Deployed means: every value in its number format, sums in any order, with or without fused multiply-adds, subnormals
+kept or flushed to zero.
+"""
 
 from __future__ import annotations
 
@@ -14,14 +18,15 @@ from llcert.checker.nodes import LEAST, Concat, Linear, Node, Take
 from llcert.checker.numbers import FORMATS, Format, Vector, above, gamma
 
 FLUSHED = 2.0**-126
-"""What reading a subnormal as zero may change in a value, in any format; no threshold is smaller."""
+"""The smallest normal number of float32: flushing a subnormal to zero changes a value by less, in either format."""
 
 
 @dataclass(frozen=True)
 class Value:
-    """Of a node of a block: at least `|y|` of the exact and of the deployed value y, and their distance, entrywise.
+    """Bounds on the value y of a node.
 
-    size is 0 only where both are 0, and at least LEAST elsewhere. form: what y is computed in.
+    size: an upper bound of `|y|`, of the exact and of the deployed value; 0 only where both are 0, else at least LEAST.
+    error: an upper bound of the distance between the two. form: the format y is computed in.
     """
 
     size: Vector
@@ -30,15 +35,16 @@ class Value:
 
 
 def rounded(size: Vector, form: Format) -> Vector:
-    """Upper bounds of how far a format moves a number of at most this size: to the nearest, or to 0 if subnormal."""
+    """Upper bounds of the change when numbers of at most this size are rounded to a format, or flushed to 0."""
     return np.asarray(above(form.unit * size + FLUSHED, 2))
 
 
 def errors(block: Block, sizes: Mapping[int, Vector], largest: Vector) -> Vector:
-    """Upper bounds of the distance between the deployed and the exact value before the activation, for equal sources.
+    """Upper bounds of the entrywise distance between the deployed and the exact value before the activation, for equal
+    values of the sources; the deployed value is that which the activation reads, subnormals flushed.
 
-    sizes: at least `|h|` of the sources. largest: of the exact value's absolute value, over what is known of the
-    sources. Raises Rejected where a format may overflow. The value as the activation reads it, subnormals flushed.
+    sizes: upper bounds of `|h|` of the sources. largest: an upper bound of the absolute exact value. Raises Rejected
+    where a format may overflow.
     """
     padded = {s: np.where(size > 0, size + LEAST, 0.0) for s, size in sizes.items()}
     values = {s: Value(size, np.zeros_like(size), block.forms[s]) for s, size in padded.items()}
@@ -52,6 +58,7 @@ def errors(block: Block, sizes: Mapping[int, Vector], largest: Vector) -> Vector
 
 
 def _value(node: Node, inputs: list[Value], largest: Vector | None) -> Value:
+    """The bounds on a node's value from those on its inputs. largest: of its absolute exact value, where known."""
     what = node.what
     if isinstance(what, Concat):
         size, error = np.empty(node.size), np.empty(node.size)
@@ -76,8 +83,7 @@ def _value(node: Node, inputs: list[Value], largest: Vector | None) -> Value:
 
 
 def _converted(value: Value, form: Format) -> Value:
-    """The value in another format: rounded once into a narrower one, and where it is subnormal in the narrower of both
-    maybe read or written as zero."""
+    """The value converted to another format: one rounding if that is narrower, and a flush to zero either way."""
     if value.form is form:
         return value
     own = np.where(value.size > 0, above(max(form.unit - value.form.unit, 0.0) * value.size + FLUSHED, 4), 0.0)
@@ -85,7 +91,11 @@ def _converted(value: Value, form: Format) -> Value:
 
 
 def _summed(size: Vector, carried: Vector, terms: Vector, depth: int, largest: Vector | None, form: Format) -> Value:
-    """A sum of exact terms, of which so many may differ from 0: one alone is exact too, but it may flush."""
+    """A sum without products, whose terms are values of the inputs. terms: how many of them may differ from 0,
+    entrywise.
+
+    A single term is not rounded, but it may be flushed.
+    """
     carried, sums = np.where(terms > 0, carried + FLUSHED, 0.0), np.maximum(terms - 1, 0.0)
     return _added(size, carried, sums, 0.0, depth, largest, form)
 
@@ -93,22 +103,24 @@ def _summed(size: Vector, carried: Vector, terms: Vector, depth: int, largest: V
 def _added(
     size: Vector, carried: Vector, sums: Vector, once: float, depth: int, largest: Vector | None, form: Format
 ) -> Value:
-    """A sum whose terms have the size M together: `once` roundings of every term, `sums` of partial sums.
+    """A sum whose terms have absolute values that add up to `size`, with `once` roundings of every term and `sums`
+    roundings of partial sums.
 
-    A partial sum is at most the larger of the positive and of the negative terms together: half of M and of |sum|.
+    A partial sum is at most the sum of the positive terms or that of the negative ones, hence at most half of `size`
+    and of the absolute value of the sum together. carried: the errors of the terms. depth: the largest number of terms.
     """
     size, carried = above(size, depth + 4), np.where(carried > 0, above(carried, depth + 4), 0.0)
     partial = size if largest is None else np.minimum(size, above((size + largest + carried) / 2, 4))
     more = 1 + 4 * gamma(int(sums.max(initial=0.0)) + 8, form.unit)
-    nothing = size < LEAST  # TINY alone: it was 0
+    nothing = size < LEAST  # it was 0 before TINY was added
     own = above(form.unit * (once * size + sums * partial) * more, 8)
     error = np.where(nothing, 0.0, above(own + carried, 1))
     return Value(np.where(nothing, 0.0, above(size + own, 1)), error, form)
 
 
 def check_thresholds(block: Block) -> None:
-    """Thresholds and slopes of an activation, and offsets that are added as they are, are numbers of the format they
-    are used in, none of them subnormal."""
+    """Raises Rejected unless thresholds and slopes of the activation, and the offsets of exact nodes, are numbers of
+    the format they are used in, none of them subnormal."""
     phi, here = block.activation, f"rule 10 (float32), block {block.cut}"
     held = [phi.below] if isinstance(phi, Leaky) else [phi.low, phi.high] if isinstance(phi, Clamp | MaxMin) else []
     right = all(_is_normal(v, block.form) for v in held)
@@ -119,12 +131,14 @@ def check_thresholds(block: Block) -> None:
 
 
 def _is_normal(values: Vector, form: Format) -> bool:
+    """Whether all values are 0 or normal numbers of a format."""
     held = form is not FORMATS["float32"] or np.array_equal(values, values.astype(np.float32).astype(float))
     return bool(held and not np.any((values != 0) & (np.abs(values) < FLUSHED)))
 
 
 def activation_errors(block: Block, lower: Vector, upper: Vector) -> Vector:
-    """Upper bounds of what an evaluation of the activation itself errs over a box: the product of a leaky."""
+    """Upper bounds of the error of a deployed evaluation of the activation itself over a box: that of a leaky's
+    product, 0 for all others."""
     phi = block.activation
     if not isinstance(phi, Leaky):
         return np.zeros_like(lower)

@@ -1,4 +1,8 @@
-"""Reads the files of a certificate, as if an enemy had written them: sizes are capped, nothing is unpickled."""
+"""Reads the files of a certificate as if an enemy had written them (docs/certificate.md, sections 1 and 1.4).
+
+Sizes are capped before anything is unpacked, nothing is unpickled, and every array is checked for kind, size, NaN and
+infinity when it is looked up.
+"""
 
 from __future__ import annotations
 
@@ -22,32 +26,32 @@ from llcert.errors import InvalidInput
 
 Integers = NDArray[np.int64]
 LARGEST, LARGEST_JSON = 2**33, 2**28
-"""Bytes of a file, packed or unpacked."""
+"""Most bytes of a file, packed or unpacked."""
 EXPANSION = 1100
-"""How much larger the content of an archive may be: no less than deflation can save."""
+"""How many times its own size an archive may unpack to: a little more than deflation can save."""
 
 
 class Rejected(InvalidInput):
-    """A step of the proof that does not hold, in one line."""
+    """A rule that does not hold, named in one line; it rejects an image."""
 
 
 def require(holds: object, step: str) -> None:
-    """Raises Rejected, naming the step, unless it holds. Comparisons with NaN are false, so NaN is rejected."""
+    """Raises Rejected, naming the step, unless it holds. NaN fails every comparison, so NaN is rejected."""
     if not holds:
         raise Rejected(step)
 
 
 def valid(holds: object, complaint: str) -> None:
-    """Raises InvalidInput unless the file is as its description says."""
+    """Raises InvalidInput with this complaint about a file unless it holds."""
     if not holds:
         raise InvalidInput(complaint)
 
 
 def read(folder: Path, name: str) -> bytes:
-    """A file's bytes. Its hash is taken, and its content parsed, from what was read this once."""
+    """The bytes of a file of the folder, read once: hash and content are taken from the same bytes."""
     most = LARGEST_JSON if name.endswith(".json") else LARGEST
     try:
-        _regular(os.stat(folder / name), name)  # not so much as opened: a device may notice
+        _regular(os.stat(folder / name), name)  # before it is opened: to open a device may have effects
         with open(folder / name, "rb", opener=_without_waiting) as file:
             _regular(os.fstat(file.fileno()), name)
             content = file.read(most + 1)
@@ -58,16 +62,17 @@ def read(folder: Path, name: str) -> bytes:
 
 
 def _regular(found: os.stat_result, name: str) -> None:
+    """Refuses pipes, devices and folders."""
     valid(stat.S_ISREG(found.st_mode), f"{name}: not a regular file")
 
 
 def _without_waiting(path: str, flags: int) -> int:
-    """Opens a file, were it a pipe by now that nobody writes to."""
+    """Opens a file without waiting for a writer, in case it has been replaced by a pipe."""
     return os.open(path, flags | getattr(os, "O_NONBLOCK", 0))
 
 
 def read_checked(folder: Path, name: str, hashes: Mapping[str, Any]) -> bytes:
-    """A file's bytes; rejected unless certificate.json holds their SHA-256."""
+    """The bytes of a file of the folder, rejected unless certificate.json has their SHA-256."""
     require(name in hashes, f"{name}: its SHA-256 is missing from certificate.json")
     content = read(folder, name)
     found = hashlib.sha256(content).hexdigest()
@@ -76,7 +81,7 @@ def read_checked(folder: Path, name: str, hashes: Mapping[str, Any]) -> bytes:
 
 
 def parse_json(name: str, content: bytes, *, newest: int = 1) -> dict[str, Any]:
-    """The object in a JSON file, of format 1 to `newest`, without NaN, infinities or a key that is there twice."""
+    """The object in a JSON file of format 1 to `newest`. NaN, infinity and keys that occur twice are refused."""
 
     def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         found = dict(pairs)
@@ -98,7 +103,10 @@ def parse_json(name: str, content: bytes, *, newest: int = 1) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class Arrays:
-    """The arrays of an npz file by name; every look-up checks kind and size, and that numbers are finite."""
+    """The arrays of an npz file by name. Every look-up checks kind, size and that numbers are finite.
+
+    file: its name, for complaints.
+    """
 
     file: str
     found: Mapping[str, NDArray[Any]]
@@ -108,45 +116,48 @@ class Arrays:
 
     @property
     def entries(self) -> int:
-        """How many numbers they hold together."""
+        """The number of entries of all arrays together."""
         return sum(values.size for values in self.found.values())
 
     def first(self) -> Arrays:
-        """The first regions of blocks, by the names of the others: their centres are the same."""
+        """The evidence of first regions (section 2.3), by the names that the other regions have, whose centres they
+        share."""
         prefix = "first."
         held = {n.removeprefix(prefix): values for n, values in self.found.items() if n.startswith(prefix)}
         return Arrays(self.file, held | {n: values for n, values in self.found.items() if n.endswith(".centre")})
 
     def vector(self, name: str, size: int | None = None, *, infinite: bool = False) -> Vector:
-        """Float64 numbers, of that size; finite, or not NaN where they may be infinite."""
+        """An array of `size` numbers in float64, of any size where it is None; NaN is refused, and infinity unless
+        allowed."""
         values = self._flat(name, "f", size).astype(np.float64)
         valid(not np.isnan(values).any() if infinite else np.isfinite(values).all(), f"{self.file}: {name}: NaN or inf")
         return values
 
     def rows(self, name: str, count: int, size: int, portion: slice) -> Vector:
-        """Some of `count` rows of float64 numbers, finite, of that size each, which lie there one after the other."""
+        """A portion of `count` rows of `size` finite numbers that are stored one after the other, `[portion, size]`."""
         values = self._flat(name, "f", count * size).reshape(count, size)[portion].astype(np.float64)
         valid(np.isfinite(values).all(), f"{self.file}: {name}: NaN or inf")
         return values
 
     def positive(self, name: str, size: int | None = None) -> Vector:
-        """Float64 numbers >= 0, finite."""
+        """An array of finite numbers >= 0 in float64."""
         values = self.vector(name, size)
         valid(np.all(values >= 0), f"{self.file}: {name}: a number < 0")
         return values
 
     def scalar(self, name: str) -> float:
-        """One number >= 0, finite."""
+        """One finite number >= 0."""
         return float(self.positive(name, 1)[0])
 
     def integers(self, name: str, size: int | None, limit: int, *, least: int = 0) -> Integers:
-        """Integers in [least, limit)."""
+        """An array of integers in [least, limit)."""
         values = self._flat(name, "i", size).astype(np.int64)
         right = np.all((values >= least) & (values < limit))
         valid(right, f"{self.file}: {name}: an integer outside [{least}, {limit})")
         return values
 
     def _flat(self, name: str, kind: str, size: int | None) -> NDArray[Any]:
+        """A one-dimensional array of `size` numbers, as it is stored; kind: of its type, "f" or "i"."""
         valid(name in self.found, f"{self.file}: {name} is missing")
         values = self.found[name]
         valid(values.dtype.kind == kind, f"{self.file}: {name}: numbers of type {values.dtype}")
@@ -158,7 +169,7 @@ class Arrays:
 
 
 def parse_npz(name: str, content: bytes) -> Arrays:
-    """The arrays in an npz file: integers and floats in C order, each as long as its header says."""
+    """The arrays in an npz file. Each must be of integers or floats, in C order, as long as its header says."""
     most = min(LARGEST, EXPANSION * len(content))
     try:
         with zipfile.ZipFile(io.BytesIO(content)) as archive:
@@ -176,6 +187,7 @@ def parse_npz(name: str, content: bytes) -> Arrays:
 
 
 def _array(file: str, name: str, content: bytes) -> NDArray[Any]:
+    """The array in the bytes of an npy file, a member of `file`."""
     stream = io.BytesIO(content)
     version = np.lib.format.read_magic(stream)
     valid(version in ((1, 0), (2, 0)), f"{file}: {name}: unknown format")

@@ -1,4 +1,8 @@
-"""Rules 1 to 6: boxes and balls through the network, block by block, from the evidence of one image."""
+"""Rules 1 to 6 and 10: checks the boxes and balls of all values, block by block, from the evidence of one image.
+
+The evidence states a centre, box, weights, norms and radius for every block. Each is compared with what follows from
+the blocks before it; what it states may be larger, never smaller.
+"""
 
 from __future__ import annotations
 
@@ -9,10 +13,10 @@ import numpy as np
 
 from llcert.checker import deployed
 from llcert.checker.blocks import Block, Map
-from llcert.checker.boxes import BackwardBoxes
 from llcert.checker.files import Arrays, require
 from llcert.checker.graph import Graph
-from llcert.checker.known import Before, Cut, Known, Passage, Zone
+from llcert.checker.intermediate import BackwardBoxes
+from llcert.checker.known import Cut, Known, PreActivation, Roundoff, Zone
 from llcert.checker.nodes import with_data
 from llcert.checker.norms import Part, proves
 from llcert.checker.numbers import Format, Mask, U, Vector, above, down, gamma, length, up
@@ -21,14 +25,15 @@ Range = tuple[float, float]
 
 
 def propagate(graph: Graph, image: Arrays, eps: float, *, within: Range | None = None, run: bool) -> Known:
-    """What holds for every x' of the ball, within a range. Raises Rejected at the first rule that does not hold.
+    """Boxes and balls that hold for every x' of the ball of radius eps. Raises Rejected at the first rule that fails.
 
-    run: of every evaluation in the formats of the values too.
+    within: the range of pixels that the claim is restricted to. run: whether they must also hold for every evaluation
+    in the formats of the values (rule 10).
     """
     form = graph.nodes[0].form if run else None
     start = _input(image.vector("x", graph.nodes[0].size), eps, within, form)
-    cuts, before = {0: start}, dict[int, Before]()
-    first_cuts, first_before = {0: start}, dict[int, Before]()  # what rows of rule 11 are bounded over
+    cuts, before = {0: start}, dict[int, PreActivation]()
+    first_cuts, first_before = {0: start}, dict[int, PreActivation]()  # the regions for rows of rule 11
     first, rows = image.first(), BackwardBoxes(graph.blocks, Known(first_cuts, first_before), image)
     for k, block in graph.blocks.items():
         before[k] = _before(block, image, {s: cuts[s] for s in block.sources}, run, rows)
@@ -41,7 +46,7 @@ def propagate(graph: Graph, image: Arrays, eps: float, *, within: Range | None =
 
 
 def _input(x: Vector, eps: float, within: Range | None, form: Format | None) -> Cut:
-    """The ball, its box cut to a range; rule 10: and every point of it rounded to a format."""
+    """The ball around x and its box, cut to a range. form: both contain every point rounded to it too (rule 10)."""
     lower, upper, everything = down(x - eps), up(x + eps), np.ones(x.size, bool)
     if within is not None:
         require(np.all((within[0] <= x) & (x <= within[1])), "the image leaves the range that the claim is about")
@@ -54,8 +59,11 @@ def _input(x: Vector, eps: float, within: Range | None, form: Format | None) -> 
 
 def _before(
     block: Block, image: Arrays, sources: Mapping[int, Cut], run: bool, rows: BackwardBoxes | None = None
-) -> Before:
-    """Rules 1 to 5. rows: what may narrow the box."""
+) -> PreActivation:
+    """What is known of a block before its activation: rules 1 to 5, and 10 where `run`.
+
+    sources: what is known of its sources. rows: the rows of rule 11 that may narrow the box; None for first regions.
+    """
     k, size = block.cut, block.value({s: c.centre for s, c in sources.items()}).size
     centre, lower, upper = (image.vector(f"{k}.{n}", size) for n in ("centre", "lower", "upper"))
     require(np.all((lower <= centre) & (centre <= upper)), f"rule 1 (centre), block {k}: outside its box")
@@ -68,9 +76,9 @@ def _before(
         lost = deployed.errors(block, {s: c.size for s, c in sources.items()}, np.maximum(np.abs(least), np.abs(most)))
         least, most = np.where(lost > 0, down(least - lost), least), np.where(lost > 0, up(most + lost), most)
         error = np.where(lost > 0, up(error + lost), error)
-    passage = Passage(reached, total, lost)
+    roundoff = Roundoff(reached, total, lost)
     if rows is not None:
-        least, most = rows.cut(block, passage, least, most)
+        least, most = rows.cut(block, roundoff, least, most)
     right = (lower <= least) & (most <= upper)
     require(np.all(right), f"rule 2 (box), block {k}: {_first(right)} does not contain what is reached")
     weights = image.positive(f"{k}.weights", size)
@@ -80,21 +88,22 @@ def _before(
     rest = length(np.where((weights > 0) & (error > 0), above(weights * error, 2), 0.0))
     _check_radius(block, image, sources, weights, radius, rest)
     own = deployed.activation_errors(block, lower, upper) if run else np.zeros(size)
-    return Before(Zone(centre, lower, upper, weights, radius), passage, own)
+    return PreActivation(Zone(centre, lower, upper, weights, radius), roundoff, own)
 
 
 def _first(right: Mask) -> str:
+    """The first entry that is not right, in words."""
     return f"entry {int(np.argmin(right))}"
 
 
 def _centre_error(block: Block, sources: Mapping[int, Cut], centre: Vector, reached: Vector) -> Vector:
-    """An upper bound of `|A c + b - centre|`: exactly 0 where nothing is computed and nothing differs."""
+    """Rule 1: upper bounds of `|A c + b - centre|`, entrywise; exactly 0 where values only move and nothing differs."""
     difference = np.abs(block.value({s: c.centre for s, c in sources.items()}) - centre)
     return difference * (1 + 4 * U) + gamma(2 * block.forwards) * reached
 
 
 def _ball_box(block: Block, sources: Mapping[int, Cut], centre: Vector, error: Vector) -> tuple[Vector, Vector]:
-    """The box around the centre that follows from the balls of the sources."""
+    """Rule 2(b): the box around the centre that follows from the balls of the sources. error: of the centre."""
     reach = error
     for s, source in sources.items():
         reach = up(reach + up(_row_norms(block.maps[s], source.varies) * source.after))
@@ -102,7 +111,7 @@ def _ball_box(block: Block, sources: Mapping[int, Cut], centre: Vector, error: V
 
 
 def _row_norms(linear: Map, varies: Mask) -> Vector:
-    """Upper bounds of the norms of the rows, on the columns that vary."""
+    """Upper bounds of the norms of the rows of a map, restricted to the columns that vary."""
     counts = np.diff(linear.sizes.indptr)
 
     def norms(matrix: Map) -> Vector:
@@ -118,9 +127,10 @@ def _row_norms(linear: Map, varies: Mask) -> Vector:
 def _reached_box(
     block: Block, sources: Mapping[int, Cut], ball: tuple[Vector, Vector], reached: Vector
 ) -> tuple[Vector, Vector]:
-    """What rule 2 asks the box to contain, of the exact value.
+    """Rule 2(a) and (b): a box that contains the exact value, by interval arithmetic from the boxes of the sources, cut
+    to the box `ball`.
 
-    The box of the sources goes through as midpoint m and halfwidth w; `|m| + w` is the sources' size.
+    The interval arithmetic is that of midpoints m and halfwidths w; `|m| + w` is at most the size of the sources.
     """
     if block.forwards:
         middle = {s: c.lower / 2 + c.upper / 2 for s, c in sources.items()}
@@ -137,7 +147,8 @@ def _reached_box(
 def _check_radius(
     block: Block, image: Arrays, sources: Mapping[int, Cut], weights: Vector, radius: float, rest: float
 ) -> None:
-    """Rules 4 and 5, by the first of the ways that fits."""
+    """Rules 4 and 5. Raises Rejected unless the radius follows from proved norms: joint ones where they give it, else
+    one of each source. rest: `||weights e||`, what the error of the centre adds."""
     k = block.cut
     parts = {s: Part(block.maps[s], source.varies) for s, source in sources.items()}
     if f"{k}.joint" in image:
@@ -159,18 +170,18 @@ def _check_radius(
 
 
 def _product(a: float, b: float) -> float:
-    """An upper bound of `a b`, for numbers >= 0; 0 where one of them is."""
+    """An upper bound of `a b` for numbers >= 0; exactly 0 where one of them is."""
     return float(above(a * b, 1)) if a and b else 0.0
 
 
-def _after(block: Block, image: Arrays, before: Before) -> Cut:
-    """Rule 6."""
+def _after(block: Block, image: Arrays, before: PreActivation) -> Cut:
+    """Rule 6: what is known of the value behind the activation."""
     k, phi, z, after = block.cut, block.activation, before.zone, image.scalar(f"{block.cut}.after")
     if phi is None:
         centre, lower, upper = z.centre, z.lower, z.upper
         varies, error = np.ones(centre.size, bool), 0.0
     else:
-        centre, (lower, upper), own = phi(z.centre), phi.image(z.lower, z.upper), before.own
+        centre, (lower, upper), own = phi(z.centre), phi.image(z.lower, z.upper), before.activation_error
         lower, upper = np.where(own > 0, down(lower - own), lower), np.where(own > 0, up(upper + own), upper)
         varies = ~phi.constant(z.lower, z.upper)
         error = length(phi.centre_error(z.centre)) + length(own)

@@ -1,4 +1,4 @@
-"""The graph of a certificate: its nodes, its cuts, and the block of every cut."""
+"""graph.json: the nodes of the network, its cuts, and the block of every cut (docs/certificate.md, section 1.2)."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from llcert.checker.nodes import Node, integers, read_node
 
 MOST_NODES, MOST_INPUTS = 10**4, 2 * 10**4
 FREE, FACTOR = 2**22, 8
-"""All nodes and blocks may add up so many numbers, and so many times those in model.npz: what the checker takes grows
-with what it is given."""
+"""All nodes, and all bodies of blocks, may add up FREE numbers and FACTOR times those in model.npz: the work of the
+checker then grows with the size of the files."""
 
 
 @dataclass(frozen=True)
 class Graph:
-    """nodes: in order of execution. blocks: of every cut but the input, in order."""
+    """The network. nodes: in order of execution. blocks: by the number of their cut. classes: how many there are."""
 
     nodes: tuple[Node, ...]
     blocks: Mapping[int, Block]
@@ -27,9 +27,10 @@ class Graph:
 
 
 def build(file: Mapping[str, Any], arrays: Arrays) -> Graph:
-    """The graph in graph.json and model.npz. Raises InvalidInput where they are not as their description says.
+    """The network in graph.json (`file`) and model.npz (`arrays`). Raises InvalidInput where the files break section
+    1.2.
 
-    Files of format 1 know float32 alone.
+    In files of format 1, which have no types, every value is float32.
     """
     listed = file.get("nodes")
     valid(isinstance(listed, list) and 1 < len(listed) <= MOST_NODES, "graph.json: nodes: no list of nodes")

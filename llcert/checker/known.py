@@ -1,4 +1,5 @@
-"""What rules 1 to 6 prove of the values of a network over the ball of an image."""
+"""Boxes and balls of all values of the network over the ball of an image, as rules 1 to 6 prove them (section 2.1 of
+docs/certificate.md)."""
 
 from __future__ import annotations
 
@@ -12,7 +13,10 @@ from llcert.checker.numbers import Mask, Vector
 
 @dataclass(frozen=True)
 class Cut:
-    """What is known of a cut's value h: `lower <= h <= upper`, `||h - centre|| <= after`, what varies at all."""
+    """What is known of the value h of a cut: `lower <= h <= upper` and `||h - centre|| <= after`.
+
+    varies: the entries of h that are not known to be constant.
+    """
 
     centre: Vector
     lower: Vector
@@ -22,15 +26,16 @@ class Cut:
 
     @property
     def size(self) -> Vector:
-        """`|h|` at most; also of the centre."""
+        """An upper bound of `|h|`, and of the absolute value of the centre."""
         return np.maximum(np.maximum(np.abs(self.lower), np.abs(self.upper)), np.abs(self.centre))
 
 
 @dataclass(frozen=True)
 class Zone:
-    """Box and ellipsoid of a value z: `lower <= z <= upper`, `||weights (z - centre)|| <= radius`.
+    """Box and ellipsoid of the value z that a step of an activation reads: `lower <= z <= upper` and
+    `||weights (z - centre)|| <= radius`.
 
-    lower, upper: `[entries]`, or `[rows, entries]` where every row is bounded over a box of its own.
+    lower, upper: `[entries]`, or `[rows, entries]` where every row is bounded over a box of its own (rule 12).
     """
 
     centre: Vector
@@ -41,34 +46,38 @@ class Zone:
 
 
 @dataclass(frozen=True)
-class Passage:
-    """What rows lose on their way through the body of a block, whose value is z.
+class Roundoff:
+    """What is needed to bound the rounding of rows that pass the body of a block, whose value is `z = A h + b`.
 
-    size: `|A| |h| + magnitude` at most, h over the boxes of the sources. total: the sum of such sizes over the sources
-    and all nodes of the body. lost: by how much a deployed evaluation may miss z, entrywise.
+    size: an upper bound of `|A| |h| + magnitude`, h over the boxes of the sources. total: the sum of such sizes over
+    the sources and all nodes of the body. deployed: an upper bound of the entrywise distance between z and its deployed
+    evaluation (rule 10); zero in real numbers.
     """
 
     size: Vector
     total: float
-    lost: Vector
+    deployed: Vector
 
 
 @dataclass(frozen=True)
-class Before:
-    """What is known of a block before its activation. own: what a deployed evaluation of the activation itself errs."""
+class PreActivation:
+    """What is known of the value of a block before its activation.
+
+    activation_error: an upper bound of the entrywise error of a deployed evaluation of the activation itself.
+    """
 
     zone: Zone
-    passage: Passage
-    own: Vector
+    roundoff: Roundoff
+    activation_error: Vector
 
 
 @dataclass(frozen=True)
 class Known:
-    """Everything rules 1 to 6 prove of an image: of every cut, and of every block before its activation.
+    """Everything that rules 1 to 6 prove of an image: of every cut, and of every block before its activation.
 
-    restricted: whether the input's box is cut to a range.
+    restricted: whether the claim is restricted to a range, to which the box of the input is cut.
     """
 
     cuts: Mapping[int, Cut]
-    before: Mapping[int, Before]
+    pre_activation: Mapping[int, PreActivation]
     restricted: bool = False

@@ -1,4 +1,4 @@
-"""The nodes of a certificate's network: what each computes, read from graph.json and model.npz."""
+"""The nodes of the network: what each computes, from graph.json and model.npz (docs/certificate.md, section 1.2)."""
 
 from __future__ import annotations
 
@@ -17,13 +17,17 @@ from llcert.checker.numbers import FORMATS, Format, Vector
 Matrix = Any  # scipy.sparse.csr_array, which has no types
 LARGEST_SIZE = 2**24
 LEAST = 2.0**-100
-"""What a size counts as at least: gamma, also of float32, times two of them pays for an underflow."""
+"""The least size of a value that is not exactly 0: twice it, times a unit of float32, still exceeds any underflow."""
 
 
 @dataclass(frozen=True)
 class Linear:
-    """`A x + b`. magnitude: >= abs(b). rows, columns: the most entries in any of them. exact: whether all entries are 1
-    or -1, so that a product is no rounding."""
+    """`A x + b`.
+
+    matrix: A, CSR. absolute: |A|. offset: b. magnitude: the sizes that a deployed kernel adds up to make b, at least
+    |b|. rows, columns: the largest number of entries of a row of A, and of a column. exact: whether a deployed kernel
+    multiplies nothing, as all entries are 1 or -1.
+    """
 
     matrix: Matrix
     absolute: Matrix
@@ -35,18 +39,21 @@ class Linear:
 
     @cached_property
     def floored(self) -> Matrix:
-        """The absolute matrix, every stored entry at least `LEAST`."""
+        """|A|, with every stored entry raised to at least `LEAST`."""
         return floored(self.absolute)
 
     @cached_property
     def pattern(self) -> Matrix:
-        """1 for every stored entry."""
+        """The matrix with 1 for every stored entry of A."""
         return with_data(self.matrix, np.ones_like(self.matrix.data))
 
 
 @dataclass(frozen=True)
 class Take:
-    """`y_i = x[places_i]`, 0 where the place is -1. inputs: size of x. most: how often an entry is taken."""
+    """`y_i = x[places_i]`, 0 where the place is -1.
+
+    inputs: size of x. most: how often one entry of x is taken, at most.
+    """
 
     places: Integers
     inputs: int
@@ -57,23 +64,25 @@ class Take:
 
     @cached_property
     def matrix(self) -> Matrix:
-        """The same as a matrix."""
+        """The 0/1 matrix of this map."""
         (rows,) = np.nonzero(self.places >= 0)
         return sparse.csr_array((np.ones(rows.size), (rows, self.places[rows])), shape=(self.places.size, self.inputs))
 
 
 @dataclass(frozen=True)
 class Concat:
-    """`y[places_i] = x_i`."""
+    """`y[places_i] = x_i`, for the inputs x_0, x_1, ...; all places together are a permutation."""
 
     places: tuple[Integers, ...]
 
 
 @dataclass(frozen=True)
 class Node:
-    """inputs: numbers of earlier nodes; none for the input. what: None for the input, a string for a sum.
+    """A node of the graph.
 
-    form: what the value is computed in where the network is run; a `Take` alone may change it.
+    inputs: numbers of earlier nodes; none for the input of the network. what: what it computes; None for the input, the
+    string "add" for a sum. form: the format in which its value is computed where the network is run, that of its inputs
+    unless it is a `Take`.
     """
 
     inputs: tuple[int, ...]
@@ -83,12 +92,12 @@ class Node:
 
     @property
     def work(self) -> int:
-        """How many numbers it adds up, those of a matrix aside."""
+        """The number of entries of its inputs or results that it moves or adds; a matrix is not counted."""
         return self.size * max(len(self.inputs), 1)
 
 
 def read_node(fields: Any, nodes: Sequence[Node], arrays: Arrays, *, typed: bool) -> Node:
-    """The node behind `nodes`, among which its inputs must be. Raises InvalidInput where it is not as described.
+    """The next node after `nodes`, which are all that it may read. Raises InvalidInput where it breaks section 1.2.
 
     fields: its entry in graph.json. arrays: of model.npz. typed: whether the entry must name a number format.
     """
@@ -124,7 +133,7 @@ def read_node(fields: Any, nodes: Sequence[Node], arrays: Arrays, *, typed: bool
 
 
 def _form(number: int, fields: Any, *, typed: bool) -> Format:
-    """The number format of a node's value; typed: whether it must be said."""
+    """The number format of a node's value. typed: whether its entry must name it; else it must not, and is float32."""
     valid(isinstance(fields, dict), f"graph.json: node {number}: not an object")
     name = fields.get("type") if typed else "float32"
     known = isinstance(name, str) and name in FORMATS and (typed or "type" not in fields)
@@ -133,13 +142,14 @@ def _form(number: int, fields: Any, *, typed: bool) -> Format:
 
 
 def integers(found: object, limit: int, what: str) -> list[int]:
-    """A list in graph.json of numbers below `limit`."""
+    """A list of integers in [0, limit), as graph.json has it. what: which list, for the complaint."""
     right = isinstance(found, list) and all(type(i) is int and 0 <= i < limit for i in found)
     valid(right, f"graph.json: {what}: no list of numbers of earlier nodes")
     return list(found) if isinstance(found, list) else []
 
 
 def _activation(number: int, kind: str, size: int, arrays: Arrays) -> Activation:
+    """An activation of one of the three kinds, with its arrays."""
     here = f"node {number}"
     if kind == "leaky":
         return Leaky(arrays.vector(f"{number}.below", size))
@@ -158,6 +168,7 @@ def _activation(number: int, kind: str, size: int, arrays: Arrays) -> Activation
 
 
 def _permutation(places: Integers, size: int) -> bool:
+    """Whether the places are 0, ..., size - 1 in some order."""
     return places.size == size and bool(np.all(np.bincount(places, minlength=size) == 1))
 
 
@@ -166,7 +177,7 @@ def _take(places: Integers, inputs: int) -> Take:
 
 
 def _linear(number: int, size: int, inputs: int, arrays: Arrays, *, exact: bool) -> Linear:
-    """A node's matrix, whose rows and columns are checked before scipy sees them."""
+    """`A x + b` of a node; all indices of A are checked before scipy gets them."""
     here = f"model.npz: node {number}"
     data = arrays.vector(f"{number}.data")
     indices = arrays.integers(f"{number}.indices", data.size, inputs)
@@ -186,10 +197,10 @@ def _linear(number: int, size: int, inputs: int, arrays: Arrays, *, exact: bool)
 
 
 def floored(sizes: Matrix) -> Matrix:
-    """The matrix with every stored entry at least `LEAST`."""
+    """A matrix of sizes >= 0, with every stored entry raised to at least `LEAST`."""
     return with_data(sizes, np.maximum(sizes.data, LEAST))
 
 
 def with_data(matrix: Matrix, data: Vector) -> Matrix:
-    """Other entries in the same places. The places are copied: scipy may sort those of a matrix in place."""
+    """A CSR matrix with other entries in the same places, which are copied because scipy may sort them in place."""
     return sparse.csr_array((data, matrix.indices.copy(), matrix.indptr.copy()), shape=matrix.shape)

@@ -1,4 +1,4 @@
-"""Rule 4: proves that a masked, weighted linear map has at most a given 2-norm, by a Cholesky factorisation."""
+"""Rule 4: proves that a masked, weighted linear map has at most a given spectral norm, by a Cholesky factorisation."""
 
 from __future__ import annotations
 
@@ -16,16 +16,18 @@ from llcert.checker.nodes import Matrix, with_data
 from llcert.checker.numbers import TINY, Mask, U, Vector, above, down, gamma
 
 MOST_CELLS, MOST_WORK = 2**28, 2**32
-"""Numbers of a matrix that is factorised, and products of a sparse Gram matrix: beyond them nothing is proved."""
+"""Largest number of entries of a matrix that is factorised, and of multiplications to form a sparse Gram matrix; beyond
+them nothing is proved."""
 SPARSE_SHARE = 0.1
-"""Below this share of entries a Gram matrix is formed faster by sparse products than by dense ones."""
+"""Share of nonzero entries of a matrix below which its Gram matrix is formed by sparse products, not by dense ones."""
 BAND_SHARE = 0.5
-"""Below this share of the side a banded factorisation is faster than a dense one (measured)."""
+"""Share of the side of a Gram matrix below which its bandwidth makes a banded factorisation faster than a dense one
+(measured)."""
 
 
 @dataclass(frozen=True)
 class Part:
-    """`share diag(weights) A diag(mask)`, one of the maps that stand side by side."""
+    """`share A diag(mask)`: one of the maps whose rows stand side by side in `proves`."""
 
     map: Map
     mask: Mask
@@ -33,10 +35,10 @@ class Part:
 
 
 def proves(parts: Sequence[Part], weights: Vector, bound: float) -> bool:
-    """True only if `||[share_s diag(weights) A_s diag(mask_s)]||_2 <= bound`.
+    """True only if `||[share_s diag(weights) A_s diag(mask_s)]||_2 <= bound`, the maps of all parts side by side.
 
-    Zero rows and columns are cut away first. Every entry of the computed map M is off by at most gamma(n) its size, so
-    the norm is at most `||M|| + gamma(n) ||sizes||`; what is left of the bound is to be proved for M itself.
+    Zero rows and columns are left out. Every entry of the computed matrix M is off by at most gamma(n) times its size,
+    so the norm is at most `||M|| + gamma(n) ||sizes||`, and `||M|| <= bound - gamma(n) ||sizes||` is proved.
     """
     matrix = _cut([(p, p.map.matrix) for p in parts], weights)
     composed = any(p.map.roundings for p in parts)
@@ -52,9 +54,10 @@ def proves(parts: Sequence[Part], weights: Vector, bound: float) -> bool:
 
 
 def _cut(parts: Sequence[tuple[Part, Matrix]], weights: Vector) -> Matrix:
-    """The maps side by side, weighted, without the rows and columns that weights and masks make zero.
+    """The weighted matrices of the parts side by side, without the rows and columns that weights and masks make zero.
 
-    Factors are raised to TINY, which only raises the norm: one that underflows may meet an entry that is as large.
+    Factors are raised to at least TINY, which can only raise the norm: a factor that underflowed to 0 might belong to
+    an entry that is as large as it is small.
     """
     rows = np.flatnonzero(weights)
     cut = []
@@ -68,10 +71,8 @@ def _cut(parts: Sequence[tuple[Part, Matrix]], weights: Vector) -> Matrix:
 
 
 def schur(sizes: Matrix) -> float:
-    """An upper bound of the norm of a matrix of entries >= 0, and of every matrix it bounds entrywise.
-
-    The root of largest row sum times largest column sum (Higham 2002, section 6.3).
-    """
+    """An upper bound of the norm of a matrix with entries >= 0, and of every matrix whose absolute values are below
+    them: the root of largest row sum times largest column sum (Higham 2002, section 6.3)."""
     if not sizes.nnz:
         return 0.0
     most = float(sizes.sum(axis=1).max()) * float(sizes.sum(axis=0).max())
@@ -79,10 +80,11 @@ def schur(sizes: Matrix) -> float:
 
 
 def _gram_is_below(matrix: Matrix, bound: float) -> bool:
-    """True only if `tau I - M^T M` is positive semidefinite for a tau <= bound^2, on the smaller side of M.
+    """True only if `||M|| <= bound`: `tau I - G` is positive semidefinite for G the Gram matrix of the smaller side of
+    M and some tau <= bound^2.
 
-    The Gram matrix in floating point is off by at most gamma(m) |M|^T |M|, m its longest inner product, and so by
-    gamma(m) times the square of the Schur bound of |M| in norm.
+    G as computed is off by at most gamma(m) |M|^T |M|, m its longest inner product, hence in norm by gamma(m) times the
+    square of `schur(|M|)`.
     """
     if matrix.shape[0] < matrix.shape[1]:
         matrix = sparse.csr_array(matrix.T)
@@ -103,7 +105,7 @@ def _gram_is_below(matrix: Matrix, bound: float) -> bool:
 
 
 def _shifted(diagonal: Vector, tau: float, error: float, band: int) -> Vector | None:
-    """The diagonal of `tau I - G` less Rump's shift; None where an entry is not positive.
+    """The diagonal of `tau I - G` minus Rump's shift; None where an entry is not positive. error: of G, in norm.
 
     S. M. Rump, Verification of positive definiteness, BIT 46 (2006): if the factorisation of B runs to its end in
     floating point, its factor is the exact one of B + E with |E_ij| <= g sqrt(b_ii b_jj), g = gamma(k)/(1 - gamma(k)),
@@ -124,7 +126,7 @@ def _shifted(diagonal: Vector, tau: float, error: float, band: int) -> Vector | 
 
 
 def _dense(gram: Vector, tau: float, error: float) -> bool:
-    """True only if `tau I - gram` is positive semidefinite, also where gram is off by `error` in norm."""
+    """True only if `tau I - G` is positive semidefinite for every G with `||G - gram|| <= error`."""
     n = gram.shape[0]
     diagonal = _shifted(gram.diagonal(), tau, error, n - 1)
     if diagonal is None:
@@ -135,7 +137,7 @@ def _dense(gram: Vector, tau: float, error: float) -> bool:
 
 
 def _banded(gram: Matrix, order: Integers, band: int, tau: float, error: float) -> bool:
-    """Likewise, of a sparse matrix whose entries lie `band` around the diagonal in the given order."""
+    """The same for a sparse matrix with this bandwidth once its rows and columns are in this order."""
     diagonal = _shifted(gram.diagonal()[order], tau, error, band)
     if diagonal is None:
         return False
@@ -148,7 +150,7 @@ def _banded(gram: Matrix, order: Integers, band: int, tau: float, error: float) 
 
 
 def _factors(factorise: Callable[[], Vector]) -> bool:
-    """Whether a factorisation runs to its end, on finite numbers."""
+    """Whether a factorisation runs to its end with a finite factor."""
     try:
         factor = factorise()
     except (linalg.LinAlgError, ValueError):
@@ -157,14 +159,14 @@ def _factors(factorise: Callable[[], Vector]) -> bool:
 
 
 def _placed(gram: Matrix, order: Integers) -> tuple[Integers, Integers]:
-    """Rows and columns of the stored entries, in the given order."""
+    """Row and column of every stored entry once rows and columns are in this order."""
     place = np.empty(order.size, np.int64)
     place[order] = np.arange(order.size)
     return place[np.repeat(np.arange(order.size), np.diff(gram.indptr))], place[gram.indices]
 
 
 def _narrowest(gram: Matrix) -> tuple[Integers, int]:
-    """An order of the rows, natural or reverse Cuthill-McKee, and the width of the band in it."""
+    """The better of two orders of the rows, their own and reverse Cuthill-McKee, and the bandwidth in it."""
     n = gram.shape[0]
     found = []
     natural = np.arange(n)

@@ -1,4 +1,8 @@
-"""Bounds on what rounding does to float64 numbers (Higham, Accuracy and Stability, 2002, chapters 2 and 3)."""
+"""Arithmetic with bounds on its rounding, in float64 (Higham 2002, chapters 2 and 3), number formats, exact numbers.
+
+All other files compute through these functions, so that every result lies on the safe side of the exact one. Underflow
+is in no `gamma` and is paid for by tiny numbers (rule 9 of docs/certificate.md).
+"""
 
 from __future__ import annotations
 
@@ -14,13 +18,14 @@ from numpy.typing import NDArray
 Vector = NDArray[np.float64]
 Mask = NDArray[np.bool_]
 
-U = 2.0**-53
-U32 = 2.0**-24
+U, U32 = 2.0**-53, 2.0**-24
+"""Unit roundoffs of float64 and float32."""
 
 
 @dataclass(frozen=True)
 class Format:
-    """A number format that a value is computed in. unit: of its roundings. limit: no larger size is followed."""
+    """A number format in which a value is computed. unit: its unit roundoff. limit: sizes must stay below, or it may
+    overflow."""
 
     unit: float
     limit: float
@@ -28,9 +33,9 @@ class Format:
 
 FORMATS = {"float32": Format(U32, 2.0**127), "float64": Format(U, 2.0**1023)}
 TINY = 2.0**-900
-"""Added to sizes before gamma times them bounds an error: gamma(n) TINY > n 2^-1022 pays for n underflows."""
+"""Added to sizes before they are multiplied by gamma: gamma(n) TINY > n 2^-1022 pays for n underflows."""
 SMALLEST = 2.0**-1022
-"""The smallest normal number: at most what an underflow may change a number by."""
+"""The smallest normal number of float64, an upper bound of what an underflow changes."""
 
 
 _DECIMAL, _FRACTION = (
@@ -41,25 +46,28 @@ _NUMBER = re.compile(f"-?({_DECIMAL}|{_FRACTION})")
 
 
 def number(text: object, *, signed: bool = False) -> Fraction | None:
-    """The exact number that a fraction or decimal of a few digits stands for; None for everything else."""
+    """The exact value of a fraction or decimal of at most 40 digits a number, such as "36/255"; None for other texts.
+
+    signed: whether it may be negative.
+    """
     right = isinstance(text, str) and _NUMBER.fullmatch(text) and (signed or text[0] != "-")
     return Fraction(str(text)) if right else None
 
 
 def rounded_up(exact: Fraction) -> float:
-    """The least float64 that is not smaller."""
+    """The least float64 that is not below the exact number."""
     nearest = float(exact)
     return nearest if Fraction(nearest) >= exact else math.nextafter(nearest, math.inf)
 
 
 def gamma(count: int, unit: float = U) -> float:
-    """`n u / (1 - n u)`, rounded up: the relative error of n roundings in a row; infinite where n u >= 1/2."""
+    """`n u / (1 - n u)`, rounded up: a bound of the relative error of n roundings; infinite where n u >= 1/2."""
     product = count * unit
     return product / (1 - product) * (1 + 4 * U) if product < 0.5 else math.inf
 
 
 def above(value: Any, count: int) -> Any:
-    """An upper bound of the exact value that `value` was computed for, from terms >= 0 in at most `count` roundings."""
+    """An upper bound of the exact value of a number computed from terms >= 0 by at most `count` roundings."""
     return value * (1 + gamma(count + 4)) + TINY
 
 
@@ -78,18 +86,19 @@ def length(vector: Vector) -> float:
 
 
 def least_product(a: Vector, b: Vector) -> Any:
-    """Lower bounds of `a . b` along the last axis of a, whatever the order of summation. b: one vector."""
+    """Lower bounds of `a . b` along the last axis of a, for any order of summation. b: one vector."""
     size = above(np.abs(a) @ np.abs(b), b.size + 2)
     return down(a @ b - above(gamma(b.size + 2) * size, 4))
 
 
 def least_sum(values: Vector) -> Any:
-    """Lower bounds of sums along the last axis, whatever the order of summation."""
+    """Lower bounds of the sums along the last axis, for any order of summation."""
     return least_product(values, np.ones(values.shape[-1]))
 
 
 def least_sums(values: Vector, rows: NDArray[np.int64], shape: tuple[int, int]) -> Vector:
-    """Lower bounds of the sums of the values of each row; rows: of each value. shape: rows, and values of a row."""
+    """Lower bounds of the sums of the values of each row. rows: the row of each value. shape: the number of rows, and
+    of values in a row at most."""
     count, most = shape
     size = above(np.bincount(rows, np.abs(values), count), most + 2)
     return np.asarray(down(np.bincount(rows, values, count) - above(gamma(most + 2) * size, 4)))

@@ -5,11 +5,16 @@ from __future__ import annotations
 import functools
 import hashlib
 import json
+from collections.abc import Callable
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+
+from llcert.checker import Result, check
+from llcert.errors import InvalidInput
 
 from .generator import Evidence, certify
 from .networks import Array, Toy, graph_json, model_arrays, random_toy
@@ -98,3 +103,57 @@ def random_case(seed: int, *, margin: bool = False, single: bool = False) -> Cas
             case = Case(toy, x, label, eps, certify(toy, x, label, float(eps), rng, single=single))
             if case.proved or not margin:
                 return case
+
+
+def only(folder: Path) -> Result:
+    """The verdict on the only image of a certificate."""
+    (result,) = check(folder)
+    return result
+
+
+def written(case: Case, folder: Path, semantics: str = "real") -> Path:
+    """The folder of the certificate of a case."""
+    return write(folder, case.toy, case.eps, [(case.label, case.found)], semantics)
+
+
+def change(folder: Path, name: str, edit: Callable[[dict[str, Any]], None]) -> None:
+    """Edits the arrays of an npz file, or the object of a JSON file, and puts the hashes right again."""
+    path = folder / name
+    if path.suffix == ".json":
+        content = json.loads(path.read_text())
+        edit(content)
+        path.write_text(json.dumps(content))
+    else:
+        with np.load(path) as held:
+            arrays = dict(held)
+        edit(arrays)
+        np.savez(path, **arrays)
+    rehash(folder)
+
+
+def complaint(folder: Path) -> str:
+    """The one line that says what is wrong: an error, or why the image is rejected."""
+    try:
+        (result,) = check(folder)
+    except InvalidInput as error:
+        line = str(error)
+    else:
+        assert not result.accepted
+        line = result.reason
+    assert line
+    assert len(line.splitlines()) == 1
+    assert len(line) < 200
+    return line
+
+
+def put(name: str, edit: Callable[[np.ndarray], Any]) -> Callable[[dict[str, Any]], None]:
+    return lambda arrays: arrays.update({name: np.asarray(edit(arrays[name]))})
+
+
+def at(i: int, to: Any) -> Callable[[np.ndarray], np.ndarray]:
+    def edit(v: np.ndarray) -> np.ndarray:
+        v = v.copy()
+        v[i] = to
+        return v
+
+    return edit

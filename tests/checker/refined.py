@@ -8,13 +8,25 @@ import functools
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from fractions import Fraction
+from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 
-from .cases import Case
+from llcert.checker.files import Arrays
+from llcert.checker.forward import propagate
+from llcert.checker.graph import build
+from llcert.checker.known import Known
+from llcert.errors import InvalidInput
+
+from .cases import Case, write
 from .generator import Block, Ends, Evidence, affine, chord, down_to, evidence, rows
-from .networks import Array, Toy, random_toy, value
+from .networks import Array, Toy, graph_json, model_arrays, random_toy, value
+from .singles import all_in_float32
+
+Held = dict[str, Any]
+"""The arrays of an image by name."""
 
 SLACK = 1e-9
 
@@ -221,3 +233,68 @@ def refined_case(seed: int, *, single: bool = False, depth: int = 2) -> Case:
             case = Case(toy, x, label, eps, refined(toy, x, label, float(eps), rng, single=single, depth=depth))
             if case.proved:
                 return case
+
+
+def case_of(seed: int) -> Case:
+    """Every third of deployed evaluations."""
+    return refined_case(seed, single=seed % 3 == 0)
+
+
+def written_refined(case: Case, folder: Path, *, single: bool = False) -> Path:
+    images = [(case.label, case.found)]
+    return write(folder, case.toy, case.eps, images, "float32" if single else "real", version=3)
+
+
+def known(case: Case, arrays: Held, *, single: bool = False) -> Known:
+    """What the checker proves of every value. Raises InvalidInput."""
+    network = build(graph_json(case.toy), wrapped(model_arrays(case.toy)))
+    with np.errstate(all="ignore"):
+        return propagate(network, wrapped(arrays), float(case.eps), run=single)
+
+
+def wrapped(arrays: Held) -> Arrays:
+    return Arrays("images/0.npz", {k: np.asarray(v) for k, v in arrays.items()})
+
+
+def points(case: Case, rng: np.random.Generator, count: int = 400) -> np.ndarray:
+    """Of the ball, many on its surface, some along single axes."""
+    d = rng.normal(size=(count, case.x.size)) ** rng.choice([1, 3], (count, 1))
+    d /= np.linalg.norm(d, axis=1, keepdims=True)
+    d[::3] *= rng.random((len(d[::3]), 1))
+    return np.asarray(case.x + d * float(case.eps) * (1 - 1e-12))
+
+
+def holds(case: Case, found: Known, rng: np.random.Generator, *, single: bool = False) -> bool:
+    """Whether all values at points of the ball lie in what is known of them; single: as float32 computes them."""
+    x, right = points(case, rng), True
+    every = all_in_float32(case.toy, x.astype(np.float32), rng) if single else values(case.toy, x)
+    for k, before in found.pre_activation.items():
+        n = case.toy.nodes[k]
+        z, zone = every[n["inputs"][0] if n["kind"] in ("clamp", "leaky", "maxmin") else k].astype(float), before.zone
+        right &= bool(np.all((zone.lower <= z) & (z <= zone.upper)))
+        right &= bool(np.all(np.linalg.norm((z - zone.centre) * zone.weights, axis=1) <= zone.radius))
+        right &= bool(np.all((found.cuts[k].lower <= every[k]) & (every[k] <= found.cuts[k].upper)))
+    return right
+
+
+def changed(case: Case, edit: Callable[[Held], object]) -> Held:
+    held = {n: np.copy(v) for n, v in case.found.arrays.items()}
+    edit(held)
+    return held
+
+
+def reason(case: Case, edit: Callable[[Held], object]) -> str:
+    with pytest.raises(InvalidInput) as failure:
+        known(case, changed(case, edit))
+    return str(failure.value)
+
+
+def with_rows(*names: str) -> tuple[Case, dict[str, int]]:
+    """A case whose evidence has arrays that end so, and the first block of each."""
+    for seed in range(60):
+        case = case_of(seed)
+        held = sorted(case.found.arrays, key=lambda n: [int(p) if p.isdecimal() else 0 for p in n.split(".")])
+        found = {name: int(n.split(".")[n.startswith("first.")]) for name in names for n in held if n.endswith(name)}
+        if len(found) == len(names):
+            return case, found
+    raise AssertionError(names)

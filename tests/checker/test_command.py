@@ -11,8 +11,7 @@ import pytest
 
 from llcert.cli import main
 
-from .cases import random_case, write
-from .test_certificates import change
+from .cases import change, random_case, write
 
 CASE = random_case(5, margin=True)
 CLAIM = f"the label stays first, eps {CASE.eps}, semantics real"

@@ -10,10 +10,11 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from certificates import certified
 from mixed import in_own_formats, mixed
 from random_graphs import random_image, random_network
 
-from llcert.certificate_writer.canonical import Canonical
+from llcert.certificate_writer.graph import CertificateGraph
 from llcert.checker import check
 from llcert.checker.deployed import errors
 from llcert.checker.files import Arrays
@@ -23,8 +24,6 @@ from llcert.ir import Input, LinearOp, Network, apply
 from llcert.ops import Add, Affine, BatchNorm, Clamp, Concat, Leaky, Linear, MaxMin, relu
 from llcert.ops.cast import cast
 from llcert.program import lower
-
-from ..certificate_writer.certified import certified
 
 
 def two_layers() -> Network:
@@ -36,8 +35,8 @@ def two_layers() -> Network:
 
 
 def written(network: Network) -> tuple[dict[str, Any], Arrays]:
-    canonical = Canonical.of(lower(network, dtype=torch.float64))
-    return canonical.graph(), Arrays("model.npz", canonical.arrays)
+    graph = CertificateGraph.of(lower(network, dtype=torch.float64))
+    return graph.graph_json(), Arrays("model.npz", graph.arrays)
 
 
 def rounding(graph: Graph, x: float) -> np.ndarray:

@@ -1,6 +1,9 @@
-"""Rules 7 and 8: lower bounds of linear functions of a value, by taking rows backwards through the network.
+"""Rules 7 and 8: lower bounds of linear functions of values, by a backward pass through the network.
 
-Rows are `[rows, entries]`; all of them start at one cut and stop at one cut.
+A row is the coefficient vector of a linear function of one cut's value; rows are `[rows, entries]`, and all of them
+start at one cut and stop at one cut. On its way a row passes affine nodes by their transpose, and activations by linear
+relaxations over box and ellipsoid, of the CROWN kind: slopes and multipliers are the certificate's choice, and every
+choice gives a bound.
 """
 
 from __future__ import annotations
@@ -13,7 +16,7 @@ import numpy as np
 
 from llcert.checker.activations import LINE, Activation, Leaky, MaxMin, Piece
 from llcert.checker.blocks import Block
-from llcert.checker.known import Known, Passage, Zone
+from llcert.checker.known import Known, Roundoff, Zone
 from llcert.checker.numbers import (
     SMALLEST,
     TINY,
@@ -32,52 +35,58 @@ from llcert.checker.numbers import (
 
 
 class Choices(Protocol):
-    """What a certificate chooses for some rows; every choice gives a bound."""
+    """The relaxations that a certificate chooses for some rows. No choice can make a bound false."""
 
     def slopes(self, cut: int, step: int, rows: Vector) -> Vector:
-        """The slopes of a step of the activation `cut` for the rows that reach it, `[rows, entries]`."""
+        """The slopes for the rows that reach a step of the activation at `cut`, `[rows, entries]`."""
         ...
 
     def multipliers(self, cut: int, step: int) -> Vector:
-        """The multiplier of each row at such a step, `[rows]`, >= 0."""
+        """The multiplier of the ellipsoid of that step for each row, `[rows]`, >= 0."""
         ...
 
     def end(self, cut: int) -> Vector | None:
-        """The multiplier of each row where it stops, `[rows]`, >= 0; None for the ball of the input alone."""
+        """The multiplier of the ball of a cut where rows stop, `[rows]`, >= 0; None to use the ball alone, without the
+        box, which is possible at the input."""
         ...
 
     def zone(self, cut: int, step: int, zone: Zone) -> Zone:
-        """The zone over which rows pass a step, given that of the whole ball."""
+        """The box and ellipsoid over which rows pass a step; `zone` is that of the whole ball of the image."""
         ...
 
 
-def descended(
+def lower_bounds(
     blocks: Mapping[int, Block], known: Known, rows: dict[int, Vector], terms: list[Vector], stop: int, choices: Choices
 ) -> Vector:
-    """Lower bounds of `sum over cuts of rows . h`, plus the sum of the terms, over the ball, `[rows]`.
+    """Lower bounds of `sum over cuts of rows . h + sum of terms` over the ball of the image, `[rows]`; NaN or -inf
+    where there is none.
 
-    NaN or -inf where there is none. Of the real network, and of deployed ones where what is known is. rows: of each
-    cut that has any; emptied. terms: `[rows]` each; what is lost on the way is added to them.
+    They hold for the real network, and for deployed ones where `known` does. rows: by the cut on whose value they act;
+    emptied. terms: constants, `[rows]` each, to which the constants and the rounding errors of the pass are added.
     """
     while (k := max(rows)) > stop:
-        row, block, before = rows.pop(k), blocks[k], known.before[k]
+        row, block, z = rows.pop(k), blocks[k], known.pre_activation[k]
         if block.activation is not None:
-            terms.append(-most_product(row, before.own))
-            row, gained = _through(block.activation, row, k, before.zone, choices)
+            terms.append(-most_product(row, z.activation_error))
+            row, gained = _through_activation(block.activation, row, k, z.zone, choices)
             terms.append(gained)
-        pass_body(block, before.passage, row, rows, terms, known)
-    terms += [_end(s, row, known, choices) for s, row in rows.items()]
+        through_body(block, z.roundoff, row, rows, terms, known)
+    terms += [_at_stop(s, row, known, choices) for s, row in rows.items()]
     return np.asarray(down(least_sum(np.stack(terms, -1))))
 
 
-def pass_body(
-    block: Block, passage: Passage, row: Vector, rows: dict[int, Vector], terms: list[Vector], known: Known
+def through_body(
+    block: Block, roundoff: Roundoff, row: Vector, rows: dict[int, Vector], terms: list[Vector], known: Known
 ) -> None:
-    """Takes rows on the value of a block before its activation to those of its sources, to which they are added."""
-    terms.append(-most_product(row, passage.lost))
+    """Step 2 of rule 7: turns rows on the value of a block before its activation into rows on its sources.
+
+    row: `[rows, entries]`. rows: of the sources, to which the new ones are added. terms: constants of the rows, to
+    which the offset and the rounding errors of the body are added.
+    """
+    terms.append(-most_product(row, roundoff.deployed))
     further, constant = block.transposed(row)
-    terms += [constant, -_most(gamma(2 * block.backwards) * most_product(row, passage.size))]
-    terms.append(np.full(len(row), -_most(block.backwards * SMALLEST * passage.total)))
+    terms += [constant, -_most(gamma(2 * block.backwards) * most_product(row, roundoff.size))]
+    terms.append(np.full(len(row), -_most(block.backwards * SMALLEST * roundoff.total)))
     for s, part in further.items():
         if s in rows:  # one more rounding, of the sum
             part = rows[s] + part
@@ -86,26 +95,27 @@ def pass_body(
 
 
 def most_product(rows: Vector, size: Vector) -> Vector:
-    """Upper bounds of `|row| . size`."""
+    """Upper bounds of `|row| . size` of each row, `[rows]`."""
     return np.asarray(above(np.abs(rows) @ size, size.size + 2))
 
 
 def _most(value: Vector | float) -> Vector:
+    """An upper bound of a product of numbers >= 0."""
     return np.asarray(above(value, 2))
 
 
 def steps(phi: Activation, zone: Zone) -> tuple[Zone, ...]:
-    """The zone of every step of an activation, the first step first. zone: of what it reads.
+    """Rule 8: the box and ellipsoid of every step of an activation, the first step first. zone: of its input.
 
-    A MaxMin is sorted, by the step of `|a - b|` for every pair, and then clamped if it has a threshold.
+    A MaxMin is the sort of each pair (a, b), by a step on `|a - b|`, then a clamp if it has a finite threshold.
     """
     if not isinstance(phi, MaxMin):
         return (zone,)
     return (_difference(phi, zone), _sorted(phi, zone))[: 2 if phi.clipped else 1]
 
 
-def _through(phi: Activation, row: Vector, k: int, zone: Zone, choices: Choices) -> tuple[Vector, Vector]:
-    """Rows for the value before an activation and constants: `row . phi(z) >= result . z + constant`."""
+def _through_activation(phi: Activation, row: Vector, k: int, zone: Zone, choices: Choices) -> tuple[Vector, Vector]:
+    """Step 1 of rule 7: rows g and constants h with `row . phi(z) >= g . z + h` over the zone of z; k is its number."""
     zones = [choices.zone(k, i, z) for i, z in enumerate(steps(phi, zone))]
     if not isinstance(phi, MaxMin):
         g = choices.slopes(k, 0, row) * row
@@ -120,7 +130,7 @@ def _through(phi: Activation, row: Vector, k: int, zone: Zone, choices: Choices)
 
 
 def _sorted(phi: MaxMin, zone: Zone) -> Zone:
-    """The zone of the sorted pairs: a permutation where their order is known, a nonexpansive map elsewhere."""
+    """The zone of the sorted pairs. Sorting is a permutation where the order is known, and nonexpansive elsewhere."""
     a, b = phi.split(zone.weights)
     a_first, b_first = phi.order(zone.lower, zone.upper)
     smaller = np.minimum(a, b)
@@ -132,7 +142,7 @@ def _sorted(phi: MaxMin, zone: Zone) -> Zone:
 
 
 def _difference(phi: MaxMin, zone: Zone) -> Zone:
-    """The zone of `t = a - b`. Its centre is rounded, by at most U |t|: the radius is that much larger."""
+    """The zone of `t = a - b`. Its centre is rounded by at most U |t|, by which the radius is larger."""
     (ca, cb), (la, lb), (ua, ub) = (phi.split(z) for z in (zone.centre, zone.lower, zone.upper))
     weights = np.minimum(*phi.split(zone.weights)) * (math.sqrt(0.5) * (1 - 4 * U))
     centre = ca - cb
@@ -143,7 +153,11 @@ def _difference(phi: MaxMin, zone: Zone) -> Zone:
 def _unsorted(
     phi: MaxMin, row: Vector, k: int, difference: Zone, zone: Zone, choices: Choices
 ) -> tuple[Vector, Vector]:
-    """The step of the sort itself: `a_p p + a_q q` is linear in `a + b` and in |t|, `t = a - b`."""
+    """Step 0 of rule 8, the sort: rows and constants before it, for rows on the larger (p) and the smaller (q) of
+    pairs.
+
+    `a_p p + a_q q` is linear in `a + b` and in |t|, `t = a - b`. difference: the zone of t. zone: of the pairs.
+    """
     p, q = row[:, phi.first], row[:, phi.second]
     mean, rest = p / 2 + q / 2, p / 2 - q / 2
     g = choices.slopes(k, 0, rest) * rest
@@ -157,9 +171,10 @@ def _unsorted(
 
 
 def _constant(pieces: Iterable[Piece], row: Vector, g: Vector, zone: Zone, lam: Vector) -> Vector:
-    """Lower bounds of `row . phi(z) - g . z` over box and ellipsoid, by the multipliers lam, `[rows]`.
+    """Lower bounds of `row . phi(z) - g . z` over box and ellipsoid, `[rows]`, by the multipliers lam, `[rows]`.
 
-    Entries of a row that are 0, and so is g, add nothing below 0: at the centre, if the box has it, they add 0.
+    An entry at which row and g are 0 adds the least value of `lam w^2 / 2 (z - c)^2`, which is 0 where the box contains
+    the centre c; such entries are left out.
     """
     curvature = lam[:, None] * zone.weights * zone.weights * (1 - 16 * U)
     curvature = np.where(curvature > 2.0**-800, curvature, 0.0)
@@ -178,11 +193,12 @@ def _constant(pieces: Iterable[Piece], row: Vector, g: Vector, zone: Zone, lam: 
 def _least(
     pieces: Iterable[Piece], a: Vector, g: Vector, curvature: Vector, zone: tuple[Vector, Vector, Vector]
 ) -> Vector:
-    """Lower bounds of `min over z of F(z) = a phi(z) - g z + curvature / 2 (z - c)^2` over [lower, upper], entrywise.
+    """Lower bounds of `F(z) = a phi(z) - g z + curvature / 2 (z - c)^2` over [lower, upper], entrywise.
 
-    On one piece F is convex: it lies above its tangent at any point, whose least value is at an end. The point is
-    where F is least, as far as floating point can tell; the bound does not depend on that, nor on a centre inside the
-    box. At most 16 roundings go into each of the terms whose sizes are added up.
+    On one piece F is convex, so it lies above its tangent at any point of the piece, and the tangent is least at an
+    end. The point is chosen near the minimum of F, but the bound holds for any, and for a centre c outside the box.
+    zone: the centre, lower and upper. Each of the terms whose sizes are added up for the rounding has at most 16
+    roundings.
     """
     centre, lower, upper = zone
     best = np.full_like(a, np.inf)
@@ -203,8 +219,8 @@ def _least(
     return best
 
 
-def _end(s: int, row: Vector, known: Known, choices: Choices) -> Vector:
-    """Lower bounds of `row . h` over what is known of a cut: its box and ball, or the input's ball alone."""
+def _at_stop(s: int, row: Vector, known: Known, choices: Choices) -> Vector:
+    """Lower bounds of `row . h` over the box and ball of cut s, or over the ball of the input alone, `[rows]`."""
     cut, lam = known.cuts[s], choices.end(s)
     if lam is None:
         return np.asarray(down(least_product(row, cut.centre) - _most(lengths(row) * cut.after)))

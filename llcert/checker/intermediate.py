@@ -1,4 +1,4 @@
-"""Rule 11: bounds of single entries of a block's value, by rows that are taken backwards from it."""
+"""Rule 11: intermediate bounds, that is, bounds of single entries of a block's value by backward rows from there."""
 
 from __future__ import annotations
 
@@ -7,30 +7,35 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from llcert.checker.backward import lower_bounds, through_body
 from llcert.checker.blocks import Block
 from llcert.checker.files import Arrays, Integers, require, valid
-from llcert.checker.known import Known, Passage, Zone
+from llcert.checker.known import Known, Roundoff, Zone
 from llcert.checker.numbers import Vector
-from llcert.checker.row import descended, pass_body
 
 AT_ONCE = 2**18
-"""Numbers of the largest value that rows hold together while they are taken down."""
+"""Numbers that rows may hold together at the largest value they pass: more rows are taken in portions."""
 MOST_WORK = 2**37
-"""Products that the rows of one block, or of one class, may take."""
+"""Products that all rows of one block, or of one class, may take."""
 
 
 @dataclass(frozen=True)
 class BackwardBoxes:
-    """Bounds by rows, of a network and the evidence of an image. known: what rows are bounded over on their way."""
+    """Intermediate bounds from the evidence of an image.
+
+    known: the boxes and balls over which rows are bounded on their way: first regions where there are any (section
+    2.3).
+    """
 
     blocks: Mapping[int, Block]
     known: Known
     image: Arrays
 
-    def cut(self, block: Block, passage: Passage, lower: Vector, upper: Vector) -> tuple[Vector, Vector]:
-        """A box of a block's value, cut by the rows that the evidence has for its entries.
+    def cut(self, block: Block, roundoff: Roundoff, lower: Vector, upper: Vector) -> tuple[Vector, Vector]:
+        """The box [lower, upper] of a block's value, cut by the bounds of the rows that the evidence has for its
+        entries.
 
-        passage: what rows lose on their way through the block itself.
+        roundoff: of the body of the block itself, which the rows pass first.
         """
         name = f"{block.cut}.rows"
         if name not in self.image:
@@ -41,44 +46,48 @@ class BackwardBoxes:
         taken = entries.size * work(self.blocks, block.cut, stop)
         require(taken <= MOST_WORK, f"rule 11 (rows), block {block.cut}: too much work")
         lower, upper = lower.copy(), upper.copy()
-        lower[entries] = np.maximum(lower[entries], self._least(block, passage, entries, stop, "lower"))
-        upper[entries] = np.minimum(upper[entries], -self._least(block, passage, entries, stop, "upper"))
+        lower[entries] = np.maximum(lower[entries], self._least(block, roundoff, entries, stop, "lower"))
+        upper[entries] = np.minimum(upper[entries], -self._least(block, roundoff, entries, stop, "upper"))
         return lower, upper
 
     def _stop(self, block: Block) -> int:
-        """Where rows stop: at the input, if nothing else is said."""
+        """The cut at which the rows of a block stop: `k.rows.stop`, or the input where that is missing."""
         name = f"{block.cut}.rows.stop"
         stop = int(self.image.integers(name, 1, block.cut)[0]) if name in self.image else 0
         require(stop in self.known.cuts, f"rule 11 (rows), block {block.cut}: stop {stop} is no cut before it")
         return stop
 
-    def _least(self, block: Block, passage: Passage, entries: Integers, stop: int, side: str) -> Vector:
-        """Lower bounds of these entries (side `lower`) or of their negatives (`upper`)."""
+    def _least(self, block: Block, roundoff: Roundoff, entries: Integers, stop: int, side: str) -> Vector:
+        """Lower bounds of the entries of a block's value (side `lower`), or of their negatives (`upper`)."""
         found, widest = [], max(len(c.centre) for c in self.known.cuts.values())
-        for portion in portions(entries.size, max(widest, passage.size.size)):
-            rows = np.zeros((entries[portion].size, passage.size.size))
+        for portion in portions(entries.size, max(widest, roundoff.size.size)):
+            rows = np.zeros((entries[portion].size, roundoff.size.size))
             rows[np.arange(len(rows)), entries[portion]] = 1.0 if side == "lower" else -1.0
             pending, terms = dict[int, Vector](), list[Vector]()
-            pass_body(block, passage, rows, pending, terms, self.known)
-            choices = _Side(self.image, f"{block.cut}.rows", side, entries.size, portion)
-            found.append(descended(self.blocks, self.known, pending, terms, stop, choices))
+            through_body(block, roundoff, rows, pending, terms, self.known)
+            choices = _RowChoices(self.image, f"{block.cut}.rows", side, entries.size, portion)
+            found.append(lower_bounds(self.blocks, self.known, pending, terms, stop, choices))
         return np.concatenate(found)
 
 
 def portions(count: int, widest: int) -> Iterator[slice]:
-    """Some of `count` rows at a time, as many as `AT_ONCE` allows where a value has `widest` numbers."""
+    """`count` rows in portions of as many as `AT_ONCE` allows, where the largest value has `widest` numbers."""
     step = max(AT_ONCE // widest, 1)
     yield from (slice(start, start + step) for start in range(0, count, step))
 
 
 def work(blocks: Mapping[int, Block], start: int, stop: int) -> int:
-    """Products that a row takes from one cut to another, about."""
+    """About how many products it takes to bring one row from cut `start` down to cut `stop`."""
     return sum(b.products for k, b in blocks.items() if stop < k <= start)
 
 
 @dataclass(frozen=True)
-class _Side:
-    """What is chosen for rows on one side of a block's box: slopes by the sign of a row, multipliers for each."""
+class _RowChoices:
+    """The relaxations of the rows for one side of a block's box: slopes by the sign of a coefficient, shared by all
+    rows, and multipliers for each row.
+
+    name: of the rows in the evidence, `k.rows`. count: of all rows. portion: those that are passed now.
+    """
 
     image: Arrays
     name: str

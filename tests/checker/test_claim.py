@@ -11,10 +11,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from llcert.checker import Result, check, open_certificate
+from llcert.checker import open_certificate
 from llcert.errors import InvalidInput
 
-from .cases import Case, random_case, rehash, write
+from .cases import Case, only, random_case, rehash, write
 
 SEEDS = [s for s in range(40) if random_case(s, margin=True).toy.classes >= 3][:12]
 
@@ -35,11 +35,6 @@ def without_rows(folder: Path, classes: list[int]) -> None:
         arrays = dict(held)
     np.savez(folder / "images/0.npz", **{k: v for k, v in arrays.items() if k not in [f"{j}.stop" for j in classes]})
     rehash(folder)
-
-
-def only(folder: Path) -> Result:
-    (result,) = check(folder)
-    return result
 
 
 def never(folder: Path, target: int, reference: int) -> None:
