@@ -1,13 +1,23 @@
-"""Writes certificates that others can check: the network as matrices, and what was proved of every image."""
+"""Writes certificates that others can check: the network as matrices, and the evidence of every certified image.
 
-from llcert.certificate_writer.canonical import Canonical
+docs/certificate.md defines the files. The other way round, `llcert.checker` reads and verifies them.
+
+| what is written | file |
+|---|---|
+| graph.json and model.npz | `graph`, with matrices by `matrices` |
+| images/N.npz | `image`: regions by `regions`, rows of rule 11 by `intermediate`, trees of rule 12 by `tree` |
+| certificate.json, and the folder as a whole | `folder` |
+| how much wider than necessary a proof is, so that the checker confirms it | `slack` |
+"""
+
 from llcert.certificate_writer.folder import Folder, open_folder, packed
+from llcert.certificate_writer.graph import CertificateGraph
 from llcert.certificate_writer.image import Answer, ImageEvidence, evidence_from, evidence_json, evidence_of
 from llcert.certificate_writer.slack import checkable
 
 __all__ = [
     "Answer",
-    "Canonical",
+    "CertificateGraph",
     "Folder",
     "ImageEvidence",
     "checkable",

@@ -1,4 +1,8 @@
-"""The folder of a certificate: every file whole, and certificate.json last, so that what lies there is always valid."""
+"""The folder of a certificate (docs/certificate.md, section 1), written so that it is valid at any moment.
+
+certificate.json lists the other files by their hashes and is replaced as a whole, after the files that it lists. A run
+that is interrupted leaves a certificate of the images up to its last `commit`, and `--resume` goes on from there.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +19,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from llcert.certificate_writer.canonical import Canonical
+from llcert.certificate_writer.graph import CertificateGraph
 from llcert.certificate_writer.image import ImageEvidence
 from llcert.certification import FIRST, Never, Radii, Specification, stated
 from llcert.domain.pixel_range import PixelRange
@@ -30,9 +34,9 @@ _PLAIN = re.compile(r"([0-9]{1,40}\.?[0-9]{0,40}|\.[0-9]{1,40})([eE][+-]?[0-9]{1
 
 @dataclass
 class Folder:
-    """A certificate that is being written. Make one with `open_folder`; `begin` comes first.
+    """A certificate that is being written: made by `open_folder`, then `begin`, `add` for every image, and `commit`.
 
-    stored: what an earlier run left in certificate.json.
+    stored: the certificate.json of an interrupted run that is continued; None for a new certificate.
     """
 
     path: Path
@@ -45,7 +49,7 @@ class Folder:
 
     def begin(
         self,
-        canonical: Canonical,
+        graph: CertificateGraph,
         *,
         eps: str | Radii,
         semantics: str,
@@ -53,10 +57,11 @@ class Folder:
         specification: Specification = FIRST,
         within: PixelRange | None = None,
     ) -> None:
-        """Writes the network, and a certificate of no image or of those an earlier run wrote.
+        """Writes the network and a certificate of no image, or of those that an interrupted run has written.
 
-        eps: as the user wrote it, or of each image, with texts. about: `model` and `source`. within: the range of
-        pixels that the claim is restricted to. Raises InvalidInput where the earlier run asked something else.
+        eps: the radius as the user wrote it, or one for each image. about: the keys `model` and `source` of
+        certificate.json. within: the range of pixels that the claim is restricted to. Raises InvalidInput where the
+        interrupted run had another network, radius or claim.
         """
         self._specification = specification
         if isinstance(eps, Radii):
@@ -69,8 +74,8 @@ class Folder:
             "semantics": semantics,
             **about,
         }
-        graph, model = dump(canonical.graph()).encode(), packed(canonical.arrays)
-        network = {GRAPH: graph, MODEL: model}
+        described, model = dump(graph.graph_json()).encode(), packed(graph.arrays)
+        network = {GRAPH: described, MODEL: model}
         hashes = {name: _sha256(content) for name, content in network.items()}
         if self.stored is not None:
             self._continue(self.stored, hashes)
@@ -83,6 +88,7 @@ class Folder:
             self.commit()
 
     def _continue(self, stored: Mapping[str, Any], hashes: Mapping[str, str]) -> None:
+        """Takes over the images of an interrupted run. Raises InvalidInput where it asked something else."""
         for name in ("claim", "eps", "semantics", "model", "source"):
             if stored.get(name) != json.loads(json.dumps(self._head[name])):
                 raise InvalidInput(f"--proof {self.path}: holds another {name}; use --overwrite or another folder")
@@ -94,11 +100,11 @@ class Folder:
             raise InvalidInput(f"--proof {self.path}: holds other radii; use --overwrite or another folder")
 
     def holds(self, index: int) -> bool:
-        """Whether there is evidence for an image."""
+        """Whether the certificate has evidence for the image with this index in the data set."""
         return index in self._images
 
     def add(self, index: int, evidence: ImageEvidence) -> None:
-        """Writes the file of an image; it counts from the next `commit` on. What an earlier run wrote stays."""
+        """Writes the evidence of an image, unless there is some already; it counts from the next `commit` on."""
         if index in self._images:
             return
         name = f"{IMAGES}/{index}.npz"
@@ -110,20 +116,20 @@ class Folder:
         self._images[index] = {**known, "file": name, "margin": evidence.margin}
 
     def _eps(self, index: int) -> dict[str, str]:
-        """What an image's entry says of its radius."""
+        """The key `eps` of the entry of an image; none where all images have the same radius."""
         return {} if self._radii is None else {"eps": self._radii.texts[self._radii.place(index)]}
 
     def commit(self) -> None:
-        """Replaces certificate.json."""
+        """Replaces certificate.json by one that lists everything written so far."""
         images = [self._images[i] for i in sorted(self._images)]
         content = {**self._head, "files": dict(sorted(self._hashes.items())), "images": images}
         write_atomically(self.path / CERTIFICATE, dump(content, indent=1))
 
 
 def open_folder(path: Path, *, resume: bool, overwrite: bool) -> Folder:
-    """The folder for a certificate. Raises InvalidInput where it holds what may not be replaced.
+    """The folder of a certificate. Raises InvalidInput where there is something that may not be replaced.
 
-    resume: goes on with the certificate that lies here, if any. overwrite: removes one.
+    resume: whether a certificate that lies there is continued. overwrite: whether it is deleted.
     """
     if is_vacant(path, "--proof", resume=resume, overwrite=overwrite, marker=CERTIFICATE):
         return Folder(path)
@@ -138,7 +144,8 @@ def open_folder(path: Path, *, resume: bool, overwrite: bool) -> Folder:
 
 
 def _clear(path: Path) -> None:
-    """Deletes a certificate: from the first moment it lists nothing, up to the last the folder is seen to be ours."""
+    """Deletes a certificate. It lists no image from the first moment on, and certificate.json, by which the folder is
+    known to be one of ours, goes last."""
     write_atomically(path / CERTIFICATE, dump({"format": FORMAT, "files": {}, "images": []}))
     images = [image for image in _within(path / IMAGES) if _IMAGE.fullmatch(image.name)]
     for file in (*images, *(path / name for name in (GRAPH, MODEL, CERTIFICATE))):
@@ -146,18 +153,19 @@ def _clear(path: Path) -> None:
 
 
 def _within(folder: Path) -> list[Path]:
-    """What lies in a folder; nothing where it is a link to another."""
+    """The content of a folder; nothing where it is a symbolic link, which may lead to files that are not ours."""
     return [*folder.iterdir()] if folder.is_dir() and not folder.is_symlink() else []
 
 
 def _debris(path: Path) -> bool:
-    """Whether a folder without certificate.json holds nothing but what a certificate that was cut off may leave."""
+    """Whether a folder without certificate.json holds nothing but files that an interrupted run may have left."""
     known = {GRAPH, MODEL, IMAGES, part_of(path / CERTIFICATE).name}
     images = all(_IMAGE.fullmatch(image.name) for image in _within(path / IMAGES))
     return images and all(inside.name in known for inside in path.iterdir())
 
 
 def _stored(path: Path) -> Mapping[str, Any]:
+    """The certificate.json of an interrupted run. Raises InvalidInput where it cannot be continued."""
     try:
         found = json.loads(path.read_bytes())
         if found["format"] not in range(1, FORMAT + 1) or not isinstance(found["files"], dict):
@@ -170,7 +178,10 @@ def _stored(path: Path) -> Mapping[str, Any]:
 
 
 def exact(eps: str) -> str:
-    """The same number as the checker reads numbers: the user's text, or a fraction."""
+    """The radius in a form that the checker reads: the user's text, or else an equal fraction.
+
+    Raises InvalidInput for numbers of more digits than the checker takes.
+    """
     text = eps.strip()
     if _PLAIN.fullmatch(text):
         return text
@@ -185,7 +196,7 @@ def exact(eps: str) -> str:
 
 
 def packed(arrays: Mapping[str, NDArray[Any]]) -> bytes:
-    """An npz file; numbers that fit single precision exactly are stored in it."""
+    """The bytes of an npz file with these arrays; float64 numbers that float32 holds exactly are stored as float32."""
     out = io.BytesIO()
     short: dict[str, Any] = {name: _short(np.asarray(values)) for name, values in arrays.items()}
     np.savez_compressed(out, **short)
@@ -193,6 +204,7 @@ def packed(arrays: Mapping[str, NDArray[Any]]) -> bytes:
 
 
 def _short(values: NDArray[Any]) -> NDArray[Any]:
+    """The array in float32 where that holds all of its numbers exactly."""
     if values.dtype != np.float64:
         return values
     with np.errstate(over="ignore"):

@@ -1,4 +1,4 @@
-"""From proofs to the arrays of images' files, as docs/certificate.md has them."""
+"""images/N.npz: the arrays of evidence of an image, from its proof (docs/certificate.md, section 1.3)."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from llcert.certificate_writer.canonical import Arrays, Canonical
-from llcert.certificate_writer.intermediate import intermediate
+from llcert.certificate_writer.graph import Arrays, CertificateGraph
+from llcert.certificate_writer.intermediate import intermediate_arrays
 from llcert.certificate_writer.regions import flat_array, region_arrays
 from llcert.certificate_writer.tree import Tree
 from llcert.certification import BatchResult, KeptProof, ObjectiveProof
@@ -19,7 +19,11 @@ from llcert.certification import BatchResult, KeptProof, ObjectiveProof
 
 @dataclass(frozen=True)
 class ImageEvidence:
-    """Of one image: the class that is compared with others, the margin of what is claimed, the arrays of its file."""
+    """The evidence of one image.
+
+    reference: the class that is compared with others. margin: a lower bound, above 0, of the margin of the claim.
+    arrays: of its file, by name.
+    """
 
     reference: int
     margin: float
@@ -28,35 +32,37 @@ class ImageEvidence:
 
 @dataclass(frozen=True)
 class Answer:
-    """The result of a batch, and the evidence of its certificates, by the index of the image in the data set."""
+    """The result of a batch, and the evidence of its certified images, by their indices in the data set."""
 
     result: BatchResult
     evidence: Mapping[int, ImageEvidence] = field(default_factory=dict)
 
 
-def evidence_of(canonical: Canonical, proofs: Iterable[KeptProof]) -> dict[int, ImageEvidence]:
-    """The evidence of every image that is proved, by its index in the data set; of several proofs of one the first.
+def evidence_of(graph: CertificateGraph, proofs: Iterable[KeptProof]) -> dict[int, ImageEvidence]:
+    """The evidence of every image with a proof, by its index in the data set; from the first proof where it has
+    several.
 
-    canonical: of the network that was proved.
+    graph: of the network that was proved.
     """
     found: dict[int, ImageEvidence] = {}
     for kept in proofs:
         for position, index in enumerate(kept.indices.tolist()):
             if index not in found:
-                arrays = _arrays(canonical, kept, position)
+                arrays = _arrays(graph, kept, position)
                 found[index] = ImageEvidence(int(kept.references[position]), float(kept.margin[position]), arrays)
     return found
 
 
 def evidence_json(evidence: Mapping[int, ImageEvidence]) -> tuple[list[dict[str, Any]], Arrays]:
-    """The evidence of several images as JSON values and one collection of arrays, `index/name` each."""
+    """The evidence of several images as a JSON value and one collection of arrays, with the names `index/name`."""
     entries = [{"index": i, "reference": one.reference, "margin": one.margin} for i, one in evidence.items()]
     arrays = {f"{i}/{name}": values for i, one in evidence.items() for name, values in one.arrays.items()}
     return entries, arrays
 
 
 def evidence_from(entries: Sequence[Mapping[str, Any]], file: Path) -> dict[int, ImageEvidence]:
-    """The inverse of `evidence_json`; file: with the arrays. Raises ValueError where it is damaged or missing."""
+    """The inverse of `evidence_json`. file: an npz file with the arrays. Raises ValueError where it is damaged or
+    missing."""
     try:
         with np.load(file, allow_pickle=False) as stored:
             arrays: dict[int, Arrays] = {int(entry["index"]): {} for entry in entries}
@@ -71,30 +77,31 @@ def evidence_from(entries: Sequence[Mapping[str, Any]], file: Path) -> dict[int,
     }
 
 
-def _arrays(canonical: Canonical, kept: KeptProof, i: int) -> Arrays:
-    regions, program = kept.proof.regions, canonical.program
+def _arrays(graph: CertificateGraph, kept: KeptProof, i: int) -> Arrays:
+    """All arrays of image number i of a proof."""
+    regions, program = kept.proof.regions, graph.program
     arrays: Arrays = {"x": flat_array(regions.trace.post_activation[program.input].region.centre[i])}
     for block in program.blocks:
-        k = canonical.numbers[block.node]
+        k = graph.numbers[block.node]
         arrays[f"{k}.centre"] = flat_array(regions.trace.pre_activation[block.node].centre[i])
-        arrays |= region_arrays(canonical, regions.trace, block, i)
-    arrays |= intermediate(canonical, regions, i)
+        arrays |= region_arrays(graph, regions.trace, block, i)
+    arrays |= intermediate_arrays(graph, regions, i)
     for (image, j), objective in kept.proof.objectives.items():
         if image == i:
-            arrays |= _objective(canonical, objective, j)
+            arrays |= _objective(graph, objective, j)
     return arrays
 
 
-def _objective(canonical: Canonical, objective: ObjectiveProof, j: int) -> Arrays:
-    """What rules 7 and 12 ask of class j: where its row stops, and what is chosen in every part of the ball."""
-    arrays: Arrays = {f"{j}.stop": np.array(canonical.numbers[objective.stop], np.int64)}
+def _objective(graph: CertificateGraph, objective: ObjectiveProof, j: int) -> Arrays:
+    """The arrays of class j for rules 7 and 12: where its row stops, and the relaxations in every part of the ball."""
+    arrays: Arrays = {f"{j}.stop": np.array(graph.numbers[objective.stop], np.int64)}
     order = [0]
     if objective.cuts:
         tree = Tree.of(objective.cuts)
-        arrays |= {f"{j}.{name}": values for name, values in tree.arrays(canonical).items()}
+        arrays |= {f"{j}.{name}": values for name, values in tree.arrays(graph).items()}
         order = tree.order
     for (block, step), choice in objective.choices.items():
-        k = canonical.numbers[canonical.program.blocks[block].node]
+        k = graph.numbers[graph.program.blocks[block].node]
         arrays[f"{j}.{k}.slopes.{step}"] = flat_array(choice.slopes[order])
         arrays[f"{j}.{k}.lam.{step}"] = flat_array(choice.lam[order])
-    return arrays | {f"{j}.end.{canonical.numbers[n]}": flat_array(lam[order]) for n, lam in objective.ends.items()}
+    return arrays | {f"{j}.end.{graph.numbers[n]}": flat_array(lam[order]) for n, lam in objective.ends.items()}

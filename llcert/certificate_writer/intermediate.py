@@ -1,4 +1,8 @@
-"""Evidence of intermediate bounds: the backward rows that cut boxes, and the regions that these were computed over."""
+"""Arrays for rule 11: the backward rows that narrow boxes, and the first regions over which the rows were computed.
+
+Rows pass the activations below them by slopes that all rows share, the tightest over the box of the first regions, and
+by multipliers of their own.
+"""
 
 from __future__ import annotations
 
@@ -9,16 +13,19 @@ from numpy.typing import NDArray
 from llcert.bounds import Trace
 from llcert.bounds.backward.choices import Key
 from llcert.bounds.backward.intermediate import IntermediateBounds
-from llcert.certificate_writer.canonical import Arrays, Canonical
+from llcert.certificate_writer.graph import Arrays, CertificateGraph
 from llcert.certificate_writer.regions import flat_array, region_arrays
 from llcert.certification import Regions
 from llcert.domain.region import Region
 from llcert.numerics.tensors import flat
 
 
-def intermediate(canonical: Canonical, regions: Regions, i: int) -> Arrays:
-    """The rows that bound blocks' values for image number i, their multipliers and slopes, and the first regions."""
-    first, blocks = regions.first, canonical.program.blocks
+def intermediate_arrays(graph: CertificateGraph, regions: Regions, i: int) -> Arrays:
+    """The rows of image number i, their multipliers and slopes, and the first regions of the blocks that they pass.
+
+    Only rows that narrow a box are written. There are none where the proof has no intermediate bounds.
+    """
+    first, blocks = regions.first, graph.program.blocks
     if first is None:
         return {}
     entries = {
@@ -27,29 +34,29 @@ def intermediate(canonical: Canonical, regions: Regions, i: int) -> Arrays:
         if block.node in regions.boxes
     }
     used = [number for number, rows in entries.items() if len(rows)]
-    own = first.select(torch.tensor([i], device=canonical.program.device))
+    own = first.select(torch.tensor([i], device=graph.program.device))
     arrays: Arrays = {}
     for number in used:
-        arrays |= _rows(canonical, number, regions.boxes[blocks[number].node], entries[number], i)
+        arrays |= _rows(graph, number, regions.boxes[blocks[number].node], entries[number], i)
     for number in range(used[0], used[-1]) if used else ():
-        known = region_arrays(canonical, own, blocks[number], 0)
+        known = region_arrays(graph, own, blocks[number], 0)
         arrays |= {f"first.{name}": values for name, values in known.items()}
     for key in sorted({key for number in used for key in regions.boxes[blocks[number].node].lam}):
-        arrays |= _slopes(canonical, own, key)
+        arrays |= _slopes(graph, own, key)
     return arrays
 
 
 def _cutting(box: IntermediateBounds, z: Region, i: int) -> NDArray[np.int64]:
-    """The entries whose region is as small as it is because of a backward row."""
+    """The entries of a block whose box comes from a backward row on at least one side. z: the box of the proof."""
     lower, upper = (flat(end[i : i + 1])[0] for end in box.ends)
     cut = (lower >= flat(z.lower[i : i + 1])[0]) | (upper <= flat(z.upper[i : i + 1])[0])
     rows = box.bounded[i] & torch.isfinite(lower) & torch.isfinite(upper) & cut
     return torch.nonzero(rows)[:, 0].cpu().numpy()
 
 
-def _rows(canonical: Canonical, number: int, box: IntermediateBounds, entries: NDArray[np.int64], i: int) -> Arrays:
-    """Which entries of a block have rows, and the multipliers of these at every block below."""
-    numbers, blocks = canonical.numbers, canonical.program.blocks
+def _rows(graph: CertificateGraph, number: int, box: IntermediateBounds, entries: NDArray[np.int64], i: int) -> Arrays:
+    """The entries of block `number` that have rows, and the multipliers of these rows at every activation below."""
+    numbers, blocks = graph.numbers, graph.program.blocks
     k = numbers[blocks[number].node]
     arrays: Arrays = {f"{k}.rows": entries}
     for (below, step), lam in box.lam.items():
@@ -58,14 +65,11 @@ def _rows(canonical: Canonical, number: int, box: IntermediateBounds, entries: N
     return arrays
 
 
-def _slopes(canonical: Canonical, first: Trace, key: Key) -> Arrays:
-    """The slopes of a step for positive and for negative coefficients: the tightest over its box.
-
-    first: of one image.
-    """
-    block, number = canonical.program.blocks[key[0]], key[1]
+def _slopes(graph: CertificateGraph, first: Trace, key: Key) -> Arrays:
+    """The tightest slopes of a step for positive and for negative coefficients, over its box. first: of one image."""
+    block, number = graph.program.blocks[key[0]], key[1]
     steps = first.relaxations(block)
     assert steps is not None, "rows do not pass what has no relaxation"
-    step, name = steps[number], f"{canonical.numbers[block.node]}.slopes.{number}"
+    step, name = steps[number], f"{graph.numbers[block.node]}.slopes.{number}"
     plus, minus = (flat_array(step.slopes(sign * torch.ones_like(step.zone.centre)[:, None])) for sign in (1, -1))
     return {f"{name}.plus": plus, f"{name}.minus": minus}

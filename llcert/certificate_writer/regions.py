@@ -1,4 +1,4 @@
-"""The arrays of what is known of a block's value: rules 2 to 6 of docs/certificate.md."""
+"""Arrays for rules 2 to 6 of docs/certificate.md: box, weights, norms and radii of the value of a block."""
 
 from __future__ import annotations
 
@@ -8,13 +8,14 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from llcert.bounds import Trace
-from llcert.certificate_writer.canonical import Arrays, Canonical
+from llcert.certificate_writer.graph import Arrays, CertificateGraph
 from llcert.program import Block
 
 
-def region_arrays(canonical: Canonical, trace: Trace, block: Block, i: int) -> Arrays:
-    """Box, weights, norms and radii of a block for image number i of a trace; the centre is not among them."""
-    k, z = canonical.numbers[block.node], trace.pre_activation[block.node]
+def region_arrays(graph: CertificateGraph, trace: Trace, block: Block, i: int) -> Arrays:
+    """Box, weights, norms and radii of a block for image number i of a trace; without the centre, which first regions
+    share with the others."""
+    k, z = graph.numbers[block.node], trace.pre_activation[block.node]
     weights, radius = trace.weighted[block.node]
     arrays: Arrays = {
         f"{k}.lower": flat_array(z.lower[i]),
@@ -24,12 +25,13 @@ def region_arrays(canonical: Canonical, trace: Trace, block: Block, i: int) -> A
         f"{k}.after": _scalar(trace.post_activation[block.node].region.radius[i]),
     }
     for term in block.terms:
-        arrays[f"{k}.norm.{canonical.numbers[term.source]}"] = _scalar(trace.norms[term].value[i])
-    return arrays | _joint(canonical, trace, block, i)
+        arrays[f"{k}.norm.{graph.numbers[term.source]}"] = _scalar(trace.norms[term].value[i])
+    return arrays | _joint(graph, trace, block, i)
 
 
-def _joint(canonical: Canonical, trace: Trace, block: Block, i: int) -> Arrays:
-    """The norm of all maps side by side, where it is what the radius comes from."""
+def _joint(graph: CertificateGraph, trace: Trace, block: Block, i: int) -> Arrays:
+    """The joint norm of the maps from all sources and its shares, where it gives a smaller radius than the norms of
+    each."""
     if block.node not in trace.joint:
         return {}
     known = trace.joint[block.node]
@@ -38,14 +40,15 @@ def _joint(canonical: Canonical, trace: Trace, block: Block, i: int) -> Arrays:
     norms = torch.stack([trace.norms[t].value[i] for t in block.terms])
     if not float(joint * (radii / shares).norm()) < float((norms * radii).sum()):
         return {}
-    k, order = canonical.numbers[block.node], [canonical.numbers[t.source] for t in block.terms]
+    k, order = graph.numbers[block.node], [graph.numbers[t.source] for t in block.terms]
     return {f"{k}.joint": _scalar(joint), f"{k}.shares": flat_array(shares)[np.argsort(order)]}
 
 
 def flat_array(values: Tensor) -> NDArray[np.float64]:
-    """The entries in row-major order."""
+    """The entries of a tensor in row-major order, in float64."""
     return np.ascontiguousarray(values.detach().double().cpu().reshape(-1).numpy())
 
 
 def _scalar(value: Tensor) -> NDArray[np.float64]:
+    """A tensor of one entry as an array without axes."""
     return np.array(float(value))

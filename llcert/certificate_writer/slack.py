@@ -1,4 +1,8 @@
-"""What a proof leaves for the checker: boxes as rule 2 of docs/certificate.md has them, and room for its rounding."""
+"""How a proof is widened so that the checker, whose arithmetic is another, confirms it (docs/certificate.md, section
+6).
+
+Boxes are those of rule 2; the slack in boxes, norms and radii is that of `llcert.bounds.CheckerSlack`.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +13,7 @@ import torch
 
 from llcert.bounds import CheckerSlack
 from llcert.bounds.forward.box import Hidden, box
-from llcert.certificate_writer.canonical import Canonical
+from llcert.certificate_writer.graph import CertificateGraph
 from llcert.certificate_writer.matrices import row_norms
 from llcert.certification import Checkable
 from llcert.domain.region import Region
@@ -18,22 +22,22 @@ from llcert.numerics.tensors import flat
 from llcert.program import Block
 
 
-def checkable(canonical: Canonical) -> Checkable:
-    """The network of a certificate, for provers that keep evidence."""
-    return Checkable(canonical.program, CheckerSlack(_Box(canonical)))
+def checkable(graph: CertificateGraph) -> Checkable:
+    """The network of a certificate and the slack for its checker, for provers that keep evidence."""
+    return Checkable(graph.program, CheckerSlack(_Box(graph)))
 
 
 @dataclass(frozen=True)
 class _Box:
-    """The box of a block's value, of its sources: interval arithmetic through the block, cut by the norms of whole rows
-    times the balls of the sources."""
+    """The box of a block's value by rule 2 (a) and (b): interval arithmetic through the block from the boxes of its
+    sources, cut by the norms of the rows of each `A_s` times the radius of its source's ball."""
 
-    canonical: Canonical
+    graph: CertificateGraph
 
     def __call__(self, block: Block, sources: Mapping[Node, Hidden]) -> Region:
         region = box(block, sources, balls=False)
         reach = torch.zeros_like(region.centre)
-        for source, matrix in self.canonical.maps[block.node].items():
+        for source, matrix in self.graph.maps[block.node].items():
             known = sources[source]
             norms = row_norms(matrix, flat(known.varying).double().cpu().numpy())
             moved = torch.from_numpy(norms).to(reach.device) * known.region.radius[:, None]

@@ -1,4 +1,8 @@
-"""A branch cover as a binary tree, from what is assumed of neurons in each of its parts (docs/certificate.md)."""
+"""Arrays for rule 12: a branch cover as a binary tree (docs/certificate.md, section 1.3).
+
+Branch and bound keeps the parts of a cover and between which numbers pre-activations lie in each. The tree of splits
+that they come from is found again here.
+"""
 
 from __future__ import annotations
 
@@ -11,18 +15,18 @@ import torch
 
 from llcert.bounds.backward.branching import Cuts
 from llcert.bounds.backward.choices import Key
-from llcert.certificate_writer.canonical import Arrays, Canonical
+from llcert.certificate_writer.graph import Arrays, CertificateGraph
 
 Entry = tuple[Key, int]
-"""An entry of a step of an activation."""
+"""An entry of a step of an activation: the step and the number of the entry."""
 
 Known = Mapping[Entry, tuple[float, float]]
-"""Between which numbers entries lie in a part; an entry that is not there may be anything."""
+"""The interval in which each entry lies in a part; entries that are missing are not restricted."""
 
 
 @dataclass(frozen=True)
 class Split:
-    """An inner node: an entry is at most this number on the first side, at least on the second."""
+    """An inner node of the tree: the entry is at most `at` on the first side, at least `at` on the second."""
 
     entry: Entry
     at: float
@@ -30,18 +34,21 @@ class Split:
 
 @dataclass(frozen=True)
 class Tree:
-    """nodes: in preorder, the first side first: a split, or None for a part. order: of the parts in the cover, as the
-    tree lists them."""
+    """The tree of a branch cover.
+
+    nodes: in preorder, the first side before the second: a split, or None for a part. order: the position in the cover
+    of every part, in the order of the tree.
+    """
 
     nodes: tuple[Split | None, ...]
     order: list[int]
 
     @staticmethod
     def of(cuts: Cuts) -> Tree:
-        """The tree of parts that one entry after the other was cut into.
+        """A tree with the parts of a cover, which comes from splitting one entry after the other.
 
-        Its first split is one that leaves every part wholly on one side, as the first that was made does. Raises
-        ValueError for parts that come from no such tree.
+        The root is a split that leaves every part wholly on one side, which the first split of branch and bound does;
+        then likewise on either side. Raises ValueError for parts that come from no such tree.
         """
         parts = _known(cuts)
         nodes: list[Split | None] = []
@@ -58,11 +65,11 @@ class Tree:
             waiting += [high, low]
         return Tree(tuple(nodes), order)
 
-    def arrays(self, canonical: Canonical) -> Arrays:
-        """The arrays `tree`, `tree.step`, `tree.entry` and `tree.at`."""
-        blocks = canonical.program.blocks
+    def arrays(self, graph: CertificateGraph) -> Arrays:
+        """The arrays `tree`, `tree.step`, `tree.entry` and `tree.at` of a class."""
+        blocks = graph.program.blocks
         splits = [node for node in self.nodes if node is not None]
-        numbers = [-1 if n is None else canonical.numbers[blocks[n.entry[0][0]].node] for n in self.nodes]
+        numbers = [-1 if n is None else graph.numbers[blocks[n.entry[0][0]].node] for n in self.nodes]
         return {
             "tree": np.array(numbers, np.int64),
             "tree.step": np.array([s.entry[0][1] for s in splits], np.int64),
@@ -72,7 +79,7 @@ class Tree:
 
 
 def _known(cuts: Cuts) -> list[dict[Entry, tuple[float, float]]]:
-    """What is assumed of each part."""
+    """The intervals of the split entries in every part."""
     parts: list[dict[Entry, tuple[float, float]]] = [{} for _ in next(iter(cuts.values()))[0]]
     for key, ends in cuts.items():
         low, high = (end.reshape(len(end), -1).cpu() for end in ends)
@@ -82,7 +89,7 @@ def _known(cuts: Cuts) -> list[dict[Entry, tuple[float, float]]]:
 
 
 def _split(parts: Sequence[Known], some: Sequence[int]) -> tuple[Split, list[int], list[int]]:
-    """A split of some parts, those on its first side, and the others."""
+    """A split that leaves each of some parts on one side, the parts on its first side, and those on its second."""
     for entry in parts[some[0]]:
         if not all(entry in parts[i] for i in some):
             continue

@@ -182,6 +182,17 @@ class GroupSort(Activation):
     def slope(self, z: Region) -> Tensor:
         return torch.ones_like(z.centre)
 
+    def described(self, shape: Shape) -> tuple[str, dict[str, Tensor]] | None:
+        """Sorted pairs are a MaxMin without thresholds; a certificate has no words for larger groups."""
+        if self.size != 2:
+            return None
+        pairs = torch.arange(math.prod(shape)).reshape(shape).unflatten(self.axis, (-1, 2))
+        first, second = pairs.unbind(self.axis + 1)
+        if not self.descending:
+            first, second = second, first
+        low, high = bounds(None, None, tuple(first.shape))
+        return "maxmin", {"first": first, "second": second, "low": low, "high": high}
+
     def global_slope(self, shape: Shape) -> Tensor:
         return torch.ones(())
 

@@ -33,7 +33,7 @@ class RunCertificate:
 
     def begin(self, certification: Certification) -> None:
         """Writes the network, and a certificate without images, or with those of the run that goes on."""
-        assert certification.canonical is not None, "no evidence is kept"
+        assert certification.graph is not None, "no evidence is kept"
         subject, identity = certification.subject, certification.identity
         about = {
             "llcert": VERSION,
@@ -52,7 +52,7 @@ class RunCertificate:
         }
         eps = subject.settings.eps if isinstance(subject.settings.eps, Radii) else subject.eps_text
         self.folder.begin(
-            certification.canonical,
+            certification.graph,
             eps=eps,
             semantics=subject.settings.semantics.value,
             about=about,

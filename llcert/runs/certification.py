@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from llcert.bounds.backward.intermediate import candidates
-from llcert.certificate_writer import Answer, Canonical, checkable, evidence_of
+from llcert.certificate_writer import Answer, CertificateGraph, checkable, evidence_of
 from llcert.certification import (
     Assurance,
     BatchResult,
@@ -56,7 +56,7 @@ class Certification:
     subject: Subject
     resolved: dict[str, Any]
     self_check: bool = True
-    canonical: Canonical | None = None
+    graph: CertificateGraph | None = None
 
     @cached_property
     def identity(self) -> dict[str, Any]:
@@ -80,7 +80,7 @@ class Certification:
         (batch,) = self.dataset.batches(chosen, self.batch_size)
         check = self.self_check and number == checked
         result = self.certifier(batch.images, batch.labels, batch.indices, self_check=check)
-        evidence = {} if self.canonical is None else evidence_of(self.canonical, result.proofs)
+        evidence = {} if self.graph is None else evidence_of(self.graph, result.proofs)
         return Answer(replace(result, proofs=()), evidence)
 
     def results(self) -> Iterator[BatchResult]:
@@ -131,12 +131,13 @@ def prepare(
         raise InvalidInput(
             f"{model} has {network.classes} outputs, but {dataset.name} has {dataset.class_count} classes"
         )
-    certifier, canonical = _certifier(adapted, settings, device, dtype, proof=proof)
-    batch_size = options.batch_size or batch_size_for(certifier.program, proved=_proved(settings))
+    certifier, graph = _certifier(adapted, settings, device, dtype, proof=proof)
+    fitting = batch_size_for(certifier.program, proved=_proved(settings), evidence=proof)
+    batch_size = options.batch_size or fitting
     subject = _subject(known, options, selection, certifier, batch_size, proof=proof)
     identity = identity_of(options, settings, subject)
     check = options.self_check is not False
-    return Certification(certifier, dataset, selection.indices, batch_size, subject, identity, check, canonical)
+    return Certification(certifier, dataset, selection.indices, batch_size, subject, identity, check, graph)
 
 
 def _subject(
@@ -191,15 +192,16 @@ def _clippable(selection: Selection) -> bool:
 
 def _certifier(
     network: Network, settings: Settings, device: torch.device, dtype: torch.dtype, *, proof: bool
-) -> tuple[Certifier, Canonical | None]:
+) -> tuple[Certifier, CertificateGraph | None]:
     """The certifier, and the network as a certificate folder has it, where evidence is kept."""
-    check_one_image_fits(lower(network, device, dtype), network.source or "the network", proved=_proved(settings))
+    source = network.source or "the network"
+    check_one_image_fits(lower(network, device, dtype), source, proved=_proved(settings), evidence=proof)
     try:
         if not proof:
             return Certifier.of(network, settings, device, dtype), None
         deployed = settings.semantics is Semantics.FLOAT32
-        canonical = Canonical.of(lower(network, device, torch.float64), deployed=deployed)
-        return Certifier.of(network, settings, device, dtype, checkable(canonical)), canonical
+        graph = CertificateGraph.of(lower(network, device, torch.float64), deployed=deployed)
+        return Certifier.of(network, settings, device, dtype, checkable(graph)), graph
     except (RuntimeError, MemoryError) as error:
         if not out_of_memory(error):
             raise

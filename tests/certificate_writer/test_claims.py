@@ -5,11 +5,10 @@ from __future__ import annotations
 import json
 from fractions import Fraction
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
-from certificate_writer.certified import evidence
+from certificates import certificate_json, evidence
 from random_graphs import random_image, random_network
 
 from llcert.certificate_writer import open_folder
@@ -35,12 +34,8 @@ def certify(proof: Path, *more: object) -> int:
     return main([str(a) for a in ("certify", MODEL, "--samples", COUNT, "--proof", proof, "--no-self-check", *more)])
 
 
-def claims(folder: Path) -> dict[str, Any]:
-    return dict(json.loads((folder / "certificate.json").read_text()))
-
-
 def changed(folder: Path, **values: object) -> None:
-    (folder / "certificate.json").write_text(json.dumps(claims(folder) | values))
+    (folder / "certificate.json").write_text(json.dumps(certificate_json(folder) | values))
 
 
 def accepted(folder: Path) -> list[bool]:
@@ -52,7 +47,7 @@ def test_what_is_certified_is_there_and_accepted(specification: tuple[str, int],
     proof, out = tmp_path / "proof", tmp_path / "out"
     assert certify(proof, *specification, "--eps-file", radii, "--out", out) == 0
     samples = [json.loads(line) for line in (out / "samples.jsonl").read_text().splitlines()]
-    content = claims(proof)
+    content = certificate_json(proof)
     assert content["claim"] == {"never" if specification[0] == "--target" else "top": specification[1]}
     assert content["eps"] is None
     known = {entry["index"]: entry for entry in content["images"]}
@@ -76,7 +71,9 @@ def test_evidence_of_one_claim_is_none_of_another(tmp_path: Path) -> None:
     assert certify(never, "--target", 8) == 0
     changed(never, claim={"never": 3})
     assert not any(accepted(never))
-    first = [{"label" if k == "reference" else k: v for k, v in entry.items()} for entry in claims(never)["images"]]
+    first = [
+        {"label" if k == "reference" else k: v for k, v in entry.items()} for entry in certificate_json(never)["images"]
+    ]
     changed(never, claim={"top": 1}, images=first)
     assert not any(accepted(never))
     assert certify(top, "--top", 4, "--eps", "3/4") == 0
@@ -122,7 +119,7 @@ def test_what_is_proved_of_a_range_of_pixels_is_taken_for_no_more(tmp_path: Path
     asked = ("--eps", "0.5", "--stages", "global,local,attack,dual")
     assert certify(proof, *asked, "--clip-input") == 0
     assert certify(whole, *asked) == 0
-    content = claims(proof)
+    content = certificate_json(proof)
     assert content["claim"] == {"top": 1, "within": ["0", "1"]}
     held = accepted(proof)
     assert all(held)
@@ -160,11 +157,11 @@ def test_random_graphs(specification: Specification, clipped: bool, tmp_path: Pa
         radii = Radii((0.001, 0.01, 0.1), ("1/1000", "0.01", "1e-1"))
         settings = Settings(radii, stages=("global", "local", "crown-ball"), specification=specification)
         try:
-            canonical, found = evidence(net, settings, images, net(images).argmax(1))
+            graph, found = evidence(net, settings, images, net(images).argmax(1))
         except UnsupportedModel:
             continue
         folder = open_folder(tmp_path / str(seed), resume=False, overwrite=False)
-        folder.begin(canonical, eps=radii, semantics="real", about={}, specification=specification)
+        folder.begin(graph, eps=radii, semantics="real", about={}, specification=specification)
         for index, one in sorted(found.items()):
             folder.add(index, one)
         folder.commit()

@@ -6,21 +6,34 @@ from pathlib import Path
 
 import pytest
 import torch
+from certificates import certified, single
 from random_graphs import random_image, random_network
 from seeds import seeds
 
 from llcert.certificate_writer import open_folder
-from llcert.certificate_writer.canonical import Canonical
 from llcert.certificate_writer.folder import exact
+from llcert.certificate_writer.graph import CertificateGraph
 from llcert.certification import Semantics
 from llcert.checker import check
 from llcert.errors import InvalidInput, UnsupportedModel
 from llcert.ir import Input, LinearOp, Network, Node, apply
-from llcert.ops import Add, Affine, BatchNorm, Clamp, Concat, Conv, Leaky, Linear, MaxMin, Reshape, Tanh, relu
+from llcert.ops import (
+    Add,
+    Affine,
+    BatchNorm,
+    Clamp,
+    Concat,
+    Conv,
+    GroupSort,
+    Leaky,
+    Linear,
+    MaxMin,
+    Reshape,
+    Tanh,
+    relu,
+)
 from llcert.ops.clamp import Spelling
 from llcert.program import lower
-
-from .certified import certified, single
 
 
 def network(seed: int) -> Network:
@@ -64,7 +77,9 @@ def test_random_graphs(seed: int, tmp_path: Path) -> None:
     ]
     semantics = Semantics.REAL if seed % 5 == 0 else Semantics.FLOAT32
     supported = {Add, Affine, BatchNorm, Clamp, Concat, Leaky, MaxMin}
-    known = all(isinstance(n.op, LinearOp) or type(n.op) in supported for n in found.operators())
+    known = all(
+        isinstance(n.op, LinearOp) or type(n.op) in supported or n.op.label == "GroupSort(2)" for n in found.operators()
+    )
     if not known:
         with pytest.raises(UnsupportedModel, match="a certificate has no rule for this operator"):
             certified(found, image, eps, tmp_path, stages=stages, semantics=semantics)
@@ -76,7 +91,25 @@ def test_random_graphs(seed: int, tmp_path: Path) -> None:
 def test_the_operator_that_has_no_rule_is_named() -> None:
     node = apply(Tanh(), apply(Linear(torch.eye(3)), apply(Input((3,)))), name="squash")
     with pytest.raises(UnsupportedModel, match="--proof: Tanh squash"):
-        Canonical.of(lower(Network(apply(Linear(torch.eye(3)), node)), dtype=torch.float64))
+        CertificateGraph.of(lower(Network(apply(Linear(torch.eye(3)), node)), dtype=torch.float64))
+
+
+@pytest.mark.parametrize("descending", [False, True])
+@pytest.mark.parametrize("axis", [0, 1])
+def test_sorted_pairs_are_a_maxmin(axis: int, descending: bool, tmp_path: Path) -> None:
+    generator = torch.Generator().manual_seed(0)
+    node = apply(Reshape((2, 4)), apply(Linear(torch.randn(8, 3, generator=generator)), apply(Input((3,)))))
+    node = apply(Reshape((8,)), apply(GroupSort(axis, 2, descending), node))
+    network = Network(apply(Linear(torch.randn(3, 8, generator=generator)), node))
+    images = torch.rand(6, 3, generator=generator)
+    assert certified(network, images, "0.01", tmp_path, stages=("global", "local", "crown-ball")) > 3
+    assert [r.reason for r in check(tmp_path) if not r.accepted] == []
+
+
+def test_larger_groups_are_refused() -> None:
+    node = apply(GroupSort(0, 4), apply(Linear(torch.ones(8, 3)), apply(Input((3,)))), name="sorted")
+    with pytest.raises(UnsupportedModel, match=r"--proof: GroupSort\(4\) sorted: .* MaxMin"):
+        CertificateGraph.of(lower(Network(apply(Linear(torch.ones(3, 8)), node)), dtype=torch.float64))
 
 
 def thresholds(spelling: Spelling) -> Network:

@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from certificates import certificate_json
 
 from llcert.certificate_writer.folder import packed
 from llcert.checker import check
@@ -44,16 +45,12 @@ def reasons(folder: Path) -> list[str]:
     return [r.reason for r in check(folder) if not r.accepted]
 
 
-def claims(folder: Path) -> dict[str, Any]:
-    return dict(json.loads((folder / "certificate.json").read_text()))
-
-
 @pytest.mark.parametrize("model", SHIPPED)
 def test_every_certified_image_is_there_and_accepted(model: str, proofs: dict[str, Path]) -> None:
     run = Path(f"{proofs[model]}.run") / "samples.jsonl"
     samples = [json.loads(line) for line in run.read_text().splitlines()]
     certified = [s["index"] for s in samples if s["verdict"] == "certified"]
-    content = claims(proofs[model])
+    content = certificate_json(proofs[model])
     assert [entry["index"] for entry in content["images"]] == certified
     assert len(certified) > 10
     assert reasons(proofs[model]) == []
@@ -78,7 +75,7 @@ def changed(folder: Path, name: str, edit: Callable[[dict[str, Any]], None]) -> 
     with np.load(folder / name) as held:
         arrays = dict(held)
     edit(arrays)
-    content, certificate = packed(arrays), claims(folder)
+    content, certificate = packed(arrays), certificate_json(folder)
     (folder / name).write_bytes(content)
     certificate["files"][name] = hashlib.sha256(content).hexdigest()
     (folder / "certificate.json").write_text(json.dumps(certificate))
@@ -91,14 +88,14 @@ def test_another_model_is_rejected_by_the_first_rule_that_fails(
     folder = copied(proofs[model], tmp_path)
     changed(folder, "model.npz", lambda a: a.update({k: a[k] * 1.01 for k in a if k.endswith(".data")}))
     found = reasons(folder)
-    assert len(found) == len(claims(folder)["images"])
+    assert len(found) == len(certificate_json(folder)["images"])
     assert all("rule 1 (centre), block" in r or "rule 2 (box), block" in r for r in found)
 
 
 @pytest.mark.parametrize("model", SHIPPED)
 def test_a_larger_eps_is_rejected(model: str, proofs: dict[str, Path], tmp_path: Path) -> None:
     folder = copied(proofs[model], tmp_path)
-    content = claims(folder)
+    content = certificate_json(folder)
     content["eps"] = str(Fraction(content["eps"]) * 21 / 20)
     (folder / "certificate.json").write_text(json.dumps(content))
     assert len(reasons(folder)) == len(content["images"])
@@ -108,7 +105,7 @@ def test_a_larger_eps_is_rejected(model: str, proofs: dict[str, Path], tmp_path:
 def test_a_flipped_bit_is_found(seed: int, proofs: dict[str, Path], tmp_path: Path) -> None:
     folder = copied(proofs[SHIPPED[seed % 2]], tmp_path)
     moment = random.Random(seed)
-    name = moment.choice(claims(folder)["images"])["file"]
+    name = moment.choice(certificate_json(folder)["images"])["file"]
     content = bytearray((folder / name).read_bytes())
     content[moment.randrange(len(content))] ^= 1 << moment.randrange(8)
     (folder / name).write_bytes(bytes(content))
@@ -135,7 +132,7 @@ def test_a_run_that_is_killed_leaves_a_valid_certificate_and_goes_on(tmp_path: P
 
 def claims_of(folder: Path) -> list[int]:
     try:
-        return [entry["index"] for entry in claims(folder)["images"]]
+        return [entry["index"] for entry in certificate_json(folder)["images"]]
     except FileNotFoundError:
         return []
 
@@ -167,6 +164,6 @@ def test_a_folder_that_holds_a_certificate(
     assert "holds another model" in capsys.readouterr().err
     assert reasons(folder) == []
     assert certify("digits_maxmin_clipped", folder, "--overwrite", "--samples", 4) == 0
-    assert claims(folder)["model"]["name"] == "digits_maxmin_clipped.onnx"
+    assert certificate_json(folder)["model"]["name"] == "digits_maxmin_clipped.onnx"
     assert reasons(folder) == []
-    assert {f"images/{f.name}" for f in (folder / "images").iterdir()} <= set(claims(folder)["files"])
+    assert {f"images/{f.name}" for f in (folder / "images").iterdir()} <= set(certificate_json(folder)["files"])

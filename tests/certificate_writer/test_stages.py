@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from certificates import evidence
 from seeds import seeds
 
 from llcert.certificate_writer import open_folder
@@ -14,8 +15,6 @@ from llcert.certification import Certifier, Semantics, Settings, Verdict
 from llcert.checker import check
 from llcert.ir import Activation, Input, Network, apply
 from llcert.ops import Clamp, Leaky, Linear, MaxMin, relu
-
-from .certified import evidence
 
 PHIS = (
     relu(),
@@ -41,10 +40,10 @@ def arrays(seed: int, settings: Settings, folder: Path) -> list[set[str]]:
     found = network(seed, PHIS[seed % len(PHIS)])
     images = torch.rand(6, 4, generator=torch.Generator().manual_seed(seed))
     labels = found(images).argmax(1)
-    canonical, kept = evidence(found, settings, images, labels)
+    graph, kept = evidence(found, settings, images, labels)
     target = open_folder(folder, resume=False, overwrite=False)
     eps, about = str(settings.eps), {"model": {}, "source": {}}
-    target.begin(canonical, eps=eps, semantics=settings.semantics.value, about=about, within=settings.within)
+    target.begin(graph, eps=eps, semantics=settings.semantics.value, about=about, within=settings.within)
     for index, one in sorted(kept.items()):
         target.add(index, one)
     target.commit()

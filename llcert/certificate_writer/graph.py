@@ -1,4 +1,8 @@
-"""The network of a certificate: its nodes with their arrays, as docs/certificate.md has them."""
+"""graph.json and model.npz: the network as nodes with arrays (docs/certificate.md, section 1.2).
+
+Linear operators of every kind become sparse matrices, activations one of the three kinds that the checker knows. What
+has no such form is refused with the name of the node, so that no certificate claims more than a checker can verify.
+"""
 
 from __future__ import annotations
 
@@ -23,11 +27,11 @@ Arrays = dict[str, NDArray[Any]]
 
 
 @dataclass(frozen=True)
-class Canonical:
-    """A program in the certificate's terms.
+class CertificateGraph:
+    """A program as the nodes of a certificate.
 
-    numbers: of its nodes, the input first. matrices: of the linear nodes, in float64. fields: what graph.json says of
-    each node. arrays: what model.npz holds.
+    numbers: the number of every node, in order of execution, the input first. matrices: of the linear nodes, in
+    float64. fields: the entry of every node in graph.json. arrays: the content of model.npz.
     """
 
     program: Program
@@ -37,10 +41,12 @@ class Canonical:
     arrays: Arrays
 
     @staticmethod
-    def of(program: Program, *, deployed: bool = True) -> Canonical:
-        """Raises UnsupportedModel, naming the node, for operators a certificate has no words for.
+    def of(program: Program, *, deployed: bool = True) -> CertificateGraph:
+        """The nodes of a program. Raises UnsupportedModel, naming the node, for an operator that no kind of node stands
+        for.
 
-        deployed: whether it speaks of what the formats of the values round.
+        deployed: whether the certificate is also about floating-point evaluations of the network (rule 10). Operators
+        that round more than rule 10 pays for are refused then.
         """
         order = topological(program.output)
         numbers = {node: k for k, node in enumerate(order)}
@@ -53,19 +59,20 @@ class Canonical:
             named = {"inputs": inputs} if isinstance(node.op, Join) else {"input": inputs[0]} if inputs else {}
             fields.append(said | named | {"size": math.prod(node.shape), "type": format_name(node.dtype)})
             arrays |= {f"{numbers[node]}.{name}": values for name, values in own.items()}
-        return Canonical(program, numbers, matrices, tuple(fields), arrays)
+        return CertificateGraph(program, numbers, matrices, tuple(fields), arrays)
 
-    def graph(self) -> dict[str, Any]:
+    def graph_json(self) -> dict[str, Any]:
         """The content of graph.json."""
         cuts = sorted(self.numbers[n] for n in (self.program.input, *(b.node for b in self.program.blocks)))
         return {"format": 2, "nodes": list(self.fields), "cuts": cuts, "classes": self.program.classes}
 
     @cached_property
     def maps(self) -> Mapping[Node, Mapping[Node, Matrix]]:
-        """The matrices of every block, by its sources."""
+        """The matrix `A_s` of every block from each of its sources s, in float64."""
         return {b.node: {t.source: self._map(b, t.source) for t in b.terms} for b in self.program.blocks}
 
     def _map(self, block: Block, source: Node) -> Matrix:
+        """The sum, over all paths from a source to the value of a block, of the product of the matrices on the path."""
         size = math.prod(source.shape)
         found = {source: placed(np.arange(size), size, size)}
         for node in block.body:
@@ -80,8 +87,14 @@ class Canonical:
         return found[block.pre]
 
 
+_NO_RULE = (
+    "a certificate has no rule for this operator; its activations are clamps (ReLU, ReLU-theta), leaky ReLU, absolute "
+    "values and MaxMin (docs/certificate.md, section 1.5); without --proof llcert certifies others, too"
+)
+
+
 def _described(node: Node, matrices: Mapping[Node, Matrix], deployed: bool) -> tuple[dict[str, Any], Arrays]:
-    """What graph.json says of a node beside its inputs and its size, and its arrays."""
+    """The entry of a node in graph.json without inputs, size and type, and the arrays of the node."""
     op = node.op
     if isinstance(op, LinearOp):
         return _linear(node, op, matrices[node])
@@ -89,7 +102,7 @@ def _described(node: Node, matrices: Mapping[Node, Matrix], deployed: bool) -> t
         return _join(node, _places(node, op))
     found = op.described(node.inputs[0].shape) if isinstance(op, Activation) else None
     if found is None:
-        raise _unknown(node, "a certificate has no rule for this operator")
+        raise _unknown(node, _NO_RULE)
     kind, arrays = found
     if deployed:
         _require_paid(node, kind)
@@ -97,7 +110,7 @@ def _described(node: Node, matrices: Mapping[Node, Matrix], deployed: bool) -> t
 
 
 def _require_paid(node: Node, kind: str) -> None:
-    """Raises UnsupportedModel for an activation that rounds more than rule 10 pays for its kind."""
+    """Raises UnsupportedModel for an activation that rounds more than rule 10 pays for a node of its kind."""
     op = node.op
     assert isinstance(op, Activation)
     zero = torch.zeros(1, *node.inputs[0].shape, dtype=torch.float64, device=_device(op))
@@ -113,10 +126,12 @@ def _require_paid(node: Node, kind: str) -> None:
 
 
 def _unknown(node: Node, why: str) -> UnsupportedModel:
+    """The refusal of a node."""
     return UnsupportedModel(f"--proof: {node.op.label} {node.name or 'without a name'}: {why}")
 
 
 def _linear(node: Node, op: LinearOp, matrix: Matrix) -> tuple[dict[str, Any], Arrays]:
+    """A linear node: a `take` where it moves entries and computes nothing, else a `linear`; as of `_described`."""
     roundings, zero = stated(op), torch.zeros(1, *node.inputs[0].shape, dtype=torch.float64, device=_device(op))
     offset = _array(op(zero)[0].expand(node.shape))
     magnitude = np.maximum(_array(op.offset_size(zero)[0].expand(node.shape)), np.abs(offset))
@@ -133,30 +148,32 @@ def _linear(node: Node, op: LinearOp, matrix: Matrix) -> tuple[dict[str, Any], A
 
 
 _ROUNDINGS = 6
-"""Of a product, and of an offset, in rule 10 of a certificate."""
+"""Roundings of a product, and of an offset, that rule 10 pays for."""
 
 
 def _join(node: Node, places: list[NDArray[np.int64]]) -> tuple[dict[str, Any], Arrays]:
-    """A sum, where every value fills all of the result; a concatenation, where each fills a part of its own."""
+    """An `add` where every input fills all of the result, a `concat` where each fills a part of its own; as of
+    `_described`. places: where the entries of each input go."""
     size = math.prod(node.shape)
     if stated(node.op) == 0 and all(np.array_equal(p, np.arange(size)) for p in places):
         return {"kind": "add"}, {}
     if stated(node.op) == 0 and np.array_equal(np.sort(np.concatenate(places)), np.arange(size)):
         return {"kind": "concat"}, {f"places.{i}": p for i, p in enumerate(places)}
-    raise _unknown(node, "a certificate has no rule for this operator")
+    raise _unknown(node, _NO_RULE)
 
 
 def _places(node: Node, op: Join) -> list[NDArray[np.int64]]:
-    """Where in the result each value's entries go: every one enters one output, with coefficient one."""
+    """The position in the result of every entry of each input: each enters one output, with coefficient one."""
     outputs = torch.arange(math.prod(node.shape), dtype=torch.float64).reshape(1, *node.shape)
     return [_array(part[0]).astype(np.int64) for part in op.adjoints(outputs, [i.shape for i in node.inputs])]
 
 
 def _device(op: Op) -> torch.device:
+    """Where the parameters of an operator are."""
     return next((t.device for t in op.tensors().values()), torch.device("cpu"))
 
 
 def _array(values: Tensor) -> NDArray[Any]:
-    """The entries of one image's value in row-major order; numbers with a point in float64."""
+    """The entries of a tensor in row-major order; floating-point numbers in float64."""
     values = values.detach().cpu()
     return np.ascontiguousarray((values.double() if values.is_floating_point() else values).reshape(-1).numpy())
