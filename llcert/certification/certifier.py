@@ -87,7 +87,8 @@ class Certifier:
         if settings.radius is not None:
             # coarser formats lose small weights
             search = RadiusSearch(estimator, provers.get(settings.assurance), ~exact.dependent, settings.radius)
-        memory = MemoryBudget(program.device, Footprint.of(program, proved=proving).bytes)
+        footprint = Footprint.of(program, proved=proving, evidence=checkable is not None)
+        memory = MemoryBudget(program.device, footprint.bytes)
         return Certifier(network, settings, exact, estimator, stages, search, memory)
 
     @property

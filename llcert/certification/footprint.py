@@ -19,6 +19,7 @@ _MARGINS = 8  # tensors of classes times the last hidden value that a margin hol
 _ROWS = 20  # tensors of the size of all rows of a backward pass that an ascent holds at once
 
 _LARGEST_BATCH = 256
+_KEPT = 16  # tensors of the size of every value that the evidence of an image keeps: two forward passes
 _SHARE = 0.25  # of the free memory, what a batch may take
 
 
@@ -35,13 +36,15 @@ class Footprint:
     most: int
 
     @staticmethod
-    def of(program: Program, *, proved: bool) -> Footprint:
-        """The estimates for a program. proved: whether bounds are computed in float64, too."""
+    def of(program: Program, *, proved: bool, evidence: bool = False) -> Footprint:
+        """The estimates for a program. proved: whether bounds are computed in float64, too. evidence: whether proofs
+        are kept until the batch is done, as for a certificate folder; parts of branch covers are not counted."""
         width = 8 if proved else torch.finfo(program.dtype).bits // 8
         last = sum(_size(term.columns) for term in program.blocks[-1].terms)
         entries = sum(_size(block.pre.shape) for block in program.blocks)
+        work = _REGIONS * program.entries + _MARGINS * program.classes * last + _scratch(program)
         return Footprint(
-            width * (_REGIONS * program.entries + _MARGINS * program.classes * last + _scratch(program)),
+            width * (work + (_evidence(program) if evidence else 0)),
             width * _ROWS * program.classes * entries,
             width * _ROWS * Backward(program).rows_at_once * entries,
         )
@@ -51,22 +54,23 @@ class Footprint:
         return images * self.image + min(images * self.rows, self.most)
 
 
-def batch_size_for(program: Program, *, proved: bool = False) -> int:
+def batch_size_for(program: Program, *, proved: bool = False, evidence: bool = False) -> int:
     """The batch size: a power of two, at most 256, whose batches take about a quarter of the free memory.
 
-    proved: whether bounds are computed in float64, too. Where the estimate is too low, batches are split as they run
-    (`MemoryBudget`).
+    proved: whether bounds are computed in float64, too. evidence: whether proofs are kept. Where the estimate is too
+    low, batches are split as they run (`MemoryBudget`).
     """
-    footprint, available = Footprint.of(program, proved=proved), _SHARE * free_memory(program.device)
+    footprint = Footprint.of(program, proved=proved, evidence=evidence)
+    available = _SHARE * free_memory(program.device)
     size = _LARGEST_BATCH
     while size > 1 and footprint.bytes(size) > available:
         size //= 2
     return size
 
 
-def check_one_image_fits(program: Program, source: str, *, proved: bool) -> None:
+def check_one_image_fits(program: Program, source: str, *, proved: bool, evidence: bool = False) -> None:
     """Raises InvalidInput where the bounds of a single image take more memory than is free, by the estimate."""
-    needed, free = Footprint.of(program, proved=proved).image, free_memory(program.device)
+    needed, free = Footprint.of(program, proved=proved, evidence=evidence).image, free_memory(program.device)
     if needed <= free:
         return
     largest = program.largest
@@ -83,6 +87,14 @@ def multiplications(program: Program) -> int:
     nodes = {node for block in program.blocks for node in block.body}
     weights = ((n.shape, n.op.tensors().get("weight")) for n in nodes)
     return sum(_size(shape) * (w.numel() // w.shape[0]) for shape, w in weights if w is not None and w.ndim > 1)
+
+
+def _evidence(program: Program) -> int:
+    """Numbers that the evidence of an image keeps: the regions of two forward passes, for every entry with a backward
+    row two ends and multipliers for both at every block below, and for every class the slopes of all activations."""
+    sizes = [_size(block.pre.shape) for block in program.blocks]
+    rows = sum((2 * below + 4) * size for below, size in enumerate(sizes))
+    return _KEPT * program.entries + rows + program.classes * sum(sizes)
 
 
 def _scratch(program: Program) -> int:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 import pytest
 import torch
+from drawing import normal
 from torch import Tensor
 
 from llcert import ops
@@ -46,10 +47,6 @@ from llcert.program import Program, lower
 from llcert_train.norms import FewIterations
 
 CLASSES = 3
-
-
-def normal(*shape: int, seed: int = 0) -> Tensor:
-    return torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
 
 
 def leaf(x: Tensor, dtype: torch.dtype = torch.float64) -> Tensor:

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from certificate_writer.certified import evidence
+from certificates import evidence
 from torch import Tensor
 
 import llcert

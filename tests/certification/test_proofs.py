@@ -10,8 +10,9 @@ from dataclasses import replace
 
 import pytest
 import torch
+from certificates import single
 from proofs import ORDERS, Silly, in_float32, prover
-from random_graphs import Draw, in_format, random_image, random_network
+from random_graphs import Draw, random_image, random_network
 from torch import Tensor
 
 from llcert.bounds import RowWeighting, VerifiedArithmetic, propagate
@@ -89,10 +90,6 @@ def holds(proved: Tensor, observed: Tensor, others: Tensor) -> bool:
     """Whether no proved margin is above an observed one; where that is NaN, as of a window that sees only padding,
     nothing may be proved."""
     return bool(((proved <= observed) | (proved == -torch.inf))[others].all())
-
-
-def single(network: Network) -> Network:
-    return in_format(network, torch.float32)
 
 
 def differences(logits: Tensor, label: int) -> Tensor:

@@ -76,7 +76,7 @@ def check(seed: int) -> None:
     image, weighting = random_image(network, seed).float(), list(RowWeighting)[seed // 2 % 2]
     own = prover(network, eps, semantics)
     program = own.program
-    bound = own.liplt() if own.liplt is not None and seed % 2 else own.bound
+    bound = own.liplt.bound if own.liplt is not None and seed % 2 else own.bound
     with torch.no_grad():
         region = enclosing_ball(image.double(), eps)
         trace = propagate(

@@ -34,8 +34,9 @@ _ENTRIES = 2**21
 class BackwardBounds:
     """Lower bounds of objectives, and the linear bound that gives them.
 
-    lower: `[batch, bounds]`. paid: what the concretized linear bound pays for rounding, `[batch, bounds]`. linear:
-    where the pass ended; where an earlier stop is better, `lower` is the bound of that.
+    lower: `[batch, bounds]`. paid: what the concretized linear bound pays for the rounding of the pass itself, without
+    that of evaluations of the network, `[batch, bounds]`. linear: where the pass ended; where an earlier stop is
+    better, `lower` is the bound of that.
     """
 
     lower: Tensor
@@ -175,8 +176,7 @@ class Backward:
     def _stopped(self, trace: Trace, linear: LinearBound) -> BackwardBounds:
         """The bounds where the pass stops: everything that is left concretized."""
         end = concretized(linear, trace, self.program.input, clip=self.clip)
-        lower = end.lower
-        return BackwardBounds(lower, end.value - lower, linear)
+        return BackwardBounds(end.lower, end.paid, linear)
 
 
 def differences(labels: Tensor, program: Program) -> Tensor:

@@ -69,8 +69,8 @@ class IntermediateBounds:
 
     ends: lower and upper bounds, `[batch, *pre shape]`, infinite for entries without a row. bounded: the entries with a
     row, boolean `[batch, entries]`. lam: multipliers of every step on the way, for the lower and for the upper bound of
-    each entry, `[batch, entries]` both. paid: what was subtracted for rounding, the larger of both sides,
-    `[batch, *pre shape]`.
+    each entry, `[batch, entries]` both. paid: what was subtracted for the rounding of the pass, without that of
+    evaluations of the network, the larger of both sides, `[batch, *pre shape]`.
     """
 
     ends: tuple[Tensor, Tensor]

@@ -21,27 +21,31 @@ class LowerSum:
 
     value: the sum as computed, `[batch, bounds]`. rounding: of the arithmetic; None for an estimate, which does not pay
     for rounding. size: the sum of absolute values. error: the sum of bounds of what the terms may be too large by.
-    count: the number of terms.
+    count: the number of terms. evaluation: the part of `error` that evaluations of the network err, not this
+    arithmetic.
     """
 
     value: Tensor
     rounding: Rounding | None
     size: Tensor
     error: Tensor
+    evaluation: Tensor
     count: int = 0
 
     @staticmethod
     def of(zero: Tensor, rounding: Rounding | None) -> LowerSum:
         """The empty sum; zero: zeros `[batch, bounds]`."""
-        return LowerSum(zero, rounding, zero, zero)
+        return LowerSum(zero, rounding, zero, zero, zero)
 
-    def plus(self, term: Tensor, error: Tensor | None = None) -> LowerSum:
-        """The sum with one more term; error: bound of what that may be too large by, none for an estimate."""
+    def plus(self, term: Tensor, error: Tensor | None = None, evaluation: Tensor | None = None) -> LowerSum:
+        """The sum with one more term. error: bound of what that may be too large by, none for an estimate. evaluation:
+        the part of it that evaluations of the network err."""
         value, count = self.value + term, self.count + 1
         if self.rounding is None:
             return replace(self, value=value, count=count)
         total = self.error if error is None else self.error + error
-        return replace(self, value=value, size=self.size + term.abs(), error=total, count=count)
+        part = self.evaluation if evaluation is None else self.evaluation + evaluation
+        return replace(self, value=value, size=self.size + term.abs(), error=total, evaluation=part, count=count)
 
     @property
     def lower(self) -> Tensor:
@@ -50,6 +54,11 @@ class LowerSum:
             return self.value
         paid = self.rounding.gamma(2 * self.count + 8) * self.size + self.error
         return self.value - self.rounding.above(paid, 2 * self.count + 8)
+
+    @property
+    def paid(self) -> Tensor:
+        """What the lower bound pays for the rounding of this arithmetic, not for that of evaluations of the network."""
+        return (self.value - self.lower - self.evaluation).clamp(min=0)
 
 
 @dataclass(frozen=True)

@@ -32,7 +32,7 @@ def through_activation(
     constant, choices, relaxed = linear.constant, dict(linear.choices), dict(linear.relaxed)
     if trace.roundoff is not None and block.activation is not None:
         errors = sharing.sums(a.abs() * trace.roundoff[block.node].after[:, None])
-        constant = constant.plus(torch.zeros_like(errors), DOUBLE.above(errors, a[0].numel() + 8))
+        constant = constant.plus(torch.zeros_like(errors), DOUBLE.above(errors, a[0].numel() + 8), errors)
     for number, relaxation in reversed(list(enumerate(trace.relaxations(block) or ()))):
         key = index, number
         inner, passing = relaxation.enter(a)
@@ -53,10 +53,11 @@ def through_linear_map(
 
     offset: z where all of these are zero, `[1, *pre shape]`. sharing: of g.
     """
-    block, error = program.blocks[index], None
+    block, error, evaluation = program.blocks[index], None, None
     if trace.roundoff is not None:
         error = _row_error(g, block, trace.roundoff[block.node], len(program.blocks), sharing)
-    linear = replace(linear, constant=linear.constant.plus(sharing.sums(g * offset), error))
+        evaluation = sharing.sums(g.abs() * trace.roundoff[block.node].error[:, None])
+    linear = replace(linear, constant=linear.constant.plus(sharing.sums(g * offset), error, evaluation))
     for term in block.terms:
         linear = linear.plus(term.source, _adjoint(term, g))
     return linear

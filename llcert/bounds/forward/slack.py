@@ -32,7 +32,8 @@ class Slack:
         return error
 
     def intermediate(self, ends: tuple[Tensor, Tensor], paid: Tensor, size: Tensor) -> tuple[Tensor, Tensor]:
-        """Intermediate bounds, lower and upper; paid: what they pay for rounding. size: as of `box_error`."""
+        """Intermediate bounds, lower and upper. paid: what they pay for the rounding of the backward pass itself,
+        without that of evaluations of the network. size: as of `box_error`."""
         return ends
 
     def error(self, error: Tensor) -> Tensor:
@@ -76,7 +77,8 @@ class CheckerSlack(Slack):
         return error + (self.error(size * self.relative) + 2.0**-800)
 
     def intermediate(self, ends: tuple[Tensor, Tensor], paid: Tensor, size: Tensor) -> tuple[Tensor, Tensor]:
-        """The checker pays for rounding by about as much as was paid here."""
+        """Wider by `paid`: the checker's backward pass rounds about as much. Evaluations of the network need no room:
+        the bounds pay for them already, and the checker counts fewer roundings of a product."""
         room = self.box_error(paid, size)
         return downwards(ends[0] - room), upwards(ends[1] + room)
 

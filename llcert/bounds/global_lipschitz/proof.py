@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -16,6 +17,7 @@ from llcert.bounds.global_lipschitz.walk import Constants, GlobalBound, lipschit
 from llcert.bounds.liplt import Composed, Origin, distances, gain
 from llcert.errors import UnsupportedModel
 from llcert.ir import Input, LoopTransform, Node, topological
+from llcert.numerics.products import direct_sums
 from llcert.numerics.rounding import DOUBLE
 from llcert.program import Block, Program, Term
 from llcert.spectral import Side, Solver
@@ -59,6 +61,23 @@ def proved_bound(program: Program, solver: Solver | None = None, composed: Compo
         pairs,
         composed is not None,
     )
+
+
+@dataclass(frozen=True)
+class ProvedLipLT:
+    """The proved global bound of a program with LipLT in it, computed when it is first read: composed maps are costly.
+
+    solver: of norms of whole maps, as of `proved_bound`.
+    """
+
+    program: Program
+    solver: Solver
+
+    @cached_property
+    def bound(self) -> GlobalBound:
+        """`proved_bound` with the composed maps of LipLT (docs/method.md, section 6)."""
+        with torch.no_grad(), direct_sums():
+            return proved_bound(self.program, self.solver, Composed.of(self.program))
 
 
 @dataclass(frozen=True)

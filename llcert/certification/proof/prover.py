@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 
@@ -14,6 +13,7 @@ from llcert.bounds.backward.alpha import Ascent
 from llcert.bounds.backward.crown import Backward, differences
 from llcert.bounds.backward.intermediate import Colorings, IntermediateBounds, intermediate_bounds
 from llcert.bounds.forward.outward import enclosing_ball
+from llcert.bounds.global_lipschitz.proof import ProvedLipLT
 from llcert.certification.heads import rounding, told_apart
 from llcert.certification.proof.attempts import Attempt, Objectives, ascended, branched, closed, repeated
 from llcert.certification.proof.evidence import (
@@ -34,7 +34,7 @@ from llcert.numerics.products import direct_sums
 from llcert.numerics.tensors import flat
 from llcert.ops import Sigmoid
 from llcert.program import Program
-from llcert.spectral import Remembered, Side, Solver
+from llcert.spectral import CachingSolver, Side, Solver
 
 _LEAST = 1e-7
 """Share of the largest logit that a margin with evidence must exceed, for the rounding of the checker."""
@@ -47,12 +47,11 @@ _ENOUGH = 1e-4
 class Prover:
     """Lower bounds of margins, rounding included: the counterpart of `Estimator` in float64.
 
-    program: the network in float64. bound: its proved global bound; liplt: computes the one with LipLT, which is
-    costly. solver: of local norms. side: what these must be at least. eps: not below the radius asked for. deployed:
-    whether margins hold for the network as it is run, too, not only in real numbers. colorings: the groups of neurons
-    whose intermediate bounds share a row. ascent: the last attempt at an objective. within: the pixel range that the
-    specification is restricted to. slack: what bounds leave for the rounding of a checker. heads: the operators behind
-    the logits of each output.
+    program: the network in float64. bound: its proved global bound; liplt: the one with LipLT. solver: of local norms.
+    side: what these must be at least. eps: not below the radius asked for. deployed: whether margins hold for the
+    network as it is run, too, not only in real numbers. colorings: the groups of neurons whose intermediate bounds
+    share a row. ascent: the last attempt at an objective. within: the pixel range that the specification is restricted
+    to. slack: what bounds leave for the rounding of a checker. heads: the operators behind the logits of each output.
     """
 
     program: Program
@@ -67,7 +66,7 @@ class Prover:
     slack: Slack = TIGHT
     specification: Specification = FIRST
     heads: tuple[tuple[Op, ...], ...] = ()
-    liplt: Callable[[], GlobalBound] | None = None
+    liplt: ProvedLipLT | None = None
 
     def __call__(self, images: Tensor, references: Tensor, hint: ProofHint, eps: Tensor | None = None) -> Tensor:
         """The margins of `prove`, without evidence."""
@@ -117,7 +116,7 @@ class Prover:
         return Backward(self.program, clip=self.within is not None)
 
     def _bound(self, hint: ProofHint) -> GlobalBound:
-        return self.liplt() if hint.liplt and self.liplt is not None else self.bound
+        return self.liplt.bound if hint.liplt and self.liplt is not None else self.bound
 
     def _region(self, images: Tensor, eps: Tensor | None) -> Region:
         """The balls of the images, rounding of the input included."""
@@ -129,7 +128,7 @@ class Prover:
         return enclosing_ball(images.to(torch.float64), eps, within=self.within, deployed=form)
 
     def _arithmetic(self, hint: ProofHint) -> VerifiedArithmetic:
-        solver = Remembered(self.solver) if hint.local else None
+        solver = CachingSolver(self.solver) if hint.local else None
         return VerifiedArithmetic(self._bound(hint), solver, self.deployed, self.slack)
 
     def _check_side(self, side: Side) -> None:

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
-from functools import cache
 
 import torch
 
-from llcert.bounds import TIGHT, CheckerSlack, GlobalBound
+from llcert.bounds import TIGHT, CheckerSlack
 from llcert.bounds.backward.intermediate import Colorings
-from llcert.bounds.global_lipschitz.proof import proved_bound
-from llcert.bounds.liplt import Composed
+from llcert.bounds.global_lipschitz.proof import ProvedLipLT, proved_bound
 from llcert.certification.heads import rounding
 from llcert.certification.proof.hint import ProofHint
 from llcert.certification.proof.prover import Prover
@@ -23,7 +21,7 @@ from llcert.ir import Activation, Network, format_name, topological
 from llcert.machine.memory import free_memory
 from llcert.numerics.products import direct_sums
 from llcert.program import Program
-from llcert.spectral import MaskedOnly, RandomLanczos, Remembered, Side, Solver, Verified
+from llcert.spectral import CachingSolver, MaskedOnly, RandomLanczos, Side, Solver, VerifiedCholesky
 
 _WHOLE = 10.0
 """The norms of whole maps, proved once a network, may take so many times what those of an image may take."""
@@ -64,7 +62,9 @@ def provers_of(
         _check_parameters(program)
         _check_heads(network)
     verified = _verified(program, settings)
-    bound, liplt = _global_bounds(program, verified)
+    whole = CachingSolver(replace(verified, operations=_WHOLE * verified.operations, maps=1))  # LipLT asks again
+    with torch.no_grad(), direct_sums():
+        bound = proved_bound(program, whole)
     passes = sum(hint.forward_passes for hint in hints)
     return {
         assurance: Prover(
@@ -79,35 +79,22 @@ def provers_of(
             slack=slack if slack is not None and side is Side.UPPER else TIGHT,
             specification=settings.specification,
             heads=network.heads,
-            liplt=liplt,
+            liplt=ProvedLipLT(program, whole),
         )
         for assurance, (solver, side) in _solvers(program, settings, verified, passes).items()
     }
 
 
-def _global_bounds(program: Program, verified: Verified) -> tuple[GlobalBound, Callable[[], GlobalBound]]:
-    """The proved global bound, and the one with LipLT, which is computed when it is first asked for."""
-    solver = Remembered(replace(verified, operations=_WHOLE * verified.operations, maps=1))  # LipLT asks again
-
-    @cache
-    def liplt() -> GlobalBound:
-        with torch.no_grad(), direct_sums():
-            return proved_bound(program, solver, Composed.of(program))
-
-    with torch.no_grad(), direct_sums():
-        return proved_bound(program, solver), liplt
-
-
-def _verified(program: Program, settings: Settings) -> Verified:
+def _verified(program: Program, settings: Settings) -> VerifiedCholesky:
     """The solver of deterministic norms, with the time and the memory that one image's may take."""
     terms = [t for b in program.blocks for t in b.terms if not t.moves]
     budget = settings.proof_seconds * _RATE / max(len(terms), 1)
     free = min(free_memory(d) for d in (program.device, torch.device("cpu")))  # a sparse one is the host's
-    return Verified(operations=budget, memory=min(Verified.memory, max(_FREE * free, 1)))
+    return VerifiedCholesky(operations=budget, memory=min(VerifiedCholesky.memory, max(_FREE * free, 1)))
 
 
 def _solvers(
-    program: Program, settings: Settings, verified: Verified, passes: int
+    program: Program, settings: Settings, verified: VerifiedCholesky, passes: int
 ) -> dict[Assurance, tuple[Solver, Side]]:
     """The solver of each assurance, and the side of the norms that it may return.
 

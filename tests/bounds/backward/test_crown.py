@@ -6,8 +6,9 @@ from dataclasses import replace
 
 import pytest
 import torch
+from drawing import normal
 from proofs import Silly, points_of, proved, values_of
-from random_graphs import random_image, random_network
+from random_graphs import in_format, random_image, random_network
 from torch import Tensor
 
 from llcert.bounds import Trace
@@ -20,10 +21,6 @@ from llcert.program import Program
 
 ROWS = 3
 SEEDS = range(20)
-
-
-def normal(*shape: int, seed: int) -> Tensor:
-    return torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
 
 
 def dense(node: Node, out: int, seed: int) -> Node:
@@ -212,6 +209,21 @@ def test_paying_for_rounding_costs_little_and_something() -> None:
     assert bool((paid.lower < free.lower).all())
     assert bool((paid.lower > free.lower - 1e-10).all())
     torch.testing.assert_close(paid.lower + paid.paid, free.lower)
+
+
+@torch.no_grad()
+def test_what_evaluations_in_float32_err_is_not_told_as_rounding_of_the_pass() -> None:
+    """A checker's pass rounds as much as this one: room for it need not hold what a float32 evaluation errs, too."""
+    network = in_format(Network(_residual()), torch.float32)
+    images = torch.rand(4, 3, generator=torch.Generator().manual_seed(0), dtype=torch.float64).float().double()
+    found = {}
+    for deployed in (False, True):
+        program, trace = proved(network, images, 0.3, deployed=deployed)
+        rows = {program.output: differences(torch.zeros(4, dtype=torch.int64), program)[:, 1:]}
+        found[deployed] = Backward(program)(trace, rows, Tightest())
+    assert bool((found[True].paid > 0).all())
+    assert bool((found[True].paid <= 1.1 * found[False].paid).all())
+    assert bool((found[False].lower - found[True].lower > 100 * found[True].paid).all())
 
 
 @torch.no_grad()

@@ -7,6 +7,7 @@ import itertools
 import pytest
 import torch
 from dense import exact_norm, matrix
+from drawing import normal
 from torch import Tensor
 
 from llcert.bounds import EstimatedArithmetic, GlobalBound, RowWeighting, Start, global_bound, propagate
@@ -22,15 +23,11 @@ TIGHT = PowerIteration(tolerance=1e-7, cap=20000)
 EPS = 0.2
 
 
-def _normal(*shape: int, seed: int) -> Tensor:
-    return torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
-
-
 def _net(phi: Activation, seed: int = 0, widths: tuple[int, ...] = (3, 6, 4, 3)) -> Program:
     node = apply(Input(widths[:1]))
     for number, (before, after) in enumerate(itertools.pairwise(widths)):
-        bias = _normal(after, seed=seed + 100 + number) / 2
-        node = apply(Linear(_normal(after, before, seed=seed + number) / before**0.5, bias), node)
+        bias = normal(after, seed=seed + 100 + number) / 2
+        node = apply(Linear(normal(after, before, seed=seed + number) / before**0.5, bias), node)
         if number < len(widths) - 2:
             node = apply(phi, node)
     return lower(Network(node), dtype=torch.float64)
@@ -72,9 +69,9 @@ def test_the_first_box_is_the_exact_range() -> None:
 
 @pytest.mark.parametrize("factors", [(3.0, 3.0, 3.0), (0.25, -2.0, 1.0)])
 def test_a_ball_is_stretched_by_factors_on_its_way_to_the_first_sum(factors: tuple[float, ...]) -> None:
-    scale, weight = torch.tensor(factors, dtype=torch.float64), _normal(4, 3, seed=3)
+    scale, weight = torch.tensor(factors, dtype=torch.float64), normal(4, 3, seed=3)
     hidden = apply(Linear(weight), apply(Affine(scale), apply(Input((3,)))))
-    output = apply(Linear(_normal(2, 4, seed=4)), apply(relu(), hidden))
+    output = apply(Linear(normal(2, 4, seed=4)), apply(relu(), hidden))
     program, image = lower(Network(output), dtype=torch.float64), _image()
     trace = propagate(program, ball(image, EPS), EstimatedArithmetic(global_bound(program, TIGHT), solver=TIGHT))
     before = trace.pre_activation[program.blocks[0].node]
@@ -137,15 +134,15 @@ def test_theorem_1_and_masked_norms(phi: str) -> None:
 @pytest.mark.parametrize("phi", PHIS)
 def test_the_global_bound_times_the_distance_bounds_the_movement(phi: str) -> None:
     program = _net(PHIS[phi], 7)
-    points = _normal(2000, 3, seed=1)
+    points = normal(2000, 3, seed=1)
     moved = torch.linalg.vector_norm(program.logits(points[:1000]) - program.logits(points[1000:]), dim=1)
     distance = torch.linalg.vector_norm(points[:1000] - points[1000:], dim=1)
     assert (moved <= global_bound(program, TIGHT).logit_lipschitz * distance * (1 + 1e-9)).all()
 
 
 def test_nothing_varies_in_a_dead_network() -> None:
-    node = apply(Linear(_normal(4, 3, seed=0), torch.full((4,), -100.0)), apply(Input((3,))))
-    node = apply(Linear(_normal(2, 4, seed=1)), apply(relu(), node))
+    node = apply(Linear(normal(4, 3, seed=0), torch.full((4,), -100.0)), apply(Input((3,))))
+    node = apply(Linear(normal(2, 4, seed=1)), apply(relu(), node))
     program = lower(Network(node), dtype=torch.float64)
     trace = propagate(program, ball(_image(), EPS), EstimatedArithmetic(global_bound(program, TIGHT), solver=TIGHT))
     assert not trace.post_activation[program.blocks[0].node].varying.any()
@@ -196,7 +193,7 @@ def test_without_a_crude_bound_the_unfinished_norm_stands() -> None:
 @pytest.mark.parametrize("scale", [1e-30, 1.0, 1e30])
 def test_the_crude_bound_is_an_upper_bound_at_every_scale(scale: float) -> None:
     for seed in range(10):
-        weight = _normal(5, 7, seed=seed)
+        weight = normal(5, 7, seed=seed)
         program = lower(Network(apply(Linear((weight * scale).float()), apply(Input((7,))))))
         rows = torch.rand(1, 5, generator=torch.Generator().manual_seed(seed))
         crude = float(_crude(program.blocks[0].terms[0], rows, torch.ones(1, 7))) / scale
@@ -205,11 +202,11 @@ def test_the_crude_bound_is_an_upper_bound_at_every_scale(scale: float) -> None:
 
 def test_branches_and_concatenations_are_never_below_the_dense_norm() -> None:
     image = apply(Input((3,)))
-    hidden = apply(relu(), apply(Linear(_normal(3, 3, seed=0)), image))
+    hidden = apply(relu(), apply(Linear(normal(3, 3, seed=0)), image))
     for output in (apply(Add(), hidden, image), apply(Concat(0), hidden, image)):
         program = lower(Network(output), dtype=torch.float64)
         bound = global_bound(program, TIGHT)
-        points = _normal(2000, 3, seed=2)
+        points = normal(2000, 3, seed=2)
         moved = torch.linalg.vector_norm(program.logits(points[:1000]) - program.logits(points[1000:]), dim=1)
         distance = torch.linalg.vector_norm(points[:1000] - points[1000:], dim=1)
         assert (moved <= bound.logit_lipschitz * distance * (1 + 1e-9)).all()
@@ -222,11 +219,11 @@ def test_branches_and_concatenations_are_never_below_the_dense_norm() -> None:
 def test_small_weights_do_not_close_the_box(scale: float) -> None:
     """The squares of float32 weights vanish below 1e-22; the values they move do not."""
     image = apply(Input((3,)))
-    hidden = apply(relu(), apply(Linear(_normal(3, 3, seed=0).float() * scale, torch.full((3,), 2 * scale)), image))
+    hidden = apply(relu(), apply(Linear(normal(3, 3, seed=0).float() * scale, torch.full((3,), 2 * scale)), image))
     for output in (apply(Linear(torch.eye(3) / scale), hidden), apply(Concat(0), hidden, apply(relu(), hidden))):
         program = lower(Network(output))
         trace = propagate(program, ball(_image().float(), EPS), EstimatedArithmetic(global_bound(program)))
-        points = _image().float() + EPS * torch.nn.functional.normalize(_normal(50, 3, seed=1).float())
+        points = _image().float() + EPS * torch.nn.functional.normalize(normal(50, 3, seed=1).float())
         values, everyone = _values(program, points), torch.zeros(50, dtype=torch.int64)
         for block in program.blocks:
             region = trace.post_activation[block.node].region
@@ -239,10 +236,10 @@ def test_small_weights_do_not_close_the_box(scale: float) -> None:
 
 @pytest.mark.parametrize("poison", [torch.nan, torch.inf])
 def test_poisoned_weights_leave_no_finite_radius(poison: float) -> None:
-    weight = _normal(4, 3, seed=0)
+    weight = normal(4, 3, seed=0)
     weight[0, 0] = poison
     hidden = apply(relu(), apply(Linear(weight), apply(Input((3,)))))
-    program = lower(Network(apply(Linear(_normal(2, 4, seed=1)), hidden)), dtype=torch.float64)
+    program = lower(Network(apply(Linear(normal(2, 4, seed=1)), hidden)), dtype=torch.float64)
     bound = global_bound(program)
     assert not bound.logit_lipschitz.isfinite()
     trace = propagate(program, ball(_image(), EPS), EstimatedArithmetic(bound))
@@ -254,7 +251,7 @@ def _diagonal(seed: int) -> tuple[Program, GlobalBound, Tensor]:
     weight = torch.diag(torch.rand(4, generator=generator, dtype=torch.float64) + 0.5)
     bias = -0.8 * torch.rand(4, generator=generator, dtype=torch.float64)
     hidden = apply(relu(), apply(Linear(weight, bias), apply(Input((4,)))))
-    program = lower(Network(apply(Linear(_normal(3, 4, seed=seed)), hidden)), dtype=torch.float64)
+    program = lower(Network(apply(Linear(normal(3, 4, seed=seed)), hidden)), dtype=torch.float64)
     return program, global_bound(program), torch.rand(1, 4, generator=generator, dtype=torch.float64)
 
 
