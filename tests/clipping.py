@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable
 
 import torch
+from drawing import normal, normal32
 from torch import Tensor
 
 from llcert.ir import Activation, Input, Network, Node, Op, apply
@@ -14,18 +15,14 @@ from llcert.ops import Add, BatchNorm, Clamp, Conv, Linear, MaxMin, Reshape, rel
 IMAGE = (2, 4, 4)
 
 
-def normal(*shape: int, seed: int = 0, dtype: torch.dtype = torch.float32) -> Tensor:
-    return torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64).to(dtype)
-
-
 def pictures(count: int = 20, seed: int = 5, dtype: torch.dtype = torch.float32) -> Tensor:
     return torch.rand(count, *IMAGE, generator=torch.Generator().manual_seed(seed), dtype=torch.float64).to(dtype)
 
 
 def conv(channels: int, node: Node, seed: int, name: str = "") -> Node:
     """A 3x3 convolution that keeps the size."""
-    weight = normal(channels, node.shape[0], 3, 3, seed=seed) / (9 * node.shape[0]) ** 0.5
-    return apply(Conv(weight, normal(channels, seed=seed + 1), (1, 1), (1, 1)), node, name=name)
+    weight = normal32(channels, node.shape[0], 3, 3, seed=seed) / (9 * node.shape[0]) ** 0.5
+    return apply(Conv(weight, normal32(channels, seed=seed + 1), (1, 1), (1, 1)), node, name=name)
 
 
 def batch_norm(node: Node, seed: int = 0, dtype: torch.dtype = torch.float32) -> Node:
@@ -38,7 +35,7 @@ def batch_norm(node: Node, seed: int = 0, dtype: torch.dtype = torch.float32) ->
 def dense(width: int, node: Node, seed: int, name: str = "") -> Node:
     flat = node if len(node.shape) == 1 else apply(Reshape((math.prod(node.shape),)), node)
     size = flat.shape[0]
-    return apply(Linear(normal(width, size, seed=seed) / size**0.5, normal(width, seed=seed + 1)), flat, name=name)
+    return apply(Linear(normal32(width, size, seed=seed) / size**0.5, normal32(width, seed=seed + 1)), flat, name=name)
 
 
 def around(*ops: Op) -> Network:
@@ -60,7 +57,7 @@ def residual() -> Network:
 
 def bounds(*shape: int, seed: int = 9) -> Tensor:
     """Some that bind and some that do not."""
-    return normal(*shape, seed=seed).abs() + 0.05
+    return normal32(*shape, seed=seed).abs() + 0.05
 
 
 ZERO = torch.zeros(())

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator, Sequence
 import numpy as np
 import onnxruntime
 import torch
+from denormals import flushing
 from numpy.typing import NDArray
 from random_layers import exact
 from torch import Tensor
@@ -111,7 +112,7 @@ def join_rounds_as_stated(op: Join, shapes: Sequence[Shape]) -> None:
     truth = parts.astype(np.longdouble).sum(-1)
     _compare("torch", op(*inputs).flatten(1).numpy(), truth, allowed)
     if op.copies:
-        _compare("torch, flushing", _flushing(lambda: op(*inputs)).flatten(1).numpy(), truth, allowed)
+        _compare("torch, flushing", flushing(lambda: op(*inputs)).flatten(1).numpy(), truth, allowed)
         return
     ones = np.ones((1, parts.shape[-1]), np.float32)
     for order, flush in itertools.product(ORDERS, (False, True)):
@@ -150,7 +151,7 @@ def activation_rounds_as_stated(op: Activation, shape: Shape) -> None:
     """As torch computes it, with and without subnormals, wherever the exact value fits float32."""
     op = op.to("cpu", torch.float32)
     z = arguments(op, shape)
-    for name, value in (("torch", op(z)), ("torch, flushing", _flushing(lambda: op(z)))):
+    for name, value in (("torch", op(z)), ("torch, flushing", flushing(lambda: op(z)))):
         activation_is_near(op, z, value, name, flushed="flushing" in name)
 
 
@@ -271,7 +272,7 @@ def runtime_rounds_as_stated(op: LinearOp | Activation, shape: Shape) -> None:
 def runs(op: LinearOp, x: Tensor) -> Iterator[tuple[str, Singles]]:
     """Evaluations in float32, `[points, outputs]`, by name."""
     yield "torch", op(x).flatten(1).numpy()
-    yield "torch, flushing", _flushing(lambda: op(x)).flatten(1).numpy()
+    yield "torch, flushing", flushing(lambda: op(x)).flatten(1).numpy()
     if op.copies:
         return
     unit = torch.eye(x[0].numel()).reshape(-1, *x.shape[1:])
@@ -280,14 +281,6 @@ def runs(op: LinearOp, x: Tensor) -> Iterator[tuple[str, Singles]]:
     for order, fused, flush in itertools.product(ORDERS, (False, True), (False, True)):
         value = added_up(matrix, x.flatten(1).numpy(), offset, order, fused=fused, flush=flush)
         yield f"{order}{', fused' * fused}{', flushing' * flush}", value
-
-
-def _flushing(compute: Callable[[], Tensor]) -> Tensor:
-    torch.set_flush_denormal(True)
-    try:
-        return compute()
-    finally:
-        torch.set_flush_denormal(False)
 
 
 ORDERS: dict[str, Callable[[Singles], NDArray[np.int64]]] = {

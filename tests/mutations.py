@@ -7,6 +7,7 @@ from collections.abc import Callable
 
 import onnx
 import torch
+from drawing import ints
 from onnx import AttributeProto, numpy_helper
 from onnx_text import noise, onnx_model
 
@@ -17,10 +18,6 @@ KINDS = (
     *("Identity", "Max", "Transpose", "TopK", "Softmax", "MaxPool", "AveragePool", "Expand", "Tile", "", "Nothing"),
     *("ConvTranspose", "Flatten", "Squeeze", "Slice", "Pad", "Clip", "ConstantOfShape", "BatchNormalization"),
 )
-
-
-def ints(*values: int) -> torch.Tensor:
-    return torch.tensor(values, dtype=torch.int64)
 
 
 def seeds() -> list[onnx.ModelProto]:

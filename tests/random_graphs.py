@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import random
 from collections.abc import Callable
 from dataclasses import replace
 
 import torch
+from drawing import Draw
 from torch import Tensor
 
 from llcert.ir import Input, Network, Node, apply, topological
@@ -36,20 +36,6 @@ from llcert.ops import (
 )
 
 Layer = Callable[[Node], Node]
-
-
-class Draw:
-    """Seeded choices and tensors."""
-
-    def __init__(self, seed: int) -> None:
-        self.choices = random.Random(seed)
-        self.generator = torch.Generator().manual_seed(seed)
-
-    def normal(self, *shape: int) -> Tensor:
-        return torch.randn(shape, generator=self.generator, dtype=torch.float64)
-
-    def positive(self, *shape: int) -> Tensor:
-        return torch.rand(shape, generator=self.generator, dtype=torch.float64) + 0.2
 
 
 def random_network(seed: int, classes: int = 4) -> Network:

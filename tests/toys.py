@@ -8,6 +8,8 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from drawing import Draw
+from nodes import flattened
 from torch import Tensor
 
 from llcert.data import Dataset
@@ -22,7 +24,6 @@ from llcert.ops import (
     Leaky,
     Linear,
     MaxMin,
-    Reshape,
     Tanh,
     relu,
 )
@@ -30,17 +31,8 @@ from llcert.ops import (
 CLASSES = 4
 
 
-class _Draw:
-    """Seeded tensors in float64."""
-
-    def __init__(self, seed: int) -> None:
-        self.generator = torch.Generator().manual_seed(seed)
-
-    def normal(self, *shape: int, scale: float = 1.0) -> Tensor:
-        return scale * torch.randn(shape, generator=self.generator, dtype=torch.float64)
-
-    def positive(self, *shape: int) -> Tensor:
-        return torch.rand(shape, generator=self.generator, dtype=torch.float64) + 0.3
+class _Draw(Draw):
+    """Seeded layers in float64."""
 
     def dense(self, node: Node, out: int) -> Node:
         columns = node.shape[0]
@@ -52,14 +44,15 @@ class _Draw:
         return apply(Conv(weight, self.normal(out, scale=0.3), (stride, stride), (1, 1)), node)
 
     def theta(self, *shape: int) -> Clamp:
-        return Clamp(torch.zeros((), dtype=torch.float64), self.positive(*shape).requires_grad_())
+        return Clamp(torch.zeros((), dtype=torch.float64), self.positive(*shape, least=0.3).requires_grad_())
 
     def clipped(self, *shape: int) -> MaxMin:
-        return MaxMin(0, False, self.positive(*shape).requires_grad_(), (-self.positive(*shape)).requires_grad_())
-
-
-def _flat(node: Node) -> Node:
-    return apply(Reshape((torch.Size(node.shape).numel(),)), node)
+        return MaxMin(
+            0,
+            False,
+            self.positive(*shape, least=0.3).requires_grad_(),
+            (-self.positive(*shape, least=0.3)).requires_grad_(),
+        )
 
 
 def _linear(draw: _Draw) -> Node:
@@ -86,18 +79,18 @@ def _one_hidden_clipped(draw: _Draw) -> Node:
 
 def _conv(draw: _Draw) -> Node:
     node = apply(draw.theta(3, 1, 1), draw.conv(apply(Input((1, 4, 4), torch.float64)), 3))
-    return draw.dense(_flat(apply(relu(), draw.conv(node, 2, kernel=4, stride=2))), CLASSES)
+    return draw.dense(flattened(apply(relu(), draw.conv(node, 2, kernel=4, stride=2))), CLASSES)
 
 
 def _conv_maxmin(draw: _Draw) -> Node:
     node = apply(MaxMin(), draw.conv(apply(Input((1, 4, 4), torch.float64)), 4))
-    return draw.dense(_flat(apply(MaxMin(), draw.conv(node, 2, kernel=4, stride=2))), CLASSES)
+    return draw.dense(flattened(apply(MaxMin(), draw.conv(node, 2, kernel=4, stride=2))), CLASSES)
 
 
 def _conv_clipped(draw: _Draw) -> Node:
     node = apply(draw.clipped(2, 4, 4), draw.conv(apply(Input((1, 4, 4), torch.float64)), 4))
     node = apply(draw.clipped(1, 2, 2), draw.conv(node, 2, kernel=4, stride=2))
-    return draw.dense(_flat(node), CLASSES)
+    return draw.dense(flattened(node), CLASSES)
 
 
 def _residual(draw: _Draw) -> Node:
@@ -123,7 +116,7 @@ def _batch_norm(draw: _Draw) -> Node:
     node = draw.conv(apply(Input((1, 4, 4), torch.float64)), 3)
     norm = BatchNorm(draw.positive(3), draw.normal(3, scale=0.3), draw.normal(3, scale=0.3), draw.positive(3))
     node = apply(relu(), apply(norm, node))
-    return draw.dense(_flat(apply(relu(), draw.conv(node, 2, kernel=4, stride=2))), CLASSES)
+    return draw.dense(flattened(apply(relu(), draw.conv(node, 2, kernel=4, stride=2))), CLASSES)
 
 
 def _smooth(draw: _Draw) -> Node:

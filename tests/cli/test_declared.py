@@ -2,19 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import pytest
-import typer
+from commands import parameters
 
-from llcert.cli.app import app
 from llcert.options.certification import DECLARED
 from llcert.options.declaration import declaration_of, kind_of
-
-
-def parameters(command: str) -> dict[str, Any]:
-    found = typer.main.get_command(app).commands[command].params  # type: ignore[attr-defined]
-    return {str(p.name): p for p in found}
 
 
 @pytest.mark.parametrize("name", DECLARED)

@@ -6,6 +6,7 @@ import itertools
 
 import pytest
 import torch
+from drawing import number, numbers
 from seeds import sizes
 from torch import Tensor
 
@@ -20,19 +21,11 @@ BATCH, ROWS, POINTS = 3, 4, 400
 INFINITE = torch.tensor(torch.inf, dtype=torch.float64)
 
 
-def number(value: float) -> Tensor:
-    return torch.tensor(value, dtype=torch.float64)
-
-
-def entries(*values: float) -> Tensor:
-    return torch.tensor(values, dtype=torch.float64)
-
-
 CLAMPS = {
     f"clamp {low} {high}": (Clamp(low, high), (4,))
     for low, high in itertools.product(
-        (None, number(0.0), number(-0.5), entries(-1.0, 0.0, 0.6, -torch.inf)),
-        (None, number(0.4), number(-0.7), entries(0.3, 1.0, -0.2, torch.inf)),
+        (None, number(0.0), number(-0.5), numbers(-1.0, 0.0, 0.6, -torch.inf)),
+        (None, number(0.4), number(-0.7), numbers(0.3, 1.0, -0.2, torch.inf)),
     )
 }
 ACTIVATIONS: dict[str, tuple[Activation, Shape]] = {
@@ -43,13 +36,13 @@ ACTIVATIONS: dict[str, tuple[Activation, Shape]] = {
     "absolute": (Leaky(number(-1.0)), (4,)),
     "leaky steep": (Leaky(number(3.0)), (4,)),
     "leaky steep down": (Leaky(number(-2.5)), (4,)),
-    "leaky each": (Leaky(entries(0.0, -1.0, 2.0, 0.3)), (4,)),
+    "leaky each": (Leaky(numbers(0.0, -1.0, 2.0, 0.3)), (4,)),
     "maxmin": (MaxMin(0), (4,)),
     "maxmin neighbours": (MaxMin(0, True), (4,)),
     "maxmin inner axis": (MaxMin(1, True), (2, 2)),
     "maxmin clipped": (MaxMin(0, False, number(0.5), number(-0.5)), (4,)),
-    "maxmin clipped neighbours": (MaxMin(0, True, entries(0.5, 0.0), entries(-0.1, 0.0)), (4,)),
-    "maxmin clipped above": (MaxMin(0, False, entries(0.2, torch.inf)), (4,)),
+    "maxmin clipped neighbours": (MaxMin(0, True, numbers(0.5, 0.0), numbers(-0.1, 0.0)), (4,)),
+    "maxmin clipped above": (MaxMin(0, False, numbers(0.2, torch.inf)), (4,)),
     "maxmin clipped below": (MaxMin(0, True, None, number(0.1)), (4,)),
     "maxmin thresholds crossing": (MaxMin(0, False, number(-0.5), number(0.5)), (4,)),
     **CLAMPS,
@@ -259,18 +252,18 @@ def test_nothing_known_bounds_nothing() -> None:
 
 
 def test_settled_entries_pass_with_their_own_slope_at_no_cost() -> None:
-    centre = entries(2.0, -2.0, 5.0)[None]
+    centre = numbers(2.0, -2.0, 5.0)[None]
     phi = Clamp(number(0.0), number(4.0))
     zone = Zone(centre, centre - 0.5, centre + 0.5, torch.zeros_like(centre), INFINITE[None])
     (step,) = phi.relaxations(zone) or ()
-    rows = entries(1.0, -3.0, 2.0)[None, None]
+    rows = numbers(1.0, -3.0, 2.0)[None, None]
     slopes = step.slopes(rows)
     assert slopes.flatten().tolist() == [1.0, 0.0, 0.0]
     assert float(step.constant(rows, slopes, torch.zeros(1, 1, dtype=torch.float64))) == 2.0 * 4.0
 
 
 def test_tightest_slopes_of_a_relu_are_those_of_crown() -> None:
-    lower, upper = entries(-1.0, -3.0)[None], entries(2.0, 1.0)[None]
+    lower, upper = numbers(-1.0, -3.0)[None], numbers(2.0, 1.0)[None]
     zone = Zone((lower + upper) / 2, lower, upper, torch.zeros_like(lower), INFINITE[None])
     (step,) = relu().relaxations(zone) or ()
     below, above = (s.flatten().tolist() for s in step.tightest)
@@ -281,7 +274,7 @@ def test_tightest_slopes_of_a_relu_are_those_of_crown() -> None:
 def test_a_masked_half_of_a_pair_leaves_the_ball_nothing_to_say() -> None:
     """`||w (z - c)|| <= r` says nothing of an entry of weight zero: the bound may not use r for it."""
     centre = torch.zeros(1, 2, dtype=torch.float64)
-    zone = Zone(centre, centre - 5, centre + 5, entries(1.0, 0.0)[None], entries(0.1))
+    zone = Zone(centre, centre - 5, centre + 5, numbers(1.0, 0.0)[None], numbers(0.1))
     (step,) = MaxMin(0).relaxations(zone) or ()
     assert bool((step.zone.weights == 0).all())
 

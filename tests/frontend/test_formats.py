@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import json
 import zipfile
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
 import torch.nn.functional as F
+from modules import Lambda
 from onnx_text import imported, noise
 from torch import Tensor, nn
 
@@ -109,17 +109,6 @@ def test_what_is_not_modelled_is_refused_by_name(name: str, tmp_path: Path) -> N
     body, constants, message = REFUSED[name]
     with pytest.raises(UnsupportedModel, match=message):
         imported(tmp_path, body, constants, image=ROW)
-
-
-class Lambda(nn.Module):
-    def __init__(self, function: Callable[..., Tensor], *constants: Tensor) -> None:
-        super().__init__()
-        self.function = function
-        for i, constant in enumerate(constants):
-            self.register_buffer(f"c{i}", constant)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.function(x, *self.buffers())
 
 
 TENTH = torch.tensor(0.1, dtype=DOUBLE)

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from drawing import ints
 from onnx_text import imported, noise, operators
 from torch import Tensor
 
@@ -28,10 +29,6 @@ class Spelling:
     image: str = IMAGE
     opset: int = 17
     output: str = "y"
-
-
-def ints(*values: int) -> Tensor:
-    return torch.tensor(values, dtype=torch.int64)
 
 
 W, W4, B8 = noise(8, 3, 3, 3), noise(8, 3, 4, 4), noise(8)

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from modules import Lambda
 from onnx_text import imported, noise
 from proofs import proved
 from torch import Tensor, nn
@@ -140,17 +141,6 @@ def test_batch_normalisation_has_the_epsilon_of_the_runtime(tmp_path: Path) -> N
         for x, scale, shift, mean, var in zip(exact(image), s, b, m, v, strict=True)
     ]
     holds(network, image, value)
-
-
-class Lambda(nn.Module):
-    def __init__(self, function: Callable[..., Tensor], *constants: Tensor) -> None:
-        super().__init__()
-        self.function = function
-        for i, constant in enumerate(constants):
-            self.register_buffer(f"c{i}", constant)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.function(x, *self.buffers())
 
 
 TENTH = Fraction(float(torch.tensor(0.1)))

@@ -9,8 +9,9 @@ from pathlib import Path
 import onnx
 import pytest
 import torch
+from drawing import ints
 from onnx_text import noise, onnx_model, written
-from torch import Tensor, nn
+from torch import nn
 
 import llcert
 from llcert.api import from_torch, load
@@ -27,27 +28,23 @@ POOLED = "g = GlobalAveragePool({0}) f = Flatten(g) y = MatMul(f, d)"
 D = {"d": torch.tensor([[1.0, 0.0]])}
 
 
-def integers(*values: int) -> Tensor:
-    return torch.tensor(values, dtype=torch.int64)
-
-
 def chain(length: int, entries: int) -> onnx.ModelProto:
     """Values of one size, each of them small enough."""
     body = "v0 = Expand(x, s) " + " ".join(f"r{i} = Relu(v{i}) v{i + 1} = Neg(r{i})" for i in range(length))
-    return onnx_model(f"{body} {HEAD.format(f'v{length}')}", {"s": integers(1, entries), **D}, image=ROW)
+    return onnx_model(f"{body} {HEAD.format(f'v{length}')}", {"s": ints(1, entries), **D}, image=ROW)
 
 
 HUGE = {
-    "expand": ("v = Expand(x, s) " + HEAD.format("v"), {"s": integers(1, 2**30)}, ROW, "'v'"),
-    "tile": ("v = Tile(x, s) " + POOLED.format("v"), {"s": integers(1, 1, 2**15, 2**15)}, PICTURE, "'v'"),
-    "constant": ("c = ConstantOfShape(s) v = Mul(x, c) " + HEAD.format("v"), {"s": integers(1, 2**30)}, ROW, "'c'"),
+    "expand": ("v = Expand(x, s) " + HEAD.format("v"), {"s": ints(1, 2**30)}, ROW, "'v'"),
+    "tile": ("v = Tile(x, s) " + POOLED.format("v"), {"s": ints(1, 1, 2**15, 2**15)}, PICTURE, "'v'"),
+    "constant": ("c = ConstantOfShape(s) v = Mul(x, c) " + HEAD.format("v"), {"s": ints(1, 2**30)}, ROW, "'c'"),
     "range": (
         "c = Range(a, b, s) v = Add(x, c) " + HEAD.format("v"),
         {"a": torch.tensor(0.0), "b": torch.tensor(1.0), "s": torch.tensor(1e-30)},
         ROW,
         "'c'",
     ),
-    "pad": ("v = Pad(x, s) " + POOLED.format("v"), {"s": integers(*[0, 0, 2**15, 2**15] * 2)}, PICTURE, "'v'"),
+    "pad": ("v = Pad(x, s) " + POOLED.format("v"), {"s": ints(*[0, 0, 2**15, 2**15] * 2)}, PICTURE, "'v'"),
     "padded convolution": (
         "v = Conv<pads=[32768, 32768, 32768, 32768]>(x, k) " + POOLED.format("v"),
         {"k": torch.ones(1, 1, 1, 1)},
@@ -56,7 +53,7 @@ HUGE = {
     ),
     "windows of a convolution": (
         "k = ConstantOfShape(s) v = Conv<pads=[512, 512, 512, 512]>(x, k) " + POOLED.format("v"),
-        {"s": integers(1, 1, 1024, 1024)},
+        {"s": ints(1, 1, 1024, 1024)},
         "float[N,1,1024,1024] x",
         "'v'",
     ),
@@ -74,7 +71,7 @@ HUGE = {
     ),
     "product": (
         "k = ConstantOfShape(s) v = MatMul(x, k) " + HEAD.format("v"),
-        {"s": integers(1, 10**9)},
+        {"s": ints(1, 10**9)},
         ROW,
         "'k'",
     ),
@@ -96,7 +93,7 @@ HUGE = {
         "k = ConstantOfShape(s) v0 = Identity(x) "
         + " ".join(f"v{i + 1} = MatMul(v{i}, k)" for i in range(100))
         + HEAD.format("v100"),
-        {"s": integers(2048, 2048)},
+        {"s": ints(2048, 2048)},
         "float[N,2048] x",
         "'v8'",
     ),
@@ -197,7 +194,7 @@ def test_an_image_that_does_not_fit_is_told(tmp_path: Path, monkeypatch: pytest.
 
 
 def test_a_batch_that_is_baked_in_counts_as_a_whole(tmp_path: Path) -> None:
-    constants = {"s": integers(4096, 2**18), **D}
+    constants = {"s": ints(4096, 2**18), **D}
     path = written(
         tmp_path, onnx_model("v = Expand(x, s) r = Relu(v) " + HEAD.format("r"), constants, image="float[4096,1] x")
     )
@@ -206,7 +203,7 @@ def test_a_batch_that_is_baked_in_counts_as_a_whole(tmp_path: Path) -> None:
 
 
 def test_a_split_makes_the_parts_that_are_read(tmp_path: Path) -> None:
-    constants = {"s": integers(2**18), "k": noise(1, 3)}
+    constants = {"s": ints(2**18), "k": noise(1, 3)}
     body = "n = ConstantOfShape<value = int64[1] {1}>(s) a, b = Split<axis=1>(x, n) y = MatMul(b, k)"
     path = written(tmp_path, onnx_model(body, constants, image=f"float[N,{2**18}] x"))
     with pytest.raises(UnsupportedModel, match=r"^model\.onnx: "):  # onnxruntime has no such Split

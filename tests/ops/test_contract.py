@@ -5,12 +5,14 @@ from __future__ import annotations
 import dataclasses
 import itertools
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import measured
 import numpy as np
 import pytest
 import torch
+from drawing import Draw, number
 from random_layers import exact
 from torch import Tensor
 
@@ -44,19 +46,8 @@ from llcert.ops import (
     relu,
 )
 
-generator = torch.Generator().manual_seed(0)
-
-
-def normal(*shape: int) -> Tensor:
-    return torch.randn(*shape, dtype=torch.float64, generator=generator)
-
-
-def positive(*shape: int) -> Tensor:
-    return torch.rand(*shape, dtype=torch.float64, generator=generator) + 0.1
-
-
-def number(value: float) -> Tensor:
-    return torch.tensor(value, dtype=torch.float64)
+draw = Draw(0)
+generator, normal, positive = draw.generator, draw.normal, partial(draw.positive, least=0.1)
 
 
 LINEAR: dict[str, tuple[LinearOp, Shape]] = {

@@ -8,17 +8,14 @@ from dataclasses import dataclass, replace
 import measured
 import pytest
 import torch
+from drawing import Draw
 from torch import Tensor
 
 from llcert.domain.region import Region
 from llcert.ir import Activation, Join, LinearOp, Shape
 from llcert.ops import Affine, BatchNorm, Clamp, Leaky, Linear, Reduce, SumPool
 
-generator = torch.Generator().manual_seed(0)
-
-
-def normal(*shape: int) -> Tensor:
-    return torch.randn(*shape, dtype=torch.float64, generator=generator)
+normal = Draw(0).normal
 
 
 @dataclass(frozen=True)

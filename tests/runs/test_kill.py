@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import torch
-from certificate_writer.certified import evidence
+from certificates import evidence
 from moments import State, moments, put, state_of
 
 import llcert.certificate_writer.folder
@@ -17,7 +17,7 @@ import llcert.machine.files
 import llcert.runs.pending_batches
 import llcert.runs.run_directory
 import llcert_train.folder
-from llcert.certificate_writer import Answer, Canonical, Folder, ImageEvidence
+from llcert.certificate_writer import Answer, CertificateGraph, Folder, ImageEvidence
 from llcert.certificate_writer import open_folder as open_certificate
 from llcert.certification import Semantics, Settings
 from llcert.checker import check
@@ -32,7 +32,7 @@ from llcert_train.settings import Recipe
 
 from .test_run_directory import IDENTITY, OPTIONS, batch
 
-Kept = tuple[Canonical, dict[int, ImageEvidence]]
+Kept = tuple[CertificateGraph, dict[int, ImageEvidence]]
 
 MODULES = [llcert.runs.run_directory, llcert.runs.pending_batches, llcert.machine.files]
 OTHER = {**IDENTITY, "seed": 1}
@@ -119,10 +119,10 @@ def proved() -> Kept:
 
 
 def certified(path: Path, proved: Kept, name: str, *, resume: bool = False, overwrite: bool = False) -> Folder:
-    canonical, found = proved
+    graph, found = proved
     folder = open_certificate(path, resume=resume, overwrite=overwrite)
     about = {"model": {"name": name}, "source": {}}
-    folder.begin(canonical, eps="0.001", semantics=Semantics.FLOAT32.value, about=about)
+    folder.begin(graph, eps="0.001", semantics=Semantics.FLOAT32.value, about=about)
     for index, one in sorted(found.items()):
         folder.add(index, one)
         folder.commit()

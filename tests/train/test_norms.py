@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 import pytest
 import torch
 from dense import Matrix
+from drawing import normal
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
@@ -38,22 +39,18 @@ class Convolution:
         return Conv(self.entries, None, (2, 2), (1, 1)).adjoint(y, self.columns)
 
 
-def drawn(*shape: int, seed: int) -> Tensor:
-    return torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
-
-
 def mask(*shape: int, seed: int) -> Tensor:
     return (torch.rand(shape, generator=torch.Generator().manual_seed(seed)) < 0.7).to(torch.float64)
 
 
 def dense(seed: int, *, batch: int = 3, rows: int = 6, columns: int = 5) -> Masked:
     return Masked(
-        Matrix(drawn(rows, columns, seed=seed)), mask(batch, rows, seed=seed + 1), mask(batch, columns, seed=seed + 2)
+        Matrix(normal(rows, columns, seed=seed)), mask(batch, rows, seed=seed + 1), mask(batch, columns, seed=seed + 2)
     )
 
 
 def convolution(seed: int, *, batch: int = 3) -> Masked:
-    kernel = drawn(3, 2, 3, 3, seed=seed)
+    kernel = normal(3, 2, 3, 3, seed=seed)
     return Masked(Convolution(kernel), mask(batch, 3, 3, 3, seed=seed + 1), mask(batch, 2, 5, 5, seed=seed + 2))
 
 

@@ -11,12 +11,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import typer
+from commands import parameters
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from llcert.cli import main
-from llcert.cli.app import app
 from llcert.data import NAMED
 from llcert.errors import InvalidInput
 from llcert.options.declaration import declaration_of
@@ -429,24 +428,18 @@ def test_recipes_train_at_the_papers_radius(name: str, trained_at: float, tolera
     assert (recipe.rate, recipe.final_rate, recipe.decay_from, recipe.batch) == (1e-3, 1e-6, 0.5, 256)
 
 
-def options(command: str) -> dict[str, Any]:
-    """The parameters of a command by field name."""
-    found = typer.main.get_command(app).commands[command].params  # type: ignore[attr-defined]
-    return {str(p.name): p for p in found}
-
-
 class TestCommandLine:
     def test_there_is_a_recipe_to_name(self) -> None:
         assert recipe_names() == tuple(sorted(recipe_names()))
         assert len(recipe_names()) >= 6
 
     def test_every_field_is_an_option(self) -> None:
-        both = options("finetune").keys() | options("train").keys()
+        both = parameters("finetune").keys() | parameters("train").keys()
         assert set(FIELDS) <= both
 
     @pytest.mark.parametrize("command", ["finetune", "train"])
     def test_options_say_what_the_fields_say(self, command: str) -> None:
-        found = options(command)
+        found = parameters(command)
         shared = [n for n in FIELDS if n in found and found[n].param_type_name == "option"]
         assert len(shared) > len(FIELDS) - 6
         for name in shared:

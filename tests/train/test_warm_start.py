@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from drawing import normal32
 from torch import Tensor
 
 from llcert.errors import InvalidInput
@@ -25,24 +26,20 @@ PRECISION = {WarmType.FLOAT16: 2**-11, WarmType.BFLOAT16: 2**-8, WarmType.FLOAT3
 """Relative rounding error of one entry."""
 
 
-def normal(*shape: int, seed: int = 0) -> Tensor:
-    return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
-
-
 def program() -> Program:
     """A convolution, two activations in a row, a sum with the image, and a dense layer."""
     image = apply(Input((2, 4, 4)))
-    hidden = apply(relu(), apply(Conv(normal(2, 2, 3, 3), None, (1, 1), (1, 1)), image))
-    inner = apply(Conv(normal(2, 2, 3, 3, seed=1), None, (1, 1), (1, 1)), apply(relu(), hidden))
+    hidden = apply(relu(), apply(Conv(normal32(2, 2, 3, 3), None, (1, 1), (1, 1)), image))
+    inner = apply(Conv(normal32(2, 2, 3, 3, seed=1), None, (1, 1), (1, 1)), apply(relu(), hidden))
     joined = apply(relu(), apply(Add(), inner, image))
-    return lower(Network(apply(Linear(normal(3, 32, seed=2)), apply(Reshape((32,)), joined))))
+    return lower(Network(apply(Linear(normal32(3, 32, seed=2)), apply(Reshape((32,)), joined))))
 
 
 def units(program: Program, count: int, seed: int = 0) -> dict[Term, Tensor]:
     """Unit vectors, `[count, *columns]` for every term, those that move included."""
     found = {}
     for number, term in enumerate(t for b in program.blocks for t in b.terms):
-        x = normal(count, *term.columns, seed=seed + number)
+        x = normal32(count, *term.columns, seed=seed + number)
         found[term] = x / x.flatten(1).norm(dim=1).reshape(-1, *[1] * len(term.columns))
     return found
 

@@ -9,23 +9,21 @@ from pathlib import Path
 
 import pytest
 import torch
+from drawing import normal, normal32
+from nodes import flattened
 from torch import Tensor, nn
 
 import llcert
 from llcert.api import from_torch
 from llcert.frontend.adapt import adapt
-from llcert.ir import Input, Network, Node, Op, apply, evaluate
-from llcert.ops import Add, Affine, BatchNorm, Cast, Clamp, Conv, Linear, MaxMin, Reshape, Transpose, relu
+from llcert.ir import Input, Network, Op, apply, evaluate
+from llcert.ops import Add, Affine, BatchNorm, Cast, Clamp, Conv, Linear, MaxMin, Transpose, relu
 from llcert.program import lower
 from llcert_train.rewrites import clipped
 from llcert_train.weights import Weights
 from llcert_train.zoo import build
 
 SHAPE = (2, 5, 5)
-
-
-def normal(*shape: int, seed: int = 0, dtype: torch.dtype = torch.float32) -> Tensor:
-    return torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64).to(dtype)
 
 
 def pictures(count: int = 6, dtype: torch.dtype = torch.float32) -> Tensor:
@@ -43,16 +41,12 @@ def network(dtype: torch.dtype = torch.float32) -> Network:
     node = apply(BatchNorm(*norm, normal(4, seed=6, dtype=dtype).square() + 0.1), node)
     theta = (normal(4, 3, 3, seed=7, dtype=dtype).abs() + 0.2).requires_grad_()
     node = apply(Clamp(torch.zeros((), dtype=dtype), theta), node)
-    node = apply(Linear(normal(6, 36, seed=8, dtype=dtype) / 6, normal(6, seed=9, dtype=dtype)), _flat(node))
+    node = apply(Linear(normal(6, 36, seed=8, dtype=dtype) / 6, normal(6, seed=9, dtype=dtype)), flattened(node))
     high, low = (normal(3, seed=s, dtype=dtype).abs().requires_grad_() for s in (10, 11))
     node = apply(MaxMin(0, False, high, low), node)
     node = apply(Clamp(torch.tensor(-1.0, dtype=dtype), torch.tensor(6.0, dtype=dtype)), node)
     node = apply(Linear(normal(3, 6, seed=12, dtype=dtype)), node, name="logits")
     return Network(node, metadata={"eps": "0.5"}, notes=("a note",), source="here")
-
-
-def _flat(node: Node) -> Node:
-    return apply(Reshape((torch.Size(node.shape).numel(),)), node)
 
 
 def logits(net: Network, images: Tensor) -> Tensor:
@@ -138,11 +132,11 @@ class TestInFront:
         node = apply(Input(SHAPE))
         for op in ops:
             node = apply(op, node)
-        return list(Weights.of(Network(apply(Linear(normal(3, 50)), _flat(node))), "cpu").leaves)
+        return list(Weights.of(Network(apply(Linear(normal32(3, 50)), flattened(node))), "cpu").leaves)
 
     def test_scaling_and_layout_are_given(self) -> None:
-        scaling = Affine(normal(2, 1, 1).requires_grad_(), normal(2, 1, 1))
-        batch_norm = BatchNorm(normal(2), normal(2), normal(2), torch.ones(2))
+        scaling = Affine(normal32(2, 1, 1).requires_grad_(), normal32(2, 1, 1))
+        batch_norm = BatchNorm(normal32(2), normal32(2), normal32(2), torch.ones(2))
         for ops in (
             (scaling,),
             (batch_norm,),
@@ -152,7 +146,7 @@ class TestInFront:
             assert [name.split(".", 1)[1] for name in self.front(*ops)] == ["Linear.weight"]
 
     def test_scaling_behind_a_layer_is_trained(self) -> None:
-        found = self.front(Conv(normal(2, 2, 1, 1)), Affine(normal(2, 1, 1), normal(2, 1, 1)))
+        found = self.front(Conv(normal32(2, 2, 1, 1)), Affine(normal32(2, 1, 1), normal32(2, 1, 1)))
         assert [name.split(".", 1)[1] for name in found] == [
             "Conv.weight",
             "Affine.scale",
@@ -162,19 +156,19 @@ class TestInFront:
 
     def test_a_branch_of_the_image_alone_is_given(self) -> None:
         image = apply(Input((3,)))
-        inner = apply(Affine(scale=normal(3)), apply(Linear(normal(3, 3)), image))
-        output = apply(Add(), inner, apply(Affine(scale=normal(3)), image))
+        inner = apply(Affine(scale=normal32(3)), apply(Linear(normal32(3, 3)), image))
+        output = apply(Add(), inner, apply(Affine(scale=normal32(3)), image))
         assert len(Weights.of(Network(output), "cpu").leaves) == 2
 
 
 class TestShared:
     def tied(self) -> tuple[Network, Tensor]:
         """One square matrix used twice, and one threshold behind each of them."""
-        weight, theta = normal(4, 4, seed=1), (normal(4, seed=2).abs() + 0.1).requires_grad_()
+        weight, theta = normal32(4, 4, seed=1), (normal32(4, seed=2).abs() + 0.1).requires_grad_()
         node = apply(Input((4,)))
-        for bias in (normal(4, seed=3), None):
+        for bias in (normal32(4, seed=3), None):
             node = apply(Clamp(torch.zeros(()), theta), apply(Linear(weight, bias), node))
-        return Network(apply(Linear(normal(2, 4, seed=5)), node)), weight
+        return Network(apply(Linear(normal32(2, 4, seed=5)), node)), weight
 
     def test_tensors_that_nodes_share_stay_shared(self) -> None:
         source, _ = self.tied()
@@ -186,7 +180,7 @@ class TestShared:
 
     def test_both_uses_have_a_gradient(self) -> None:
         source, weight = self.tied()
-        weights, x = Weights.of(source, "cpu"), normal(5, 4, seed=6)
+        weights, x = Weights.of(source, "cpu"), normal32(5, 4, seed=6)
         evaluate(weights.network.output, x).sum().backward()
         own = weight.clone().requires_grad_()
         ops = [n.op for n in source.operators()]
@@ -248,7 +242,7 @@ class TestThresholds:
 
     def test_thresholds_without_a_gradient_stay(self) -> None:
         six = Clamp(torch.zeros(()), torch.tensor(6.0))
-        output = apply(Linear(normal(2, 3)), apply(six, apply(Linear(normal(3, 3)), apply(Input((3,))))))
+        output = apply(Linear(normal32(2, 3)), apply(six, apply(Linear(normal32(3, 3)), apply(Input((3,))))))
         weights = Weights.of(Network(output), "cpu")
         assert len(weights.leaves) == 2
         assert not weights.floors
@@ -273,8 +267,8 @@ class TestThresholds:
         """Never below the lower bound of any neuron it holds for."""
         below = torch.arange(float(torch.Size(low).numel())).reshape(low)
         op = Clamp(below, torch.full(high, 7.0).requires_grad_())
-        output = apply(Linear(normal(2, 3)), apply(op, apply(Linear(normal(3, 3)), apply(Input((2, 3))))))
-        weights = Weights.of(Network(_flat(output)), "cpu")
+        output = apply(Linear(normal32(2, 3)), apply(op, apply(Linear(normal32(3, 3)), apply(Input((2, 3))))))
+        weights = Weights.of(Network(flattened(output)), "cpu")
         (name,) = weights.floors
         with torch.no_grad():
             weights.leaves[name].fill_(-9.0)
@@ -283,8 +277,8 @@ class TestThresholds:
 
     def test_a_relu_by_a_tensor_of_zeros_with_one_threshold_a_channel(self) -> None:
         image = apply(Input((1, 4, 4)))
-        hidden = apply(Clamp(torch.zeros(2, 4, 4)), apply(Conv(normal(2, 1, 3, 3), None, (1, 1), (1, 1)), image))
-        net = Network(apply(Linear(normal(3, 32)), _flat(hidden)))
+        hidden = apply(Clamp(torch.zeros(2, 4, 4)), apply(Conv(normal32(2, 1, 3, 3), None, (1, 1), (1, 1)), image))
+        net = Network(apply(Linear(normal32(3, 32)), flattened(hidden)))
         images = torch.rand(5, 1, 4, 4, generator=torch.Generator().manual_seed(0))
         weights = Weights.of(clipped(net, [images], quantile=1.0, per_channel=True), "cpu")
         weights.project()
@@ -297,7 +291,7 @@ def orthogonal(dtype: torch.dtype = torch.float64) -> tuple[Weights, Network]:
     padded = Conv(normal(3, 2, 3, 3, dtype=dtype), normal(3, dtype=dtype), (1, 1), (1, 1))
     node = apply(relu(), apply(padded, image))
     node = apply(relu(), apply(Conv(normal(4, 3, 2, 2, dtype=dtype), None, (2, 2)), node))
-    node = apply(relu(), apply(Linear(normal(5, 16, dtype=dtype), normal(5, dtype=dtype)), _flat(node)))
+    node = apply(relu(), apply(Linear(normal(5, 16, dtype=dtype), normal(5, dtype=dtype)), flattened(node)))
     source = Network(apply(Linear(normal(3, 5, seed=9, dtype=dtype), normal(3, dtype=dtype)), node))
     return Weights.of(source, "cpu").orthogonal(seed=4), source
 
@@ -459,14 +453,14 @@ class TestTypes:
         assert torch.equal(logits(weights.network, x), logits(narrow, x))
 
     def test_transposed_weights_become_contiguous(self) -> None:
-        source = Network(apply(Linear(normal(4, 3).T), apply(Input((4,)))))
+        source = Network(apply(Linear(normal32(4, 3).T), apply(Input((4,)))))
         weights = Weights.of(source, "cpu")
         assert all(leaf.is_contiguous() for leaf in weights.leaves.values())
-        torch.testing.assert_close(logits(weights.network, normal(5, 4)), logits(source, normal(5, 4)))
+        torch.testing.assert_close(logits(weights.network, normal32(5, 4)), logits(source, normal32(5, 4)))
 
     def test_whole_numbers_are_no_weights(self) -> None:
         weights = Weights.of(
-            Network(apply(Affine(scale=torch.tensor(2)), apply(Linear(normal(2, 3)), apply(Input((3,)))))), "cpu"
+            Network(apply(Affine(scale=torch.tensor(2)), apply(Linear(normal32(2, 3)), apply(Input((3,)))))), "cpu"
         )
         assert len(weights.leaves) == 1
 
