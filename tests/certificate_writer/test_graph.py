@@ -10,12 +10,10 @@ from certificates import certified, single
 from random_graphs import random_image, random_network
 from seeds import seeds
 
-from llcert.certificate_writer import open_folder
-from llcert.certificate_writer.folder import exact
 from llcert.certificate_writer.graph import CertificateGraph
 from llcert.certification import Semantics
 from llcert.checker import check
-from llcert.errors import InvalidInput, UnsupportedModel
+from llcert.errors import UnsupportedModel
 from llcert.ir import Input, LinearOp, Network, Node, apply
 from llcert.ops import (
     Add,
@@ -130,20 +128,3 @@ def test_a_bound_taken_by_sums_is_refused_where_their_rounding_counts(spelling: 
     ):
         assert certified(thresholds(way), images, "0.1", tmp_path / name, semantics=semantics) == 1
         assert [r.reason for r in check(tmp_path / name) if not r.accepted] == []
-
-
-@pytest.mark.parametrize(
-    ("eps", "text"), [("36/255", "36/255"), (" 0.5 ", "0.5"), ("0.5/255", "1/510"), ("+1", "1"), ("1e-3", "1e-3")]
-)
-def test_eps_stays_the_number_it_is(eps: str, text: str) -> None:
-    assert exact(eps) == text
-
-
-def test_folders_that_hold_something_else(tmp_path: Path) -> None:
-    (tmp_path / "thesis.tex").write_text("text")
-    for resume, overwrite in ((False, False), (True, False), (False, True)):
-        with pytest.raises(InvalidInput, match="--proof"):
-            open_folder(tmp_path, resume=resume, overwrite=overwrite)
-    with pytest.raises(InvalidInput, match="not a folder"):
-        open_folder(tmp_path / "thesis.tex", resume=False, overwrite=False)
-    assert (tmp_path / "thesis.tex").exists()
