@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import pytest
 import torch
@@ -19,7 +19,7 @@ from llcert.certification import (
     Verdict,
     cascade,
 )
-from llcert.certification.verdict import LayerMeasure
+from llcert.certification.verdict import Assurance, LayerMeasure
 from llcert.errors import NumericalError
 from llcert.ir import Input, Network, apply
 from llcert.ops import Linear
@@ -159,3 +159,29 @@ def test_an_empty_batch_has_no_samples() -> None:
     samples: tuple[Sample, ...] = result.samples
     assert samples == ()
     assert [s.seen for s in result.stages] == [0, 0]
+
+
+@pytest.mark.parametrize("measure_all", [False, True])
+def test_a_disputed_image_is_shown_to_the_first_stage_alone(measure_all: bool) -> None:
+    disputed = torch.tensor([True, True, False, False, False, False])
+    result = cascade(_program(), (CLEAN, GLOBAL, LOCAL), BATCH, disputed=disputed, measure_all=measure_all)
+    assert [(s.verdict, s.disputed) for s in result.samples[:3]] == [
+        (Verdict.MISCLASSIFIED, False),
+        (Verdict.UNDECIDED, True),
+        (Verdict.UNDECIDED, False),
+    ]
+    assert [s.seen for s in result.stages] == ([6, 5, 5] if measure_all else [6, 4, 4])
+    assert disputed.sum() == 2, "the caller's tensor stays as it is"
+
+
+def test_the_strongest_assurance_counts_and_only_of_what_is_not_refuted() -> None:
+    @dataclass(frozen=True)
+    class Backed(Scripted):
+        def __call__(self, batch: Batch, known: BoundsSoFar) -> Finding:
+            found = super().__call__(batch, known)
+            weaker = {Assurance.ESTIMATE: torch.ones(len(batch), dtype=torch.bool)}
+            return replace(found, assurance=Assurance.DETERMINISTIC, weaker=weaker)
+
+    samples = _run(Backed("local", Verdict.CERTIFIED, frozenset({104})), ATTACK).samples
+    expected = [Assurance.ESTIMATE] * 2 + [None] * 2 + [Assurance.DETERMINISTIC, Assurance.ESTIMATE]
+    assert [s.assurance for s in samples] == expected
