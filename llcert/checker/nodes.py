@@ -173,6 +173,7 @@ def _permutation(places: Integers, size: int) -> bool:
 
 
 def _take(places: Integers, inputs: int) -> Take:
+    """A `Take` from a value of `inputs` entries."""
     return Take(places, inputs, int(np.bincount(places[places >= 0], minlength=1).max()))
 
 

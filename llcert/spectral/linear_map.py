@@ -73,6 +73,7 @@ class Masked:
 
     @property
     def batch(self) -> int:
+        """The number of images."""
         return self.columns.shape[0]
 
     def apply(self, x: Tensor) -> Tensor:

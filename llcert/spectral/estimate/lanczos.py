@@ -110,6 +110,7 @@ class Bidiagonalisation:
 
     @staticmethod
     def of(masked: Masked, v: Tensor) -> Bidiagonalisation:
+        """The state before the first step. v: masked unit vectors, `[batch, *columns]`, which are copied."""
         rows, columns = channels_last(masked.rows), channels_last(masked.columns)
         plain = tuple(bool(((f == 0) | (f == 1)).all()) for f in (rows, columns))
         peak = v.new_zeros(len(v), dtype=torch.float64)
@@ -118,6 +119,7 @@ class Bidiagonalisation:
 
     @property
     def count(self) -> int:
+        """The number of steps taken."""
         return len(self.diagonal)
 
     def step(self) -> None:

@@ -38,6 +38,7 @@ class BandedGram:
 
     @property
     def size(self) -> int:
+        """The number of rows."""
         return int(self.entries.shape[0])
 
 

@@ -47,6 +47,7 @@ def axes_of(map_: Provable, device: torch.device) -> tuple[Axis, ...]:
 
 
 def _axis(map_: Provable, axis: int, device: torch.device) -> Axis:
+    """One axis of the input with its least admissible period."""
     size = map_.columns[axis]
     for period in (p for p in CANDIDATES if p < size):
         owner = _owners(map_, axis, period, device)

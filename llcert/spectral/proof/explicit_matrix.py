@@ -37,6 +37,7 @@ class ExplicitMatrix:
 
     @property
     def dense(self) -> bool:
+        """Whether `entries` is a tensor; else it is a CSR array."""
         return isinstance(self.entries, Tensor)
 
 
