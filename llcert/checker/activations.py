@@ -1,7 +1,7 @@
 """The activations: values, images of boxes (rule 6), constant entries and weights (rule 3), pieces (rule 7).
 
-All three are piecewise linear. The rules need that: a weight is the largest of finitely many chords, and a relaxation
-has its least value at one of finitely many points. docs/certificate.md, section 5, says what this excludes.
+All three are piecewise linear, which the rules need: on one piece the slope of a chord from the centre is monotone, and
+what a relaxation minimises is convex. docs/certificate.md, section 1.5, says what this excludes.
 """
 
 from __future__ import annotations
