@@ -13,18 +13,6 @@ from llcert.errors import InvalidInput
 
 from .cases import change, only, random_case, written
 
-SEEDS = range(25)
-REJECTED = ("centre", "weights to 0", "norm", "radius", "all radii", "label", "eps", "image")
-KINDS = (*REJECTED, "bit", "box", "slopes", "lam", "shares", "stop")
-RULES = {
-    "lower": "rule 2",
-    "upper": "rule 2",
-    "weights": "rule 3",
-    "norm": "rule 4",
-    "radius": "rule 5",
-    "after": "rule 6",
-}
-
 
 def test_claims_that_are_none_are_rejected(tmp_path: Path) -> None:
     case = random_case(2, margin=True)

@@ -19,18 +19,6 @@ from .generator import evidence
 from .networks import Toy, graph_json, model_arrays, random_toy, value
 from .singles import all_in_float32
 
-SEEDS = range(25)
-REJECTED = ("centre", "weights to 0", "norm", "radius", "all radii", "label", "eps", "image")
-KINDS = (*REJECTED, "bit", "box", "slopes", "lam", "shares", "stop")
-RULES = {
-    "lower": "rule 2",
-    "upper": "rule 2",
-    "weights": "rule 3",
-    "norm": "rule 4",
-    "radius": "rule 5",
-    "after": "rule 6",
-}
-
 
 @pytest.mark.parametrize("seed", range(25))
 def test_float32_evaluations_stay_within_the_proved_margin(seed: int, tmp_path: Path) -> None:

@@ -16,29 +16,6 @@ from llcert.errors import InvalidInput
 from .cases import at, change, complaint, put
 
 LINEAR, CLAMP, ADD, LEAKY, CONCAT, MAXMIN, LAST = 1, 2, 4, 5, 6, 7, 8
-IMAGES = {
-    "no image": lambda a: a.pop("x"),
-    "image of another size": put("x", lambda v: v[:-1]),
-    "no centre": lambda a: a.pop("2.centre"),
-    "NaN in a box": put("2.lower", at(0, np.nan)),
-    "infinite box": put("2.lower", at(0, -np.inf)),
-    "negative weight": put("2.weights", at(0, -1.0)),
-    "negative norm": put("2.norm.0", lambda v: -v),
-    "infinite radius": put("2.radius", lambda v: np.inf),
-    "NaN after": put("2.after", lambda v: np.nan),
-    "radius of two": put("2.radius", lambda v: np.ones(2)),
-}
-ENTRIES = [
-    {"index": 0, "label": -1, "file": "images/0.npz"},
-    {"index": 0, "label": True, "file": "images/0.npz"},
-    {"index": 0, "label": 0, "file": "../images/0.npz"},
-    {"index": 0, "label": 0, "file": "images/../../secret.npz"},
-    {"index": 0, "label": 0, "file": "images/0.npz\n"},
-    {"index": 0, "label": 0, "file": 7},
-    {"index": "0", "label": 0, "file": "images/0.npz"},
-    {"label": 0, "file": "images/0.npz"},
-    None,
-]
 F8 = "{'descr': '<f8', 'fortran_order': False, 'shape': %s}"
 
 

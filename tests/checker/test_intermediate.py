@@ -20,7 +20,6 @@ from .refined import (
 )
 
 SEEDS = range(12)
-KINDS = ("bit", "slopes", "lam", ".rows", ".rows.stop", ".stop", ".tree", ".step", ".entry", ".at", "first")
 
 
 def test_boxes_need_their_rows() -> None:

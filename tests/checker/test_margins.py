@@ -22,9 +22,6 @@ from .refined import (
     written_refined,
 )
 
-SEEDS = range(12)
-KINDS = ("bit", "slopes", "lam", ".rows", ".rows.stop", ".stop", ".tree", ".step", ".entry", ".at", "first")
-
 
 def bent() -> Toy:
     """`0.6 - relu(x) + 2 relu(x - 0.5)` against 0: at least 0.1, by linear bounds over |x| <= 1 at least -0.15."""

@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-import builtins
 import dataclasses
-import sys
-from collections.abc import Callable
 from pathlib import Path
-from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -15,33 +11,28 @@ import onnx
 import onnxruntime
 import pytest
 import torch
+from missing_modules import hide
 from onnx import TensorProto, helper, numpy_helper
 from onnx_text import imported, noise, onnx_model, operators, written
 from random_graphs import in_format, random_network
-from torch import Tensor, nn
+from torch import Tensor
 
 import llcert
-from llcert.api import from_torch, load
+from llcert.api import load
 from llcert.bounds.evaluation import evaluation, least_evaluation
 from llcert.errors import InvalidInput, UnsupportedModel
 from llcert.frontend import onnx_file
-from llcert.frontend.comparison import Rounded, checked, compared, measured
+from llcert.frontend.comparison import Rounded, checked, compared
 from llcert.frontend.onnx_file import save
 from llcert.frontend.probing import inputs_of
-from llcert.frontend.second_opinion import second_opinion
-from llcert.ir import Network, Original, apply
+from llcert.ir import Network, apply
 from llcert.ops import Affine
 from llcert.program import lower
 
-BODY = "c = Conv(x, w) r = Relu(c) f = Flatten(r) h = MatMul(f, d) y = Softmax<axis=1>(h)"
-WEIGHTS = {"w": noise(4, 3, 3, 3), "d": noise(144, 5)}
 ROW = "float[N,12] x"
+
+
 DENSE = {"w": noise(12, 5), "b": noise(5), "v": noise(5, 3)}
-
-
-@pytest.fixture
-def model(tmp_path: Path) -> Path:
-    return written(tmp_path, onnx_model(BODY, WEIGHTS))
 
 
 def changed(network: Network, op: Affine) -> Network:
@@ -160,9 +151,6 @@ def test_far_more_than_rounding_is_refused_even_below_the_worst_case(tmp_path: P
     assert not known.beyond(network(known.images).double()).any()
     with pytest.raises(UnsupportedModel, match="disagree"):
         checked(wrong)
-
-
-# the file's own bytes
 
 
 def logits_of(network: Network, images: Tensor) -> Tensor:
@@ -284,7 +272,7 @@ def test_double_precision_that_the_runtime_lacks_is_compared_in_single(tmp_path:
 
 
 def test_without_onnxruntime_the_import_says_so(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    _hide(monkeypatch, "onnxruntime")
+    hide(monkeypatch, "onnxruntime")
     network = load(model)
     assert network.notes[-1] == "not compared with onnxruntime, which is not installed"
     assert network.original is None
@@ -293,190 +281,7 @@ def test_without_onnxruntime_the_import_says_so(model: Path, monkeypatch: pytest
     assert "not compared with onnxruntime, which is not installed" in report.subject.notes
 
 
-# every image of a run
-
-
-class Told(Original):
-    """Answers of one's own choosing."""
-
-    name = "a stand-in"  # type: ignore[assignment]
-    dtype = torch.float32  # type: ignore[assignment]
-
-    def __init__(self, answer: Callable[[Tensor], Tensor]) -> None:
-        self.answer = answer
-
-    def logits(self, images: Tensor) -> Tensor:
-        return self.answer(images)
-
-
-def tiny() -> Network:
-    module = nn.Sequential(nn.Linear(12, 8), nn.ReLU(), nn.Linear(8, 4))
-    for i, part in enumerate(p for p in module.parameters()):
-        part.data = noise(*part.shape, seed=i)
-    return from_torch(module, torch.zeros(1, 12))
-
-
-IMAGES = noise(20, 12).abs() / 4
-"""The first eight are compared before a run begins."""
-
-
-def disagreeing(network: Network, change: Callable[[Tensor], None]) -> Network:
-    """The network, its original answering otherwise: change: what becomes of the logits of IMAGES."""
-    wrong = network(IMAGES).detach()
-    change(wrong)
-
-    def answer(images: Tensor) -> Tensor:
-        places = [int((IMAGES - image).abs().sum(1).argmin()) for image in images]
-        return wrong[places]
-
-    return dataclasses.replace(network, original=Told(answer))
-
-
-def disputed(network: Network, **question: Any) -> list[int]:
-    labels = network(IMAGES).argmax(1)
-    report = llcert.certify(network, (IMAGES, labels), 1e-4, **question)
-    for sample in report.samples:
-        assert (sample.verdict.value == "certified") != sample.disputed
-        assert sample.radius is None or (sample.radius > 0) != sample.disputed
-    summary = report.to_json()
-    assert summary["disputed"] == report.disputed == sum(s.disputed for s in report.samples)
-    assert any("by its own runtime" in w for w in report.warnings) == bool(report.disputed)
-    return [s.index for s in report.samples if s.disputed]
-
-
-@pytest.mark.parametrize("assurance", ["estimate", "probabilistic", "deterministic"])
-def test_an_image_that_the_original_answers_otherwise_is_not_certified(assurance: str) -> None:
-    network = tiny()
-    assert disputed(network, assurance=assurance) == []
-
-    def change(logits: Tensor) -> None:
-        logits[11] = -logits[11]
-        logits[13] = torch.nan
-        logits[15, logits[15].argmax()] += 1e-3  # the same class by another margin
-        logits[17] += 0.5  # no difference of logits moves, but by rounding
-
-    assert disputed(disagreeing(network, change), assurance=assurance) == [11, 13, 15]
-
-
-@pytest.mark.parametrize("question", [{"radius": True}, {"stages": ["local"]}, {"stages": ["global"], "batch_size": 3}])
-def test_disputed_images_have_no_radius_and_no_verdict(question: dict[str, Any]) -> None:
-    network = disagreeing(tiny(), lambda logits: logits[8:].neg_())
-    assert disputed(network, **question) == list(range(8, 20))
-
-
-def test_a_model_that_disagrees_on_the_first_images_is_refused() -> None:
-    with pytest.raises(UnsupportedModel, match="llcert and a stand-in disagree by"):
-        disputed(disagreeing(tiny(), lambda logits: logits[3].neg_()))
-
-
-@pytest.mark.parametrize("specification", ["top", "target"])
-def test_other_claims_are_asked_of_the_original_too(specification: str) -> None:
-    """The two largest logits exchanged: the label stays among the two, and the third is never answered."""
-    network = tiny()
-    order = network(IMAGES).argsort(1, descending=True)
-
-    def change(logits: Tensor) -> None:
-        logits[12, order[12, :2]] = logits[12, order[12, :2].flip(0)]
-
-    third = int(order[12, 2])
-    labels = torch.where(order[:, 0] == third, order[:, 1], order[:, 0])
-    question = {"top": 2} if specification == "top" else {"target": third}
-    report = llcert.certify(disagreeing(network, change), (IMAGES, labels), 1e-5, **question)
-    assert [s.index for s in report.samples if s.disputed] == [12]
-
-
-def test_normalisation_is_in_front_of_the_original_as_well(tmp_path: Path) -> None:
-    network = imported(tmp_path, "y = Gemm(x, w)", DENSE, image=ROW)
-    images = torch.rand(8, 12)
-    labels = (((images - 0.3) / 0.2) @ DENSE["w"]).argmax(1)
-    report = llcert.certify(network, (images, labels), 1e-4, mean=0.3, std=0.2)
-    assert report.disputed == 0
-    assert report.certified_accuracy == 1
-
-
-def test_a_module_is_asked_itself_and_left_in_its_mode() -> None:
-    class Trap(nn.Module):
-        """Answers otherwise once the world has changed, as nothing that was exported can know."""
-
-        def __init__(self) -> None:
-            super().__init__()
-            self.dense, self.drop, self.sign = nn.Linear(12, 4), nn.Dropout(), 1.0
-
-        def forward(self, x: Tensor) -> Tensor:
-            return self.sign * self.drop(self.dense(x))
-
-    module = Trap()
-    network = from_torch(module, torch.zeros(1, 12))
-    assert "agrees with the module" in network.notes[-1]
-    images = torch.rand(5, 12)
-    labels = network(images).argmax(1)
-    assert llcert.certify(network, (images, labels), 1e-5).disputed == 0
-    module.sign = -1.0
-    with pytest.raises(UnsupportedModel, match="llcert and the module disagree"):
-        llcert.certify(network, (images, labels), 1e-5)
-    assert module.training
-
-
-def test_a_changed_network_is_no_longer_compared() -> None:
-    network = tiny()
-    assert dataclasses.replace(network, output=network.output, original=None).original is None
-    assert Network(network.output).original is None
-
-
-# a second opinion
-
-
-def test_a_second_opinion_is_one_line_where_onnx2torch_is_missing(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    _hide(monkeypatch, "onnx2torch")
-    with pytest.raises(UnsupportedModel, match=r"^model\.onnx: no second opinion, onnx2torch cannot be imported here"):
-        second_opinion(model)
-
-
-def test_a_second_opinion_runs_in_eval_mode(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    network = load(model)
-    monkeypatch.setitem(sys.modules, "onnx2torch", _stand_in(lambda _: _Twin(network)))
-    agreement, differ = measured(network, noise(4, 3, 8, 8), second_opinion(model))
-    assert agreement.runtime == "onnx2torch"
-    assert not differ
-
-
-def test_a_second_opinion_that_fails_is_one_line(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def fails(_: onnx.ModelProto) -> nn.Module:
-        raise NotImplementedError("Converter is not implemented\nfor Reshape 19")
-
-    monkeypatch.setitem(sys.modules, "onnx2torch", _stand_in(fails))
-    with pytest.raises(UnsupportedModel, match=r"onnx2torch cannot convert or run it \(Converter is not implemented\)"):
-        second_opinion(model)
-
-
 def test_saved_files_are_checked_too(model: Path, tmp_path: Path) -> None:
     network = load(model)
     save(network, tmp_path / "saved.onnx")
     assert compared(load(tmp_path / "saved.onnx"), noise(4, 3, 8, 8)).difference < 1e-5
-
-
-class _Twin(nn.Module):
-    """Wrong until it is told that training is over, as onnx2torch's modules are."""
-
-    def __init__(self, network: Network) -> None:
-        super().__init__()
-        self.network = network
-
-    def forward(self, images: torch.Tensor) -> torch.Tensor:
-        return self.network(images) * (1 + float(self.training))
-
-
-def _stand_in(convert: Any) -> ModuleType:
-    stand_in: Any = SimpleNamespace(convert=convert)
-    return stand_in
-
-
-def _hide(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
-    real = builtins.__import__
-
-    def hiding(wanted: str, *args: Any, **kwargs: Any) -> ModuleType:
-        if wanted.split(".")[0] == name:
-            raise ImportError(f"No module named {name!r}")
-        return real(wanted, *args, **kwargs)
-
-    monkeypatch.setattr(builtins, "__import__", hiding)
