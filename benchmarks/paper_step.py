@@ -15,9 +15,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from llcert.bounds.forward.box import Hidden
 from llcert.bounds.margin import largest_increase
-from llcert.domain.region import Region
+from llcert.domain.region import MaskedRegion, Region
 from llcert_train import losses
 from llcert_train.zoo import ClippedReLU
 
@@ -61,7 +60,9 @@ class PaperStep:
         if self.gloro:
             increase = differences.norm(dim=2) * region.radius[:, None]
         else:
-            increase = largest_increase(differences, Hidden(region, torch.ones_like(region.centre, dtype=torch.bool)))
+            increase = largest_increase(
+                differences, MaskedRegion(region, torch.ones_like(region.centre, dtype=torch.bool))
+            )
         margins = logits.gather(1, labels[:, None]) - logits - increase
         worst = losses.worst_logits(logits, labels, margins)
         return losses.gloro(logits, worst, labels) if self.gloro else losses.worst_case(worst, labels)

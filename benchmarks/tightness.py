@@ -121,7 +121,7 @@ def rivals(job: Certification) -> dict[str, Any]:
             images, labels, logits, indices = images[kept], labels[kept], logits[kept], batch.indices[kept]
             right += len(images)
             begun = time.perf_counter()
-            trace = estimator.trace(job.certifier.batch(images, labels, indices), RowWeighting.MASK)
+            trace = estimator.trace(job.certifier.batch(images, labels, indices), RowWeighting.SLOPE)
             counts["paper"] += int(
                 positive(worst_margins(logits, labels, estimator.last, trace.post_activation).amin(1)).sum()
             )

@@ -14,8 +14,8 @@ from llcert.bounds import (
     Balls,
     EstimatedArithmetic,
     GlobalBound,
-    Hidden,
     LastLayer,
+    MaskedRegion,
     Start,
     Trace,
     global_bound,
@@ -234,11 +234,11 @@ class Objective(nn.Module):
             return margins
         return raised_margins(self.program, trace, labels, margins)
 
-    def _ball(self, node: Node, radius: Tensor, logits: Tensor) -> Hidden:
+    def _ball(self, node: Node, radius: Tensor, logits: Tensor) -> MaskedRegion:
         """A value of which nothing is known but the radius of its ball."""
         nothing = logits.new_zeros(len(logits), *node.shape)
         region = Region(nothing, nothing - torch.inf, nothing + torch.inf, radius.expand(len(logits)))
-        return Hidden(region, torch.ones_like(nothing, dtype=torch.bool))
+        return MaskedRegion(region, torch.ones_like(nothing, dtype=torch.bool))
 
     def _measures(
         self,

@@ -113,9 +113,9 @@ MUTANTS = (
     ),
     Mutant(
         "the roundings of a sum left out",
-        "Passage._own",
-        "once * size + (met.count - 1).clamp(min=0) * partial",
-        "once * size",
+        "BlockSizes._own_error",
+        "roundings * size + (terms.count - 1).clamp(min=0) * partial",
+        "roundings * size",
         "tests/bounds/forward/test_roundoff.py::test_no_order_of_summation_errs_more_than_the_bound",
     ),
     # masks
@@ -199,14 +199,14 @@ MUTANTS = (
     ),
     Mutant(
         "a movement of branches that add up like a concatenation",
-        "BranchNorms.movement",
+        "BranchNorms.deviation",
         "total = parts.sum(0)",
         "total = length(parts.T)",
         "tests/bounds/forward/test_joins.py::test_between_what_is_reached_and_the_sum",
     ),
     Mutant(
         "the joint norm of weighted branches without the weights",
-        "BranchNorms.movement",
+        "BranchNorms.deviation",
         "torch.stack(list(radii)) / self.joint.weights",
         "torch.stack(list(radii))",
         "tests/bounds/forward/test_joins.py::test_between_what_is_reached_and_the_sum",
@@ -243,8 +243,8 @@ MUTANTS = (
     Mutant(
         "a global radius without what evaluations slip",
         "VerifiedArithmetic.radius",
-        "lipschitz * entry.eps + 2 * roundoff.slip",
-        "lipschitz * entry.eps",
+        "lipschitz * inputs.eps + 2 * roundoff.slip",
+        "lipschitz * inputs.eps",
         "tests/certification/test_shared_graphs.py::test_bounds_of_networks_with_shared_values",
     ),
     Mutant(
@@ -342,8 +342,8 @@ MUTANTS = (
     Mutant(
         "a part of the ball lost between two cuts",
         "bounded",
-        "cut(backward, trace, leaves.cuts)",
-        "cut(backward, trace, {k: (low, high.clamp(max=0.0)) for k, (low, high) in leaves.cuts.items()})",
+        "with_splits(backward, trace, leaves.splits)",
+        "with_splits(backward, trace, {k: (low, high.clamp(max=0.0)) for k, (low, high) in leaves.splits.items()})",
         "tests/bounds/backward/test_branching.py::test_every_point_lies_in_a_part_of_each_row_and_above_its_bound",
     ),
     Mutant(
@@ -401,7 +401,7 @@ MUTANTS = (
     ),
     Mutant(
         "a cast taken for a copy",
-        "Passage.deployed",
+        "BlockSizes.deployed_error",
         "any(i.dtype != node.dtype for i in node.inputs)",
         "False",
         "tests/bounds/forward/test_formats.py::test_the_last_cast_counts",

@@ -39,7 +39,7 @@ def proved(
     image: Tensor,
     eps: float,
     *,
-    weighting: RowWeighting = RowWeighting.MASK,
+    weighting: RowWeighting = RowWeighting.SLOPE,
     deployed: bool = True,
     clip: bool = False,
 ) -> tuple[Program, Trace]:

@@ -5,7 +5,7 @@ from llcert.bounds.forward import (
     Balls,
     CheckerSlack,
     EstimatedArithmetic,
-    Hidden,
+    MaskedRegion,
     RowWeighting,
     Slack,
     Start,
@@ -13,8 +13,8 @@ from llcert.bounds.forward import (
     VerifiedArithmetic,
     propagate,
 )
+from llcert.bounds.global_lipschitz.constants import GlobalBound
 from llcert.bounds.global_lipschitz.estimate import global_bound
-from llcert.bounds.global_lipschitz.walk import GlobalBound
 from llcert.bounds.margin import LastLayer, gloro_margins, lmt_margins, pairwise_margins, worst_margins
 
 __all__ = [
@@ -23,8 +23,8 @@ __all__ = [
     "CheckerSlack",
     "EstimatedArithmetic",
     "GlobalBound",
-    "Hidden",
     "LastLayer",
+    "MaskedRegion",
     "RowWeighting",
     "Slack",
     "Start",

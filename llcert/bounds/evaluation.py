@@ -8,10 +8,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from llcert.bounds.forward.box import Hidden
 from llcert.bounds.forward.outward import activation_image, affine_image
-from llcert.bounds.forward.roundoff import Passage
-from llcert.domain.region import Region
+from llcert.bounds.forward.roundoff import BlockSizes
+from llcert.domain.region import MaskedRegion, Region
 from llcert.ir import Node
 from llcert.machine.memory import at_once
 from llcert.numerics.products import direct_sums
@@ -55,7 +54,7 @@ def _evaluation(program: Program, images: Tensor) -> Evaluation:
 def _logits_region(program: Program, points: Tensor) -> Region:
     """Outer bounds of the logits at some points, in real numbers and as the network is run, by boxes alone."""
     unknown = torch.full((len(points),), torch.inf, dtype=torch.float64, device=points.device)
-    hidden = {program.input: Hidden(Region.point(points), torch.ones_like(points, dtype=torch.bool))}
+    hidden = {program.input: MaskedRegion(Region.point(points), torch.ones_like(points, dtype=torch.bool))}
     for block, read in program.in_turn():
         z, roundoff = affine_image(block, {s: hidden[s] for s in block.sources}, deployed=True)
         hidden[block.node], _ = activation_image(block, z, unknown, roundoff, deployed=True)
@@ -83,7 +82,7 @@ def _least_evaluation(program: Program, images: Tensor) -> Evaluation:
         if last.activation is not None:
             return Evaluation(_of_classes(program, logits), torch.zeros_like(logits))
         sources: Mapping[Node, Region] = {s: Region.point(values[s]) for s in last.sources}
-        rounding = Passage.of(last, sources).deployed(logits.abs())
+        rounding = BlockSizes.of(last, sources).deployed_error(logits.abs())
         rounding = torch.where(logits < 0, 0.0, rounding) if _is_clipped(program) else rounding
         return Evaluation(_of_classes(program, logits), rounding[:, : program.classes])
 

@@ -19,7 +19,7 @@ from typing import TypeVar
 import torch
 from torch import Tensor
 
-from llcert.bounds.forward.row_weights import steepest
+from llcert.bounds.forward.row_weights import global_slopes
 from llcert.ir import Input, LoopTransform, Node, apply, topological
 from llcert.numerics.tensors import flat, length
 from llcert.ops import Add
@@ -42,7 +42,7 @@ def loop_transforms(block: Block, like: Tensor) -> tuple[LoopTransform, ...]:
     own, least = phi.loop_transforms(shape, like), phi.least_slope(shape)
     if own is not None or least is None:
         return own or ()
-    return (slopes_between(least.to(like), steepest(block).to(like)),)
+    return (slopes_between(least.to(like), global_slopes(block).to(like)),)
 
 
 @dataclass(frozen=True)

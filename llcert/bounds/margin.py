@@ -8,9 +8,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from llcert.bounds.forward.box import Hidden
 from llcert.bounds.forward.trace import Trace
-from llcert.bounds.global_lipschitz.walk import GlobalBound
+from llcert.bounds.global_lipschitz.constants import GlobalBound
+from llcert.domain.region import MaskedRegion
 from llcert.ir import Node
 from llcert.numerics.rounding import DOUBLE, Rounding, downwards, upwards
 from llcert.numerics.tensors import flat, length, spread
@@ -41,7 +41,7 @@ class LastLayer:
         return rows - rows[labels][:, None]
 
 
-def worst_margins(logits: Tensor, labels: Tensor, last: LastLayer, hidden: Mapping[Node, Hidden]) -> Tensor:
+def worst_margins(logits: Tensor, labels: Tensor, last: LastLayer, hidden: Mapping[Node, MaskedRegion]) -> Tensor:
     """Lower bounds on `z_y - z_j` over box and ball of the last hidden values, `[batch, classes]`; infinite for j = y.
 
     logits: `[batch, classes]` at the centre. labels: `[batch]`. hidden: regions of the last map's sources. Sound as
@@ -76,7 +76,7 @@ def pairwise_margins(program: Program, bound: GlobalBound, trace: Trace, labels:
 
 
 def largest_increase(
-    directions: Tensor, hidden: Hidden, iterations: int = 30, rounding: Rounding | None = None
+    directions: Tensor, hidden: MaskedRegion, iterations: int = 30, rounding: Rounding | None = None
 ) -> Tensor:
     """Upper bounds on `max d . delta` over `||delta|| <= r`, `l - c <= delta <= u - c`, `[batch, directions]`.
 
@@ -95,7 +95,7 @@ def largest_increase(
     return least if rounding is None else rounding.above(least, scaled.d.shape[-1] + 64)
 
 
-def best_multiplier(directions: Tensor, hidden: Hidden, iterations: int = 30) -> Tensor:
+def best_multiplier(directions: Tensor, hidden: MaskedRegion, iterations: int = 30) -> Tensor:
     """The `lam >= 0` of the bound of `largest_increase`, `[batch, directions]`, 0 for the box alone."""
     scaled = _scaled(directions, hidden)
     lam = _multiplier(scaled.d, scaled.down, scaled.up, iterations)
@@ -117,7 +117,7 @@ class _Scaled:
     ball_only: Tensor
 
 
-def _scaled(directions: Tensor, hidden: Hidden) -> _Scaled:
+def _scaled(directions: Tensor, hidden: MaskedRegion) -> _Scaled:
     region = hidden.region
     moves = flat(hidden.varying)
     down = torch.where(moves, flat(region.lower - region.centre), 0.0).clamp(max=0)[:, None]
@@ -159,7 +159,7 @@ def _multiplier(d: Tensor, down: Tensor, up: Tensor, iterations: int) -> Tensor:
     return best
 
 
-def gloro_margins(logits: Tensor, labels: Tensor, last: LastLayer, hidden: Mapping[Node, Hidden]) -> Tensor:
+def gloro_margins(logits: Tensor, labels: Tensor, last: LastLayer, hidden: Mapping[Node, MaskedRegion]) -> Tensor:
     """Lower bounds on `z_y - z_j` from the ball alone, `r ||(w_j - w_y) I_V||` (GloRo), `[batch, classes]`."""
     margins = logits.gather(1, labels[:, None]) - logits
     for term in last.rows:

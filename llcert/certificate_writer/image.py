@@ -96,8 +96,8 @@ def _objective(graph: CertificateGraph, objective: ObjectiveProof, j: int) -> Ar
     """The arrays of class j for rules 7 and 12: where its row stops, and the relaxations in every part of the ball."""
     arrays: Arrays = {f"{j}.stop": np.array(graph.numbers[objective.stop], np.int64)}
     order = [0]
-    if objective.cuts:
-        tree = Tree.of(objective.cuts)
+    if objective.splits:
+        tree = Tree.of(objective.splits)
         arrays |= {f"{j}.{name}": values for name, values in tree.arrays(graph).items()}
         order = tree.order
     for (block, step), choice in objective.choices.items():

@@ -12,11 +12,11 @@ from dataclasses import dataclass
 import torch
 
 from llcert.bounds import CheckerSlack
-from llcert.bounds.forward.box import Hidden, box
+from llcert.bounds.forward.box import box
 from llcert.certificate_writer.graph import CertificateGraph
 from llcert.certificate_writer.matrices import row_norms
 from llcert.certification import Checkable
-from llcert.domain.region import Region
+from llcert.domain.region import MaskedRegion, Region
 from llcert.ir import Node
 from llcert.numerics.tensors import flat
 from llcert.program import Block
@@ -34,7 +34,7 @@ class _Box:
 
     graph: CertificateGraph
 
-    def __call__(self, block: Block, sources: Mapping[Node, Hidden]) -> Region:
+    def __call__(self, block: Block, sources: Mapping[Node, MaskedRegion]) -> Region:
         region = box(block, sources, balls=False)
         reach = torch.zeros_like(region.centre)
         for source, matrix in self.graph.maps[block.node].items():

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from llcert.bounds.backward.branching import Cuts
+from llcert.bounds.backward.branching import Splits
 from llcert.bounds.backward.choices import Key
 from llcert.certificate_writer.graph import Arrays, CertificateGraph
 
@@ -44,13 +44,13 @@ class Tree:
     order: list[int]
 
     @staticmethod
-    def of(cuts: Cuts) -> Tree:
+    def of(splits: Splits) -> Tree:
         """A tree with the parts of a cover, which comes from splitting one entry after the other.
 
         The root is a split that leaves every part wholly on one side, which the first split of branch and bound does;
         then likewise on either side. Raises ValueError for parts that come from no such tree.
         """
-        parts = _known(cuts)
+        parts = _known(splits)
         nodes: list[Split | None] = []
         order: list[int] = []
         waiting = [list(range(len(parts)))]
@@ -78,10 +78,10 @@ class Tree:
         }
 
 
-def _known(cuts: Cuts) -> list[dict[Entry, tuple[float, float]]]:
+def _known(splits: Splits) -> list[dict[Entry, tuple[float, float]]]:
     """The intervals of the split entries in every part."""
-    parts: list[dict[Entry, tuple[float, float]]] = [{} for _ in next(iter(cuts.values()))[0]]
-    for key, ends in cuts.items():
+    parts: list[dict[Entry, tuple[float, float]]] = [{} for _ in next(iter(splits.values()))[0]]
+    for key, ends in splits.items():
         low, high = (end.reshape(len(end), -1).cpu() for end in ends)
         for part, entry in torch.nonzero(low.isfinite() | high.isfinite()).tolist():
             parts[part][key, entry] = float(low[part, entry]), float(high[part, entry])

@@ -68,7 +68,7 @@ class Estimator:
 
     def masked(self, batch: Batch, known: BoundsSoFar) -> tuple[Trace, BoundsSoFar]:
         """The forward pass with 0/1 row weights (eq. 6), and `known` with it; computed where it is not known yet."""
-        trace = known.masked or self.trace(batch, RowWeighting.MASK)
+        trace = known.masked or self.trace(batch, RowWeighting.SLOPE)
         return trace, replace(known, masked=trace)
 
     def refined(self, batch: Batch, known: BoundsSoFar) -> tuple[Trace, BoundsSoFar]:
@@ -98,7 +98,7 @@ class Estimator:
         start: Start,
         saved: dict[Term, Tensor] | None,
         *,
-        weighting: RowWeighting = RowWeighting.MASK,
+        weighting: RowWeighting = RowWeighting.SLOPE,
         boxes: Boxes | None = None,
     ) -> Trace:
         arithmetic = EstimatedArithmetic(self.bound, solver=self.solver, start=start, saved=saved, seed=batch.seeds)

@@ -105,7 +105,7 @@ class RadiusSearch:
 
     def _certified(self, batch: Batch, radii: Tensor) -> Tensor:
         """Whether the images are certified at these radii by the closed form, boolean `[batch]`."""
-        trace = self.estimator.trace(replace(batch, radii=radii), RowWeighting.MASK)
+        trace = self.estimator.trace(replace(batch, radii=radii), RowWeighting.SLOPE)
         bounds = self.estimator.closed(trace, batch.references)
         specification, classes = self.estimator.specification, self.estimator.program.classes
         return positive(specification.margin(bounds, batch.references, classes))

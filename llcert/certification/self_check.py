@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from llcert.bounds import RowWeighting, Trace
-from llcert.bounds.forward.roundoff import Passage
+from llcert.bounds.forward.roundoff import BlockSizes
 from llcert.certification.attack import Adversary
 from llcert.certification.batch import Batch
 from llcert.certification.estimator import Estimator
@@ -98,7 +98,7 @@ class SelfCheck:
             regions = trace.pre_activation[block.node], trace.post_activation[block.node].region
             for region, value, rounding in zip(regions, values[own.node], moved, strict=True):
                 wider = _wider(region, self.noise * rounding, self.slack)
-                if not bool(wider.contains(value, slack=self.slack).all()):
+                if not bool(wider.contains(value, tolerance=self.slack).all()):
                     where = block.node.name or block.label
                     raise NumericalError(f"self-check: a value of {where} leaves its region; {_REPORT}")
 
@@ -147,5 +147,5 @@ def _size(program: Program, values: Values) -> Tensor:
     sizes = []
     for block in program.blocks:
         sources = {s: Region.point(values[s][1]) for s in block.sources}
-        sizes.append(flat(Passage.of(block, sources).size).amax(1))
+        sizes.append(flat(BlockSizes.of(block, sources).size).amax(1))
     return torch.stack(sizes).amax(0)

@@ -44,11 +44,11 @@ class Region:
         return maximum(self.upper - self.centre, self.centre - self.lower)
 
     def box_to_ball(self) -> Region:
-        """The same set, its radius cut to the farthest corner of its box (docs/method.md, section 3)."""
+        """The same set, its radius at most the distance of the farthest corner of its box (Proposition 3.5)."""
         return replace(self, radius=minimum(self.radius, length(self.deviation)))
 
     def ball_to_box(self) -> Region:
-        """The same set, its box intersected with the box around its ball."""
+        """The same set, its box intersected with the box around its ball (docs/method.md, Proposition 3.5)."""
         radius = spread(self.radius, self.centre)
         return replace(
             self,
@@ -75,28 +75,48 @@ class Region:
         """The regions of some images of the batch; `images` is a mask or an index, `[batch]`."""
         return Region(self.centre[images], self.lower[images], self.upper[images], self.radius[images])
 
-    def contains(self, values: Tensor, *, slack: float) -> Tensor:
-        """Whether each value lies in box and ball up to a relative slack, `[batch]`.
+    def contains(self, values: Tensor, *, tolerance: float) -> Tensor:
+        """Whether each value lies in box and ball up to a relative tolerance, `[batch]`.
 
         Where the region is NaN or its centre has overflowed, nothing is claimed and every value is inside; elsewhere a
         NaN value is outside.
 
-        values: `[batch, *shape]`. slack: dimensionless, times the size of each bound, and of the centre, plus one.
+        values: `[batch, *shape]`. tolerance: dimensionless, times the size of each bound, and of the centre, plus one.
         """
-        allowance = slack * (1 + self.centre.abs())
+        allowance = tolerance * (1 + self.centre.abs())
         unknown = ~torch.isfinite(self.centre)
-        above = (values >= self.lower - slack * self.lower.abs() - allowance) | self.lower.isnan() | unknown
-        below = (values <= self.upper + slack * self.upper.abs() + allowance) | self.upper.isnan() | unknown
+        above = (values >= self.lower - tolerance * self.lower.abs() - allowance) | self.lower.isnan() | unknown
+        below = (values <= self.upper + tolerance * self.upper.abs() + allowance) | self.upper.isnan() | unknown
         allowed = self.radius + length(allowance)
         near = (length(values - self.centre) <= allowed) | ~torch.isfinite(allowed)
         return flat(above & below).all(1) & near
+
+
+@dataclass(frozen=True)
+class MaskedRegion:
+    """The region of a value, and its mask: which entries may vary over the region, boolean `[batch, *shape]`.
+
+    Entries that do not vary have the value of the region's centre.
+    """
+
+    region: Region
+    varying: Tensor
+
+    @property
+    def mask(self) -> Tensor:
+        """`varying` as zeros and ones in the type of the region."""
+        return self.varying.to(self.region.centre.dtype)
+
+    def select(self, images: Tensor) -> MaskedRegion:
+        """The regions and masks of some images; images: mask or index."""
+        return MaskedRegion(self.region.select(images), self.varying[images])
 
 
 def ball(images: Tensor, eps: float | Tensor, *, within: PixelRange | None = None) -> Region:
     """The L2 ball of radius `eps` around each image, as the region of the network's input.
 
     images: `[batch, *shape]`, pixel units. eps: radius in pixel units, a number or `[batch]`.
-    within: intersect the box with a range of pixels, which holds the images (the ball keeps its centre).
+    within: a pixel range that holds the images; the box is intersected with it, the ball keeps its centre.
     """
     radius = torch.as_tensor(eps, dtype=images.dtype, device=images.device).expand(images.shape[0])
     region = Region(images, images - spread(radius, images), images + spread(radius, images), radius)

@@ -1,11 +1,12 @@
-"""Linear bounds of activations over a box and an ellipsoid, one step of a backward pass (docs/method.md, section 9).
+"""Relaxations: linear lower bounds of activations over a box and an ellipsoid (docs/method.md, section 9.1).
 
 For a row `a`, any slopes `s` and any `lam >= 0`, over all z with `l <= z <= u` and `||w (z - c)|| <= r`,
 
     a . phi(z) >= g . z + h,   g = s a,
     h = sum over i of min over z in [l_i, u_i] of (a_i phi(z) - g_i z + lam w_i^2 / 2 (z - c_i)^2)  -  lam r^2 / 2.
 
-Chiu et al. (SDP-CROWN, ICML 2025) have this for ReLU and a ball; the box, the weights and other functions are ours.
+The backward pass (`llcert.bounds.backward`) passes activations by these. `lam = 0` is CROWN; Chiu et al. (SDP-CROWN,
+ICML 2025) have the multiplier for ReLU and a ball, and the box, the weights and other functions are this project's.
 Rows are `[batch, rows, *shape]`, several for each image; a zone is `[batch, *shape]`.
 """
 
@@ -65,11 +66,11 @@ def _back(rows: Tensor, _: Tensor | None) -> Tensor:
 
 @dataclass(frozen=True)
 class Relaxation:
-    """One step of an activation: a piecewise linear function of each entry of a zone.
+    """An activation, or one of several that make it up, as a piecewise linear function of each entry of a zone.
 
     The entries may be other coordinates than those of the pre-activation, such as differences of pairs. enter: maps
-    coefficients of the step's output to those of the function's values and of a remaining linear part. leave: maps
-    coefficients of the zone's entries and that linear part to those of the step's input.
+    coefficients on the output to those on the function's values and those on a linear part beside it, None for none.
+    leave: maps coefficients on the zone's entries and those on the linear part to coefficients on the input.
     """
 
     phi: Piecewise
@@ -78,7 +79,7 @@ class Relaxation:
     leave: Callable[[Tensor, Tensor | None], Tensor] = _back
 
     def select(self, images: Tensor) -> Relaxation:
-        """The step of some images; images: mask or index."""
+        """The relaxations of some images; images: mask or index."""
         return replace(self, zone=self.zone.select(images))
 
     @cached_property
@@ -90,7 +91,7 @@ class Relaxation:
 
     @cached_property
     def values(self) -> tuple[Tensor, ...]:
-        """The function at the ends."""
+        """The function at each of `ends`."""
         return tuple(self._at(e) for e in self.ends)
 
     @cached_property
@@ -109,11 +110,12 @@ class Relaxation:
 
     @cached_property
     def tightest(self) -> tuple[Tensor, Tensor]:
-        """Slopes of the lines below phi and above phi that leave the least area over the box, among its chords."""
+        """The slopes of the lines below phi and above phi that leave the least area over the box, among its chords."""
         chords = [self._chord(i, j) for i, j in itertools.combinations(range(len(self.ends)), 2)]
         return self._least_area(chords, 1.0), self._least_area(chords, -1.0)
 
     def _least_area(self, chords: list[Tensor], sign: float) -> Tensor:
+        """The slope with the least area between its line and phi; sign: 1 for the line below, -1 for that above."""
         best = torch.zeros_like(chords[0])
         least = torch.full_like(best, torch.inf)
         for slope in chords:
@@ -126,8 +128,8 @@ class Relaxation:
         return best
 
     @cached_property
-    def settled(self) -> tuple[Tensor, Tensor]:
-        """Stable entries, whose box lies in one piece, and the slope of that piece: `[batch, 1, *shape]` each."""
+    def stable(self) -> tuple[Tensor, Tensor]:
+        """Which entries are stable, their box in one piece, and the slope of that piece; `[batch, 1, *shape]` each."""
         lower, upper = self.ends[0], self.ends[-1]
         inside, slope = torch.zeros_like(lower, dtype=torch.bool), torch.zeros_like(lower)
         infinite = lower.new_full((), torch.inf)
@@ -138,26 +140,25 @@ class Relaxation:
         return inside, slope
 
     def slopes(self, rows: Tensor) -> Tensor:
-        """The slope of the piece for stable entries, elsewhere the tightest over the box (CROWN's for a ReLU)."""
-        (settled, own), (below, above) = self.settled, self.tightest
-        return torch.where(settled, own, torch.where(rows >= 0, below, above))
+        """Slopes in closed form, `[batch, rows, *shape]`: that of the piece for stable entries, for others the tightest
+        over the box, which are CROWN's for a ReLU."""
+        (stable, own), (below, above) = self.stable, self.tightest
+        return torch.where(stable, own, torch.where(rows >= 0, below, above))
 
-    def cut(self, lower: Tensor, upper: Tensor) -> Relaxation:
-        """The same step with the box of its zone intersected with another: lower and upper, `[batch, *shape]`."""
+    def on_box(self, lower: Tensor, upper: Tensor) -> Relaxation:
+        """The relaxation with its box intersected with another, for branching; lower, upper: `[batch, *shape]`."""
         zone = self.zone
         inside = torch.maximum(zone.lower, lower), torch.minimum(zone.upper, upper)
         return replace(self, zone=Zone(zone.centre, *inside, zone.weights, zone.radius))
 
     def losses(self, rows: Tensor, slopes: Tensor, lam: Tensor) -> Tensor:
-        """By how much each entry lowers the bound, relative to its value at the centre; 0 for stable entries.
-
-        `[batch, rows, *shape]`.
-        """
+        """By how much each entry lowers the bound below the value at the centre, `[batch, rows, *shape]`; 0 for stable
+        ones. Branching splits the entry with the largest."""
         least, _ = _Minimum.every(self, rows, slopes).entries(lam)
-        return torch.where(self.settled[0], 0.0, least.neg().clamp(min=0))
+        return torch.where(self.stable[0], 0.0, least.neg().clamp(min=0))
 
     def knot(self) -> Tensor:
-        """Where branching cuts the box of each entry: the knot inside it nearest to the centre, `[batch, *shape]`."""
+        """Where branching splits the box of each entry: the knot inside it nearest to the centre, `[batch, *shape]`."""
         lower, upper, c = self.zone.lower, self.zone.upper, self.zone.centre
         best, nearest = c.clone(), torch.full_like(c, torch.inf)
         for knot in self.phi.knots:
@@ -177,15 +178,15 @@ class Relaxation:
         """`h`, a lower bound for any slopes and multipliers `lam >= 0`, `[batch, bounds]`.
 
         rounding: of the arithmetic; where it is given, a bound of all rounding errors is subtracted. sharing: of rows.
-        known: the value without that, as `multipliers` found it for these rows, slopes and lam.
+        known: `h` before that subtraction, where `multipliers` has computed it for these rows, slopes and lam.
         """
         value = _Minimum.of(self, rows, slopes, sharing).least(lam)[0] if known is None else known
-        return value if rounding is None else value - self._slack(rows, slopes, lam, rounding, sharing)
+        return value if rounding is None else value - self._rounding_error(rows, slopes, lam, rounding, sharing)
 
     def multipliers(
         self, rows: Tensor, slopes: Tensor, iterations: int = 8, sharing: RowSharing = UNSHARED
     ) -> tuple[Tensor, Tensor]:
-        """Good `lam` for rows and slopes, by a fixed-point iteration for `||w (z - c)|| = r`, and `h` with them.
+        """Good multipliers for rows and slopes, by a fixed-point iteration for `||w (z - c)|| = r`, and `h` with them.
 
         `[batch, bounds]` each.
         """
@@ -212,8 +213,10 @@ class Relaxation:
             start, end = self.ends[i] - c, self.ends[i + 1] - c
             yield slope, start, end, self.values[i] - slope * start - self.at_centre
 
-    def _slack(self, rows: Tensor, slopes: Tensor, lam: Tensor, rounding: Rounding, sharing: RowSharing) -> Tensor:
-        """A bound of the rounding errors of `h` (docs/method.md, section 12, lemma 6).
+    def _rounding_error(
+        self, rows: Tensor, slopes: Tensor, lam: Tensor, rounding: Rounding, sharing: RowSharing
+    ) -> Tensor:
+        """Bounds of the rounding errors of `h`, `[batch, bounds]` (docs/method.md, section 12, lemma 6).
 
         With W the width of the box, the centre in it, every number an entry's minimum is made of is at most
         `|a| (|phi| + S W) + |g| (|c| + W) + mu W^2`, S the steepest slope; a minimiser that is off by the rounding of
@@ -242,11 +245,11 @@ class Relaxation:
 class _Minimum:
     """The constant `h` as a function of the multipliers: the sum over entries of the minimum of each.
 
-    Stable entries with the slope of their piece, the centre in their box, are constant and left out. rows, slopes,
-    sharing: as in the relaxation. weights: of the ellipsoid, `[batch, 1, entries]`. lines: for each piece, the ends of
-    its part of the box relative to the centre, `[batch, 1, entries]`, and k, e, `[batch, rows, entries]`, of
-    `a phi(z) - g z = k (z - c) + e` there, minus the value at the centre. at_centre: these values, of all entries,
-    `[batch, bounds]`. radius: `[batch, 1]`.
+    Left out are entries whose minimum is zero for every multiplier: stable ones with the slope of their piece and the
+    centre in their box. rows, sharing: of the entries that are left. weights: of the ellipsoid, `[batch, 1, entries]`.
+    lines: for each piece, the ends of its part of the box relative to the centre, `[batch, 1, entries]`, and k, e,
+    `[batch, rows, entries]`, of `a phi(z) - g z = k (z - c) + e` there, less the value at the centre. at_centre: the
+    sum of these values over all entries, `[batch, bounds]`. radius: `[batch, 1]`.
     """
 
     rows: Tensor
@@ -257,34 +260,37 @@ class _Minimum:
     radius: Tensor
 
     @staticmethod
-    def of(step: Relaxation, rows: Tensor, slopes: Tensor, sharing: RowSharing) -> _Minimum:
-        """For the entries that are not constant for all images and rows."""
-        (settled, own), zone = step.settled, step.zone
+    def of(relaxation: Relaxation, rows: Tensor, slopes: Tensor, sharing: RowSharing) -> _Minimum:
+        """Over the entries of which the minimum is not zero for all images and rows."""
+        (stable, own), zone = relaxation.stable, relaxation.zone
         inside = ((zone.lower <= zone.centre) & (zone.centre <= zone.upper))[:, None]
-        idle = flat(settled & inside & (slopes == own), 2).all(1).all(0)
+        idle = flat(stable & inside & (slopes == own), 2).all(1).all(0)
         if not bool(idle.any()):
-            return _Minimum.every(step, rows, slopes, sharing)
+            return _Minimum.every(relaxation, rows, slopes, sharing)
         part = torch.nonzero(~idle)[:, 0]
-        return _Minimum._over(step, rows, slopes, sharing.restricted(part), sharing, lambda x: flat(x, 2)[..., part])
+        return _Minimum._over(
+            relaxation, rows, slopes, sharing.restricted(part), sharing, lambda x: flat(x, 2)[..., part]
+        )
 
     @staticmethod
-    def every(step: Relaxation, rows: Tensor, slopes: Tensor, sharing: RowSharing = UNSHARED) -> _Minimum:
-        """For all entries, in their own shape."""
-        return _Minimum._over(step, rows, slopes, sharing, sharing, lambda x: x)
+    def every(relaxation: Relaxation, rows: Tensor, slopes: Tensor, sharing: RowSharing = UNSHARED) -> _Minimum:
+        """Over all entries, in their own shape."""
+        return _Minimum._over(relaxation, rows, slopes, sharing, sharing, lambda x: x)
 
     @staticmethod
     def _over(
-        step: Relaxation,
+        relaxation: Relaxation,
         rows: Tensor,
         slopes: Tensor,
         inner: RowSharing,
         sharing: RowSharing,
         chosen: Callable[[Tensor], Tensor],
     ) -> _Minimum:
-        c, g, zone = step.zone.centre[:, None], slopes * rows, step.zone
+        """Over chosen entries; inner: the sharing of these, sharing: of all."""
+        c, g, zone = relaxation.zone.centre[:, None], slopes * rows, relaxation.zone
         a, ga = chosen(rows), chosen(g)
         lines = []
-        for slope, start, end, offset in step.pieces():
+        for slope, start, end, offset in relaxation.pieces():
             steep = chosen(slope.expand_as(c))
             lines.append((chosen(start), chosen(end), a * steep - ga, a * chosen(offset)))
         return _Minimum(
@@ -292,7 +298,7 @@ class _Minimum:
             sharing=inner,
             weights=chosen(zone.weights[:, None]),
             lines=tuple(lines),
-            at_centre=sharing.sums(rows * step.at_centre - g * c),
+            at_centre=sharing.sums(rows * relaxation.at_centre - g * c),
             radius=zone.radius[:, None],
         )
 

@@ -22,6 +22,7 @@ from llcert.spectral.estimate.power import PowerIteration
 from llcert.spectral.estimate.start import random_start
 from llcert.spectral.linear_map import LinearMap, Masked, Provable
 from llcert.spectral.masked_only import MaskedOnly
+from llcert.spectral.movement import movement_norm
 from llcert.spectral.norm import Norm, Side, Solver, weakest
 from llcert.spectral.proof.circulant import torus_bound
 from llcert.spectral.proof.verified_cholesky import VerifiedCholesky
@@ -40,6 +41,7 @@ __all__ = [
     "Side",
     "Solver",
     "VerifiedCholesky",
+    "movement_norm",
     "random_start",
     "torus_bound",
     "weakest",

@@ -66,7 +66,7 @@ def margins(
         program,
         ball(images, eps),
         EstimatedArithmetic(bound, balls=balls, solver=solver, joint=joint),
-        weighting=RowWeighting.MASK,
+        weighting=RowWeighting.SLOPE,
     )
     logits, last = trace.post_activation[program.output].region.centre, LastLayer.of(program)
     found = {

@@ -15,7 +15,7 @@ from shared_graphs import shared_network
 from torch import Tensor
 
 from llcert.bounds import global_bound
-from llcert.bounds.forward.row_weights import steepest
+from llcert.bounds.forward.row_weights import global_slopes
 from llcert.bounds.global_lipschitz.proof import proved_bound
 from llcert.bounds.liplt import Composed, gain, loop_transforms
 from llcert.certification.proof.hint import ProofHint
@@ -105,7 +105,7 @@ def exact(program: Program, composed: Composed) -> tuple[dict[Node, float], Tens
     """The least of product and LipLT at every block, and the pairs, by dense matrices."""
     growth, before = {program.input: 1.0}, {}
     for block in program.blocks:
-        slope = float(steepest(block).max())
+        slope = float(global_slopes(block).max())
         parts = [norm(t) * growth[t.source] for t in block.terms]
         product = math.hypot(*parts) if block.disjoint else sum(parts)
         maps = composed.maps[block.node]

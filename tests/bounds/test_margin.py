@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from llcert.bounds import Hidden, LastLayer, gloro_margins, lmt_margins, worst_margins
+from llcert.bounds import LastLayer, MaskedRegion, gloro_margins, lmt_margins, worst_margins
 from llcert.bounds.margin import largest_increase
 from llcert.domain.pixel_range import UNIT
 from llcert.domain.region import Region, ball
@@ -19,9 +19,11 @@ from llcert.program import lower
 SIZE = 6
 
 
-def _hidden(centre: Tensor, down: Tensor, up: Tensor, radius: Tensor | float, varying: Tensor | None = None) -> Hidden:
+def _hidden(
+    centre: Tensor, down: Tensor, up: Tensor, radius: Tensor | float, varying: Tensor | None = None
+) -> MaskedRegion:
     region = Region(centre, centre - down, centre + up, torch.as_tensor(radius, dtype=centre.dtype).reshape(-1))
-    return Hidden(region, torch.ones_like(centre, dtype=torch.bool) if varying is None else varying)
+    return MaskedRegion(region, torch.ones_like(centre, dtype=torch.bool) if varying is None else varying)
 
 
 def _draw(seed: int) -> tuple[Tensor, Tensor, Tensor, float]:
@@ -127,7 +129,7 @@ def _last(seed: int) -> tuple[LastLayer, dict, Tensor, Tensor]:
     region = ball(images, 0.4, within=UNIT).box_to_ball()
     varying = torch.rand(5, SIZE, generator=generator) < 0.8
     labels = torch.randint(4, (5,), generator=generator)
-    return LastLayer.of(program), {program.input: Hidden(region, varying)}, program.logits(images), labels
+    return LastLayer.of(program), {program.input: MaskedRegion(region, varying)}, program.logits(images), labels
 
 
 @pytest.mark.parametrize("seed", range(10))
@@ -148,7 +150,7 @@ def test_box_and_ball_is_best_then_gloro_then_lmt(seed: int) -> None:
 def test_no_room_is_the_clean_margin() -> None:
     last, hidden, logits, labels = _last(0)
     (source,) = hidden
-    still = {source: Hidden(ball(hidden[source].region.centre, 0.0), hidden[source].varying)}
+    still = {source: MaskedRegion(ball(hidden[source].region.centre, 0.0), hidden[source].varying)}
     clean = logits.gather(1, labels[:, None]) - logits
     other = ~torch.nn.functional.one_hot(labels, 4).bool()
     for margins in (worst_margins(logits, labels, last, still), gloro_margins(logits, labels, last, still)):

@@ -48,7 +48,7 @@ def test_later_stages_start_from_the_forward_passes_of_their_own_images() -> Non
 def test_the_second_pass_starts_near_the_first_but_not_on_it() -> None:
     program = _net()
     batch, estimator = batch_of(*_batch(program), 0.05), Estimator(program, global_bound(program))
-    first = estimator.trace(batch, RowWeighting.MASK)
+    first = estimator.trace(batch, RowWeighting.SLOPE)
     second = estimator.trace(batch, RowWeighting.SECANT, before=first)
     for block in program.blocks:
         assert (
@@ -73,7 +73,7 @@ def test_a_vector_of_the_first_pass_does_not_stop_the_second_early(seed: int) ->
     program, bound, image = _diagonal(seed)
     estimator, batch = Estimator(program, bound), batch_of(image, torch.zeros(1, dtype=torch.int64), 0.3)
     block = program.blocks[0]
-    first = estimator.trace(batch, RowWeighting.MASK)
+    first = estimator.trace(batch, RowWeighting.SLOPE)
     second = estimator.trace(batch, RowWeighting.SECANT, before=first)
     assert block.activation is not None
     secants = block.activation.secant(second.pre_activation[block.node])

@@ -70,10 +70,10 @@ def _values_stay_inside(program: Program, trace: Trace, points: Tensor) -> None:
         z = block.value(values)
         values[block.node] = z if block.activation is None else block.activation(z)
         everyone = torch.zeros(len(points), dtype=torch.int64)
-        assert trace.pre_activation[block.node].select(everyone).contains(z, slack=1e-9).all(), block.label
+        assert trace.pre_activation[block.node].select(everyone).contains(z, tolerance=1e-9).all(), block.label
         hidden = trace.post_activation[block.node]
         region = replace(hidden.region, radius=hidden.region.radius * (1 + EARLY)).select(everyone)
-        assert region.contains(values[block.node], slack=1e-9).all(), block.label
+        assert region.contains(values[block.node], tolerance=1e-9).all(), block.label
         moved = (values[block.node] - hidden.region.centre).abs() > 1e-12
         assert not (moved & ~hidden.varying).any(), f"{block.label}: a constant output moved"
     if trace.logit_lipschitz is not None:

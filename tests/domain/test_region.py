@@ -39,7 +39,7 @@ def test_tightening_loses_no_point_and_is_idempotent(seed: int) -> None:
     region, points = _random_region(seed)
     tight = region.ball_to_box().box_to_ball()
     again = tight.ball_to_box().box_to_ball()
-    assert _copies(tight, 200).contains(points, slack=1e-12).all()
+    assert _copies(tight, 200).contains(points, tolerance=1e-12).all()
     assert (tight.lower >= region.lower).all()
     assert (tight.upper <= region.upper).all()
     assert (tight.radius <= region.radius).all()
@@ -86,8 +86,8 @@ def test_nan_spreads_when_a_region_is_tightened(field: str) -> None:
 def test_contains_draws_the_line_where_it_should() -> None:
     region = Region(torch.zeros(1, 2), -torch.ones(1, 2), torch.ones(1, 2), torch.tensor([1.2]))
     values = torch.tensor([[0.5, 0.5], [1.1, 0.0], [0.0, -1.1], [1.0, 1.0], [torch.nan, 0.0], [torch.inf, 0.0]])
-    assert _copies(region, 6).contains(values, slack=0.0).tolist() == [True, False, False, False, False, False]
-    assert _copies(region, 6).contains(values, slack=0.2).tolist() == [True, True, True, True, False, False]
+    assert _copies(region, 6).contains(values, tolerance=0.0).tolist() == [True, False, False, False, False, False]
+    assert _copies(region, 6).contains(values, tolerance=0.2).tolist() == [True, True, True, True, False, False]
 
 
 def test_contains_claims_nothing_where_nothing_is_known() -> None:
@@ -95,11 +95,11 @@ def test_contains_claims_nothing_where_nothing_is_known() -> None:
     unknown = Region(centre, one * torch.nan, one * torch.nan, torch.tensor([torch.nan]))
     overflowed = Region(one * torch.inf, one * torch.nan, one * torch.nan, torch.tensor([1.0]))
     for values in (one, one * torch.nan, one * torch.inf):
-        assert unknown.contains(values, slack=0.0).all()
-        assert overflowed.contains(values, slack=0.0).all()
+        assert unknown.contains(values, tolerance=0.0).all()
+        assert overflowed.contains(values, tolerance=0.0).all()
     half = Region(centre, -one, torch.tensor([[torch.nan, 1.0]]), torch.tensor([9.0]))
-    assert half.contains(torch.tensor([[5.0, 0.0]]), slack=0.0).all()
-    assert not half.contains(torch.tensor([[5.0, 5.0]]), slack=0.0).any()
+    assert half.contains(torch.tensor([[5.0, 0.0]]), tolerance=0.0).all()
+    assert not half.contains(torch.tensor([[5.0, 5.0]]), tolerance=0.0).any()
 
 
 def test_ball_holds_its_sphere() -> None:
@@ -123,7 +123,7 @@ def test_clipping_cuts_the_box_at_the_pixel_range_and_never_loses_the_image() ->
     region = ball(images, 0.75, within=UNIT)
     assert region.lower.tolist() == [[0, 0, 0.25, -0.25, 0.75]]
     assert region.upper.tolist() == [[0.75, 1, 1, 0.5, 1.5]]
-    assert region.contains(images, slack=0.0).all()
+    assert region.contains(images, tolerance=0.0).all()
     assert region.radius == 0.75
 
 

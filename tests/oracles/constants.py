@@ -11,7 +11,7 @@ from torch import Tensor
 from llcert.bounds import GlobalBound
 from llcert.bounds.forward.joins import branch_norms
 from llcert.bounds.forward.roundoff import distance
-from llcert.bounds.forward.row_weights import steepest
+from llcert.bounds.forward.row_weights import global_slopes
 from llcert.bounds.global_lipschitz.norms import composed_norm, global_norm
 from llcert.bounds.global_lipschitz.proof import check_stated
 from llcert.bounds.liplt import Composed, Origin, distances, gain
@@ -64,7 +64,7 @@ def global_bound(
             norms[term], vectors[term] = _unmasked(term, rows, every, solver, start, crude)
         sizes, radii = [norms[t][None] for t in block.terms], [lipschitz[t.source][None] for t in block.terms]
         branches = branch_norms(block, rows, columns, sizes, radii, solver if joint else None, seed + number)
-        lipschitz[block.node] = branches.movement(radii)[0]
+        lipschitz[block.node] = branches.deviation(radii)[0]
         if composed is not None:
             parts = [
                 whole(t, seed + number) * gain(origin, lipschitz[program.input], before, lipschitz)
@@ -131,7 +131,7 @@ def proved_bound(program: Program, solver: Solver | None = None, composed: Compo
     before: dict[Node, float] = {}
     products: dict[Node, dict[Origin, float]] = {program.input: {Origin(program.input): 1.0}}
     for block in program.blocks:
-        slope = float(steepest(block).max())
+        slope = float(global_slopes(block).max())
         plain = {t: global_norm(t, solver) for t in block.terms}
         sizes = {t: DOUBLE.above(norm * slope) for t, norm in plain.items()}
         parts = [DOUBLE.above(sizes[t] * lipschitz[t.source]) for t in block.terms]

@@ -11,11 +11,11 @@ from oracles.traces import Roundoff, Trace, reach
 from torch import Tensor
 
 from llcert.bounds import GlobalBound, RowWeighting
-from llcert.bounds.forward.box import Hidden, box
-from llcert.bounds.forward.roundoff import Passage, distance, flushed, inexact, largest
-from llcert.bounds.forward.row_weights import rounded_up, row_weights, steepest
+from llcert.bounds.forward.box import box
+from llcert.bounds.forward.roundoff import BlockSizes, activation_flushing, activation_rounding, distance, largest
+from llcert.bounds.forward.row_weights import global_slopes, row_weights, slopes_rounded_up
 from llcert.domain.pixel_range import PixelRange
-from llcert.domain.region import Region
+from llcert.domain.region import MaskedRegion, Region
 from llcert.ir import Node
 from llcert.numerics.rounding import DOUBLE, Rounding, downwards, upwards
 from llcert.numerics.tensors import flat, spread
@@ -32,7 +32,7 @@ class Frame:
     what may be too small to have room. products: roundings of a product in the deployed format, at least.
     """
 
-    box: Callable[[Block, Mapping[Node, Hidden]], Region]
+    box: Callable[[Block, Mapping[Node, MaskedRegion]], Region]
     slack: float = 1e-9
     least: float = 1e-30
     products: int = 7
@@ -81,7 +81,7 @@ def enclose(  # noqa: PLR0913
     global_bound: GlobalBound,
     solver: Solver | None,
     *,
-    weighting: RowWeighting = RowWeighting.MASK,
+    weighting: RowWeighting = RowWeighting.SLOPE,
     boxes: Mapping[Node, tuple[Tensor, Tensor]] | None = None,
     deployed: bool = False,
     frame: Frame | None = None,
@@ -100,7 +100,9 @@ def enclose(  # noqa: PLR0913
     _require(global_bound.side)
     known = Roundoff()
     everything = torch.ones_like(region.centre, dtype=torch.bool)
-    trace = Trace(post_activation={program.input: Hidden(region, everything)}, side=global_bound.side, roundoff=known)
+    trace = Trace(
+        post_activation={program.input: MaskedRegion(region, everything)}, side=global_bound.side, roundoff=known
+    )
     weakest, slips = global_bound.side, known.slips
     slips[program.input] = torch.zeros_like(region.radius)
     for number, block in enumerate(program.blocks):
@@ -108,14 +110,14 @@ def enclose(  # noqa: PLR0913
         z, error = _box(block, sources, deployed, known, frame)
         if boxes and block.node in boxes:
             z = z.within(*boxes[block.node])
-        weights = rounded_up(block, row_weights(block, z, weighting))
+        weights = slopes_rounded_up(block, row_weights(block, z, weighting))
         if frame is not None:
             weights = torch.where(weights == 1, weights, frame.larger(weights))
-        weights = torch.minimum(weights, steepest(block))
+        weights = torch.minimum(weights, global_slopes(block))
         radius = _radius(block, sources, weights, global_bound, solver, trace, seed + number, frame)
         radius = DOUBLE.above(radius + distance(error, weights), 2)
         if global_bound.with_liplt:
-            slips[block.node] = _slip(block, slips, global_bound, distance(error, steepest(block)))
+            slips[block.node] = _slip(block, slips, global_bound, distance(error, global_slopes(block)))
             ceiling = DOUBLE.above(global_bound.lipschitz[block.node] * region.radius + 2 * slips[block.node], 4)
             radius = torch.where(ceiling < radius, ceiling, radius)  # a radius that is NaN stays so
         radius = radius if frame is None else frame.radius(radius)
@@ -143,17 +145,17 @@ def _require(side: Side) -> None:
 
 
 def _box(
-    block: Block, sources: Mapping[Node, Hidden], deployed: bool, known: Roundoff, frame: Frame | None
+    block: Block, sources: Mapping[Node, MaskedRegion], deployed: bool, known: Roundoff, frame: Frame | None
 ) -> tuple[Region, Tensor]:
     """The block's box, and the errors of its value; records both and the sizes."""
-    passage = Passage.of(block, {s: h.region for s, h in sources.items()})
-    error, z = passage.error(), box(block, sources) if frame is None else frame.box(block, sources)
-    z = _widened(z, error if frame is None else error + frame.room(passage.size))
+    sizes = BlockSizes.of(block, {s: h.region for s, h in sources.items()})
+    error, z = sizes.float64_error(), box(block, sources) if frame is None else frame.box(block, sources)
+    z = _widened(z, error if frame is None else error + frame.room(sizes.size))
     if deployed:
-        more = passage.deployed(largest(z), 0 if frame is None else frame.products)
+        more = sizes.deployed_error(largest(z), 0 if frame is None else frame.products)
         more = more if frame is None else frame.larger(more)
         z, error = _widened(z, more), upwards(error + more)
-    known.sizes[block.node], known.totals[block.node], known.errors[block.node] = passage.size, passage.total, error
+    known.sizes[block.node], known.totals[block.node], known.errors[block.node] = sizes.size, sizes.total, error
     return z, error
 
 
@@ -164,7 +166,7 @@ def _widened(z: Region, error: Tensor) -> Region:
 
 def _radius(
     block: Block,
-    sources: Mapping[Node, Hidden],
+    sources: Mapping[Node, MaskedRegion],
     weights: Tensor,
     global_bound: GlobalBound,
     solver: Solver | None,
@@ -220,32 +222,34 @@ def _norm(masked: Masked, global_bound: GlobalBound, solver: Solver | None) -> N
     return replace(norm, value=torch.where(proved, norm.value, ceiling))
 
 
-def _activate(block: Block, z: Region, radius: Tensor, deployed: bool, known: Roundoff, frame: Frame | None) -> Hidden:
+def _activate(
+    block: Block, z: Region, radius: Tensor, deployed: bool, known: Roundoff, frame: Frame | None
+) -> MaskedRegion:
     """The region of the output. Without an activation all entries vary: if nothing else, by the centre's error.
 
     So does a constant that is not computed exactly.
     """
     phi = block.activation
     if phi is None:
-        return Hidden(_tightened(replace(z, radius=radius), frame), torch.ones_like(z.centre, dtype=torch.bool))
+        return MaskedRegion(_tightened(replace(z, radius=radius), frame), torch.ones_like(z.centre, dtype=torch.bool))
     region = Region(phi(z.centre), *phi.box(z.lower, z.upper), radius)
-    error = inexact(phi, region, DOUBLE)
+    error = activation_rounding(phi, region, DOUBLE)
     if deployed:
         form = block.node.rounding
-        lost = flushed(z, region, phi, form)
+        lost = activation_flushing(z, region, phi, form)
         summed = phi.summed(z)
         if summed is not None:
             lost = torch.where(summed > 0, lost + DOUBLE.above(form.gamma(8) * summed, 4), lost)
-        error = error + inexact(phi, region, form) + lost
+        error = error + activation_rounding(phi, region, form) + lost
     varying, error = phi.varying(z) | ~(error == 0), upwards(error)
     error = error if frame is None else frame.larger(error)
     known.after[block.node] = error
     radius = DOUBLE.above(radius + distance(error), 2)
     region = replace(_widened(region, error), radius=radius if frame is None else frame.radius(radius))
-    return Hidden(_tightened(region, frame), varying)
+    return MaskedRegion(_tightened(region, frame), varying)
 
 
-def _unless_lost(hidden: Hidden, error: Tensor, form: Rounding) -> Hidden:
+def _unless_lost(hidden: MaskedRegion, error: Tensor, form: Rounding) -> MaskedRegion:
     """The same, but nothing is known of images for which the value's format may overflow: NaN ignores any bound.
 
     error: of the value before the activation.
@@ -255,7 +259,7 @@ def _unless_lost(hidden: Hidden, error: Tensor, form: Rounding) -> Hidden:
     known = hidden.region
     lower, upper = (torch.where(spread(fits, x), x, torch.nan) for x in (known.lower, known.upper))
     radius = torch.where(fits, known.radius, torch.nan)
-    return Hidden(Region(known.centre, lower, upper, radius), hidden.varying | ~spread(fits, known.centre))
+    return MaskedRegion(Region(known.centre, lower, upper, radius), hidden.varying | ~spread(fits, known.centre))
 
 
 def _tightened(region: Region, frame: Frame | None) -> Region:

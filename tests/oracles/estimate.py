@@ -10,10 +10,10 @@ from oracles.traces import Reach, Trace, reach
 from torch import Tensor
 
 from llcert.bounds import Balls, GlobalBound, RowWeighting, Start
-from llcert.bounds.forward.box import Hidden, box
+from llcert.bounds.forward.box import box
 from llcert.bounds.forward.row_weights import row_weights
 from llcert.bounds.forward.starts import starting_vector
-from llcert.domain.region import Region
+from llcert.domain.region import MaskedRegion, Region
 from llcert.ir import Node
 from llcert.numerics.tensors import flat
 from llcert.program import Block, Program, Term
@@ -26,7 +26,7 @@ def propagate(  # noqa: PLR0913
     global_bound: GlobalBound | None,
     *,
     balls: Balls = Balls.LOCAL,
-    weighting: RowWeighting = RowWeighting.MASK,
+    weighting: RowWeighting = RowWeighting.SLOPE,
     solver: Solver | None = None,
     start: Start = Start.UNMASKED,
     saved: Mapping[Term, Tensor] | None = None,
@@ -45,7 +45,7 @@ def propagate(  # noqa: PLR0913
     if global_bound is None and balls is not Balls.BOX:
         raise ValueError(f"{balls} need the global bound")
     everything = torch.ones_like(region.centre, dtype=torch.bool)
-    trace = Trace(post_activation={program.input: Hidden(region, everything)})
+    trace = Trace(post_activation={program.input: MaskedRegion(region, everything)})
     lipschitz = {program.input: torch.ones_like(region.radius)}
     for number, block in enumerate(program.blocks):
         sources = {s: trace.post_activation[s] for s in block.sources}
@@ -68,11 +68,11 @@ def propagate(  # noqa: PLR0913
                 radius = _at_most(moved([sources[t.source].region.radius for t in block.terms]), radius)
         trace.pre_activation[block.node], trace.weighted[block.node] = z, (weights, radius)
         trace.post_activation[block.node] = _activate(block, z, radius, sources)
-    bounded = balls is Balls.GLOBAL or (balls is Balls.LOCAL and weighting is RowWeighting.MASK)
+    bounded = balls is Balls.GLOBAL or (balls is Balls.LOCAL and weighting is RowWeighting.SLOPE)
     return replace(trace, lipschitz=lipschitz, logit_lipschitz=lipschitz[program.output]) if bounded else trace
 
 
-def _masked(block: Block, sources: Mapping[Node, Hidden], rows: Tensor) -> dict[Term, Masked]:
+def _masked(block: Block, sources: Mapping[Node, MaskedRegion], rows: Tensor) -> dict[Term, Masked]:
     """Each term of a block without the rows and columns that stay constant."""
     return {t: Masked(t, rows, sources[t.source].mask) for t in block.terms}
 
@@ -121,7 +121,7 @@ def _at_most(value: Tensor, ceiling: Tensor) -> Tensor:
     return torch.where(value <= ceiling, value, ceiling.expand_as(value))
 
 
-def _activate(block: Block, z: Region, radius: Tensor, sources: Mapping[Node, Hidden]) -> Hidden:
+def _activate(block: Block, z: Region, radius: Tensor, sources: Mapping[Node, MaskedRegion]) -> MaskedRegion:
     phi = block.activation
     if phi is None:
         region = Region(z.centre, z.lower, z.upper, radius)
@@ -129,4 +129,4 @@ def _activate(block: Block, z: Region, radius: Tensor, sources: Mapping[Node, Hi
     else:
         region = Region(phi(z.centre), *phi.box(z.lower, z.upper), radius)
         varying = phi.varying(z)
-    return Hidden(region.ball_to_box().box_to_ball(), varying)
+    return MaskedRegion(region.ball_to_box().box_to_ball(), varying)

@@ -8,9 +8,8 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from llcert.bounds.forward.box import Hidden
 from llcert.bounds.forward.joins import SideBySide
-from llcert.domain.region import Region
+from llcert.domain.region import MaskedRegion, Region
 from llcert.ir import Node
 from llcert.numerics.tensors import flat, length
 from llcert.program import Block, Term
@@ -42,7 +41,7 @@ class Trace:
 
     pre_activation: dict[Node, Region] = field(default_factory=dict)
     weighted: dict[Node, tuple[Tensor, Tensor]] = field(default_factory=dict)
-    post_activation: dict[Node, Hidden] = field(default_factory=dict)
+    post_activation: dict[Node, MaskedRegion] = field(default_factory=dict)
     norms: dict[Term, Norm] = field(default_factory=dict)
     joint: dict[Node, tuple[Tensor, Tensor]] = field(default_factory=dict)
     lipschitz: dict[Node, Tensor] = field(default_factory=dict)

@@ -82,7 +82,7 @@ def by_hand(watch: Watch) -> tuple[Tensor, Tensor, Tensor]:
             watch.program,
             ball(watch.images, watch.eps),
             EstimatedArithmetic(bound, solver=TIGHT),
-            weighting=RowWeighting.MASK,
+            weighting=RowWeighting.SLOPE,
         )
         logits = watch.program.logits(watch.images)
         margins = worst_margins(logits, watch.labels, LastLayer.of(watch.program), trace.post_activation)
@@ -115,7 +115,7 @@ def test_robust_loss_is_that_of_the_worst_logits() -> None:
     with torch.no_grad():
         bound = global_bound(watch.program, TIGHT)
         trace = propagate(
-            watch.program, ball(images, 0.1), EstimatedArithmetic(bound, solver=TIGHT), weighting=RowWeighting.MASK
+            watch.program, ball(images, 0.1), EstimatedArithmetic(bound, solver=TIGHT), weighting=RowWeighting.SLOPE
         )
         logits = watch.program.logits(images)
         margins = worst_margins(logits, labels, LastLayer.of(watch.program), trace.post_activation)

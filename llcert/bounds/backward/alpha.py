@@ -1,4 +1,7 @@
-"""Better slopes and multipliers for a backward pass, by gradient ascent on the bound it gives."""
+"""Optimised slopes and multipliers of a backward pass (alpha-CROWN), by gradient ascent on its bound.
+
+For objectives that the closed form leaves open, and for branch and bound; docs/method.md, section 9.1.
+"""
 
 from __future__ import annotations
 
@@ -17,19 +20,20 @@ from llcert.numerics.tensors import flat
 from llcert.program import Program
 
 _LOOK = 5
-"""Steps between two looks at which images are done."""
+"""Steps between two checks of which images are done."""
 
 _MEAN, _SQUARE = 0.9, 0.999
-"""How much the moments of the gradient keep from step to step."""
+"""Adam's decay rates of the first and the second moment of the gradient."""
 
 
 @dataclass(frozen=True)
 class Ascent:
     """Adam (Kingma and Ba 2015) on the slopes and on the logarithms of the multipliers, every row by itself.
 
-    steps: evaluations of the bound. rate: of the slopes, log_rate: of the logarithms, at the start; both fall to zero
-    along a cosine. Whatever it finds is a bound; it returns the best that it met. An image leaves when each of its rows
-    is enough, or is hopeless: after two thirds of the steps it lacks more than it has gained; none is if `patient`.
+    Every iterate is a bound, and the best one of each row is returned. An image leaves the ascent once the bounds of
+    all its rows are large enough or hopeless: after two thirds of the steps they are still negative by more than they
+    have gained. steps: evaluations of the bound. rate, log_rate: of the slopes and of the logarithms at the start; both
+    fall to zero along a cosine. patient: takes no row for hopeless.
     """
 
     steps: int = 30
@@ -45,9 +49,10 @@ class Ascent:
         start: Mapping[Key, Choice],
         enough: float | Tensor = math.inf,
     ) -> tuple[Tensor, dict[Key, Choice]]:
-        """The best bounds, `[batch, rows]`, and the choices that give them. start: of a backward pass of these rows.
+        """The best bounds, `[batch, rows]`, and the choices that give them.
 
-        enough: above it a bound need not get any better; one for all or each its own.
+        rows: the objectives, as of `Backward`. start: the choices of a backward pass of these rows. enough: the bound
+        above which a row is done, one for all or broadcastable to `[batch, rows]`.
         """
         if not start:
             return backward(trace, rows, Fixed({})).lower, {}
@@ -75,16 +80,17 @@ class Ascent:
 
 
 def enough_to_prove(program: Program, trace: Trace, share: float = 6e-3) -> Tensor:
-    """What an estimate of a bound on the logits should exceed, `[batch, 1]`: a proof of it has its rounding to pay.
+    """The margin, `[batch, 1]`, above which an estimate most likely has a proof, which pays for rounding.
 
-    share: of the largest logit.
+    share: that many times the largest logit of the image.
     """
     return share * flat(trace.post_activation[program.output].region.centre.abs()).amax(1, keepdim=True)
 
 
 @dataclass
 class _Variable:
-    """What Adam moves: slopes, `[batch, rows, *shape]`, or logarithms of multipliers, `[batch, rows]`; its moments."""
+    """A variable of the ascent with Adam's moments: slopes, `[batch, rows, *shape]`, or logarithms of multipliers,
+    `[batch, rows]`."""
 
     value: Tensor
     mean: Tensor
@@ -106,7 +112,7 @@ class _Variable:
 
 
 class _Climb:
-    """The variables of every step of every activation, and the gradient of the bound where it was last evaluated."""
+    """The slopes and multipliers of every relaxation as variables, and the gradient of the bound last evaluated."""
 
     def __init__(self, start: Mapping[Key, Choice]) -> None:
         self.free = {
@@ -115,7 +121,7 @@ class _Climb:
         self.gradients: tuple[Tensor, ...] = ()
 
     def select(self, images: Tensor) -> None:
-        """Leaves the others out."""
+        """Keeps the variables of some images; images: index."""
         self.free = {k: (slopes.select(images), logs.select(images)) for k, (slopes, logs) in self.free.items()}
 
     def evaluate(
@@ -134,7 +140,10 @@ class _Climb:
         return bound.detach(), chosen
 
     def move(self, rates: tuple[float, float], step: int) -> bool:
-        """Along the last gradient; False where there is nothing to choose. rates: of slopes and of logarithms."""
+        """Moves all variables along the last gradient; False where the bound does not depend on any.
+
+        rates: of slopes and of logarithms. step: counted from 1.
+        """
         if not self.gradients:
             return False
         variables = [(v, rate) for pair in self.free.values() for v, rate in zip(pair, rates, strict=True)]
@@ -146,7 +155,10 @@ class _Climb:
 def _keep(
     best: Tensor, found: Mapping[Key, Choice], images: Tensor, bound: Tensor, chosen: Mapping[Key, Choice]
 ) -> None:
-    """Puts what is better, row by row, in place of the best of these images; NaN is never better."""
+    """Replaces, in place and row by row, the best bounds and their choices by better ones; NaN is never better.
+
+    best, found: of all images. bound, chosen: of some, `images`.
+    """
     better = (bound > best[images]) | (best[images].isnan() & ~bound.isnan())
     best[images] = torch.where(better, bound, best[images])
     for key, new in chosen.items():

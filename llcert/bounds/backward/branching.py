@@ -1,6 +1,7 @@
-"""Branch and bound: boxes of single pre-activation entries are cut at knots (docs/method.md, section 11).
+"""Branch and bound: boxes of single pre-activation entries are split at knots (docs/method.md, section 11).
 
-At every point of the ball an entry lies on one side of each cut, so that the least of the bounds on both sides holds.
+At every point of the ball an entry lies on one side of its split, so that the least of the bounds on both sides holds.
+For the stage `branch` and its proof.
 """
 
 from __future__ import annotations
@@ -20,53 +21,53 @@ from llcert.domain.relaxation import Relaxation
 from llcert.ir import Node
 from llcert.numerics.tensors import flat
 
-Cuts = Mapping[Key, tuple[Tensor, Tensor]]
-"""For steps of activations, what is assumed of their entries: lower and upper ends, `[rows, *shape]`. A step belongs to
-one block, so a cut of one activation says nothing of another one that reads the same value."""
+Splits = Mapping[Key, tuple[Tensor, Tensor]]
+"""For each relaxation the box that its entries are assumed to lie in: lower and upper ends, `[rows, *shape]`. Every
+relaxation belongs to one block, so a split says nothing of another activation of the same value."""
 
 
 @dataclass(frozen=True)
 class Leaves:
-    """Parts of the ball, each a row with its cuts: together they cover all of it for every row they came from.
+    """Leaves of search trees: parts of the ball that together cover all of it for every objective.
 
-    rows: positions of the rows they came from, `[leaves]`. bounds: lower bounds on each part, `[leaves]`. choices: what
-    gives them, `[leaves, 1, ...]`.
+    rows: the position of each leaf's objective, `[leaves]`. bounds: lower bounds of it on the part, `[leaves]`. splits:
+    boxes that define the part. choices: slopes and multipliers that give the bounds, `[leaves, 1, ...]`.
     """
 
     rows: Tensor
     bounds: Tensor
-    cuts: Cuts
+    splits: Splits
     choices: Mapping[Key, Choice]
 
     def __len__(self) -> int:
         return len(self.rows)
 
     def select(self, leaves: Tensor) -> Leaves:
-        """Some of them; leaves: mask or index."""
+        """Some of the leaves; leaves: mask or index."""
         return Leaves(
             self.rows[leaves],
             self.bounds[leaves],
-            {k: (low[leaves], high[leaves]) for k, (low, high) in self.cuts.items()},
+            {k: (low[leaves], high[leaves]) for k, (low, high) in self.splits.items()},
             {k: Choice(c.slopes[leaves], c.lam[leaves]) for k, c in self.choices.items()},
         )
 
     def double(self) -> Leaves:
-        """The same in float64."""
+        """The leaves in float64."""
         return Leaves(
             self.rows,
             self.bounds.double(),
-            {k: (low.double(), high.double()) for k, (low, high) in self.cuts.items()},
+            {k: (low.double(), high.double()) for k, (low, high) in self.splits.items()},
             {k: Choice(c.slopes.double(), c.lam.double()) for k, c in self.choices.items()},
         )
 
     @staticmethod
     def joined(parts: list[Leaves]) -> Leaves:
-        """All of several collections, at least one."""
+        """The leaves of several collections, at least one."""
         first = parts[0]
         return Leaves(
             torch.cat([p.rows for p in parts]),
             torch.cat([p.bounds for p in parts]),
-            {k: _cat([p.cuts[k] for p in parts]) for k in first.cuts},
+            {k: _cat([p.splits[k] for p in parts]) for k in first.splits},
             {k: Choice(*_cat([(p.choices[k].slopes, p.choices[k].lam) for p in parts])) for k in first.choices},
         )
 
@@ -77,10 +78,10 @@ def _cat(pairs: list[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
 
 @dataclass(frozen=True)
 class Branching:
-    """Cuts the worst parts first, at the neuron that takes most off the bound; an ascent on each new part.
+    """Splits the worst leaves first, at the entry that takes most off the bound; a gradient ascent bounds each new leaf.
 
-    seconds: wall clock for one image. width: parts that are cut at a time. reserve: a part is done once its bound
-    exceeds this share of the largest logit, so that a proof of it has something to pay its rounding with.
+    seconds: wall clock for one image. width: the number of leaves that are split together. reserve: a leaf is done once
+    its bound exceeds this share of the largest logit, which pays for the rounding of its proof.
     """
 
     seconds: float = 10.0
@@ -89,7 +90,7 @@ class Branching:
     ascent: Ascent = field(default_factory=lambda: Ascent(steps=15, rate=0.05, patient=True))
 
     def __call__(self, backward: Backward, trace: Trace, rows: Tensor) -> Leaves:
-        """Parts that cover the ball for rows on the logits, all bounds positive if that was reached in time.
+        """Leaves that cover the ball for each row on the logits, all bounds positive if that was reached in time.
 
         trace: of one image. rows: `[rows, logits]`.
         """
@@ -111,7 +112,7 @@ class Branching:
         return Leaves.joined([*closed, open_])
 
     def enough(self, backward: Backward, trace: Trace) -> float:
-        """The bound above which a part of the ball of an image is done."""
+        """The bound above which a leaf of an image is done. trace: of that image."""
         return float(enough_to_prove(backward.program, trace, self.reserve).max())
 
     def _root(self, backward: Backward, trace: Trace, rows: Tensor) -> Leaves:
@@ -119,65 +120,68 @@ class Branching:
         objectives = {backward.program.output: rows[:, None]}
         start = backward(own, objectives, Tightest()).linear.choices
         bounds, choices = replace(self.ascent, steps=40)(backward, own, objectives, start)
-        nothing = {k: _nothing(_step(backward, own, k)) for k in choices}
-        return Leaves(torch.arange(len(rows), device=rows.device), bounds[:, 0], nothing, choices)
+        unsplit = {k: _unsplit(_relaxation(backward, own, k)) for k in choices}
+        return Leaves(torch.arange(len(rows), device=rows.device), bounds[:, 0], unsplit, choices)
 
     def _children(self, backward: Backward, trace: Trace, rows: Tensor, parents: Leaves) -> Leaves | None:
-        """Both halves of every part, with their bounds; None where no neuron is left to cut."""
-        own = cut(backward, trace.select(torch.zeros_like(parents.rows)), parents.cuts)
+        """Both halves of every leaf, with their bounds; None where no entry is left to split."""
+        own = with_splits(backward, trace.select(torch.zeros_like(parents.rows)), parents.splits)
         objectives = {backward.program.output: rows[parents.rows][:, None]}
         where = _largest_losses(backward, own, objectives, parents.choices)
         if where is None:
             return None
         halves = [self._half(backward, own, parents, where, side) for side in (0, 1)]
         both = Leaves.joined(halves)
-        own = cut(backward, trace.select(torch.zeros_like(both.rows)), both.cuts)
+        own = with_splits(backward, trace.select(torch.zeros_like(both.rows)), both.splits)
         objectives = {backward.program.output: rows[both.rows][:, None]}
-        start = _settled(backward, own, both.choices, where + where)
+        start = _with_stable_slopes(backward, own, both.choices, where + where)
         bounds, choices = self.ascent(backward, own, objectives, start, self.enough(backward, trace))
         return replace(both, bounds=torch.fmax(bounds[:, 0], both.bounds), choices=choices)
 
     def _half(self, backward: Backward, own: Trace, parents: Leaves, where: list[tuple[Key, int]], side: int) -> Leaves:
-        cuts = {k: (low.clone(), high.clone()) for k, (low, high) in parents.cuts.items()}
+        splits = {k: (low.clone(), high.clone()) for k, (low, high) in parents.splits.items()}
         for leaf, (key, entry) in enumerate(where):
-            knot = _step(backward, own, key).knot()[leaf].flatten()[entry]
-            _put(cuts[key][1 - side][leaf], entry, knot)
-        return replace(parents, cuts=cuts)
+            knot = _relaxation(backward, own, key).knot()[leaf].flatten()[entry]
+            _put(splits[key][1 - side][leaf], entry, knot)
+        return replace(parents, splits=splits)
 
 
-def cut(backward: Backward, trace: Trace, cuts: Cuts) -> Trace:
-    """The trace with every image's zones cut; the cuts are `[batch, *shape]`."""
-    steps: dict[Node, tuple[Relaxation, ...] | None] = {}
+def with_splits(backward: Backward, trace: Trace, splits: Splits) -> Trace:
+    """The trace with the box of every relaxation intersected with that of its split; splits: `[batch, *shape]`."""
+    relaxations: dict[Node, tuple[Relaxation, ...] | None] = {}
     for index, block in enumerate(backward.program.blocks):
         known = trace.relaxations(block)
         if known is not None and block.activation is not None:
-            known = tuple(s.cut(*cuts[index, i]) if (index, i) in cuts else s for i, s in enumerate(known))
-        steps[block.node] = known
-    return replace(trace, _relaxations=steps)
+            known = tuple(r.on_box(*splits[index, i]) if (index, i) in splits else r for i, r in enumerate(known))
+        relaxations[block.node] = known
+    return replace(trace, _relaxations=relaxations)
 
 
 def _put(values: Tensor, entry: int, number: Tensor) -> None:
-    """Sets an entry by its place in the flattened values, however they lie in memory."""
+    """Sets an entry, given by its place in the flattened values, in whatever memory order these are."""
     values[torch.unravel_index(torch.tensor(entry), values.shape)] = number
 
 
-def _step(backward: Backward, trace: Trace, key: Key) -> Relaxation:
-    steps = trace.relaxations(backward.program.blocks[key[0]])
-    assert steps is not None
-    return steps[key[1]]
+def _relaxation(backward: Backward, trace: Trace, key: Key) -> Relaxation:
+    known = trace.relaxations(backward.program.blocks[key[0]])
+    assert known is not None
+    return known[key[1]]
 
 
-def _nothing(step: Relaxation) -> tuple[Tensor, Tensor]:
-    infinite = torch.full_like(step.zone.lower, torch.inf)
+def _unsplit(relaxation: Relaxation) -> tuple[Tensor, Tensor]:
+    """The box of no split at all."""
+    infinite = torch.full_like(relaxation.zone.lower, torch.inf)
     return -infinite, infinite
 
 
 def _largest_losses(
     backward: Backward, trace: Trace, rows: Mapping[Node, Tensor], choices: Mapping[Key, Choice]
 ) -> list[tuple[Key, int]] | None:
-    """For each image of the trace the step and the entry that takes most off its bound; None where none takes any."""
+    """For each image of the trace the relaxation and the entry that takes most off its bound; None where none does."""
     passed = backward(trace, rows, Fixed(choices)).linear.relaxed
-    found = {k: flat(_step(backward, trace, k).losses(a, choices[k].slopes, choices[k].lam)) for k, a in passed.items()}
+    found = {
+        k: flat(_relaxation(backward, trace, k).losses(a, choices[k].slopes, choices[k].lam)) for k, a in passed.items()
+    }
     keys = list(found)
     if not keys:
         return None
@@ -188,14 +192,14 @@ def _largest_losses(
     return [(keys[k], int(found[keys[k]][i].argmax())) for i, k in enumerate(best)]
 
 
-def _settled(
+def _with_stable_slopes(
     backward: Backward, trace: Trace, choices: Mapping[Key, Choice], where: list[tuple[Key, int]]
 ) -> dict[Key, Choice]:
-    """The choices, with the function's own slope at the entry that was cut in each leaf, where that settled it."""
+    """The choices, with the function's own slope at the entry that was split in each leaf, where it is stable now."""
     better = {k: Choice(c.slopes.clone(), c.lam) for k, c in choices.items()}
     for leaf, (key, entry) in enumerate(where):
-        settled, own = _step(backward, trace, key).settled
-        if bool(settled[leaf].flatten()[entry]):
+        stable, own = _relaxation(backward, trace, key).stable
+        if bool(stable[leaf].flatten()[entry]):
             _put(better[key].slopes[leaf, 0], entry, own[leaf].flatten()[entry])
     return better
 
@@ -208,17 +212,17 @@ def bounded(
     ascent: Ascent,
     enough: Tensor,
 ) -> Leaves:
-    """The leaves with their bounds over the trace, by their own choices, or by an ascent's where these do not suffice.
+    """The leaves with bounds over another trace, by their own choices, or by an ascent where these do not suffice.
 
-    trace, rows, enough: of each leaf; enough: above it a bound need not get any better, `[leaves]`.
+    trace, rows: of each leaf. enough: the bound above which a leaf is done, `[leaves]`.
     """
-    own = cut(backward, trace, leaves.cuts)
+    own = with_splits(backward, trace, leaves.splits)
     bounds = backward(own, rows, Fixed(leaves.choices)).lower[:, 0]
     left = torch.nonzero(~(bounds > enough))[:, 0]
     if len(left) == 0:
         return replace(leaves, bounds=bounds)
     some = leaves.select(left)
-    own = cut(backward, trace.select(left), some.cuts)
+    own = with_splits(backward, trace.select(left), some.splits)
     better, found = ascent(backward, own, {n: r[left] for n, r in rows.items()}, some.choices, enough[left, None])
     bounds[left] = torch.fmax(bounds[left], better[:, 0])
     choices = {k: Choice(c.slopes.clone(), c.lam.clone()) for k, c in leaves.choices.items()}

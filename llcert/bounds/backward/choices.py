@@ -1,7 +1,7 @@
-"""What a backward pass may choose at every step of an activation, and the policies that choose it.
+"""The free parameters of a backward pass, slopes and multipliers at every relaxation, and policies that choose them.
 
-A step bounds `a . phi(z)` from below by a linear function of z (`llcert.domain.relaxation`); its slopes and the
-multiplier of its ellipsoid are free: alpha of alpha-CROWN, lambda of docs/method.md, section 9.
+A relaxation bounds `a . phi(z)` from below by a linear function of z (`llcert.domain.relaxation`), for any slopes
+(alpha of alpha-CROWN) and any multiplier of its ellipsoid (lambda of docs/method.md, section 9.1).
 """
 
 from __future__ import annotations
@@ -15,16 +15,17 @@ from llcert.domain.relaxation import Relaxation
 from llcert.domain.row_sharing import UNSHARED, RowSharing
 
 Key = tuple[int, int]
-"""A step of a block's activation: the number of the block in its program, the number of the step. A backward pass
-goes through every block once, with all that is pending there, so no two choices of a pass share a key."""
+"""A relaxation of a block's activation: the number of the block in its program, and that of the relaxation. A backward
+pass goes through every block once, so no two choices of a pass share a key."""
 
 
 @dataclass(frozen=True)
 class Choice:
-    """What a backward pass may choose at a step; any slopes and any `lam >= 0` give a bound.
+    """Slopes and multipliers at one relaxation; any slopes and any `lam >= 0` give a bound.
 
-    slopes: `[batch, rows, *shape]`. lam: `[batch, bounds]`, one a row where rows are not shared. constant: what the
-    step then adds for these very rows, without rounding, `[batch, bounds]`, where that is known.
+    slopes: `[batch, rows, *shape]`. lam: the multipliers, `[batch, bounds]`, one a row where rows are not shared.
+    constant: the relaxation's constant for these very rows, its rounding not paid for, `[batch, bounds]`, where that
+    is known.
     """
 
     slopes: Tensor
@@ -33,32 +34,32 @@ class Choice:
 
 
 Choices = Mapping[Key, Choice]
-"""The choices of a backward pass at every step that it passes."""
+"""The choices of a backward pass, at every relaxation that it passes."""
 
 Policy = Callable[[Key, Relaxation, Tensor, RowSharing], Choice]
-"""Chooses at a step, for the objectives' coefficients on its output and their sharing; keeps nothing."""
+"""Chooses at a relaxation, for the coefficients on its output and their sharing. It keeps nothing."""
 
 
 @dataclass(frozen=True)
 class Tightest:
     """Slopes that are tightest over the box (CROWN's for a ReLU), and multipliers by a search.
 
-    iterations: of the search.
+    iterations: of the search (docs/method.md, section 9.1).
     """
 
     iterations: int = 8
 
-    def __call__(self, key: Key, step: Relaxation, rows: Tensor, sharing: RowSharing = UNSHARED) -> Choice:
-        slopes = step.slopes(rows)
-        lam, constant = step.multipliers(rows, slopes, self.iterations, sharing)
+    def __call__(self, key: Key, relaxation: Relaxation, rows: Tensor, sharing: RowSharing = UNSHARED) -> Choice:
+        slopes = relaxation.slopes(rows)
+        lam, constant = relaxation.multipliers(rows, slopes, self.iterations, sharing)
         return Choice(slopes, lam, constant)
 
 
 @dataclass(frozen=True)
 class Fixed:
-    """Slopes and multipliers that are known already."""
+    """Given slopes and multipliers."""
 
     choices: Choices
 
-    def __call__(self, key: Key, step: Relaxation, rows: Tensor, sharing: RowSharing = UNSHARED) -> Choice:
+    def __call__(self, key: Key, relaxation: Relaxation, rows: Tensor, sharing: RowSharing = UNSHARED) -> Choice:
         return self.choices[key]

@@ -1,6 +1,7 @@
-"""Groups of pre-activation entries that share one row of a backward pass, as no value is read by two of them.
+"""Graph colouring for backward passes: groups of pre-activation entries whose rows are structurally orthogonal.
 
-A graph colouring with a regular pattern; docs/method.md, Proposition 10.1.
+No entry of any earlier value is read by two entries of a group, so that these share one row. Groups are regular: all
+positions of one offset modulo a period. For intermediate bounds; docs/method.md, Proposition 10.1.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ class ColoredRows:
     """Rows of coefficients on a block's pre-activation, each for several entries.
 
     rows: `[rows, *pre shape]`, boolean: coefficient 1 where true, else 0. sharing: the entry that each coefficient
-    bounds. sharings: likewise for the coefficients that arise at every cut below.
+    counts towards. sharing_below: likewise of the coefficients that these become on every earlier value.
     """
 
     rows: Tensor
@@ -42,25 +43,26 @@ class Coloring:
     """Which entries of a pre-activation may share a row: those at different positions of one group, in any channels.
 
     shape: of the value, `(1,)` for one number; all axes but the first are positions. groups: of each position,
-    `[positions]`. sharings: of every cut below, for one row in each group that has coefficient 1 at all its positions
-    and in all channels; owners are positions. A row with fewer channels may be zero at some of what its positions own.
+    `[positions]`. sharing_below: on every earlier value, that of one row for each group, with coefficient 1 at all
+    positions of the group and in all channels; owners are positions. A row with fewer channels may be zero at some of
+    the entries that its positions own.
     """
 
     shape: tuple[int, ...]
     groups: Tensor
-    sharings: Mapping[Node, SharedRows]
+    sharing_below: Mapping[Node, SharedRows]
 
     @property
     def coefficients(self) -> int:
-        """The number of coefficients, at all cuts together, of the rows that bound every entry."""
-        return self.shape[0] * sum(s.owners.numel() for s in self.sharings.values())
+        """The number of coefficients, on all earlier values together, of the rows that bound every entry."""
+        return self.shape[0] * sum(s.owners.numel() for s in self.sharing_below.values())
 
     def renamed(self, names: Mapping[Node, Node]) -> Coloring:
-        """The same for the same network in another program, whose nodes have these names."""
-        return replace(self, sharings={names[n]: s for n, s in self.sharings.items()})
+        """The coloring of the same network in another program; names: that program's node for each node of this one."""
+        return replace(self, sharing_below={names[n]: s for n, s in self.sharing_below.items()})
 
     def rows_for(self, wanted: Tensor) -> ColoredRows:
-        """As few rows of these groups as bound all wanted entries, boolean `[*shape]`."""
+        """As few rows of these groups as bound all wanted entries; wanted: boolean `[*shape]`."""
         positions = len(self.groups)
         chosen = wanted.reshape(self.shape[0], positions)
         counts, order = chosen.sum(0), chosen.int().argsort(dim=0, descending=True, stable=True)
@@ -69,54 +71,56 @@ class Coloring:
         number = torch.cat([torch.arange(int(n), device=most.device) for n in most])
         entries = order * positions + torch.arange(positions, device=most.device)
         own = torch.where(number[:, None] < counts, entries[number], wanted.numel())  # [rows, positions]
-        sharings = {n: _owned(s.owners[group], own, wanted.numel()) for n, s in self.sharings.items()}
+        sharing_below = {n: _owned(s.owners[group], own, wanted.numel()) for n, s in self.sharing_below.items()}
         bounded = torch.where(self.groups == group[:, None], own, wanted.numel())
         owners = bounded.new_full((len(bounded), wanted.numel() + 1), wanted.numel()).scatter(1, bounded, bounded)
         owners = owners[:, :-1].reshape(len(bounded), *wanted.shape)
-        return ColoredRows(owners < wanted.numel(), SharedRows(owners, wanted.numel()), sharings)
+        return ColoredRows(owners < wanted.numel(), SharedRows(owners, wanted.numel()), sharing_below)
 
 
 def _owned(positions: Tensor, own: Tensor, count: int) -> SharedRows:
-    """Entries as owners in place of positions. positions: `[rows, *shape]`. own: the entries, `[rows, positions]`."""
+    """The sharing with entries as owners in place of positions.
+
+    positions: the owners, `[rows, *shape]`. own: the entry of each position, `[rows, positions]`. count: of entries.
+    """
     padded = torch.cat((own, own.new_full((len(own), 1), count)), 1)
     return SharedRows(padded.gather(1, flat(positions)).reshape(positions.shape), count)
 
 
 def colorable(program: Program, index: int, largest: int) -> bool:
-    """Whether block number `index` may have a coloring: all activations below it keep entries apart and have a
-    relaxation, and rows for the entries of one position have at most `largest` coefficients at all cuts below."""
-    cuts = _cuts_below(program, index)
-    below = [b.activation for b in program.blocks if b.node in cuts]
+    """Whether block number `index` may have a coloring: all activations below it are entrywise and have a relaxation,
+    and rows for the entries of one position have at most `largest` coefficients on all earlier values together."""
+    values = _values_below(program, index)
+    below = [b.activation for b in program.blocks if b.node in values]
     apart = all(phi is None or (phi.entrywise and phi.relaxable) for phi in below)
-    return apart and (program.blocks[index].pre.shape or (1,))[0] * _entries(cuts) <= largest
+    return apart and (program.blocks[index].pre.shape or (1,))[0] * _entries(values) <= largest
 
 
 def coloring(program: Program, index: int, largest: int) -> Coloring | None:
-    """The coloring of block number `index`, with at most `largest` coefficients at all cuts below.
+    """The coloring of block number `index`, with at most `largest` coefficients on all earlier values together.
 
-    Entries that lie `p` apart along the spatial axes share a row, for the least admissible p. None, so that the forward
-    box stands, where there would be more coefficients, and where an activation below mixes entries or has no
-    relaxation.
+    Entries that lie `p` apart along the spatial axes share a row, for the least admissible p. None where
+    there would be more coefficients, and where an activation below mixes entries or has no relaxation.
     """
     own = program.blocks[index].pre.shape
     shape = own or (1,)
-    below = _entries(_cuts_below(program, index))
+    below = _entries(_values_below(program, index))
     for period in range(1, max((1, *shape[1:])) + 1):
         rows = shape[0] * math.prod(min(period, n) for n in shape[1:])
         if rows * below > largest:
             break
         owners = torch.stack(list(_groups(shape, period))).to(program.device)
-        sharings = _below(program, index, owners.reshape(-1, *own), math.prod(shape[1:]))
-        if sharings is None:
+        sharing_below = _below(program, index, owners.reshape(-1, *own), math.prod(shape[1:]))
+        if sharing_below is None:
             return None
-        if sharings:
+        if sharing_below:
             groups = (owners[:, 0] < math.prod(shape[1:])).int().argmax(0).flatten()
-            return Coloring(tuple(shape), groups, sharings)
+            return Coloring(tuple(shape), groups, sharing_below)
     return None
 
 
-def _cuts_below(program: Program, index: int) -> set[Node]:
-    """Every cut that a block depends on."""
+def _values_below(program: Program, index: int) -> set[Node]:
+    """The outputs of earlier blocks, and the image, that a block depends on."""
     found: set[Node] = set()
     for block in reversed(program.blocks[: index + 1]):
         if block is program.blocks[index] or block.node in found:
@@ -124,9 +128,9 @@ def _cuts_below(program: Program, index: int) -> set[Node]:
     return found
 
 
-def _entries(cuts: Iterable[Node]) -> int:
-    """The entries of all these values together."""
-    return sum(torch.Size(n.shape).numel() for n in cuts)
+def _entries(values: Iterable[Node]) -> int:
+    """The number of entries of all these values together."""
+    return sum(torch.Size(n.shape).numel() for n in values)
 
 
 def _groups(shape: tuple[int, ...], period: int) -> Iterator[Tensor]:
@@ -141,8 +145,10 @@ def _groups(shape: tuple[int, ...], period: int) -> Iterator[Tensor]:
 
 
 def _below(program: Program, index: int, owners: Tensor, count: int) -> dict[Node, SharedRows] | None:
-    """Owners at every cut below a block; empty where an entry has two owners, None where an activation mixes entries or
-    has no relaxation."""
+    """The owners of the entries of every value that a block depends on, from those of its pre-activation.
+
+    Empty where an entry would have two owners; None where an activation mixes entries or has no relaxation.
+    """
     pending: dict[Node, Tensor] = {}
     found: dict[Node, SharedRows] = {}
     if not _pass_on(program.blocks[index], owners, count, pending):
@@ -160,7 +166,7 @@ def _below(program: Program, index: int, owners: Tensor, count: int) -> dict[Nod
 
 
 def _pass_on(block: Block, owners: Tensor, count: int, pending: dict[Node, Tensor]) -> bool:
-    """Passes the owners of a block's value on to its sources; False where an entry would have two owners."""
+    """Passes the owners of a block's value on to its sources, into `pending`; False where an entry would have two."""
     for term in block.terms:
         arriving = _through(term, owners, count)
         if arriving is None:
@@ -176,7 +182,7 @@ def _pass_on(block: Block, owners: Tensor, count: int, pending: dict[Node, Tenso
 
 
 def _through(term: Term, owners: Tensor, count: int) -> Tensor | None:
-    """Owners of a term's columns: `paths * sum of squares = (sum)^2` only where all that arrive are equal.
+    """Owners of a term's columns, from those of its rows: `paths * sum of squares = (sum)^2` only where all are equal.
 
     None where an entry would have two owners, and where counts are too large to be exact in float64.
     """

@@ -1,4 +1,7 @@
-"""Intermediate bounds: boxes of pre-activations by backward passes (docs/method.md, section 10)."""
+"""Intermediate bounds: boxes of pre-activations by backward passes (docs/method.md, section 10).
+
+For the stages `crown-ball-intermediate` and `branch` and their proofs, which propagate forward once more within them.
+"""
 
 from __future__ import annotations
 
@@ -24,8 +27,11 @@ _COEFFICIENTS = 2**19
 
 
 def candidates(program: Program) -> list[int]:
-    """The numbers of the blocks that may have intermediate bounds: those with an activation whose activations below
-    keep entries apart and have a relaxation, if they are not too wide. Not the first: its forward box is exact."""
+    """The numbers of the blocks that may have intermediate bounds.
+
+    They have an activation, the activations below them are entrywise and have a relaxation, and they are not too wide.
+    Not the first block: its forward box is exact.
+    """
     blocks = list(enumerate(program.blocks))[1:]
     return [i for i, block in blocks if block.activation is not None and colorable(program, i, LARGEST)]
 
@@ -40,9 +46,8 @@ def colorings(program: Program) -> dict[int, Coloring]:
 class Colorings:
     """The colorings of a program's blocks, computed at their first use.
 
-    other: those of the same network in a format at least as fine, which are then used here as well. A coarser format
-    would not do: a coefficient that underflows there is no path from one entry to another, and a proof in float64 would
-    miss it.
+    other: the colorings of the same network in a format at least as fine, which are taken over where they are given. A
+    coarser format would not do: a coefficient that underflows there is not counted as a path between two entries.
     """
 
     program: Program
@@ -68,8 +73,8 @@ class IntermediateBounds:
     """Bounds of the pre-activation of one block by backward passes.
 
     ends: lower and upper bounds, `[batch, *pre shape]`, infinite for entries without a row. bounded: the entries with a
-    row, boolean `[batch, entries]`. lam: multipliers of every step on the way, for the lower and for the upper bound of
-    each entry, `[batch, entries]` both. paid: what was subtracted for the rounding of the pass, without that of
+    row, boolean `[batch, entries]`. lam: the multipliers of every relaxation below, of the lower and of the upper bound
+    of each entry, `[batch, entries]` both. paid: what was subtracted for the rounding of the pass, without that of
     evaluations of the network, the larger of both sides, `[batch, *pre shape]`.
     """
 
@@ -101,9 +106,9 @@ def _cat(pairs: Sequence[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
 def intermediate_bounds(
     backward: Backward, trace: Trace, by_block: Mapping[int, Coloring]
 ) -> dict[Node, IntermediateBounds]:
-    """Bounds of the pre-activations of some blocks, by their nodes.
+    """Bounds of the pre-activations of blocks over the regions of a trace, by the blocks' nodes.
 
-    As sound as the trace; if the trace bounds its rounding errors, so do these. by_block: as `colorings` finds them.
+    As sound as the trace; if the trace pays for rounding, so do these. by_block: colorings, by the number of the block.
     """
     found: dict[Node, IntermediateBounds] = {}
     for index, colored in by_block.items():
@@ -116,13 +121,14 @@ def intermediate_bounds(
 
 
 def _of_block(backward: Backward, trace: Trace, index: int, colored: Coloring) -> IntermediateBounds:
-    """The bounds of one block, for the entries that are unstable for at least one image."""
+    """The bounds of one block, for the entries that are unstable for at least one image; for all where the activation
+    mixes entries."""
     block = backward.program.blocks[index]
     z = trace.pre_activation[block.node]
-    steps = trace.relaxations(block)
+    relaxations = trace.relaxations(block)
     unstable = torch.ones_like(z.lower, dtype=torch.bool)
-    if steps is not None and len(steps) == 1 and steps[0].zone.centre.shape == z.centre.shape:  # not one that sorts
-        unstable = ~steps[0].settled[0][:, 0]
+    if relaxations is not None and len(relaxations) == 1 and relaxations[0].zone.centre.shape == z.centre.shape:
+        unstable = ~relaxations[0].stable[0][:, 0]
     rows = colored.rows_for(unstable.any(0))
     infinite = torch.full_like(z.lower, torch.inf)
     bounded = rows.bounded.expand(len(infinite), -1)

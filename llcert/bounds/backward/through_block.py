@@ -31,7 +31,7 @@ def through_activation(
     a, sharing, linear = linear.coefficients[block.node], linear.sharing_at(block.node), linear.without(block.node)
     constant, choices, relaxed = linear.constant, dict(linear.choices), dict(linear.relaxed)
     if trace.roundoff is not None and block.activation is not None:
-        errors = sharing.sums(a.abs() * trace.roundoff[block.node].after[:, None])
+        errors = sharing.sums(a.abs() * trace.roundoff[block.node].activation_error[:, None])
         constant = constant.plus(torch.zeros_like(errors), DOUBLE.above(errors, a[0].numel() + 8), errors)
     for number, relaxation in reversed(list(enumerate(trace.relaxations(block) or ()))):
         key = index, number

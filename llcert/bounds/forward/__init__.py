@@ -1,6 +1,5 @@
 """The forward propagation: box, ball and mask of every value, estimated or proved."""
 
-from llcert.bounds.forward.box import Hidden
 from llcert.bounds.forward.estimated import Balls, EstimatedArithmetic
 from llcert.bounds.forward.propagate import propagate
 from llcert.bounds.forward.row_weights import RowWeighting
@@ -8,13 +7,14 @@ from llcert.bounds.forward.slack import TIGHT, CheckerSlack, Slack
 from llcert.bounds.forward.starts import Start
 from llcert.bounds.forward.trace import Trace
 from llcert.bounds.forward.verified import VerifiedArithmetic
+from llcert.domain.region import MaskedRegion
 
 __all__ = [
     "TIGHT",
     "Balls",
     "CheckerSlack",
     "EstimatedArithmetic",
-    "Hidden",
+    "MaskedRegion",
     "RowWeighting",
     "Slack",
     "Start",

@@ -1,4 +1,8 @@
-"""The box of a block's value before its activation (docs/method.md, section 3)."""
+"""The box of a block's value before its activation, from boxes and balls of the values it reads (docs/method.md,
+Propositions 3.2 and 3.3).
+
+For both arithmetics of the forward propagation; rounding is not bounded here.
+"""
 
 from __future__ import annotations
 
@@ -8,35 +12,18 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from llcert.domain.region import Region
+from llcert.domain.region import MaskedRegion, Region
 from llcert.ir import LinearOp, Node
 from llcert.numerics.gradients import maximum, minimum, root
 from llcert.numerics.tensors import spread
 from llcert.program import Block
 
 
-@dataclass(frozen=True)
-class Hidden:
-    """What is known of a block's output: its region, and which entries may vary (`[batch, *shape]`, boolean)."""
-
-    region: Region
-    varying: Tensor
-
-    @property
-    def mask(self) -> Tensor:
-        """`varying` as zeros and ones in the type of the region."""
-        return self.varying.to(self.region.centre.dtype)
-
-    def select(self, images: Tensor) -> Hidden:
-        """Of some images; images: mask or index."""
-        return Hidden(self.region.select(images), self.varying[images])
-
-
-def box(block: Block, sources: Mapping[Node, Hidden], *, balls: bool = True) -> Region:
+def box(block: Block, sources: Mapping[Node, MaskedRegion], *, balls: bool = True) -> Region:
     """Outer bounds of a block's value before its activation; the radius is left infinite.
 
-    Box rule by centre and half-width; where an operator is the first to add things up, its row norms times the ball
-    of its source cut the box (ball to box). balls: False for the box rule alone.
+    By the box rule, with middle and half-width. At the first operator that adds entries up the box is intersected with
+    the one that its row norms and the ball of its source give. balls: False for the box rule alone.
     """
     known = {s: _Known(h.region, _Ball(h.region.radius, h.mask) if balls else None) for s, h in sources.items()}
     for node in block.body:
@@ -46,9 +33,10 @@ def box(block: Block, sources: Mapping[Node, Hidden], *, balls: bool = True) -> 
 
 @dataclass(frozen=True)
 class _Ball:
-    """`z - c = factors * (moved delta)`, `||delta|| <= radius`.
+    """A ball behind operators that only move or scale entries: `z - c = factors * P delta`, `||delta|| <= radius`,
+    P a movement of entries.
 
-    radius: `[batch]`. plain: whether factors are zeros and ones, which are their own squares.
+    radius: `[batch]`. factors: `[batch, *shape]`. plain: whether these are zeros and ones, which are their own squares.
     """
 
     radius: Tensor
@@ -58,13 +46,14 @@ class _Ball:
 
 @dataclass(frozen=True)
 class _Known:
-    """A region, and maybe a ball, on its way through a block."""
+    """The region of a node inside a block, and its ball as long as no entries have been added up."""
 
     region: Region
     ball: _Ball | None = None
 
 
 def _through(node: Node, inputs: list[_Known]) -> _Known:
+    """The region of a node's value, from those of its inputs."""
     centre = node.op(*(i.region.centre for i in inputs))
     unknown = torch.full_like(inputs[0].region.radius, torch.inf)
     if not isinstance(node.op, LinearOp):

@@ -1,5 +1,8 @@
-"""How far a block's output moves when several sources move at once: where branches add up, and where they are set side
-by side (docs/method.md, Proposition 5.2)."""
+"""Blocks of several sources: how far their value deviates from its centre, where branches add up and where they are
+concatenated (docs/method.md, Proposition 5.2).
+
+For both arithmetics of the forward propagation, and for estimates of global constants.
+"""
 
 from __future__ import annotations
 
@@ -18,9 +21,10 @@ from llcert.spectral import Masked, Side, Solver, random_start
 
 @dataclass(frozen=True)
 class JointNorm:
-    """Of a block's terms side by side, `[t_1 A_1, t_2 A_2, ...]`.
+    """The norm of a block's weighted terms side by side, `||diag(w) [t_1 A_1 diag(v_1), t_2 A_2 diag(v_2), ...]||`.
 
-    value: `[batch]`, infinite where none was found. weights: the t, `[terms, batch]`. side: of the truth.
+    value: `[batch]`, infinite where none was found. weights: the t, `[terms, batch]`. side: of the truth, on which
+    value lies.
     """
 
     value: Tensor
@@ -30,21 +34,22 @@ class JointNorm:
 
 @dataclass(frozen=True)
 class BranchNorms:
-    """The norms of a block's terms, and of all of them side by side where that may say more.
+    """The norms of a block's terms, and of all of them side by side where that may give a smaller bound.
 
-    norms: one for each term, `[batch]`; none where none was asked for. disjoint: whether the terms fill different rows.
-    joint: None where it was not computed.
+    norms: one for each term, `[batch]`; empty where none was computed. disjoint: whether the terms fill different rows
+    (a concatenation). joint: None where it was not computed.
     """
 
     norms: tuple[Tensor, ...]
     disjoint: bool = False
     joint: JointNorm | None = None
 
-    def movement(self, radii: Sequence[Tensor]) -> Tensor:
-        """How far the output moves when source s moves by `radii[s]` at most, `[batch]`: an upper bound if norms are.
+    def deviation(self, radii: Sequence[Tensor]) -> Tensor:
+        """How far the weighted value is from its centre at most, `[batch]`, where source s deviates by `radii[s]`.
 
-        The least of Proposition 5.2 (docs/method.md): the sum of norm times radius; the root of the sum of squares
-        where rows are disjoint; `||[t_s A_s]_s|| sqrt(sum (r_s / t_s)^2)`. Infinite without norms.
+        An upper bound if the norms are. The least that Proposition 5.2 gives: the sum of norm times radius, or the root
+        of the sum of squares where rows are disjoint; or `||[t_s A_s]_s|| sqrt(sum (r_s / t_s)^2)`. Infinite without
+        norms.
         """
         if not self.norms:
             return torch.full_like(radii[0], torch.inf)
@@ -67,10 +72,11 @@ def branch_norms(
     solver: Solver | None,
     seed: int | Tensor,
 ) -> BranchNorms:
-    """The norms of a block, with the joint one where branches add up and there is a solver for it.
+    """The norms of a block's terms, with their joint norm where branches add up and there is a solver for it.
 
-    rows, columns: factors of the maps, `[batch, *shape]`. norms, radii: of each term and source, `[batch]`. The weights
-    `t_s = sqrt(r_s / norm_s)` never do worse than the sum: the joint norm is at most `sqrt(sum norm_s^2 t_s^2)`.
+    rows, columns: factors w and v of the maps, `[batch, *shape]`. norms: of each term, radii: of each source,
+    `[batch]`. The weights `t_s = sqrt(r_s / norm_s)` never do worse than the sum: the joint norm is at most
+    `sqrt(sum norm_s^2 t_s^2)`.
     """
     if solver is None or len(norms) == 1 or block.disjoint:
         return BranchNorms(tuple(norms), block.disjoint)

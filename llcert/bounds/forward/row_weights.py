@@ -1,4 +1,7 @@
-"""Row weights: bounds of the slopes of a block's activation, over a region and anywhere (docs/method.md, section 4)."""
+"""Row weights of local norms: bounds of the slopes of a block's activation, over a region and over all inputs.
+
+For both arithmetics of the forward propagation, and for global Lipschitz constants; docs/method.md, section 4.
+"""
 
 from __future__ import annotations
 
@@ -14,28 +17,34 @@ from llcert.program import Block
 
 
 class RowWeighting(enum.Enum):
-    """Which slopes weight the rows of a local norm."""
+    """Which slopes weight the rows of a local norm (docs/method.md, Definition 4.2)."""
 
-    MASK = "mask"  # 0/1 and activation slopes: a Lipschitz bound between any two points of the ball (eq. 6)
-    SECANT = "secant"  # chords from the centre: a bound on deviation from the image alone; never larger
+    SLOPE = "slope"  # between any two points of the region, 0 for constant entries: Lipschitz constants (eq. 6)
+    SECANT = "secant"  # chords from the centre: bounds the deviation from the image alone, and is never larger
 
 
 def row_weights(block: Block, z: Region, weighting: RowWeighting) -> Tensor:
-    """The factor of each row of a block's map, `[batch, *pre shape]`: mask and slope, or centre secant."""
+    """The weight of each row of a block's linear map, `[batch, *pre shape]`, over the region z of its pre-activation;
+    1 without an activation. As computed: upper bounds up to rounding."""
     if block.activation is None:
         return torch.ones_like(z.centre)
-    return block.activation.slope(z) if weighting is RowWeighting.MASK else block.activation.secant(z)
+    return block.activation.slope(z) if weighting is RowWeighting.SLOPE else block.activation.secant(z)
 
 
-def steepest(block: Block) -> Tensor:
-    """The largest slopes of a block's activation anywhere, rounded up; broadcastable to `[batch, *pre shape]`."""
+def global_slopes(block: Block) -> Tensor:
+    """Upper bounds of the slopes of a block's activation over all inputs, rounded up, in float64; broadcastable to
+    `[batch, *pre shape]`."""
     if block.activation is None:
         return torch.ones((), dtype=torch.float64)
-    return rounded_up(block, block.activation.global_slope(block.pre.shape).double())
+    return slopes_rounded_up(block, block.activation.global_slope(block.pre.shape).double())
 
 
-def rounded_up(block: Block, slopes: Tensor) -> Tensor:
-    """Computed slopes of a block's activation, not below the true ones, as its author states; 0 and 1 are exact."""
+def slopes_rounded_up(block: Block, slopes: Tensor) -> Tensor:
+    """Upper bounds of the true slopes of a block's activation, from computed ones in float64.
+
+    Raised by the roundings that the author of the activation states; 0 and 1 are exact. Raises UnsupportedModel where
+    these are not stated.
+    """
     if block.activation is None:
         return slopes
     roundings = block.activation.slope_roundings

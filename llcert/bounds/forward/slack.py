@@ -1,4 +1,6 @@
-"""How much wider than it has to be a proof is, so that a checker with other arithmetic confirms it."""
+"""What a proof adds to its own bounds so that the independent checker, with an arithmetic of its own, confirms them
+(docs/method.md, section 12, the checker's slack; docs/certificate.md).
+"""
 
 from __future__ import annotations
 
@@ -8,48 +10,54 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from llcert.bounds.forward.box import Hidden, box
-from llcert.domain.region import Region
+from llcert.bounds.forward.box import box
+from llcert.domain.region import MaskedRegion, Region
 from llcert.ir import Node
 from llcert.numerics.rounding import DOUBLE, downwards, upwards
 from llcert.program import Block
 
 
 class Slack:
-    """What a proof adds to its own bounds. This one, TIGHT, adds nothing.
+    """What a proof adds to its bounds for a checker: here nothing, `TIGHT`.
 
-    products: roundings of a product in the deployed format that are paid for at least.
+    products: the number of roundings that are paid for in a product of a deployed evaluation, at least.
     """
 
     products: int = 0
 
-    def box(self, block: Block, sources: Mapping[Node, Hidden]) -> Region:
-        """The box of a block's value before its activation, of its sources."""
+    def box(self, block: Block, sources: Mapping[Node, MaskedRegion]) -> Region:
+        """The box of a block's value before its activation; sources: of the values that the block reads."""
         return box(block, sources)
 
     def box_error(self, error: Tensor, size: Tensor) -> Tensor:
-        """By how much that box is widened, at least `error`; size: of the numbers that are added up."""
+        """By how much the box of a block's value is widened, at least `error`.
+
+        size: of the sums in that value, `[batch, *pre shape]`.
+        """
         return error
 
     def intermediate(self, ends: tuple[Tensor, Tensor], paid: Tensor, size: Tensor) -> tuple[Tensor, Tensor]:
-        """Intermediate bounds, lower and upper. paid: what they pay for the rounding of the backward pass itself,
-        without that of evaluations of the network. size: as of `box_error`."""
+        """Intermediate bounds (lower, upper), widened.
+
+        paid: what they pay for the rounding of the backward pass itself, without that of evaluations of the network.
+        size: as of `box_error`.
+        """
         return ends
 
     def error(self, error: Tensor) -> Tensor:
-        """An error >= 0 of a value."""
+        """A bound of an error of a value, raised."""
         return error
 
     def weights(self, weights: Tensor) -> Tensor:
-        """Row weights."""
+        """Row weights, raised."""
         return weights
 
     def radius(self, radius: Tensor) -> Tensor:
-        """The radius of a ball."""
+        """The radius of a ball, raised."""
         return radius
 
     def norm(self, value: Tensor, side: int) -> Tensor:
-        """The norm of a map; side: the smaller of its two."""
+        """The norm of a map, raised; side: the smaller of its numbers of rows and columns."""
         return value
 
 
@@ -58,40 +66,40 @@ TIGHT = Slack()
 
 @dataclass(frozen=True)
 class CheckerSlack(Slack):
-    """Room for `llcert check`, whose arithmetic is another (docs/certificate.md).
+    """The slack that a proof leaves for `llcert check`.
 
-    boxes: gives the box of a block as the checker computes it, of its sources. relative: boxes are wider by so much of
-    the sizes that are added up, norms and radii larger by so much of themselves (norms by `2 n^2 u` more, n their
-    smaller side, for a proof by factorisation). least: added to what may be too small to have room.
+    boxes: computes the box of a block as the checker does, from the regions of the values that the block reads.
+    relative: of the size of sums, by which boxes are widened, and of themselves, by which norms and radii are raised
+    (norms by `2 n^2 u` more, n their smaller side, for a proof by factorisation). least: added to what may be zero.
     """
 
-    boxes: Callable[[Block, Mapping[Node, Hidden]], Region]
+    boxes: Callable[[Block, Mapping[Node, MaskedRegion]], Region]
     relative: float = 1e-9
     least: float = 1e-30
     products: int = 7
 
-    def box(self, block: Block, sources: Mapping[Node, Hidden]) -> Region:
+    def box(self, block: Block, sources: Mapping[Node, MaskedRegion]) -> Region:
         return self.boxes(block, sources)
 
     def box_error(self, error: Tensor, size: Tensor) -> Tensor:
         return error + (self.error(size * self.relative) + 2.0**-800)
 
     def intermediate(self, ends: tuple[Tensor, Tensor], paid: Tensor, size: Tensor) -> tuple[Tensor, Tensor]:
-        """Wider by `paid`: the checker's backward pass rounds about as much. Evaluations of the network need no room:
+        """Wider by `paid`: the checker's backward pass rounds about as much. Evaluations of the network need no slack:
         the bounds pay for them already, and the checker counts fewer roundings of a product."""
-        room = self.box_error(paid, size)
-        return downwards(ends[0] - room), upwards(ends[1] + room)
+        slack = self.box_error(paid, size)
+        return downwards(ends[0] - slack), upwards(ends[1] + slack)
 
     def error(self, error: Tensor) -> Tensor:
-        """What is practically zero is left alone."""
+        """Errors that are practically zero are left as they are."""
         return torch.where(error > DOUBLE.tiny * 2.0**20, error * (1 + self.relative) + self.least, error)
 
     def weights(self, weights: Tensor) -> Tensor:
-        """What is exactly 1 is left alone."""
+        """Weights that are exactly 1 are left as they are."""
         return torch.where(weights == 1, weights, self.error(weights))
 
     def radius(self, radius: Tensor) -> Tensor:
-        """Never 0."""
+        """Raised to more than 0, even where it is 0."""
         return radius * (1 + self.relative) + self.least
 
     def norm(self, value: Tensor, side: int) -> Tensor:

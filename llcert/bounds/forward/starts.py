@@ -1,4 +1,7 @@
-"""Where the iterations that estimate norms begin (paper, section 4 and Table 1; docs/method.md, section 7.1)."""
+"""Start vectors of the iterations that estimate norms (paper, section 4 and Table 1; docs/method.md, section 7.1).
+
+For the estimated arithmetic of the forward propagation.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +10,7 @@ from collections.abc import Mapping
 
 from torch import Tensor
 
-from llcert.bounds.global_lipschitz.walk import GlobalBound
+from llcert.bounds.global_lipschitz.constants import GlobalBound
 from llcert.program import Term
 from llcert.spectral import random_start
 
@@ -28,9 +31,10 @@ def starting_vector(
     saved: Mapping[Term, Tensor] | None,
     seed: int | Tensor,
 ) -> Tensor:
-    """`[batch, *columns]`: where the power iteration of a term begins.
+    """The start vector of each image for the norm of a term, `[batch, *columns]`.
 
-    The unmasked vector is nudged; saved ones are taken as they are.
+    columns: the masks v of the term's source, `[batch, *columns]`. saved: vectors of earlier calls, taken as they are;
+    the singular vector of the unmasked map gets noise added. seed: of random numbers, one or `[batch]`.
     """
     if start is Start.SAVED and saved is not None and term in saved:
         return saved[term].to(columns.device, columns.dtype)
@@ -40,8 +44,9 @@ def starting_vector(
 
 
 def nudged(vectors: Tensor, seed: int | Tensor) -> Tensor:
-    """Unit vectors of another map and as much noise, `[batch, *columns]`, a start for an iteration on this one.
+    """Unit vectors and as much noise, `[batch, *columns]`: a start from the singular vectors of another map.
 
-    Near a singular vector that is not the largest one a power iteration stands still, and stops below the norm.
+    Without noise, near a singular vector of this map that is not the largest, an iteration hardly moves and stops below
+    the norm.
     """
     return vectors + random_start(tuple(vectors.shape), vectors, seed) / max(vectors.shape[1:].numel(), 1) ** 0.5

@@ -1,4 +1,7 @@
-"""What a forward propagation finds of every value of a network."""
+"""The result of a forward propagation: regions, masks, norms and Lipschitz constants of every value of a network.
+
+For margins, the backward pass and reports; docs/method.md, sections 3 to 5, rounding: section 12.
+"""
 
 from __future__ import annotations
 
@@ -7,10 +10,9 @@ from dataclasses import dataclass, field, replace
 
 from torch import Tensor
 
-from llcert.bounds.forward.box import Hidden
 from llcert.bounds.forward.joins import JointNorm
 from llcert.bounds.forward.roundoff import BlockRoundoff
-from llcert.domain.region import Region
+from llcert.domain.region import MaskedRegion, Region
 from llcert.domain.relaxation import Relaxation, Zone
 from llcert.ir import Node
 from llcert.program import Block, Term
@@ -21,14 +23,14 @@ from llcert.spectral import Norm, Side
 class Trace:
     """Outer bounds of every value of a network over the ball of each image: an estimate, or a proof (`side`).
 
-    pre_activation: the region of each block's value before its activation (radius: infinite). weighted: row weights of
-    that value, `[batch, *pre shape]`, and a radius, `[batch]`, with `||weights (z - centre)|| <= radius`.
-    post_activation: region and mask of each block's output, and of the input. norms: of each term's masked map,
-    `[batch]`, where radii come from these. joint: norm of each block's terms side by side, where it was computed.
+    pre_activation: the region of each block's value z before its activation (radius: infinite). weighted: row weights
+    of z, `[batch, *pre shape]`, and a radius, `[batch]`, with `||weights (z - centre)|| <= radius`. post_activation:
+    region and mask of each block's output, and of the input. norms: of each term's masked map, `[batch]`; empty where
+    radii come from global norms or boxes. joint: the norm of each block's terms side by side, where it was computed.
     lipschitz: Lipschitz constant of every block's output with respect to the image on each ball, `[batch]` (eq. 6), and
     1 for the input; empty with boxes alone, with secant weights, which bound deviation from the image only, and for a
     proof. logit_lipschitz: that of the logits, None where lipschitz is empty. side: the weakest side among the norms
-    used. roundoff: what every block rounds; None for an estimate, which does not pay for rounding.
+    used. roundoff: the rounding errors of every block; None for an estimate, which does not pay for rounding.
 
     Nodes are compared by identity, and a block's node is its own, so what is keyed by block.node has one owner; a term
     is told apart by its block (see Term).
@@ -36,7 +38,7 @@ class Trace:
 
     pre_activation: Mapping[Node, Region] = field(default_factory=dict)
     weighted: Mapping[Node, tuple[Tensor, Tensor]] = field(default_factory=dict)
-    post_activation: Mapping[Node, Hidden] = field(default_factory=dict)
+    post_activation: Mapping[Node, MaskedRegion] = field(default_factory=dict)
     norms: Mapping[Term, Norm] = field(default_factory=dict)
     joint: Mapping[Node, JointNorm] = field(default_factory=dict)
     lipschitz: Mapping[Node, Tensor] = field(default_factory=dict)
@@ -46,7 +48,10 @@ class Trace:
     _relaxations: dict[Node, tuple[Relaxation, ...] | None] = field(default_factory=dict, repr=False)
 
     def relaxations(self, block: Block) -> tuple[Relaxation, ...] | None:
-        """The relaxations of a block's activation, none where it has no activation; None where it cannot be relaxed."""
+        """The relaxations of a block's activation, first applied first, over the region in front of it.
+
+        Empty without an activation; None for one that has no relaxation.
+        """
         if block.activation is None:
             return ()
         if block.node not in self._relaxations:
@@ -56,7 +61,7 @@ class Trace:
         return self._relaxations[block.node]
 
     def select(self, images: Tensor) -> Trace:
-        """The trace of some images, with what their steps were cut to; images: mask or index."""
+        """The trace of some images, relaxations with splits (branch and bound) among it; images: mask or index."""
         return replace(
             self,
             pre_activation={n: z.select(images) for n, z in self.pre_activation.items()},

@@ -1,4 +1,7 @@
-"""Verified arithmetic: proved norms, float64, every rounding paid for (docs/method.md, section 12)."""
+"""Verified arithmetic of the forward propagation: proved norms, float64, every rounding paid for.
+
+For the prover; docs/method.md, section 12, lemmas 2 to 5.
+"""
 
 from __future__ import annotations
 
@@ -10,29 +13,27 @@ import torch
 from torch import Tensor
 
 from llcert.bounds.forward.arithmetic import BlockInput
-from llcert.bounds.forward.box import Hidden
 from llcert.bounds.forward.joins import BranchNorms
 from llcert.bounds.forward.outward import activation_image, affine_image
 from llcert.bounds.forward.roundoff import BlockRoundoff, distance
-from llcert.bounds.forward.row_weights import RowWeighting, rounded_up, row_weights, steepest
+from llcert.bounds.forward.row_weights import RowWeighting, global_slopes, row_weights, slopes_rounded_up
 from llcert.bounds.forward.slack import TIGHT, Slack
-from llcert.bounds.global_lipschitz.walk import GlobalBound
-from llcert.domain.region import Region
+from llcert.bounds.global_lipschitz.constants import GlobalBound
+from llcert.domain.region import MaskedRegion, Region
 from llcert.ir import Node
 from llcert.numerics.rounding import DOUBLE
-from llcert.numerics.tensors import flat
 from llcert.program import Block, Term
-from llcert.spectral import Masked, Norm, Side, Solver
+from llcert.spectral import Masked, Norm, Side, Solver, movement_norm
 
 
 @dataclass(frozen=True)
 class VerifiedArithmetic:
-    """Outer bounds that hold for the network in real numbers and, if asked, as it is deployed. Program: in float64.
+    """Outer bounds that hold in real numbers and, where `deployed`, for every deployed evaluation of the network.
 
-    Centres are the values float64 computes; what they miss is in boxes and radii. global_bound: proved, in place of
-    every norm that the solver does not prove. solver: of the local norms; None: the global ones alone. deployed:
-    whether also of the network as it is run, node by node, every value in its own format, sums in any order. slack:
-    what is added for a checker. Raises ValueError for a solver or a bound that only estimates.
+    The program is in float64. Centres are what float64 computes; boxes and radii include the errors of these.
+    global_bound: proved; caps local norms, and stands in for those that the solver does not prove. solver: of local
+    norms; None: the global ones alone. deployed: an evaluation of every node in its own number format, sums in any
+    order. slack: what is added for a checker. Raises ValueError for a solver or a bound that only estimates.
     """
 
     global_bound: GlobalBound
@@ -49,29 +50,29 @@ class VerifiedArithmetic:
         return self.global_bound.side
 
     @property
-    def local(self) -> bool:
+    def asks_norms(self) -> bool:
         return True
 
     @property
     def joint_solver(self) -> Solver | None:
         return None if self.solver is None else self._joint_norm
 
-    def affine_image(self, entry: BlockInput) -> tuple[Region, BlockRoundoff]:
-        z, roundoff = affine_image(entry.block, entry.sources, deployed=self.deployed, slack=self.slack)
-        return z, replace(roundoff, slip=self._slip(entry, distance(roundoff.error, steepest(entry.block))))
+    def affine_image(self, inputs: BlockInput) -> tuple[Region, BlockRoundoff]:
+        z, roundoff = affine_image(inputs.block, inputs.sources, deployed=self.deployed, slack=self.slack)
+        return z, replace(roundoff, slip=self._slip(inputs, distance(roundoff.error, global_slopes(inputs.block))))
 
     def row_weights(self, block: Block, z: Region, weighting: RowWeighting) -> Tensor:
-        weights = self.slack.weights(rounded_up(block, row_weights(block, z, weighting)))
-        return torch.minimum(weights, steepest(block))
+        weights = self.slack.weights(slopes_rounded_up(block, row_weights(block, z, weighting)))
+        return torch.minimum(weights, global_slopes(block))
 
-    def norm(self, masked: Masked, entry: BlockInput) -> Norm:
+    def norm(self, masked: Masked, inputs: BlockInput) -> Norm:
         term = masked.map
         assert isinstance(term, Term)
         ceiling = self.global_bound.norms[term].expand(masked.batch)
         if term.moves:
-            found = _movement_norm(term, masked)
+            found = movement_norm(masked, masked.columns, proved=True)
         elif self.solver is None:
-            found = _without_vector(ceiling, self.side, masked)
+            found = _given(ceiling, self.side, masked)
         else:
             found = self.solver(masked, masked.columns)
             _require_proof(found.side)
@@ -79,39 +80,40 @@ class VerifiedArithmetic:
         return self._with_slack(replace(found, value=torch.where(proved, found.value, ceiling)), masked)
 
     def radius(
-        self, entry: BlockInput, branches: BranchNorms, weights: Tensor, roundoff: BlockRoundoff | None
+        self, inputs: BlockInput, branches: BranchNorms, weights: Tensor, roundoff: BlockRoundoff | None
     ) -> Tensor:
         assert roundoff is not None
-        radius = DOUBLE.above(branches.movement(entry.radii), len(entry.radii) + 16)
+        radius = DOUBLE.above(branches.deviation(inputs.radii), len(inputs.radii) + 16)
         radius = DOUBLE.above(radius + distance(roundoff.error, weights), 2)
         if self.global_bound.with_liplt:
-            lipschitz = self.global_bound.lipschitz[entry.block.node]
-            ceiling = DOUBLE.above(lipschitz * entry.eps + 2 * roundoff.slip, 4)
+            lipschitz = self.global_bound.lipschitz[inputs.block.node]
+            ceiling = DOUBLE.above(lipschitz * inputs.eps + 2 * roundoff.slip, 4)
             radius = torch.where(ceiling < radius, ceiling, radius)  # a radius that is NaN stays so
         return self.slack.radius(radius)
 
-    def lipschitz(self, entry: BlockInput, branches: BranchNorms, sources: Mapping[Node, Tensor]) -> None:
-        """No margin needs it of a proof."""
+    def lipschitz(self, inputs: BlockInput, branches: BranchNorms, sources: Mapping[Node, Tensor]) -> None:
+        """None: no margin of a proof needs it."""
         return
 
     def activation_image(
-        self, entry: BlockInput, z: Region, radius: Tensor, roundoff: BlockRoundoff | None
-    ) -> tuple[Hidden, BlockRoundoff]:
+        self, inputs: BlockInput, z: Region, radius: Tensor, roundoff: BlockRoundoff | None
+    ) -> tuple[MaskedRegion, BlockRoundoff]:
         assert roundoff is not None
-        hidden, after = activation_image(entry.block, z, radius, roundoff, deployed=self.deployed, slack=self.slack)
+        hidden, error = activation_image(inputs.block, z, radius, roundoff, deployed=self.deployed, slack=self.slack)
         slip = roundoff.slip
-        if entry.block.activation is not None:
-            slip = DOUBLE.above(slip + distance(after), 2)
-        return hidden, replace(roundoff, after=after, slip=slip)
+        if inputs.block.activation is not None:
+            slip = DOUBLE.above(slip + distance(error), 2)
+        return hidden, replace(roundoff, activation_error=error, slip=slip)
 
-    def _slip(self, entry: BlockInput, own: Tensor) -> Tensor:
-        """How far an evaluation's value, times the activation's slopes, is from that in real numbers, `[batch]`.
+    def _slip(self, inputs: BlockInput, own: Tensor) -> Tensor:
+        """Upper bounds of the distance between a block's value as evaluated and in real numbers at the same point, in
+        the norm weighted by the largest slopes, `[batch]` (docs/method.md, global bounds with rounding).
 
-        At one point. own: what the block itself errs.
+        own: that of the block's own errors.
         """
-        known = [entry.roundoff.get(t.source) for t in entry.block.terms]
-        slips = [torch.zeros_like(entry.eps) if source is None else source.slip for source in known]
-        parts = [self.global_bound.norms[t] * slip for t, slip in zip(entry.block.terms, slips, strict=True)]
+        known = [inputs.roundoff.get(t.source) for t in inputs.block.terms]
+        slips = [torch.zeros_like(inputs.eps) if source is None else source.slip for source in known]
+        parts = [self.global_bound.norms[t] * slip for t, slip in zip(inputs.block.terms, slips, strict=True)]
         return DOUBLE.above(torch.stack([*parts, own]).sum(0), len(parts) + 4)
 
     def _joint_norm(self, masked: Masked, start: Tensor) -> Norm:
@@ -125,14 +127,8 @@ class VerifiedArithmetic:
         return replace(norm, value=self.slack.norm(norm.value, side))
 
 
-def _movement_norm(term: Term, masked: Masked) -> Norm:
-    """Of a map with at most one entry a row and a column: the largest."""
-    largest = flat(masked.rows * term.magnitude(masked.columns)).amax(1)
-    value = DOUBLE.above(largest, term.roundings + 2) + term.underflow
-    return _without_vector(value, Side.UPPER, masked)
-
-
-def _without_vector(value: Tensor, side: Side, masked: Masked) -> Norm:
+def _given(value: Tensor, side: Side, masked: Masked) -> Norm:
+    """A norm that is known, `[batch]`, without an iteration."""
     none = torch.zeros(masked.batch, dtype=torch.int64, device=masked.columns.device)
     return Norm(value, side, masked.columns, none, torch.isfinite(value))
 

@@ -9,13 +9,13 @@ import torch
 from torch import Tensor
 
 from llcert.bounds.forward.joins import branch_norms
+from llcert.bounds.global_lipschitz.constants import GlobalBound, lipschitz_constants
 from llcert.bounds.global_lipschitz.stacked import NOTHING, KnownNorms
-from llcert.bounds.global_lipschitz.walk import GlobalBound, lipschitz_constants
 from llcert.bounds.liplt import Composed, Origin
 from llcert.ir import Node
 from llcert.numerics.tensors import flat, length
 from llcert.program import Block, Program, Term
-from llcert.spectral import Lanczos, Masked, Side, Solver, random_start
+from llcert.spectral import Lanczos, Masked, Side, Solver, movement_norm, random_start
 
 
 def global_bound(
@@ -115,7 +115,7 @@ def _norm(how: _Iteration, term: Term, rows: Tensor, start: Tensor | None, seed:
     columns = _ones(how.one, term.columns)
     start = random_start((1, *term.columns), columns, seed) if start is None else start
     if term.moves:
-        return (rows * term.magnitude(columns)).max(), start
+        return movement_norm(Masked(term, rows, columns), start).value[0], start
     norm = how.solver(Masked(term, rows, columns), start)
     value = norm.value
     if how.crude and not bool(norm.converged.all()):
@@ -146,7 +146,7 @@ class _EstimatedConstants:
         rows, columns = self.slopes[block.node], [_ones(self.one, t.columns) for t in block.terms]
         sizes, radii = [self.norms[t][None] for t in block.terms], [s[None] for s in sources]
         solver = self.how.solver if self.joint else None
-        return branch_norms(block, rows, columns, sizes, radii, solver, self.seeds[block.node]).movement(radii)[0]
+        return branch_norms(block, rows, columns, sizes, radii, solver, self.seeds[block.node]).deviation(radii)[0]
 
     def product_before(self, block: Block, sources: Sequence[Tensor], product: Tensor) -> Tensor:
         if bool((self.slopes[block.node] == 1).all()):

@@ -11,9 +11,9 @@ import torch
 from torch import Tensor
 
 from llcert.bounds.forward.roundoff import distance
-from llcert.bounds.forward.row_weights import steepest
+from llcert.bounds.forward.row_weights import global_slopes
+from llcert.bounds.global_lipschitz.constants import Constants, GlobalBound, lipschitz_constants
 from llcert.bounds.global_lipschitz.norms import composed_norm, global_norm
-from llcert.bounds.global_lipschitz.walk import Constants, GlobalBound, lipschitz_constants
 from llcert.bounds.liplt import Composed, Origin, distances, gain
 from llcert.errors import UnsupportedModel
 from llcert.ir import Input, LoopTransform, Node, topological
@@ -46,7 +46,7 @@ def proved_bound(program: Program, solver: Solver | None = None, composed: Compo
     """
     check_stated(program)
     plain = {t: global_norm(t, solver) for block in program.blocks for t in block.terms}
-    slopes = {block.node: float(steepest(block).max()) for block in program.blocks}
+    slopes = {block.node: float(global_slopes(block).max()) for block in program.blocks}
     origins = {} if composed is None else _composed_norms(program, composed, plain, solver)
     arithmetic = _ProvedConstants(plain, slopes, origins)
     constants = lipschitz_constants(program, arithmetic, {} if composed is None else composed.maps)

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from llcert.bounds import Trace
-from llcert.bounds.backward.branching import Cuts, Leaves, cut
+from llcert.bounds.backward.branching import Leaves, Splits, with_splits
 from llcert.bounds.backward.choices import Choice, Choices, Fixed
 from llcert.bounds.backward.crown import Backward, BackwardBounds
 from llcert.bounds.backward.intermediate import IntermediateBounds
@@ -50,14 +50,14 @@ class ObjectiveProof:
 
     stop: the value at whose region the row stops, in every part. choices: slopes `[parts, *shape]` and multipliers
     `[parts]` of the relaxations above it, float32 numbers in float64. ends: multipliers of box and ball of each value
-    that the row acts on where it stops, `[parts]`; for the image only where its box counts. cuts: the parts; empty
+    that the row acts on where it stops, `[parts]`; for the image only where its box counts. splits: the parts; empty
     where there is one.
     """
 
     stop: Node
     choices: Choices
     ends: Mapping[Node, Tensor]
-    cuts: Cuts = field(default_factory=dict)
+    splits: Splits = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -159,15 +159,15 @@ def _in_all_parts(backward: Backward, tried: Objectives, leaves: Leaves, least: 
     for row in leaves.rows.unique().tolist():
         own = leaves.select(leaves.rows == row)
         each = tried.select(own.rows)
-        trace, choices = cut(backward, each.trace, own.cuts), _short(own.choices)
+        trace, choices = with_splits(backward, each.trace, own.splits), _short(own.choices)
         found = backward(trace, {backward.program.output: each.directions}, Fixed(choices))
         worst = found.lower.amin()
         if not bool(worst > least[row]):
             continue
         ends = {n: lam[:, 0] for n, lam in _ends(backward, trace, found.linear.coefficients).items()}
         parts = {k: Choice(c.slopes[:, 0], c.lam[:, 0]) for k, c in choices.items()}
-        cuts = own.cuts if len(own) > 1 else {}
-        yield row, (float(worst), ObjectiveProof(backward.program.input, parts, ends, cuts))
+        splits = own.splits if len(own) > 1 else {}
+        yield row, (float(worst), ObjectiveProof(backward.program.input, parts, ends, splits))
 
 
 def _ends(backward: Backward, trace: Trace, pending: Mapping[Node, Tensor]) -> dict[Node, Tensor]:

@@ -111,7 +111,7 @@ class ProofHint:
     """
 
     local: bool
-    weighting: RowWeighting = RowWeighting.MASK
+    weighting: RowWeighting = RowWeighting.SLOPE
     intermediate: bool = False
     backward: bool = False
     relaxation: FixedRelaxation | None = field(default=None, compare=False)

@@ -69,6 +69,6 @@ def _together(found: list[tuple[Tensor, Tensor, Leaves]]) -> BranchCover:
     """The branch covers of all images as one, their objectives numbered one after the other."""
     shifted, count = [], 0
     for images, _, leaves in found:
-        shifted.append(Leaves(leaves.rows + count, leaves.bounds, leaves.cuts, leaves.choices))
+        shifted.append(Leaves(leaves.rows + count, leaves.bounds, leaves.splits, leaves.choices))
         count += len(images)
     return BranchCover(torch.cat([f[0] for f in found]), torch.cat([f[1] for f in found]), Leaves.joined(shifted))

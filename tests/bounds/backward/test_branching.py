@@ -10,7 +10,7 @@ from torch import Tensor
 
 from llcert.bounds import Trace, VerifiedArithmetic, propagate
 from llcert.bounds.backward.alpha import Ascent
-from llcert.bounds.backward.branching import Branching, Leaves, _put, bounded, cut
+from llcert.bounds.backward.branching import Branching, Leaves, _put, bounded, with_splits
 from llcert.bounds.backward.choices import Tightest
 from llcert.bounds.backward.crown import Backward, differences
 from llcert.bounds.forward.outward import enclosing_ball
@@ -50,7 +50,7 @@ def test_every_point_lies_in_a_part_of_each_row_and_above_its_bound(seed: int, p
     backward, trace, rows, leaves = parts_of(network, image, label, eps)
     points = points_of(image, eps, 400, seed=seed)
     values = network(points) @ rows.T  # [points, rows]
-    steps = cut(backward, trace.select(torch.zeros_like(leaves.rows)), leaves.cuts)
+    steps = with_splits(backward, trace.select(torch.zeros_like(leaves.rows)), leaves.splits)
     covered = torch.zeros(len(points), len(rows), dtype=torch.bool)
     whose = {backward.program.output: rows[leaves.rows][:, None]}
     enough = torch.zeros_like(leaves.bounds)
@@ -64,7 +64,7 @@ def test_every_point_lies_in_a_part_of_each_row_and_above_its_bound(seed: int, p
             if block.activation is None:
                 continue
             for number, step in enumerate(steps.relaxations(block) or ()):
-                low, high = (end[leaf] for end in leaves.cuts[backward.program.blocks.index(block), number])
+                low, high = (end[leaf] for end in leaves.splits[backward.program.blocks.index(block), number])
                 entries = z if step.zone.lower[0].shape == z[0].shape else _halves(block.activation, z)
                 inside = inside & ((entries >= low) & (entries <= high)).flatten(1).all(1)
         row = int(leaves.rows[leaf])
@@ -166,7 +166,7 @@ def test_parts_keep_their_cuts_when_others_leave_the_ascent() -> None:
     network, eps = dense(1, width=10), 0.8
     image = random_image(network, 1).double()
     backward, trace, rows, leaves = parts_of(network, image, network(image).argmax(1), eps)
-    own = cut(backward, trace.select(torch.zeros_like(leaves.rows)), leaves.cuts)
+    own = with_splits(backward, trace.select(torch.zeros_like(leaves.rows)), leaves.splits)
     carried = {backward.program.output: rows[leaves.rows][:, None]}
     ascent = Ascent(steps=12)
     with torch.no_grad():

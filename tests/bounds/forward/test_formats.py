@@ -11,7 +11,7 @@ from proofs import deployed_values, points_of, proved, stays_inside, values_of
 from random_graphs import random_image, random_network
 from torch import Tensor
 
-from llcert.bounds.forward.roundoff import Passage, converted
+from llcert.bounds.forward.roundoff import BlockSizes, converted
 from llcert.domain.region import Region
 from llcert.ir import Input, Network, Node, apply
 from llcert.numerics.rounding import DOUBLE, SINGLE
@@ -37,11 +37,11 @@ def test_values_in_their_own_formats_lie_inside(seed: int) -> None:
         stays_inside(program, trace, *deployed_values(network, program, values))
 
 
-def passage(output: Node, image: Tensor) -> tuple[Passage, Tensor]:
+def sizes(output: Node, image: Tensor) -> tuple[BlockSizes, Tensor]:
     """The last block of a network without activations at one point, and its value there, float64."""
     program = lower(Network(output), dtype=torch.float64)
     point = Region(image, image, image, torch.zeros(len(image), dtype=torch.float64))
-    return Passage.of(program.blocks[-1], {program.input: point}), program.logits(image)
+    return BlockSizes.of(program.blocks[-1], {program.input: point}), program.logits(image)
 
 
 def shifted(node: Node, shift: float) -> Node:
@@ -53,8 +53,8 @@ def test_layers_in_float32_cost_what_float32_rounds_also_below_a_float64_one() -
     there = shifted(shifted(apply(Input((1,))), 1000.0), -1000.0)
     wide = apply(Linear(torch.ones(1, 1, dtype=torch.float64)), cast(there, torch.float64))
     x = torch.linspace(0.1, 0.9, 2001)[:, None]
-    known, value = passage(wide, x.double())
-    bound = known.deployed(known.size)
+    known, value = sizes(wide, x.double())
+    bound = known.deployed_error(known.size)
     wrong = (in_own_formats(Network(wide), x, 0)[wide] - value).abs()
     assert bool((wrong <= bound).all())
     assert float(wrong.max()) > 2e-5
@@ -63,8 +63,8 @@ def test_layers_in_float32_cost_what_float32_rounds_also_below_a_float64_one() -
 
 def test_layers_in_float64_cost_what_float64_rounds_also_above_a_float32_image() -> None:
     there = shifted(shifted(cast(apply(Input((1,))), torch.float64), 1000.0), -1000.0)
-    known, _ = passage(there, torch.full((1, 1), 0.3).double())
-    assert 0 < float(known.deployed(known.size)) < 1e-11
+    known, _ = sizes(there, torch.full((1, 1), 0.3).double())
+    assert 0 < float(known.deployed_error(known.size)) < 1e-11
 
 
 def test_narrowing_costs_one_rounding_and_widening_none() -> None:
@@ -129,7 +129,7 @@ def test_the_last_cast_counts() -> None:
     for output, tie in ((inside, False), (apply(Cast(torch.float32), inside), True)):
         x = torch.full((1, 1), 0.5)
         logits = in_own_formats(Network(output), x, 0)[output][0]
-        known, value = passage(output, x.double())
-        error = known.deployed(known.size)[0]
+        known, value = sizes(output, x.double())
+        error = known.deployed_error(known.size)[0]
         assert bool(logits[0] == logits[1]) is tie
         assert bool(value[0, 0] - value[0, 1] > error.sum()) is not tie

@@ -30,7 +30,7 @@ def _reached(block: Block, radii: list[Tensor], solver: PowerIteration = TIGHT) 
     """The bound, and the plain sum of norm times radius."""
     rows, columns = torch.ones(1, *block.pre.shape, dtype=torch.float64), torch.ones(1, 3, dtype=torch.float64)
     norms = [torch.linalg.matrix_norm(matrix(t), 2)[None] for t in block.terms]
-    found = branch_norms(block, rows, [columns, columns], norms, radii, solver, 0).movement(radii)
+    found = branch_norms(block, rows, [columns, columns], norms, radii, solver, 0).deviation(radii)
     return float(found), float(sum(n * r for n, r in zip(norms, radii, strict=True)))
 
 

@@ -104,7 +104,7 @@ def test_everything_stays_inside(phi: str, seed: int) -> None:
         trace = propagate(program, ball(image, EPS), EstimatedArithmetic(bound, solver=TIGHT), weighting=weighting)
         for block in program.blocks:
             hidden = trace.post_activation[block.node]
-            assert hidden.region.select(everyone).contains(values[block.node], slack=1e-9).all()
+            assert hidden.region.select(everyone).contains(values[block.node], tolerance=1e-9).all()
             moved = (values[block.node] - hidden.region.centre).abs() > 1e-12
             assert not (moved & ~hidden.varying).any(), "a constant output moved"
 
@@ -123,7 +123,7 @@ def test_theorem_1_and_masked_norms(phi: str) -> None:
         assert (masked.logit_lipschitz <= bound.logit_lipschitz).all()
         for block in program.blocks:
             (term,) = block.terms
-            weights = row_weights(block, masked.pre_activation[block.node], RowWeighting.MASK)
+            weights = row_weights(block, masked.pre_activation[block.node], RowWeighting.SLOPE)
             columns = masked.post_activation[term.source].varying.double()
             truth = exact_norm(Masked(term, weights, columns))
             assert float(masked.norms[term].value) == pytest.approx(truth, rel=1e-5, abs=1e-12)
@@ -231,7 +231,7 @@ def test_small_weights_do_not_close_the_box(scale: float) -> None:
             assert torch.linalg.vector_norm(away, dim=1).max() <= 1 + 1e-3
             above = (values[block.node] - region.centre) <= (region.upper - region.centre) * (1 + 1e-3)
             assert above.all()
-            assert region.select(everyone).contains(values[block.node], slack=1e-6).all()
+            assert region.select(everyone).contains(values[block.node], tolerance=1e-6).all()
 
 
 @pytest.mark.parametrize("poison", [torch.nan, torch.inf])

@@ -12,7 +12,7 @@ from proofs import ORDERS, Order, in_float32, other_batch_norm
 from random_layers import exact
 from torch import Tensor
 
-from llcert.bounds.forward.roundoff import Passage, distance, flushed, inexact, largest
+from llcert.bounds.forward.roundoff import BlockSizes, distance, flushed, inexact, largest
 from llcert.domain.region import Region
 from llcert.ir import Input, LinearOp, Network, Shape, apply
 from llcert.numerics.rounding import DOUBLE, SINGLE
@@ -76,12 +76,12 @@ COPIES: dict[str, tuple[LinearOp, Shape]] = {
 }
 
 
-def passage_of(op: LinearOp, x: Tensor) -> tuple[Network, Passage]:
-    """The layer alone, its passage over the one point x."""
+def passage_of(op: LinearOp, x: Tensor) -> tuple[Network, BlockSizes]:
+    """The layer alone, its sizes over the one point x."""
     network = Network(apply(op, apply(Input(tuple(x.shape[1:])))))
     program = lower(network, dtype=torch.float64)
     point = Region(x.double(), x.double(), x.double(), torch.zeros(len(x), dtype=torch.float64))
-    return network, Passage.of(program.blocks[0], {program.input: point})
+    return network, BlockSizes.of(program.blocks[0], {program.input: point})
 
 
 def truth(op: LinearOp, x: Tensor) -> np.ndarray:
@@ -112,12 +112,12 @@ def inputs(shape: Shape) -> Tensor:
 def test_no_order_of_summation_errs_more_than_the_bound(name: str, order: str | None) -> None:
     op, shape = LAYERS[name]
     x = inputs(shape)
-    network, passage = passage_of(op, x)
+    network, sizes = passage_of(op, x)
     chosen: Order | None = None if order is None else ORDERS[order]
     found = in_float32(network, x, chosen)[network.output].flatten(1).numpy().astype(np.longdouble)
     wrong = np.abs(found - truth(op, x))
-    value = torch.from_numpy(np.abs(truth(op, x)).astype(np.float64)).reshape(passage.size.shape)
-    bound = passage.deployed(DOUBLE.above(value, 4)).flatten(1).numpy()
+    value = torch.from_numpy(np.abs(truth(op, x)).astype(np.float64)).reshape(sizes.size.shape)
+    bound = sizes.deployed(DOUBLE.above(value, 4)).flatten(1).numpy()
     assert (wrong <= bound).all(), float((wrong / bound).max())
 
 
@@ -125,30 +125,30 @@ def test_no_order_of_summation_errs_more_than_the_bound(name: str, order: str | 
 def test_float64_errs_less_than_its_own_bound(name: str) -> None:
     op, shape = LAYERS[name]
     x = inputs(shape)
-    _, passage = passage_of(op, x)
+    _, sizes = passage_of(op, x)
     found = op.to("cpu", torch.float64)(x.double()).flatten(1).numpy().astype(np.longdouble)
-    assert (np.abs(found - truth(op, x)) <= passage.error().flatten(1).numpy()).all()
-    assert bool((passage.error() <= 1e-12 * (1 + passage.size)).all())
+    assert (np.abs(found - truth(op, x)) <= sizes.error().flatten(1).numpy()).all()
+    assert bool((sizes.error() <= 1e-12 * (1 + sizes.size)).all())
 
 
 @pytest.mark.parametrize("name", COPIES)
 def test_copies_lose_nothing(name: str) -> None:
     op, shape = COPIES[name]
     x = inputs(shape)
-    network, passage = passage_of(op, x)
-    assert bool((passage.deployed(passage.size) == 0).all())
+    network, sizes = passage_of(op, x)
+    assert bool((sizes.deployed(sizes.size) == 0).all())
     value = in_float32(network, x, None, flush=True)[network.output].double()
     assert torch.equal(value, op.to("cpu", torch.float64)(x.double()))
 
 
 def test_a_shift_loses_its_own_rounding_and_no_more() -> None:
     x = single(20, 50)
-    _, passage = passage_of(Affine(shift=torch.full((50,), 0.25)), x)
+    _, sizes = passage_of(Affine(shift=torch.full((50,), 0.25)), x)
     value = (x.double() + 0.25).abs()
-    bound = passage.deployed(value)
+    bound = sizes.deployed(value)
     assert bool((bound <= SINGLE.unit * (x.double().abs() + 0.25) * 1.001 + 1e-30).all())
-    _, passage = passage_of(Affine(shift=torch.zeros(50)), x)
-    assert bool((passage.deployed(x.double().abs()) <= 1e-36).all()), "adding zero is exact, unless it flushes"
+    _, sizes = passage_of(Affine(shift=torch.zeros(50)), x)
+    assert bool((sizes.deployed(x.double().abs()) <= 1e-36).all()), "adding zero is exact, unless it flushes"
 
 
 def test_one_value_among_zeros_is_not_rounded() -> None:
@@ -157,8 +157,8 @@ def test_one_value_among_zeros_is_not_rounded() -> None:
     parts = [apply(Pad(((0, 4),)), image), apply(Pad(((4, 0),)), image)]
     program = lower(Network(apply(Add(), *parts)), dtype=torch.float64)
     x = inputs((4,)).double()
-    passage = Passage.of(program.blocks[0], {program.input: Region(x, x, x, torch.zeros(len(x), dtype=torch.float64))})
-    assert bool((passage.deployed(passage.size) <= 1e-36).all())
+    sizes = BlockSizes.of(program.blocks[0], {program.input: Region(x, x, x, torch.zeros(len(x), dtype=torch.float64))})
+    assert bool((sizes.deployed(sizes.size) <= 1e-36).all())
 
 
 def test_values_side_by_side_keep_their_errors() -> None:
@@ -167,7 +167,7 @@ def test_values_side_by_side_keep_their_errors() -> None:
     program = lower(Network(apply(Concat(0), apply(layer, image), image)), dtype=torch.float64)
     x = inputs((20,)).double()
     point = Region(x, x, x, torch.zeros(len(x), dtype=torch.float64))
-    both = Passage.of(program.blocks[0], {program.input: point})
+    both = BlockSizes.of(program.blocks[0], {program.input: point})
     bound, (_, alone) = both.deployed(both.size), passage_of(layer, x.float())
     torch.testing.assert_close(bound[:, :4], alone.deployed(alone.size), rtol=1e-9, atol=0)
     assert bool((bound[:, 4:] == 0).all())
@@ -178,9 +178,9 @@ def test_the_other_spelling_of_batch_norm_is_covered(name: str) -> None:
     op, shape = LAYERS[name]
     assert isinstance(op, BatchNorm)
     x = inputs(shape)
-    _, passage = passage_of(op, x)
+    _, sizes = passage_of(op, x)
     found = other_batch_norm(op, x).flatten(1).numpy().astype(np.longdouble)
-    bound = passage.deployed(passage.size).flatten(1).numpy()
+    bound = sizes.deployed(sizes.size).flatten(1).numpy()
     assert (np.abs(found - truth(op, x)) <= bound).all()
 
 
@@ -188,18 +188,18 @@ def test_the_bound_is_not_far_above_the_worst_order() -> None:
     """All products alike in size and sign: a sum of n in a row really loses about n^2 u / 2 of a term."""
     x = torch.full((1, 1000), 1 + 2**-12)
     op = Linear(torch.full((1, 1000), 1 + 2**-12 + 2**-20))
-    network, passage = passage_of(op, x)
+    network, sizes = passage_of(op, x)
     found = in_float32(network, x, ORDERS["ascending"])[network.output].double()
     wrong = abs(float(found) - float(truth(op, x)[0, 0]))
-    bound = float(passage.deployed(passage.size))
+    bound = float(sizes.deployed(sizes.size))
     assert wrong <= bound <= 1e3 * wrong
 
 
 def test_partial_sums_that_cancel_count_half() -> None:
     x = torch.ones(1, 100)
     op = Linear(torch.cat([torch.ones(1, 50), -torch.ones(1, 50)], 1))
-    _, passage = passage_of(op, x)
-    cancelling, alike = (passage.deployed(v * torch.ones(1, 1, dtype=torch.float64)) for v in (0.0, 100.0))
+    _, sizes = passage_of(op, x)
+    cancelling, alike = (sizes.deployed(v * torch.ones(1, 1, dtype=torch.float64)) for v in (0.0, 100.0))
     assert float(cancelling) < 0.6 * float(alike)
 
 
@@ -211,11 +211,11 @@ def test_errors_grow_through_a_chain() -> None:
     program = lower(network, dtype=torch.float64)
     x = inputs((40,))
     point = Region(x.double(), x.double(), x.double(), torch.zeros(len(x), dtype=torch.float64))
-    passage = Passage.of(program.blocks[0], {program.input: point})
+    sizes = BlockSizes.of(program.blocks[0], {program.input: point})
     hidden = truth(first, x)
     weight, bias = second.weight.double().numpy(), second.bias.double().numpy()  # type: ignore[union-attr]
     value = hidden @ weight.astype(np.longdouble).T + bias
-    bound = passage.deployed(passage.size).numpy()
+    bound = sizes.deployed(sizes.size).numpy()
     for order in (None, *ORDERS.values()):
         found = in_float32(network, x, order)[network.output].numpy().astype(np.longdouble)
         assert (np.abs(found - value) <= bound).all()
@@ -227,7 +227,7 @@ def test_a_sum_of_branches_counts_the_errors_of_both() -> None:
     network = Network(apply(Add(), apply(one, image), apply(two, image)))
     program, x = lower(network, dtype=torch.float64), inputs((20,))
     point = Region(x.double(), x.double(), x.double(), torch.zeros(len(x), dtype=torch.float64))
-    bound = Passage.of(program.blocks[0], {program.input: point})
+    bound = BlockSizes.of(program.blocks[0], {program.input: point})
     value = truth(one, x) + truth(two, x)
     for order in (None, *ORDERS.values()):
         found = in_float32(network, x, order)[network.output].numpy().astype(np.longdouble)
@@ -238,8 +238,8 @@ def test_a_sum_of_branches_counts_the_errors_of_both() -> None:
 def test_flushed_subnormals_are_covered(values: tuple[float, float]) -> None:
     weight, entry = values
     op, x = Linear(torch.full((1, 3), weight)), torch.full((1, 3), entry)
-    network, passage = passage_of(op, x)
-    bound = float(passage.deployed(passage.size))
+    network, sizes = passage_of(op, x)
+    bound = float(sizes.deployed(sizes.size))
     for order in (None, *ORDERS.values()):
         found = float(in_float32(network, x, order, flush=True)[network.output])
         assert abs(found - float(truth(op, x)[0, 0])) <= bound
@@ -248,8 +248,8 @@ def test_flushed_subnormals_are_covered(values: tuple[float, float]) -> None:
 @pytest.mark.parametrize("entries", [(1e30, 1e30), (3e38, 1.0), (torch.inf, 1.0), (torch.nan, 1.0), (1.0, torch.inf)])
 def test_an_overflow_has_no_bound(entries: tuple[float, float]) -> None:
     weight, entry = entries
-    _, passage = passage_of(Linear(torch.full((1, 3), weight)), torch.full((1, 3), entry))
-    assert not bool((passage.deployed(passage.size) < torch.inf).any())
+    _, sizes = passage_of(Linear(torch.full((1, 3), weight)), torch.full((1, 3), entry))
+    assert not bool((sizes.deployed(sizes.size) < torch.inf).any())
 
 
 def test_a_source_that_may_overflow_has_no_bound_either() -> None:
@@ -258,8 +258,8 @@ def test_a_source_that_may_overflow_has_no_bound_either() -> None:
     network = Network(apply(Linear(torch.full((1, 2), 1e-30)), apply(Input((2,)))))
     program = lower(network, dtype=torch.float64)
     region = Region(point, point, point, torch.zeros(1, dtype=torch.float64))
-    passage = Passage.of(program.blocks[0], {program.input: region})
-    assert not bool((passage.deployed(passage.size) < torch.inf).any())
+    sizes = BlockSizes.of(program.blocks[0], {program.input: region})
+    assert not bool((sizes.deployed(sizes.size) < torch.inf).any())
 
 
 def test_maps_without_a_body_lose_what_an_activation_takes_for_zero() -> None:
@@ -268,8 +268,8 @@ def test_maps_without_a_body_lose_what_an_activation_takes_for_zero() -> None:
     program = lower(replace(network, output=apply(Linear(torch.eye(2)), network.output)), dtype=torch.float64)
     point = Region(*[torch.tensor([[1.0, 0.0]], dtype=torch.float64)] * 3, torch.zeros(1, dtype=torch.float64))
     block = program.blocks[1]
-    passage = Passage.of(block, {block.sources[0]: point})
-    (lost,) = passage.deployed(passage.size).tolist()
+    sizes = BlockSizes.of(block, {block.sources[0]: point})
+    (lost,) = sizes.deployed(sizes.size).tolist()
     assert SINGLE.tiny <= lost[0] <= 1.01 * SINGLE.tiny
     assert lost[1] == 0
 
@@ -284,7 +284,7 @@ def test_a_leak_of_nothing_may_pass_subnormals_on_where_they_are_read_as_zero() 
     assert bool((value.abs() <= SINGLE.tiny).all())
     region = Region(*[z.double()[None]] * 3, torch.zeros(1, dtype=torch.float64))
     program = lower(Network(apply(Linear(torch.eye(8)), apply(phi, apply(Input((8,)))))), dtype=torch.float64)
-    read = Passage.of(program.blocks[0], {program.input: region}).deployed(z.double().abs()[None])
+    read = BlockSizes.of(program.blocks[0], {program.input: region}).deployed(z.double().abs()[None])
     assert bool((region.upper + read > 0).all()), "so that it does not count as constant"
 
 
