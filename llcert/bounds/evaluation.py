@@ -1,4 +1,11 @@
-"""What an evaluation of a network at some images may differ by from its real value there."""
+"""Bounds of the rounding errors of evaluations of a network at single images (docs/method.md, section 12, lemmas 2, 3).
+
+For the comparison of the file's own runtime with the network: what differs by more is no rounding.
+
+These are interval bounds around points, by the interval arithmetic of proofs (`llcert.bounds.forward.outward`), but no
+propagation (`llcert.bounds.propagate`): no ball, norm or row weight is wanted, and regions are freed after their last
+use, where a `Trace` keeps all of them, so that many more images fit the memory.
+"""
 
 from __future__ import annotations
 
@@ -19,17 +26,20 @@ from llcert.program import Program
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Logits at some images, and how far an evaluation of the network may be from them.
+    """Logits at some images, and bounds of how far any evaluation of the network may be from them.
 
-    values: `[images, classes]`, as float64 computes them. rounding: of each logit, `[images, classes]`; infinite or NaN
-    where nothing is known.
+    values: the logits as float64 computes them, `[images, classes]`. rounding: the bounds, `[images, classes]`;
+    infinite or NaN where nothing is known.
     """
 
     values: Tensor
     rounding: Tensor
 
     def excess(self, logits: Tensor) -> Tensor:
-        """By how much differences of other logits leave what rounding allows, `[images]`; <= 0 where none does."""
+        """By how much a difference of two logits of another evaluation exceeds what rounding explains, `[images]`.
+
+        At most 0 where no difference does. logits: of that evaluation, `[images, classes]`.
+        """
         off = logits.to(self.values) - self.values
         return ((off - self.rounding).amax(1) - (off + self.rounding).amin(1)).nan_to_num(
             nan=torch.inf, posinf=torch.inf
@@ -37,9 +47,9 @@ class Evaluation:
 
 
 def evaluation(program: Program, images: Tensor) -> Evaluation:
-    """Bounds of the rounding of every operation on the way, each value in its own format, sums in any order.
+    """Logits with bounds of the rounding of every operation, each value in its own format, sums in any order.
 
-    It is what a proof pays for at these points. program: in float64. images: `[images, *input shape]`.
+    These are the errors that a proof pays for at these points. program: in float64. images: `[images, *input shape]`.
     """
     return _in_parts(_evaluation, program, images)
 
@@ -52,7 +62,7 @@ def _evaluation(program: Program, images: Tensor) -> Evaluation:
 
 
 def _logits_region(program: Program, points: Tensor) -> Region:
-    """Outer bounds of the logits at some points, in real numbers and as the network is run, by boxes alone."""
+    """Outer bounds of the logits at some points, in real numbers and of deployed evaluations, by boxes alone."""
     unknown = torch.full((len(points),), torch.inf, dtype=torch.float64, device=points.device)
     hidden = {program.input: MaskedRegion(Region.point(points), torch.ones_like(points, dtype=torch.bool))}
     for block, read in program.in_turn():
@@ -64,7 +74,7 @@ def _logits_region(program: Program, points: Tensor) -> Region:
 
 
 def least_evaluation(program: Program, images: Tensor) -> Evaluation:
-    """The same with the rounding of the last block alone, which is a part of the whole and costs next to nothing."""
+    """Logits with bounds of the rounding of the last block alone: a part of all rounding that costs next to nothing."""
     return _in_parts(_least_evaluation, program, images)
 
 
@@ -88,22 +98,24 @@ def _least_evaluation(program: Program, images: Tensor) -> Evaluation:
 
 
 def images_at_once(program: Program) -> int:
-    """How many images an evaluation takes at a time: as many as fit, at least one."""
+    """How many images are evaluated at a time: as many as fit the memory, at least one."""
     return at_once(bytes_an_image(program), program.device)
 
 
 def bytes_an_image(program: Program) -> int:
-    """What an evaluation with its rounding takes for one image, about, where it holds most."""
+    """The peak memory of an evaluation with its rounding for one image, about."""
     read, own, windows = program.most
     return _WIDTH * (_KEPT * read + _MADE * own + 2 * windows)
 
 
 _WIDTH = 8
+"""Bytes of a float64."""
+
 _KEPT = 4
-"""Tensors of a value that are kept until nothing reads it any more: a centre, a box, masks."""
+"""Tensors of a value that are kept until its last use: a centre, a box, a mask."""
 
 _MADE = 12
-"""Tensors of every value of a block that are there while it is computed."""
+"""Tensors of every value of a block that exist while the block is computed."""
 
 
 def _in_parts(compute: Callable[[Program, Tensor], Evaluation], program: Program, images: Tensor) -> Evaluation:
@@ -112,7 +124,7 @@ def _in_parts(compute: Callable[[Program, Tensor], Evaluation], program: Program
 
 
 def _is_clipped(program: Program) -> bool:
-    """Whether the network ends in a ReLU, which the program leaves out: it has one logit more, a zero."""
+    """Whether the network ends in a ReLU: the program has a logit more in its place, which is zero."""
     return program.output.shape[0] > program.classes
 
 

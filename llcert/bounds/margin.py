@@ -1,4 +1,7 @@
-"""Lower bounds on margins from the regions of the last hidden values (docs/method.md, section 8)."""
+"""Lower bounds on margins from the regions of the last hidden values (docs/method.md, section 8).
+
+For the stages `global` and `local`, for the ends of backward passes, and for losses in training.
+"""
 
 from __future__ import annotations
 
@@ -19,16 +22,13 @@ from llcert.program import Program, Term
 
 @dataclass(frozen=True)
 class LastLayer:
-    """The rows of the last linear map, one set for each of its sources: `[logits, *source shape]`.
-
-    Keyed by the terms of one block, which have different sources.
-    """
+    """The last linear map of a network as rows, `[logits, *source shape]` for each of its terms."""
 
     rows: dict[Term, Tensor]
 
     @staticmethod
     def of(program: Program) -> LastLayer:
-        """Read off the program by its adjoint; a network that ends in an activation has the identity as last map."""
+        """The rows by the adjoint of the map; for a network that ends in an activation, the identity behind that."""
         block = program.blocks[-1]
         unit = torch.eye(program.output.shape[0], dtype=program.dtype, device=program.device)
         if block.activation is not None:
@@ -44,8 +44,8 @@ class LastLayer:
 def worst_margins(logits: Tensor, labels: Tensor, last: LastLayer, hidden: Mapping[Node, MaskedRegion]) -> Tensor:
     """Lower bounds on `z_y - z_j` over box and ball of the last hidden values, `[batch, classes]`; infinite for j = y.
 
-    logits: `[batch, classes]` at the centre. labels: `[batch]`. hidden: regions of the last map's sources. Sound as
-    far as the regions are: the largest increase of each difference is bounded from above for any multiplier.
+    logits: `[batch, classes]` at the centre. labels: `[batch]`. hidden: regions and masks of the last map's sources.
+    As sound as these, up to rounding.
     """
     margins = logits.gather(1, labels[:, None]) - logits
     for term in last.rows:
@@ -57,8 +57,8 @@ def worst_margins(logits: Tensor, labels: Tensor, last: LastLayer, hidden: Mappi
 def pairwise_margins(program: Program, bound: GlobalBound, trace: Trace, labels: Tensor) -> Tensor:
     """Lower bounds of `z_y - z_j` by the Lipschitz constants of pairs, rounding included, `[batch, logits]`.
 
-    Of any evaluation at any point of the image's ball. -inf where the bound knows no such constants. trace: a proof.
-    labels: y, `[batch]`.
+    They hold for real numbers and for every deployed evaluation, at every point of the balls. -inf where the bound has
+    no constants of pairs. trace: a proof. labels: y, `[batch]`.
     """
     region = trace.post_activation[program.output].region
     if bound.pairs is None or trace.roundoff is None:
@@ -106,7 +106,10 @@ def best_multiplier(directions: Tensor, hidden: MaskedRegion, iterations: int = 
 
 @dataclass(frozen=True)
 class _Scaled:
-    """Directions and the box around the centre in units of `||d||` and of the radius; bounds by either alone."""
+    """Directions d and the box relative to the centre, in units of `||d||` and of the radius.
+
+    box_only, ball_only: the largest increases over the box alone and over the ball alone, not in these units.
+    """
 
     d: Tensor
     down: Tensor
@@ -119,10 +122,10 @@ class _Scaled:
 
 def _scaled(directions: Tensor, hidden: MaskedRegion) -> _Scaled:
     region = hidden.region
-    moves = flat(hidden.varying)
-    down = torch.where(moves, flat(region.lower - region.centre), 0.0).clamp(max=0)[:, None]
-    up = torch.where(moves, flat(region.upper - region.centre), 0.0).clamp(min=0)[:, None]
-    d = torch.where(moves[:, None], directions, 0.0)
+    varying = flat(hidden.varying)
+    down = torch.where(varying, flat(region.lower - region.centre), 0.0).clamp(max=0)[:, None]
+    up = torch.where(varying, flat(region.upper - region.centre), 0.0).clamp(min=0)[:, None]
+    d = torch.where(varying[:, None], directions, 0.0)
     box_only = (d.clamp(min=0) * up + d.clamp(max=0) * down).sum(-1)
     size, radius = length(d, 2), region.radius[:, None]
     ball_only = size * radius
@@ -131,12 +134,12 @@ def _scaled(directions: Tensor, hidden: MaskedRegion) -> _Scaled:
 
 
 def _nonzero(x: Tensor) -> Tensor:
-    """The same where positive or NaN, and 1 for zero, so that neither values nor gradients divide by it."""
+    """The numbers, with 1 in place of zero, so that neither values nor gradients divide by it."""
     return torch.where(x == 0, torch.ones_like(x), x)
 
 
 def _dual(lam: Tensor, d: Tensor, down: Tensor, up: Tensor) -> tuple[Tensor, Tensor]:
-    """The dual value of a multiplier, and the delta where it is taken; all in units of `||d||` and r."""
+    """The dual value of multipliers `[batch, directions]`, and the maximiser delta; in units of `||d||` and r."""
     delta = torch.maximum(torch.minimum(d / lam[..., None], up), down)
     return lam / 2 + (d * delta - lam[..., None] * delta.square() / 2).sum(-1), delta
 

@@ -78,7 +78,7 @@ def _cat(pairs: list[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
 
 @dataclass(frozen=True)
 class Branching:
-    """Splits the worst leaves first, at the entry that takes most off the bound; a gradient ascent bounds each new leaf.
+    """Splits the worst leaves first, at the entry that takes most off the bound; an ascent bounds each new leaf.
 
     seconds: wall clock for one image. width: the number of leaves that are split together. reserve: a leaf is done once
     its bound exceeds this share of the largest logit, which pays for the rounding of its proof.

@@ -1,7 +1,8 @@
-"""Lipschitz constants of a network over all images: norms of whole maps, multiplied through the graph, and LipLT.
+"""Global Lipschitz constants: norms of whole maps, multiplied through the graph, and LipLT (docs/method.md, sections 5
+and 6).
 
-One walk for estimates (`estimate.py` beside this file) over tensors, and for proofs (`proof.py`) over numbers that are
-rounded up (docs/method.md, sections 5 and 6).
+One recursion over the blocks, for estimates over tensors (`estimate.py` beside this file) and for proofs over numbers
+that are rounded up (`proof.py`).
 """
 
 from __future__ import annotations
@@ -45,27 +46,30 @@ class GlobalBound:
 
 
 class ConstantsArithmetic(Protocol[Number]):
-    """How Lipschitz constants with respect to the image follow from those of earlier values."""
+    """How the Lipschitz constant of a block, with respect to the image, follows from those of earlier values."""
 
     @property
     def one(self) -> Number:
-        """That of the image."""
+        """The constant of the image: one."""
         ...
 
     def product(self, block: Block, sources: Sequence[Number]) -> Number:
-        """Of a block's output, by the norms of its terms, slopes included (Proposition 5.2)."""
+        """The constant of a block's output by the norms of its terms, slopes included (Proposition 5.2).
+
+        sources: the constants of the values that the block reads.
+        """
         ...
 
     def product_before(self, block: Block, sources: Sequence[Number], product: Number) -> Number:
-        """Of its value before the activation. product: of its output."""
+        """The same of the block's value before its activation, without slopes. product: that of its output."""
         ...
 
     def loops(self, block: Block, gains: Mapping[Origin, Number]) -> Number:
-        """Of that value by LipLT, equation (6.1): norms of composed maps times what their origins move."""
+        """The constant of that value by LipLT, (6.1): norms of composed maps times the gains of their origins."""
         ...
 
     def passed(self, block: Block, constant: Number) -> Number:
-        """Of a block's output, of that of its value before the activation."""
+        """The constant of a block's output from that of its value before the activation."""
         ...
 
     def least(self, one: Number, other: Number) -> Number:
@@ -75,8 +79,8 @@ class ConstantsArithmetic(Protocol[Number]):
 
 @dataclass(frozen=True)
 class Constants(Generic[Number]):
-    """Lipschitz constants of blocks, by their nodes. after: of their outputs, and of the image. before: of their values
-    before the activation; empty without LipLT."""
+    """Lipschitz constants by the nodes of blocks. after: of outputs, and of the image. before: of values before the
+    activation; empty without LipLT."""
 
     after: dict[Node, Number]
     before: dict[Node, Number]
@@ -85,7 +89,7 @@ class Constants(Generic[Number]):
 def lipschitz_constants(
     program: Program, arithmetic: ConstantsArithmetic[Number], maps: Mapping[Node, Mapping[Origin, Term]]
 ) -> Constants[Number]:
-    """Those of all blocks. maps: the composed ones of blocks whose constants LipLT may lower."""
+    """The constants of all blocks. maps: the composed maps to blocks whose constants LipLT may lower."""
     after, before = {program.input: arithmetic.one}, dict[Node, Number]()
     for block in program.blocks:
         sources = [after[s] for s in block.sources]

@@ -1,4 +1,7 @@
-"""Estimates of global Lipschitz constants: norms by iteration, differentiable (docs/method.md, sections 5, 6, 7.1)."""
+"""Estimates of global Lipschitz constants: norms by iteration, differentiable (docs/method.md, sections 5, 6, 7.1).
+
+For the caps of local norms, for the stage `global` and for training. `proof.py` beside this file proves such constants.
+"""
 
 from __future__ import annotations
 
@@ -29,18 +32,18 @@ def global_bound(
     composed: Composed | None = None,
     known: KnownNorms | None = None,
 ) -> GlobalBound:
-    """The global Lipschitz bound, an ESTIMATE; where an iteration does not converge, a crude upper bound answers.
+    """The global Lipschitz bound, an ESTIMATE; a crude upper bound stands in for norms that do not converge.
 
     starts: vectors `[1, *columns]` to begin with, such as those of an earlier bound; random where there are none.
-    joint: whether branches that add up get one more norm of them all, which may say less than their sum.
-    composed: the maps of LipLT, if it is asked for. known: what was found of norms already.
-    crude: False lets what the solver found stand; to look whether it converged would be to wait for a GPU.
+    joint: whether branches that add up get one more norm, of all of them together, which may be less than their sum.
+    composed: the composed maps, where LipLT is wanted. known: norms and vectors that are known already. crude: False
+    takes what the solver found, converged or not, since to look would be to wait for a GPU.
     """
     one, starts, known = torch.ones((), dtype=program.dtype, device=program.device), starts or {}, known or NOTHING
     how = _Iteration(solver or Lanczos(tolerance=1e-5, vectors=True), one, crude)
     seeds = {block.node: seed + number for number, block in enumerate(program.blocks)}
     slopes = {block.node: _largest_slopes(one, block) for block in program.blocks}
-    maps = _asked(program, composed, known)
+    maps = _needed(program, composed, known)
     own = {
         t: _sloped(known, t, slopes[b.node]) or _norm(how, t, slopes[b.node], starts.get(t), seeds[b.node])
         for b in program.blocks
@@ -60,8 +63,8 @@ def global_bound(
     return GlobalBound(norms, vectors, constants.after, program.output, Side.ESTIMATE, pairs, composed is not None)
 
 
-def _asked(program: Program, composed: Composed | None, known: KnownNorms) -> Mapping[Node, Mapping[Origin, Term]]:
-    """The composed maps whose norms are wanted: none to the logits where their pairs alone are."""
+def _needed(program: Program, composed: Composed | None, known: KnownNorms) -> Mapping[Node, Mapping[Origin, Term]]:
+    """The composed maps whose norms are needed: not those to the logits where constants of pairs suffice."""
     if composed is None:
         return {}
     left_out = None if known.apart is None else program.output
@@ -77,20 +80,18 @@ def _sloped(known: KnownNorms, term: Term, slopes: Tensor) -> tuple[Tensor, Tens
 
 
 def with_pairs(bound: GlobalBound, program: Program, seed: int = 0) -> GlobalBound:
-    """An estimated bound with the constants of pairs by LipLT, good to a thousandth; as it is where there are none."""
+    """The bound with estimates of the constants of pairs by LipLT, good to a thousandth; unchanged where LipLT gains
+    nothing."""
     composed = Composed.of(program)
     if composed is None:
         return bound
-    looped = global_bound(program, Lanczos(tolerance=1e-3, vectors=True), seed, starts=bound.vectors, composed=composed)
-    return replace(bound, pairs=looped.pairs)
+    solver = Lanczos(tolerance=1e-3, vectors=True)
+    return replace(bound, pairs=global_bound(program, solver, seed, starts=bound.vectors, composed=composed).pairs)
 
 
 @dataclass(frozen=True)
 class _Iteration:
-    """How norms of whole maps are found.
-
-    one: a scalar of the program's type. crude: as for `global_bound`.
-    """
+    """The solver of norms of whole maps. one: a scalar in the program's format. crude: as for `global_bound`."""
 
     solver: Solver
     one: Tensor
@@ -98,12 +99,12 @@ class _Iteration:
 
 
 def _ones(one: Tensor, shape: Sequence[int]) -> Tensor:
-    """`[1, *shape]`"""
+    """Ones, `[1, *shape]`."""
     return one.expand(1, *shape)
 
 
 def _largest_slopes(one: Tensor, block: Block) -> Tensor:
-    """Of a block's activation over all inputs, `[1, *pre shape]`: the row factors of its unmasked map."""
+    """The largest slopes of a block's activation over all inputs, `[1, *pre shape]`: factors of its unmasked rows."""
     rows = _ones(one, block.pre.shape)
     if block.activation is not None:
         rows = rows * block.activation.global_slope(block.pre.shape).to(rows)
@@ -125,9 +126,9 @@ def _norm(how: _Iteration, term: Term, rows: Tensor, start: Tensor | None, seed:
 
 @dataclass(frozen=True)
 class _EstimatedConstants:
-    """Scalar tensors.
+    """The arithmetic of estimated constants: scalar tensors, differentiable.
 
-    seeds: of random starts, of each block. slopes: the largest of each block, `[1, *pre shape]`. norms: of terms,
+    seeds: of the random starts of each block. slopes: the largest of each block, `[1, *pre shape]`. norms: of terms,
     slopes included. origins: norms of the composed maps of each block. joint: as for `global_bound`.
     """
 
@@ -168,7 +169,8 @@ class _EstimatedConstants:
 
 
 def _crude(term: Term, rows: Tensor, columns: Tensor) -> Tensor:
-    """Upper bound of a norm that needs no iteration: the root of the largest row sum times the largest column sum."""
+    """An upper bound of a norm without iteration: the root of the largest row sum times the largest column sum of the
+    absolute matrix."""
     row_sums = flat(rows * term.magnitude(columns)).amax(1)
     column_sums = flat(term.magnitude_adjoint(rows)).amax(1)
     return row_sums.sqrt() * column_sums.sqrt()

@@ -1,4 +1,7 @@
-"""Proved norms of whole maps, the ceiling of every masked one (docs/method.md, sections 7.3 and 7.4)."""
+"""Proved norms of whole maps, which cap those of masked ones (docs/method.md, sections 7.3 and 7.4).
+
+For proved global Lipschitz constants (`proof.py` beside this file).
+"""
 
 from __future__ import annotations
 
@@ -14,25 +17,25 @@ from llcert.program import Term
 from llcert.spectral import Lanczos, Masked, Side, Solver, random_start
 
 _CLOSE = 1e-4
-"""How far, relatively, the bound of a term's operators may be above its norm for a factorisation to be spared."""
+"""How far, relatively, the operators' bound may be above the norm of a term without a factorisation being tried."""
 
 
 def global_norm(term: Term, solver: Solver | None = None) -> float:
     """A proved UPPER bound of the term's norm: the solver's or that of its operators, whichever is less.
 
-    The term is in float64. solver: a proof of norms, which may refuse; anything but an UPPER bound is ignored. It is
-    not asked where the operators' bound is seen to be close. Infinite where nothing is known, as for NaN.
+    The term is in float64. solver: proves norms, and may fail; anything but an UPPER bound is ignored. It is not asked
+    where the operators' bound is close to an estimate of the norm. Infinite where nothing is known, as for NaN.
     """
     bound = operator_bound(term)
-    if solver is None or bound <= (1 + _CLOSE) * _seen(term):
+    if solver is None or bound <= (1 + _CLOSE) * _estimated(term):
         return bound
-    return min(_solved(term, solver), bound)
+    return min(_proved(term, solver), bound)
 
 
 def operator_bound(term: Term) -> float:
-    """An UPPER bound of the term's norm by its operators' own: products along paths, sums where they meet.
+    """An UPPER bound of the term's norm from those of its operators: products along paths, sums where paths meet.
 
-    A join takes every value in with coefficient one, so it is a sum of maps of norm one.
+    A join has coefficients one, so that it is a sum of maps of norm one.
     """
     bounds: dict[Node, float] = {term.source: 1.0}
     for node in term.nodes:
@@ -85,17 +88,18 @@ def composed_norm(term: Term, solver: Solver | None) -> float:
     rows, columns = math.prod(term.output.shape), math.prod(term.columns)
     if min(rows, columns) > _SIDE or min(rows, columns) * term.products > _WORK:
         return math.inf
-    return _solved(Transposed(term) if rows < columns else term, solver)
+    return _proved(Transposed(term) if rows < columns else term, solver)
 
 
-def _seen(term: Term) -> float:
-    """An estimate of the term's norm, from below; NaN where it was not found."""
+def _estimated(term: Term) -> float:
+    """An estimate of the term's norm, from below; NaN where the iteration did not converge."""
     masked = _whole(term)
     norm = Lanczos(tolerance=_CLOSE / 4)(masked, random_start(tuple(masked.columns.shape), masked.columns, 0))
     return float(norm.value) if bool(norm.converged) else math.nan
 
 
-def _solved(term: Term | Transposed, solver: Solver | None) -> float:
+def _proved(term: Term | Transposed, solver: Solver | None) -> float:
+    """The UPPER bound that a solver proves; infinite where it proves none."""
     if solver is None:
         return math.inf
     masked = _whole(term)
@@ -105,13 +109,13 @@ def _solved(term: Term | Transposed, solver: Solver | None) -> float:
 
 
 def _whole(term: Term | Transposed) -> Masked:
-    """The map with all its rows and columns."""
+    """The map without a mask."""
     own = term if isinstance(term, Term) else term.term
     shapes = (own.output.shape, own.columns)
     if own is not term:
         shapes = shapes[::-1]
-    return Masked(term, *(torch.ones(1, *s, dtype=torch.float64, device=_place(own)) for s in shapes))
+    return Masked(term, *(torch.ones(1, *s, dtype=torch.float64, device=_device(own)) for s in shapes))
 
 
-def _place(term: Term) -> torch.device:
+def _device(term: Term) -> torch.device:
     return next((t.device for n in term.nodes for t in n.op.tensors().values()), torch.device("cpu"))

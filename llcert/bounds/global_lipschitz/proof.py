@@ -1,4 +1,7 @@
-"""Proofs of global Lipschitz constants: proved norms, every rounding paid for (docs/method.md, sections 5, 6, 12)."""
+"""Proofs of global Lipschitz constants: proved norms, every rounding paid for (docs/method.md, sections 5, 6, 12).
+
+For the prover. `estimate.py` beside this file estimates such constants.
+"""
 
 from __future__ import annotations
 
@@ -40,9 +43,9 @@ def check_stated(program: Program) -> None:
 def proved_bound(program: Program, solver: Solver | None = None, composed: Composed | None = None) -> GlobalBound:
     """The global Lipschitz bound with an UPPER bound for every norm, rounding included. program: in float64.
 
-    Branches that add up count as their sum. composed: the maps of LipLT, if it is asked for; those that the solver does
-    not prove count as the product of their parts. Raises UnsupportedModel for operators that do not state what a proof
-    needs.
+    For branches that add up it has the sum of their norms. composed: the composed maps, where LipLT is wanted; the
+    product of the norms of its parts stands in for one that the solver does not prove. Raises UnsupportedModel for
+    operators that do not state what a proof needs.
     """
     check_stated(program)
     plain = {t: global_norm(t, solver) for block in program.blocks for t in block.terms}
@@ -82,8 +85,11 @@ class ProvedLipLT:
 
 @dataclass(frozen=True)
 class _ProvedConstants:
-    """Numbers, rounded up. plain: norms of terms, without slopes. slopes: the largest of each block. origins: norms of
-    the composed maps of each block."""
+    """The arithmetic of proved constants: numbers, rounded up.
+
+    plain: norms of terms, without slopes. slopes: the largest of each block. origins: norms of the composed maps of
+    each block.
+    """
 
     plain: Mapping[Term, float]
     slopes: Mapping[Node, float]
@@ -114,7 +120,8 @@ class _ProvedConstants:
 
 
 def _together(block: Block, norms: Sequence[float], sources: Sequence[float]) -> float:
-    """How far a block's value moves where its sources move by so much each, rounded up."""
+    """The Lipschitz constant of a block's value from the norms of its terms and the constants of its sources, rounded
+    up (Proposition 5.2, i and ii)."""
     parts = [DOUBLE.above(norm * source) for norm, source in zip(norms, sources, strict=True)]
     return DOUBLE.above(math.hypot(*parts) if block.disjoint else sum(parts), len(parts) + 8)
 
@@ -122,7 +129,7 @@ def _together(block: Block, norms: Sequence[float], sources: Sequence[float]) ->
 def _composed_norms(
     program: Program, composed: Composed, plain: Mapping[Term, float], solver: Solver | None
 ) -> dict[Node, dict[Origin, float]]:
-    """UPPER bounds of all composed maps, by block: proved, and at most the product of their parts."""
+    """UPPER bounds of the norms of all composed maps, by block, at most the products of their parts' norms."""
     found: dict[Node, dict[Origin, float]] = {}
     products: dict[Node, dict[Origin, float]] = {program.input: {Origin(program.input): 1.0}}
     for block in program.blocks:
@@ -148,7 +155,7 @@ def _products(
 
 
 def _direct(origin: Origin, block: Block, products: Mapping[Node, Mapping[Origin, float]]) -> bool:
-    """Whether nothing but the block's own map lies between: its norm is known already."""
+    """Whether the composed map is the block's own but for one factor: its norm is known already."""
     sources = [s for s in block.sources if origin in products[s]]
     return origin.even and len(sources) == 1 and (origin.moved is sources[0] or origin.node is sources[0])
 
@@ -168,7 +175,7 @@ def _behind(
 
 
 def _proved_pairs(program: Program, composed: Composed, constants: Constants[float]) -> Tensor | None:
-    """`Composed.pairs`, rounding included."""
+    """Upper bounds of the constants of pairs, rounding included, `[logits, logits]`; None as for `Composed.pairs`."""
     last = program.blocks[-1]
     if last.activation is not None:
         return None

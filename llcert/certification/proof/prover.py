@@ -94,7 +94,7 @@ class Prover:
             region, arithmetic = self._region(images, eps), self._arithmetic(hint)
             passed = partial(propagate, self.program, region, arithmetic, weighting=hint.weighting)
             regions = Regions(passed())
-            if hint.intermediate:
+            if hint.intermediate and self.colorings.by_block:  # the second pass would be the first one else
                 first, boxes = regions.trace, self._boxes(regions.trace)
                 regions = Regions(passed(boxes={n: b.ends for n, b in boxes.items()}), boxes, first)
             self._check_side(regions.trace.side)
