@@ -17,7 +17,7 @@ from torch import Tensor
 
 from llcert.bounds import RowWeighting, VerifiedArithmetic, propagate
 from llcert.bounds.backward import crown
-from llcert.bounds.backward.choices import Tightest
+from llcert.bounds.backward.choices import tightest
 from llcert.bounds.forward.outward import enclosing_ball
 from llcert.certification.proof.hint import ProofHint
 from llcert.certification.proof.prover import Prover
@@ -80,8 +80,8 @@ def carried(own: Prover, image: Tensor, label: Tensor, hint: ProofHint, seed: in
     )
     rows, backward = {own.program.output: crown.differences(label, own.program)}, crown.Backward(own.program)
     return [
-        backward(trace, rows, Tightest()).lower[0],
-        backward(trace, rows, Tightest(), best_stop=True).lower[0],
+        backward(trace, rows, tightest).lower[0],
+        backward(trace, rows, tightest, best_stop=True).lower[0],
         backward(trace, rows, Silly(seed), best_stop=True).lower[0],
     ]
 

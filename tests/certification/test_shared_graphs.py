@@ -22,7 +22,7 @@ from shared_graphs import shared_network
 from torch import Tensor
 
 from llcert.bounds import EstimatedArithmetic, GlobalBound, RowWeighting, Start, Trace, VerifiedArithmetic, propagate
-from llcert.bounds.backward.choices import Tightest
+from llcert.bounds.backward.choices import tightest
 from llcert.bounds.backward.crown import Backward
 from llcert.bounds.forward.outward import enclosing_ball
 from llcert.bounds.forward.row_weights import row_weights
@@ -191,7 +191,7 @@ def rows_hold(program: Program, trace: Trace, observed: list[Values], seed: int)
         return torch.randn(1, 2, *shape, generator=generator, dtype=torch.float64)
 
     rows, several = drawn(block.pre.shape), {n: drawn(n.shape) for n in nodes}
-    for policy in (Tightest(), Silly(seed)):
+    for policy in (tightest, Silly(seed)):
         for stops in (False, True):
             one = backward.of_pre_activation(trace, index, rows, policy, best_stop=stops).lower
             both = backward(trace, several, policy, best_stop=stops).lower

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from llcert.bounds.backward.choices import Choice, Fixed, Key
+from llcert.bounds.backward.choices import Choice, Key, fixed
 from llcert.bounds.backward.crown import Backward
 from llcert.bounds.forward.trace import Trace
 from llcert.ir import Node
@@ -55,7 +55,7 @@ class Ascent:
         above which a row is done, one for all or broadcastable to `[batch, rows]`.
         """
         if not start:
-            return backward(trace, rows, Fixed({})).lower, {}
+            return backward(trace, rows, fixed({})).lower, {}
         climb = _Climb(start)
         best, found = climb.evaluate(backward, trace, rows)
         needed = torch.as_tensor(enough, dtype=best.dtype, device=best.device).expand_as(best)
@@ -131,7 +131,7 @@ class _Climb:
         with torch.enable_grad():
             leaves = [v.value.requires_grad_() for pair in self.free.values() for v in pair]
             choices = {k: Choice(s.value, logs.value.exp()) for k, (s, logs) in self.free.items()}
-            found = backward(trace, rows, Fixed(choices))
+            found = backward(trace, rows, fixed(choices))
             bound = found.lower
             self.gradients = ()
             if bound.requires_grad:

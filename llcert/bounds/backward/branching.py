@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from llcert.bounds.backward.alpha import Ascent, enough_to_prove
-from llcert.bounds.backward.choices import Choice, Fixed, Key, Tightest
+from llcert.bounds.backward.choices import Choice, Key, fixed, tightest
 from llcert.bounds.backward.crown import Backward
 from llcert.bounds.forward.trace import Trace
 from llcert.domain.relaxation import Relaxation
@@ -118,7 +118,7 @@ class Branching:
     def _root(self, backward: Backward, trace: Trace, rows: Tensor) -> Leaves:
         own = trace.select(torch.zeros(len(rows), dtype=torch.int64, device=rows.device))
         objectives = {backward.program.output: rows[:, None]}
-        start = backward(own, objectives, Tightest()).linear.choices
+        start = backward(own, objectives, tightest).linear.choices
         bounds, choices = replace(self.ascent, steps=40)(backward, own, objectives, start)
         unsplit = {k: _unsplit(_relaxation(backward, own, k)) for k in choices}
         return Leaves(torch.arange(len(rows), device=rows.device), bounds[:, 0], unsplit, choices)
@@ -178,7 +178,7 @@ def _largest_losses(
     backward: Backward, trace: Trace, rows: Mapping[Node, Tensor], choices: Mapping[Key, Choice]
 ) -> list[tuple[Key, int]] | None:
     """For each image of the trace the relaxation and the entry that takes most off its bound; None where none does."""
-    passed = backward(trace, rows, Fixed(choices)).linear.relaxed
+    passed = backward(trace, rows, fixed(choices)).linear.relaxed
     found = {
         k: flat(_relaxation(backward, trace, k).losses(a, choices[k].slopes, choices[k].lam)) for k, a in passed.items()
     }
@@ -217,7 +217,7 @@ def bounded(
     trace, rows: of each leaf. enough: the bound above which a leaf is done, `[leaves]`.
     """
     own = with_splits(backward, trace, leaves.splits)
-    bounds = backward(own, rows, Fixed(leaves.choices)).lower[:, 0]
+    bounds = backward(own, rows, fixed(leaves.choices)).lower[:, 0]
     left = torch.nonzero(~(bounds > enough))[:, 0]
     if len(left) == 0:
         return replace(leaves, bounds=bounds)

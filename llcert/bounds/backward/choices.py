@@ -40,26 +40,18 @@ Policy = Callable[[Key, Relaxation, Tensor, RowSharing], Choice]
 """Chooses at a relaxation, for the coefficients on its output and their sharing. It keeps nothing."""
 
 
-@dataclass(frozen=True)
-class Tightest:
-    """Slopes that are tightest over the box (CROWN's for a ReLU), and multipliers by a search.
+def tightest(
+    key: Key, relaxation: Relaxation, rows: Tensor, sharing: RowSharing = UNSHARED, iterations: int = 8
+) -> Choice:
+    """The policy in closed form: slopes that are tightest over the box (CROWN's for a ReLU), multipliers by a search.
 
     iterations: of the search (docs/method.md, section 9.1).
     """
-
-    iterations: int = 8
-
-    def __call__(self, key: Key, relaxation: Relaxation, rows: Tensor, sharing: RowSharing = UNSHARED) -> Choice:
-        slopes = relaxation.slopes(rows)
-        lam, constant = relaxation.multipliers(rows, slopes, self.iterations, sharing)
-        return Choice(slopes, lam, constant)
+    slopes = relaxation.slopes(rows)
+    lam, constant = relaxation.multipliers(rows, slopes, iterations, sharing)
+    return Choice(slopes, lam, constant)
 
 
-@dataclass(frozen=True)
-class Fixed:
-    """Given slopes and multipliers."""
-
-    choices: Choices
-
-    def __call__(self, key: Key, relaxation: Relaxation, rows: Tensor, sharing: RowSharing = UNSHARED) -> Choice:
-        return self.choices[key]
+def fixed(choices: Choices) -> Policy:
+    """The policy of given slopes and multipliers."""
+    return lambda key, relaxation, rows, sharing: choices[key]

@@ -18,6 +18,7 @@ from llcert.domain.row_sharing import SharedRows
 from llcert.ir import Node
 from llcert.numerics.tensors import flat
 from llcert.program import Block, Program, Term
+from llcert.spectral.proof.column_groups import sole_owner
 
 
 @dataclass(frozen=True)
@@ -189,8 +190,5 @@ def _through(term: Term, owners: Tensor, count: int) -> Tensor | None:
     reached = (owners < count).double()
     number = torch.where(owners < count, owners, 0).double()
     paths, sums, squares = (term.paths_back(x).round() for x in (reached, number, number.square()))
-    both, twice = paths * squares, sums.square()
-    exact = max(float(both.max()), float(twice.max())) < 2**53
-    if not exact or bool((both != twice).any()):
-        return None
-    return torch.where(paths > 0, (sums / paths.clamp(min=1)).round(), count).long()
+    owner = sole_owner(paths, sums, squares)
+    return None if owner is None else torch.where(paths > 0, owner, count)

@@ -16,7 +16,7 @@ from types import MappingProxyType
 import torch
 from torch import Tensor
 
-from llcert.bounds.backward.choices import Fixed, Policy, Tightest
+from llcert.bounds.backward.choices import Policy, fixed, tightest
 from llcert.bounds.backward.concretize import concretized, concretized_at
 from llcert.bounds.backward.linear_bound import LinearBound, LowerSum
 from llcert.bounds.backward.through_block import through_activation, through_linear_map
@@ -91,7 +91,7 @@ class Backward:
         for images in torch.arange(len(directions), device=directions.device).split(self._fitting(count)):
             own = trace.select(images)
             parts = directions[images].split(self._fitting(len(images)), 1)
-            bounds = [self(own, {self.program.output: rows}, Tightest(), best_stop=True).lower for rows in parts]
+            bounds = [self(own, {self.program.output: rows}, tightest, best_stop=True).lower for rows in parts]
             found.append(torch.cat(bounds, 1))
         return torch.cat(found)
 
@@ -140,7 +140,7 @@ class Backward:
         behind an activation. directions: `[batch, rows, logits]`."""
         linear, last = _start(trace, {self.program.output: directions}), len(self.program.blocks) - 1
         if self.program.blocks[last].activation is None:
-            linear = self._through(trace, linear, last, Fixed({}))
+            linear = self._through(trace, linear, last, fixed({}))
         return self._stopped(trace, linear)
 
     def _downwards(self) -> Iterator[tuple[int, Block]]:

@@ -7,12 +7,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 
 import torch
 from torch import Tensor
 
-from llcert.bounds.backward.choices import Key, Tightest
+from llcert.bounds.backward.choices import Key, tightest
 from llcert.bounds.backward.coloring import ColoredRows, Coloring, colorable, coloring
 from llcert.bounds.backward.crown import Backward, BackwardBounds
 from llcert.bounds.forward.trace import Trace
@@ -148,7 +148,7 @@ def _of_block(backward: Backward, trace: Trace, index: int, colored: Coloring) -
 def _lower(backward: Backward, trace: Trace, index: int, rows: Tensor, colored: ColoredRows) -> BackwardBounds:
     """Lower bounds of rows on a block's pre-activation."""
     batch = len(trace.pre_activation[backward.program.blocks[index].node].centre)
-    policy = Tightest(iterations=2)
+    policy = partial(tightest, iterations=2)
     every = rows.expand(batch, *rows.shape)
     return backward.of_pre_activation(
         trace, index, every, policy, sharing=colored.sharing, sharing_below=colored.sharing_below

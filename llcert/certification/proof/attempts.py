@@ -11,7 +11,7 @@ from torch import Tensor
 from llcert.bounds import Trace
 from llcert.bounds.backward.alpha import Ascent
 from llcert.bounds.backward.branching import Leaves, bounded
-from llcert.bounds.backward.choices import Choice, Choices, Fixed, Tightest
+from llcert.bounds.backward.choices import Choice, Choices, fixed, tightest
 from llcert.bounds.backward.crown import Backward
 from llcert.certification.proof.hint import BranchCover, FixedRelaxation
 
@@ -60,7 +60,7 @@ Attempt = Callable[[Backward, Objectives], Attempted]
 
 def closed(backward: Backward, objectives: Objectives) -> Attempted:
     """By the tightest slopes over each box and the best multipliers, in closed form; each row at its best stop."""
-    found = backward(objectives.trace, {backward.program.output: objectives.directions}, Tightest(), best_stop=True)
+    found = backward(objectives.trace, {backward.program.output: objectives.directions}, tightest, best_stop=True)
     return Attempted(_all(objectives), found.lower[:, 0], found.linear.choices)
 
 
@@ -71,7 +71,7 @@ def repeated(relaxation: FixedRelaxation, backward: Backward, objectives: Object
         return Attempted(here, objectives.enough[here])
     own = objectives.select(here)
     choices = {k: Choice(c.slopes[there].double(), c.lam[there].double()) for k, c in relaxation.choices.items()}
-    found = backward(own.trace, {backward.program.output: own.directions}, Fixed(choices), best_stop=True)
+    found = backward(own.trace, {backward.program.output: own.directions}, fixed(choices), best_stop=True)
     return Attempted(here, found.lower[:, 0], choices)
 
 
@@ -80,7 +80,7 @@ def ascended(
 ) -> Attempted:
     """By gradient ascent on the proved bound itself, from an estimate's relaxations or else from the tightest."""
     rows = {backward.program.output: objectives.directions}
-    start = backward(objectives.trace, rows, Tightest()).linear.choices
+    start = backward(objectives.trace, rows, tightest).linear.choices
     if relaxation is not None:
         start = relaxation.filled(start, objectives.images, objectives.classes)
     bounds, choices = ascent(backward, objectives.trace, rows, start, enough=objectives.enough[:, None])

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from llcert.bounds import Trace
 from llcert.bounds.backward.branching import Leaves, Splits, with_splits
-from llcert.bounds.backward.choices import Choice, Choices, Fixed
+from llcert.bounds.backward.choices import Choice, Choices, fixed
 from llcert.bounds.backward.crown import Backward, BackwardBounds
 from llcert.bounds.backward.intermediate import IntermediateBounds
 from llcert.bounds.margin import best_multiplier
@@ -138,7 +138,7 @@ _Recorded = Iterator[tuple[int, tuple[float, ObjectiveProof]]]
 def _at_first_stop(backward: Backward, tried: Objectives, choices: Choices, least: Tensor) -> _Recorded:
     """Objectives that are proved at a stop between the logits and the image: each at the first one that suffices."""
     choices = _short(choices)
-    stops = backward.at_every_stop(tried.trace, {backward.program.output: tried.directions}, Fixed(choices))
+    stops = backward.at_every_stop(tried.trace, {backward.program.output: tried.directions}, fixed(choices))
     bounds = torch.stack([s.lower[:, 0] for s in stops.values()]).nan_to_num(-torch.inf)
     enough = bounds > least
     first = torch.where(enough.any(0), enough.int().argmax(0), -1)
@@ -160,7 +160,7 @@ def _in_all_parts(backward: Backward, tried: Objectives, leaves: Leaves, least: 
         own = leaves.select(leaves.rows == row)
         each = tried.select(own.rows)
         trace, choices = with_splits(backward, each.trace, own.splits), _short(own.choices)
-        found = backward(trace, {backward.program.output: each.directions}, Fixed(choices))
+        found = backward(trace, {backward.program.output: each.directions}, fixed(choices))
         worst = found.lower.amin()
         if not bool(worst > least[row]):
             continue

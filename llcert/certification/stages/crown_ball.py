@@ -9,7 +9,7 @@ from torch import Tensor
 
 from llcert.bounds import Trace
 from llcert.bounds.backward.alpha import Ascent, enough_to_prove
-from llcert.bounds.backward.choices import Tightest
+from llcert.bounds.backward.choices import tightest
 from llcert.bounds.backward.crown import differences
 from llcert.certification.batch import Batch, BoundsSoFar
 from llcert.certification.estimator import Estimator
@@ -67,7 +67,7 @@ class CrownBall:
             i, j = image[part], row[part]
             own = trace.select(i)
             rows = {backward.program.output: directions[i, j][:, None]}
-            start = backward(own, rows, Tightest()).linear.choices
+            start = backward(own, rows, tightest).linear.choices
             bound, choices = self.ascent(backward, own, rows, start, enough_to_prove(backward.program, own))
             margins[i, j] = torch.fmax(margins[i, j], bound[:, 0])
             found.append(FixedRelaxation(i, j, choices))

@@ -57,11 +57,7 @@ def _axis(map_: Provable, axis: int, device: torch.device) -> Axis:
 
 
 def _owners(map_: Provable, axis: int, period: int, device: torch.device) -> Tensor | None:
-    """`Axis.owner` for a period; None where the period is not admissible.
-
-    Let n paths lead to an output from entries with the coordinates i. Then `n sum i^2 = (sum i)^2` only if all i are
-    equal, by the case of equality of the Cauchy-Schwarz inequality.
-    """
+    """`Axis.owner` for a period; None where the period is not admissible."""
     entries = torch.zeros(3, period, *map_.columns, dtype=torch.float64, device=device)
     along = entries.movedim(2 + axis, -1)
     for offset in range(period):
@@ -72,7 +68,18 @@ def _owners(map_: Provable, axis: int, period: int, device: torch.device) -> Ten
     paths, first, second = counts
     if not bool((paths.abs().amax() * second.abs().amax().clamp(min=1) < EXACT) & (first.abs().amax() < EXACT)):
         return None
-    if bool((paths * second != first.square()).any()):
+    return sole_owner(paths, first, second)
+
+
+def sole_owner(paths: Tensor, first: Tensor, second: Tensor) -> Tensor | None:
+    """The one number i that all paths to each output carry, arbitrary where there are none; None where an output has
+    two, or where counts are too large to be exact.
+
+    paths: the number n of paths to each output, in float64. first, second: the sums of i and of i^2 over them. All i
+    are equal only where `n sum i^2 = (sum i)^2`, the case of equality of the Cauchy-Schwarz inequality.
+    """
+    products, squares = paths * second, first.square()
+    if not (float(products.max()) < 2**53 and float(squares.max()) < 2**53) or bool((products != squares).any()):
         return None
     return (first / paths.clamp(min=1)).round().long()
 

@@ -11,7 +11,7 @@ from torch import Tensor
 from llcert.bounds import Trace, VerifiedArithmetic, propagate
 from llcert.bounds.backward.alpha import Ascent
 from llcert.bounds.backward.branching import Branching, Leaves, _put, bounded, with_splits
-from llcert.bounds.backward.choices import Tightest
+from llcert.bounds.backward.choices import tightest
 from llcert.bounds.backward.crown import Backward, differences
 from llcert.bounds.forward.outward import enclosing_ball
 from llcert.certification import Assurance, BoundsSoFar, Certifier, Settings, Verdict
@@ -105,7 +105,7 @@ def test_branching_never_does_worse_than_where_it_starts(seed: int) -> None:
     label = network(image).argmax(1)
     backward, trace, rows, leaves = parts_of(network, image, label, 0.3)
     start = backward(
-        trace.select(torch.zeros(len(rows), dtype=torch.int64)), {backward.program.output: rows[:, None]}, Tightest()
+        trace.select(torch.zeros(len(rows), dtype=torch.int64)), {backward.program.output: rows[:, None]}, tightest
     ).lower
     worst = torch.stack([leaves.bounds[leaves.rows == r].min() for r in range(len(rows))])
     root = torch.where(worst > 0, torch.minimum(start[:, 0], worst), start[:, 0])

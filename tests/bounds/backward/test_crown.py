@@ -13,7 +13,7 @@ from torch import Tensor
 
 from llcert.bounds import Trace
 from llcert.bounds.backward.alpha import Ascent
-from llcert.bounds.backward.choices import Fixed, Policy, Tightest
+from llcert.bounds.backward.choices import Policy, fixed, tightest
 from llcert.bounds.backward.crown import Backward, differences
 from llcert.ir import Activation, Input, Network, Node, apply
 from llcert.ops import Add, Clamp, Concat, Leaky, Linear, MaxMin, Tanh, relu
@@ -65,7 +65,7 @@ GRAPHS = {f.__name__: f for f in (_residual, _late, _concatenated, _smooth_betwe
 
 
 def policies(seed: int) -> tuple[Policy, ...]:
-    return Tightest(), Silly(seed)
+    return tightest, Silly(seed)
 
 
 def least(program: Program, node: Node, rows: Tensor, image: Tensor, eps: float, seed: int, *, before: bool) -> Tensor:
@@ -141,7 +141,7 @@ def fixture(name: str, eps: float = 0.3, seed: int = 0) -> tuple[Program, Trace,
 def test_stopping_where_it_is_best_is_never_worse(name: str) -> None:
     program, trace, rows, _ = fixture(name)
     backward = Backward(program)
-    best, down = (backward(trace, rows, Tightest(), best_stop=s).lower for s in (True, False))
+    best, down = (backward(trace, rows, tightest, best_stop=s).lower for s in (True, False))
     assert bool((best >= down).all())
     if program.blocks[-1].activation is None:
         last = backward.at_last_hidden(trace, rows[program.output]).lower
@@ -151,7 +151,7 @@ def test_stopping_where_it_is_best_is_never_worse(name: str) -> None:
 @torch.no_grad()
 def test_an_activation_without_relaxation_is_a_stop() -> None:
     program, trace, rows, _ = fixture("_smooth_between")
-    choices = Backward(program)(trace, rows, Tightest()).linear.choices
+    choices = Backward(program)(trace, rows, tightest).linear.choices
     assert {key[0] for key in choices} == {2}, "the blocks behind Tanh are not reached"
 
 
@@ -160,9 +160,9 @@ def test_an_activation_without_relaxation_is_a_stop() -> None:
 def test_the_pixel_range_never_hurts(name: str) -> None:
     program, trace, rows, images = fixture(name)
     other, clipped = proved(Network(GRAPHS[name]()), images, 0.3, deployed=False, clip=True)
-    plain = Backward(program)(trace, rows, Tightest()).lower
+    plain = Backward(program)(trace, rows, tightest).lower
     (own,) = rows.values()
-    cut = Backward(other, clip=True)(clipped, {other.output: own}, Tightest(), best_stop=True).lower
+    cut = Backward(other, clip=True)(clipped, {other.output: own}, tightest, best_stop=True).lower
     assert bool((cut >= plain - 1e-9).all())
 
 
@@ -173,10 +173,10 @@ def test_an_ascent_returns_what_its_choices_give(name: str, paid: bool) -> None:
     program, trace, rows, _ = fixture(name)
     if not paid:
         trace = replace(trace, roundoff=None)
-    first = Backward(program)(trace, rows, Tightest())
+    first = Backward(program)(trace, rows, tightest)
     bound, choices = Ascent(steps=12)(Backward(program), trace, rows, first.linear.choices)
     assert bool((bound >= first.lower - 1e-6).all())
-    torch.testing.assert_close(Backward(program)(trace, rows, Fixed(choices)).lower, bound, rtol=0, atol=0)
+    torch.testing.assert_close(Backward(program)(trace, rows, fixed(choices)).lower, bound, rtol=0, atol=0)
 
 
 @torch.no_grad()
@@ -185,27 +185,25 @@ def test_an_ascent_from_silly_choices_returns_what_its_choices_give() -> None:
     for seed in range(5):
         start = Backward(program)(trace, rows, Silly(seed)).linear.choices
         bound, choices = Ascent(steps=6, rate=3.0, log_rate=5.0)(Backward(program), trace, rows, start)
-        torch.testing.assert_close(Backward(program)(trace, rows, Fixed(choices)).lower, bound, rtol=0, atol=0)
+        torch.testing.assert_close(Backward(program)(trace, rows, fixed(choices)).lower, bound, rtol=0, atol=0)
 
 
 @torch.no_grad()
 def test_rows_of_one_image_do_not_depend_on_the_batch() -> None:
     program, trace, rows, _ = fixture("_concatenated")
-    together = Backward(program)(trace, rows, Tightest(), best_stop=True).lower
+    together = Backward(program)(trace, rows, tightest, best_stop=True).lower
     for i in range(4):
         index = torch.tensor([i])
-        alone = Backward(program)(
-            trace.select(index), {n: r[index] for n, r in rows.items()}, Tightest(), best_stop=True
-        )
+        alone = Backward(program)(trace.select(index), {n: r[index] for n, r in rows.items()}, tightest, best_stop=True)
         torch.testing.assert_close(alone.lower[0], together[i])
 
 
 @torch.no_grad()
 def test_paying_for_rounding_costs_little_and_something() -> None:
     program, trace, rows, _ = fixture("_residual")
-    free = Backward(program)(replace(trace, roundoff=None), rows, Tightest())
+    free = Backward(program)(replace(trace, roundoff=None), rows, tightest)
     assert not free.paid.any()
-    paid = Backward(program)(trace, rows, Tightest())
+    paid = Backward(program)(trace, rows, tightest)
     assert bool((paid.lower < free.lower).all())
     assert bool((paid.lower > free.lower - 1e-10).all())
     torch.testing.assert_close(paid.lower + paid.paid, free.lower)
@@ -232,7 +230,7 @@ def test_nothing_known_bounds_nothing() -> None:
         program, trace = proved(Network(_residual()), torch.full((1, 3), broken), 0.1, deployed=False)
         rows = {program.output: differences(torch.zeros(1, dtype=torch.int64), program)[:, 1:]}
         for stops in (False, True):
-            assert not bool((Backward(program)(trace, rows, Tightest(), best_stop=stops).lower > -torch.inf).any())
+            assert not bool((Backward(program)(trace, rows, tightest, best_stop=stops).lower > -torch.inf).any())
 
 
 @torch.no_grad()
@@ -243,7 +241,7 @@ def test_a_pass_to_the_image_is_exact_where_everything_is_settled(phi: Activatio
     hidden = apply(phi, apply(Linear(weight, torch.tensor([50.0, 70.0, 10.0, 30.0])), apply(Input((3,)))))
     program, trace = proved(Network(apply(Linear(torch.eye(4)), hidden)), torch.full((1, 3), 0.5), 0.1, deployed=False)
     rows = normal(1, ROWS, 4, seed=1)
-    bound = Backward(program)(trace, {program.output: rows}, Tightest()).lower
+    bound = Backward(program)(trace, {program.output: rows}, tightest).lower
     expected = _objective(program, program.output, rows[0], torch.full((1, 3), 0.5, dtype=torch.float64), before=False)
     jacobian = torch.autograd.functional.jacobian(program.logits, torch.full((1, 3), 0.5, dtype=torch.float64))
     size = torch.linalg.vector_norm(rows[0] @ jacobian.reshape(4, 3), dim=1)

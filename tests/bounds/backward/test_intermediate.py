@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import pytest
 import torch
 from proofs import points_of, prover
 from torch import Tensor
 
 from llcert.bounds import VerifiedArithmetic, propagate
-from llcert.bounds.backward.choices import Tightest
+from llcert.bounds.backward.choices import tightest
 from llcert.bounds.backward.coloring import _through, coloring
 from llcert.bounds.backward.concretize import row_length
 from llcert.bounds.backward.crown import Backward
@@ -104,12 +106,12 @@ def test_shared_rows_give_what_each_row_gives_alone(name: str) -> None:
         shape = made.program.blocks[index].pre.shape
         count = torch.Size(shape).numel()
         alone = torch.eye(count, dtype=torch.float64).reshape(1, count, *shape).expand(2, -1, *shape)
-        single = backward.of_pre_activation(trace, index, alone, Tightest(iterations=2)).lower
+        single = backward.of_pre_activation(trace, index, alone, partial(tightest, iterations=2)).lower
         for wanted in (torch.ones(shape, dtype=torch.bool), normal(*shape, seed=index) > 0):
             few = colored.rows_for(wanted)
             assert torch.equal(few.bounded, wanted.flatten())
             rows = few.rows.double().expand(2, *few.rows.shape)
-            policy = Tightest(iterations=2)
+            policy = partial(tightest, iterations=2)
             shared = backward.of_pre_activation(
                 trace, index, rows, policy, sharing=few.sharing, sharing_below=few.sharing_below
             ).lower

@@ -9,7 +9,7 @@ from random_graphs import random_image, random_network
 from torch import Tensor
 
 from llcert.bounds import Trace
-from llcert.bounds.backward.choices import Choices, Fixed, Tightest
+from llcert.bounds.backward.choices import Choices, fixed, tightest
 from llcert.bounds.backward.crown import Backward, BackwardBounds, differences
 from llcert.certification.proof.attempts import Attempted, Objectives
 from llcert.certification.proof.evidence import Proof, with_evidence
@@ -73,8 +73,8 @@ def again(own: Prover, proof: Proof, labels: Tensor) -> None:
 
 def _stops(backward: Backward, trace: Trace, rows: dict[Node, Tensor], choices: Choices) -> dict[Node, BackwardBounds]:
     """What is found at every stop; below that of the evidence, by other choices."""
-    known = backward(trace, rows, Tightest()).linear.choices
-    return backward.at_every_stop(trace, rows, Fixed({**known, **choices}))
+    known = backward(trace, rows, tightest).linear.choices
+    return backward.at_every_stop(trace, rows, fixed({**known, **choices}))
 
 
 @torch.no_grad()

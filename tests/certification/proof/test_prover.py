@@ -13,7 +13,7 @@ from torch import Tensor
 
 from llcert.bounds import RowWeighting, VerifiedArithmetic, global_bound, propagate
 from llcert.bounds.backward.alpha import Ascent
-from llcert.bounds.backward.choices import Tightest
+from llcert.bounds.backward.choices import tightest
 from llcert.bounds.backward.crown import Backward, differences
 from llcert.bounds.backward.intermediate import Colorings
 from llcert.bounds.forward.outward import enclosing_ball
@@ -172,7 +172,7 @@ def test_what_an_ascent_found_is_proved_again() -> None:
         directions = differences(labels, own.program)
         rows = {own.program.output: directions.flatten(0, 1)[:, None]}
         image = torch.arange(6).repeat_interleave(3)
-        start = Backward(own.program)(trace.select(image), rows, Tightest()).linear.choices
+        start = Backward(own.program)(trace.select(image), rows, tightest).linear.choices
         found, choices = Ascent(steps=10)(Backward(own.program), trace.select(image), rows, start)
     relaxation = FixedRelaxation(image, torch.arange(3).repeat(6), choices)
     hint = ProofHint(local=True, backward=True, relaxation=relaxation)
@@ -198,7 +198,7 @@ def test_silly_choices_of_an_ascent_prove_no_more_than_is_true() -> None:
             )
             image, row = torch.arange(4), (labels + 1) % 3
             rows = {own.program.output: differences(labels, own.program)[image, row][:, None]}
-            start = Backward(own.program)(trace, rows, Tightest()).linear.choices
+            start = Backward(own.program)(trace, rows, tightest).linear.choices
         choices = {
             k: replace(
                 c,
