@@ -218,7 +218,7 @@ def test_what_evaluations_in_float32_err_is_not_told_as_rounding_of_the_pass() -
     for deployed in (False, True):
         program, trace = proved(network, images, 0.3, deployed=deployed)
         rows = {program.output: differences(torch.zeros(4, dtype=torch.int64), program)[:, 1:]}
-        found[deployed] = Backward(program)(trace, rows, Tightest())
+        found[deployed] = Backward(program)(trace, rows, tightest)
     assert bool((found[True].paid > 0).all())
     assert bool((found[True].paid <= 1.1 * found[False].paid).all())
     assert bool((found[False].lower - found[True].lower > 100 * found[True].paid).all())
