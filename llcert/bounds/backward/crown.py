@@ -121,9 +121,9 @@ class Backward:
     def at_every_stop(
         self, trace: Trace, objectives: Mapping[Node, Tensor], policy: Policy
     ) -> dict[Node, BackwardBounds]:
-        """The bounds of every stop from the logits down to the image, by the block whose output is the last to go.
+        """The bounds of every stop from the logits down to the image, or to an activation that has no relaxation.
 
-        Raises ValueError for an activation that has no relaxation.
+        By the block whose output the pass would replace next; the last by the input.
         """
         linear, found = _start(trace, objectives), dict[Node, BackwardBounds]()
         for index, block in self._downwards():
@@ -131,7 +131,7 @@ class Backward:
                 continue
             found[block.node] = self._stopped(trace, linear)
             if trace.relaxations(block) is None:
-                raise ValueError(f"{block.label} has no relaxation")
+                return found
             linear = self._through(trace, linear, index, policy)
         return found | {self.program.input: self._stopped(trace, linear)}
 
