@@ -12,7 +12,7 @@ from proofs import ORDERS, Order, in_float32, other_batch_norm
 from random_layers import exact
 from torch import Tensor
 
-from llcert.bounds.forward.roundoff import BlockSizes, distance, flushed, inexact, largest
+from llcert.bounds.forward.roundoff import BlockSizes, activation_flushing, activation_rounding, distance, largest
 from llcert.domain.region import Region
 from llcert.ir import Input, LinearOp, Network, Shape, apply
 from llcert.numerics.rounding import DOUBLE, SINGLE
@@ -293,7 +293,7 @@ def test_activations_err_less_than_their_bound(phi: Sigmoid | Tanh | Leaky) -> N
     z = torch.cat([single(2000) * 3, single(2000) * 30, single(1000) * 1e-20])
     exact_value = phi.to("cpu", torch.float64)(z.double())[None]
     value = Region(exact_value, exact_value, exact_value, torch.zeros(1, dtype=torch.float64))
-    assert bool(((phi(z).double() - exact_value).abs() <= inexact(phi, value, SINGLE)).all())
+    assert bool(((phi(z).double() - exact_value).abs() <= activation_rounding(phi, value, SINGLE)).all())
 
 
 def test_selecting_loses_subnormal_thresholds_only() -> None:
@@ -303,7 +303,7 @@ def test_selecting_loses_subnormal_thresholds_only() -> None:
 
     for least, most, lost in ((0, 0, False), (1, 1, False), (1e-40, 1e-40, True), (-1, 1, True), (-2, -1, False)):
         z = region(least, most)
-        assert bool((flushed(z, z, relu(), SINGLE) > 0).any()) is lost
+        assert bool((activation_flushing(z, z, relu(), SINGLE) > 0).any()) is lost
 
 
 def test_lengths_of_errors_are_not_below_the_exact_ones() -> None:
