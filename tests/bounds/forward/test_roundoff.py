@@ -117,7 +117,7 @@ def test_no_order_of_summation_errs_more_than_the_bound(name: str, order: str | 
     found = in_float32(network, x, chosen)[network.output].flatten(1).numpy().astype(np.longdouble)
     wrong = np.abs(found - truth(op, x))
     value = torch.from_numpy(np.abs(truth(op, x)).astype(np.float64)).reshape(sizes.size.shape)
-    bound = sizes.deployed(DOUBLE.above(value, 4)).flatten(1).numpy()
+    bound = sizes.deployed_error(DOUBLE.above(value, 4)).flatten(1).numpy()
     assert (wrong <= bound).all(), float((wrong / bound).max())
 
 
@@ -127,8 +127,8 @@ def test_float64_errs_less_than_its_own_bound(name: str) -> None:
     x = inputs(shape)
     _, sizes = passage_of(op, x)
     found = op.to("cpu", torch.float64)(x.double()).flatten(1).numpy().astype(np.longdouble)
-    assert (np.abs(found - truth(op, x)) <= sizes.error().flatten(1).numpy()).all()
-    assert bool((sizes.error() <= 1e-12 * (1 + sizes.size)).all())
+    assert (np.abs(found - truth(op, x)) <= sizes.float64_error().flatten(1).numpy()).all()
+    assert bool((sizes.float64_error() <= 1e-12 * (1 + sizes.size)).all())
 
 
 @pytest.mark.parametrize("name", COPIES)
@@ -136,7 +136,7 @@ def test_copies_lose_nothing(name: str) -> None:
     op, shape = COPIES[name]
     x = inputs(shape)
     network, sizes = passage_of(op, x)
-    assert bool((sizes.deployed(sizes.size) == 0).all())
+    assert bool((sizes.deployed_error(sizes.size) == 0).all())
     value = in_float32(network, x, None, flush=True)[network.output].double()
     assert torch.equal(value, op.to("cpu", torch.float64)(x.double()))
 
@@ -145,10 +145,10 @@ def test_a_shift_loses_its_own_rounding_and_no_more() -> None:
     x = single(20, 50)
     _, sizes = passage_of(Affine(shift=torch.full((50,), 0.25)), x)
     value = (x.double() + 0.25).abs()
-    bound = sizes.deployed(value)
+    bound = sizes.deployed_error(value)
     assert bool((bound <= SINGLE.unit * (x.double().abs() + 0.25) * 1.001 + 1e-30).all())
     _, sizes = passage_of(Affine(shift=torch.zeros(50)), x)
-    assert bool((sizes.deployed(x.double().abs()) <= 1e-36).all()), "adding zero is exact, unless it flushes"
+    assert bool((sizes.deployed_error(x.double().abs()) <= 1e-36).all()), "adding zero is exact, unless it flushes"
 
 
 def test_one_value_among_zeros_is_not_rounded() -> None:
@@ -158,7 +158,7 @@ def test_one_value_among_zeros_is_not_rounded() -> None:
     program = lower(Network(apply(Add(), *parts)), dtype=torch.float64)
     x = inputs((4,)).double()
     sizes = BlockSizes.of(program.blocks[0], {program.input: Region(x, x, x, torch.zeros(len(x), dtype=torch.float64))})
-    assert bool((sizes.deployed(sizes.size) <= 1e-36).all())
+    assert bool((sizes.deployed_error(sizes.size) <= 1e-36).all())
 
 
 def test_values_side_by_side_keep_their_errors() -> None:
@@ -168,8 +168,8 @@ def test_values_side_by_side_keep_their_errors() -> None:
     x = inputs((20,)).double()
     point = Region(x, x, x, torch.zeros(len(x), dtype=torch.float64))
     both = BlockSizes.of(program.blocks[0], {program.input: point})
-    bound, (_, alone) = both.deployed(both.size), passage_of(layer, x.float())
-    torch.testing.assert_close(bound[:, :4], alone.deployed(alone.size), rtol=1e-9, atol=0)
+    bound, (_, alone) = both.deployed_error(both.size), passage_of(layer, x.float())
+    torch.testing.assert_close(bound[:, :4], alone.deployed_error(alone.size), rtol=1e-9, atol=0)
     assert bool((bound[:, 4:] == 0).all())
 
 
@@ -180,7 +180,7 @@ def test_the_other_spelling_of_batch_norm_is_covered(name: str) -> None:
     x = inputs(shape)
     _, sizes = passage_of(op, x)
     found = other_batch_norm(op, x).flatten(1).numpy().astype(np.longdouble)
-    bound = sizes.deployed(sizes.size).flatten(1).numpy()
+    bound = sizes.deployed_error(sizes.size).flatten(1).numpy()
     assert (np.abs(found - truth(op, x)) <= bound).all()
 
 
@@ -191,7 +191,7 @@ def test_the_bound_is_not_far_above_the_worst_order() -> None:
     network, sizes = passage_of(op, x)
     found = in_float32(network, x, ORDERS["ascending"])[network.output].double()
     wrong = abs(float(found) - float(truth(op, x)[0, 0]))
-    bound = float(sizes.deployed(sizes.size))
+    bound = float(sizes.deployed_error(sizes.size))
     assert wrong <= bound <= 1e3 * wrong
 
 
@@ -199,7 +199,7 @@ def test_partial_sums_that_cancel_count_half() -> None:
     x = torch.ones(1, 100)
     op = Linear(torch.cat([torch.ones(1, 50), -torch.ones(1, 50)], 1))
     _, sizes = passage_of(op, x)
-    cancelling, alike = (sizes.deployed(v * torch.ones(1, 1, dtype=torch.float64)) for v in (0.0, 100.0))
+    cancelling, alike = (sizes.deployed_error(v * torch.ones(1, 1, dtype=torch.float64)) for v in (0.0, 100.0))
     assert float(cancelling) < 0.6 * float(alike)
 
 
@@ -215,7 +215,7 @@ def test_errors_grow_through_a_chain() -> None:
     hidden = truth(first, x)
     weight, bias = second.weight.double().numpy(), second.bias.double().numpy()  # type: ignore[union-attr]
     value = hidden @ weight.astype(np.longdouble).T + bias
-    bound = sizes.deployed(sizes.size).numpy()
+    bound = sizes.deployed_error(sizes.size).numpy()
     for order in (None, *ORDERS.values()):
         found = in_float32(network, x, order)[network.output].numpy().astype(np.longdouble)
         assert (np.abs(found - value) <= bound).all()
@@ -231,7 +231,7 @@ def test_a_sum_of_branches_counts_the_errors_of_both() -> None:
     value = truth(one, x) + truth(two, x)
     for order in (None, *ORDERS.values()):
         found = in_float32(network, x, order)[network.output].numpy().astype(np.longdouble)
-        assert (np.abs(found - value) <= bound.deployed(bound.size).numpy()).all()
+        assert (np.abs(found - value) <= bound.deployed_error(bound.size).numpy()).all()
 
 
 @pytest.mark.parametrize("values", [(1e38, 2e-39), (2e-39, 1e38), (1e-40, 1e-40), (3e-39, 1.0)])
@@ -239,7 +239,7 @@ def test_flushed_subnormals_are_covered(values: tuple[float, float]) -> None:
     weight, entry = values
     op, x = Linear(torch.full((1, 3), weight)), torch.full((1, 3), entry)
     network, sizes = passage_of(op, x)
-    bound = float(sizes.deployed(sizes.size))
+    bound = float(sizes.deployed_error(sizes.size))
     for order in (None, *ORDERS.values()):
         found = float(in_float32(network, x, order, flush=True)[network.output])
         assert abs(found - float(truth(op, x)[0, 0])) <= bound
@@ -249,7 +249,7 @@ def test_flushed_subnormals_are_covered(values: tuple[float, float]) -> None:
 def test_an_overflow_has_no_bound(entries: tuple[float, float]) -> None:
     weight, entry = entries
     _, sizes = passage_of(Linear(torch.full((1, 3), weight)), torch.full((1, 3), entry))
-    assert not bool((sizes.deployed(sizes.size) < torch.inf).any())
+    assert not bool((sizes.deployed_error(sizes.size) < torch.inf).any())
 
 
 def test_a_source_that_may_overflow_has_no_bound_either() -> None:
@@ -259,7 +259,7 @@ def test_a_source_that_may_overflow_has_no_bound_either() -> None:
     program = lower(network, dtype=torch.float64)
     region = Region(point, point, point, torch.zeros(1, dtype=torch.float64))
     sizes = BlockSizes.of(program.blocks[0], {program.input: region})
-    assert not bool((sizes.deployed(sizes.size) < torch.inf).any())
+    assert not bool((sizes.deployed_error(sizes.size) < torch.inf).any())
 
 
 def test_maps_without_a_body_lose_what_an_activation_takes_for_zero() -> None:
@@ -269,7 +269,7 @@ def test_maps_without_a_body_lose_what_an_activation_takes_for_zero() -> None:
     point = Region(*[torch.tensor([[1.0, 0.0]], dtype=torch.float64)] * 3, torch.zeros(1, dtype=torch.float64))
     block = program.blocks[1]
     sizes = BlockSizes.of(block, {block.sources[0]: point})
-    (lost,) = sizes.deployed(sizes.size).tolist()
+    (lost,) = sizes.deployed_error(sizes.size).tolist()
     assert SINGLE.tiny <= lost[0] <= 1.01 * SINGLE.tiny
     assert lost[1] == 0
 
@@ -284,7 +284,7 @@ def test_a_leak_of_nothing_may_pass_subnormals_on_where_they_are_read_as_zero() 
     assert bool((value.abs() <= SINGLE.tiny).all())
     region = Region(*[z.double()[None]] * 3, torch.zeros(1, dtype=torch.float64))
     program = lower(Network(apply(Linear(torch.eye(8)), apply(phi, apply(Input((8,)))))), dtype=torch.float64)
-    read = BlockSizes.of(program.blocks[0], {program.input: region}).deployed(z.double().abs()[None])
+    read = BlockSizes.of(program.blocks[0], {program.input: region}).deployed_error(z.double().abs()[None])
     assert bool((region.upper + read > 0).all()), "so that it does not count as constant"
 
 
