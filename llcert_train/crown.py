@@ -29,9 +29,9 @@ def raised_margins(program: Program, trace: Trace, labels: Tensor, margins: Tens
     return margins.scatter(1, rival[:, None], torch.fmax(bound, known))
 
 
-def _tightest(key: Key, step: Relaxation, rows: Tensor, sharing: RowSharing) -> Choice:
+def _tightest(key: Key, relaxation: Relaxation, rows: Tensor, sharing: RowSharing) -> Choice:
     """The tightest slopes, and good multipliers without gradients."""
-    slopes = step.slopes(rows)
-    _ = step.values, step.at_centre  # kept by the step, so they are computed with gradients before they are without
+    slopes = relaxation.slopes(rows)
+    _ = relaxation.values, relaxation.at_centre  # cached: with gradients, before they are asked for without
     with torch.no_grad():
-        return Choice(slopes, step.multipliers(rows, slopes, sharing=sharing)[0])
+        return Choice(slopes, relaxation.multipliers(rows, slopes, sharing=sharing)[0])

@@ -40,7 +40,7 @@ _COLOURS = 5000
 
 @dataclass(frozen=True)
 class Job:
-    """A run ready to go. eps_text: as written. identity: what a run that is continued must agree with."""
+    """A run ready to go. identity: what a run that is continued must agree with."""
 
     trainer: Trainer
     watch: Watch

@@ -9,7 +9,6 @@ from typing import Any
 
 import torch
 
-from llcert.bounds.backward.intermediate import candidates
 from llcert.certificate_writer import Answer, CertificateGraph, checkable, evidence_of
 from llcert.certification import (
     Assurance,
@@ -45,8 +44,8 @@ class Certification:
     """A certifier and the images it certifies, ready to run. Make one with `prepare`.
 
     indices: of the images in the data set. subject: what a report says of all this. resolved: all of `identity` but the
-    data. self_check: whether the bounds of one batch are checked. canonical: the network as a certificate folder has
-    it, where evidence is kept.
+    data. self_check: whether the bounds of one batch are checked. graph: the network as a certificate folder has it,
+    where evidence is kept.
     """
 
     certifier: Certifier
@@ -225,7 +224,7 @@ def _agreed(agreement: Agreement | None, dataset: Dataset) -> tuple[str, ...]:
 
 def _limits(certifier: Certifier, *, proof: bool) -> Iterator[str]:
     """Notes on what cannot be done: intermediate bounds where no block can have any, evidence of LipLT."""
-    if "crown-ball-intermediate" in certifier.settings.stages and not candidates(certifier.program):
+    if "crown-ball-intermediate" in certifier.settings.stages and not certifier.estimator.colorings.by_block:
         yield (
             "the stage crown-ball-intermediate does not apply and decides nothing: no activation behind the first "
             "has only entrywise, piecewise linear ones below it, or layers are too wide"
