@@ -79,9 +79,23 @@ MUTANTS = (
     Mutant(
         "the centre's error left out of a radius",
         "VerifiedArithmetic.radius",
-        "radius + distance(roundoff.error, weights)",
+        "radius + roundoff.length(weights)",
         "radius",
         "tests/bounds/forward/test_verified.py::test_values_in_float32_lie_inside_whatever_the_order_of_sums",
+    ),
+    Mutant(
+        "the errors of a block at the centre of its sources taken for those anywhere in their balls",
+        "BlockRoundoff.length",
+        "distance(self.centre_error, weights) + DOUBLE.above(largest_weight * self.growth)",
+        "distance(self.centre_error, weights)",
+        "tests/bounds/forward/test_growth.py::test_measured_errors_far_from_a_centre_of_zeros_are_covered",
+    ),
+    Mutant(
+        "an entry that is zero at the centre alone counted as zero",
+        "_centre_size",
+        "region.centre.abs().clamp(min=DOUBLE.tiny)",
+        "region.centre.abs()",
+        "tests/bounds/forward/test_growth.py::test_terms_that_are_zero_at_the_centre_round_elsewhere",
     ),
     Mutant(
         "an activation's error left out of a radius",
@@ -243,14 +257,21 @@ MUTANTS = (
     Mutant(
         "a global radius without what evaluations slip",
         "VerifiedArithmetic.radius",
-        "lipschitz * inputs.eps + 2 * roundoff.slip",
+        "lipschitz * inputs.eps + roundoff.slip",
         "lipschitz * inputs.eps",
         "tests/certification/test_shared_graphs.py::test_bounds_of_networks_with_shared_values",
     ),
     Mutant(
+        "a global radius with what a deployed evaluation slips, but not float64's centre",
+        "VerifiedArithmetic._slip",
+        "own = own + distance(roundoff.float64, slopes)",
+        "pass",
+        "tests/bounds/forward/test_verified.py::test_a_slip_pays_for_float64_at_the_centre_and_for_the_evaluation",
+    ),
+    Mutant(
         "a pair's margin without what evaluations slip",
         "pairwise_margins",
-        "moved + 2 * slip",
+        "moved + slip",
         "moved",
         "tests/bounds/test_liplt.py::test_margins_of_pairs_pay_for_rounding",
     ),
@@ -447,6 +468,13 @@ MUTANTS = (
         "max(form.unit - value.form.unit, 0.0) * value.size + FLUSHED",
         "0.0 * value.size + FLUSHED",
         "tests/checker/test_deployed_formats.py::test_a_conversion_to_float32_costs_one_rounding",
+    ),
+    Mutant(
+        "the checker takes the errors at a centre for those anywhere in the ball",
+        "length_around_centre",
+        "above(float(weights.max()) * further, 1)",
+        "0.0",
+        "tests/checker/test_growth.py::test_a_radius_that_forgets_the_ball_is_rejected",
     ),
     Mutant(
         "the checker takes every sum for one in float64",

@@ -67,10 +67,10 @@ def pairwise_margins(program: Program, bound: GlobalBound, trace: Trace, labels:
     slips = [known[t.source].slip if t.source in known else torch.zeros_like(eps) for t in block.terms]
     # rows of differences are at most sqrt 2 times as long as the norm of the last map
     before = 1.5 * torch.stack([bound.norms[t] * slip for t, slip in zip(block.terms, slips, strict=True)]).sum(0)
-    own = flat(known[block.node].error)
+    own = flat(known[block.node].entrywise)
     slip = DOUBLE.above(before[:, None] + own + own.gather(1, labels[:, None]), len(block.terms) + 6)
     moved = bound.pairs[labels] * eps[:, None]
-    lost = DOUBLE.above(moved + 2 * slip, 4) + DOUBLE.nearest(2 * region.centre.abs().amax(1, keepdim=True))
+    lost = DOUBLE.above(moved + slip, 4) + DOUBLE.nearest(2 * region.centre.abs().amax(1, keepdim=True))
     margins = downwards(region.centre.gather(1, labels[:, None]) - region.centre - upwards(lost))
     return torch.where(region.radius.isnan()[:, None], torch.nan, margins)
 

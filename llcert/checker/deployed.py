@@ -6,7 +6,8 @@ kept or flushed to zero.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,8 +15,9 @@ import numpy as np
 from llcert.checker.activations import Clamp, Leaky, MaxMin
 from llcert.checker.blocks import Block
 from llcert.checker.files import require
+from llcert.checker.known import Cut
 from llcert.checker.nodes import LEAST, Concat, Linear, Node, Take
-from llcert.checker.numbers import FORMATS, Format, Vector, above, gamma
+from llcert.checker.numbers import FORMATS, Format, Vector, above, gamma, length, up
 
 FLUSHED = 2.0**-126
 """The smallest normal number of float32: flushing a subnormal to zero changes a value by less, in either format."""
@@ -55,6 +57,61 @@ def errors(block: Block, sizes: Mapping[int, Vector], largest: Vector) -> Vector
     require(fits, f"rule 10 (float32), block {block.cut}: a value may overflow its type")
     last = values[block.pre]
     return np.where(last.size > 0, above(last.error + FLUSHED, 1), 0.0) if block.activation else last.error
+
+
+def length_around_centre(
+    block: Block, sources: Mapping[int, Cut], centre: tuple[Vector, Vector], weights: Vector
+) -> float:
+    """An upper bound of `||weights (e + delta)||` with delta at any values of the sources in their balls: with that at
+    their centres, and how much longer it is elsewhere at most times the largest weight.
+
+    centre: that of the block's value, and e.
+    """
+    value, error = centre
+    sizes = {s: np.where(c.size > 0, np.abs(c.centre) + LEAST, 0.0) for s, c in sources.items()}
+    lost = errors(block, sizes, up(np.abs(value) + error))
+    further = growth(block, {s: c.after for s, c in sources.items()})
+    return float(up(weighted(weights, error, lost) + above(float(weights.max()) * further, 1)))
+
+
+def weighted(weights: Vector, error: Vector, lost: Vector) -> float:
+    """An upper bound of `||weights (error + lost)||`."""
+    error = np.where(lost > 0, up(error + lost), error)
+    return length(np.where((weights > 0) & (error > 0), above(weights * error, 2), 0.0))
+
+
+def growth(block: Block, radii: Mapping[int, float]) -> float:
+    """An upper bound of the length of what `errors` at any values of the sources exceeds those at their centres by.
+
+    radii: of the balls around these. With every node goes how much longer its sizes and its errors may be.
+    """
+    known = {s: (radius, 0.0) for s, radius in radii.items()}
+    for number, node in block.nodes.items():
+        size, error = (_sum(known[i][part] for i in node.inputs) for part in (0, 1))
+        what, unit = node.what, node.form.unit
+        if isinstance(what, Concat):
+            factor, own = 1.0, 0.0
+        elif isinstance(what, Take):
+            forms = [block.nodes[i].form if i in block.nodes else block.forms[i] for i in node.inputs]
+            factor, own = math.sqrt(what.most), max(unit - forms[0].unit, 0.0)
+        elif isinstance(what, Linear):
+            sums = what.terms - 1 if what.exact else what.terms
+            factor, own = what.norm, _roundings(0 if what.exact else 6, max(sums, 0), unit)
+        else:
+            factor, own = 1.0, _roundings(0, len(node.inputs) - 1, unit)
+        size, error = float(above(factor * size, 2)), float(above(factor * error, 2))
+        added = float(above(own * size, 2))
+        known[number] = float(above(size + added, 1)), float(above(error + added, 1))
+    return known[block.pre][1]
+
+
+def _sum(values: Iterable[float]) -> float:
+    return float(above(math.fsum(values), 1))
+
+
+def _roundings(once: int, sums: int, unit: float) -> float:
+    """What a node errs for every unit of its size, at most."""
+    return float(above(unit * (once + sums) * (1 + 4 * gamma(sums + 8, unit)), 8))
 
 
 def _value(node: Node, inputs: list[Value], largest: Vector | None) -> Value:

@@ -75,7 +75,6 @@ def _before(
         deployed.check_thresholds(block)
         lost = deployed.errors(block, {s: c.size for s, c in sources.items()}, np.maximum(np.abs(least), np.abs(most)))
         least, most = np.where(lost > 0, down(least - lost), least), np.where(lost > 0, up(most + lost), most)
-        error = np.where(lost > 0, up(error + lost), error)
     roundoff = Roundoff(reached, total, lost)
     if rows is not None:
         least, most = rows.cut(block, roundoff, least, most)
@@ -85,7 +84,9 @@ def _before(
     chords = np.ones(size) if block.activation is None else block.activation.weights(centre, lower, upper)
     require(np.all(weights >= chords), f"rule 3 (weights), block {k}: {_first(weights >= chords)} is too small")
     radius = image.scalar(f"{k}.radius")
-    rest = length(np.where((weights > 0) & (error > 0), above(weights * error, 2), 0.0))
+    rest = deployed.weighted(weights, error, lost)
+    if run:
+        rest = min(rest, deployed.length_around_centre(block, sources, (centre, error), weights))
     _check_radius(block, image, sources, weights, radius, rest)
     own = deployed.activation_errors(block, lower, upper) if run else np.zeros(size)
     return PreActivation(Zone(centre, lower, upper, weights, radius), roundoff, own)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -12,7 +13,7 @@ from scipy import sparse
 
 from llcert.checker.activations import Activation, Clamp, Leaky, MaxMin
 from llcert.checker.files import Arrays, Integers, valid
-from llcert.checker.numbers import FORMATS, Format, Vector
+from llcert.checker.numbers import FORMATS, Format, Vector, above
 
 Matrix = Any  # scipy.sparse.csr_array, which has no types
 LARGEST_SIZE = 2**24
@@ -41,6 +42,17 @@ class Linear:
     def floored(self) -> Matrix:
         """|A|, with every stored entry raised to at least `LEAST`."""
         return floored(self.absolute)
+
+    @cached_property
+    def norm(self) -> float:
+        """At least the norm of `floored`."""
+        return schur(self.floored)
+
+    @cached_property
+    def terms(self) -> int:
+        """The most terms of a row's sum: stored entries, and an offset that has a magnitude where all is exact."""
+        counts = np.diff(self.matrix.indptr)
+        return int((counts + (self.magnitude > 0)).max()) if self.exact else self.rows
 
     @cached_property
     def pattern(self) -> Matrix:
@@ -195,6 +207,17 @@ def _linear(number: int, size: int, inputs: int, arrays: Arrays, *, exact: bool)
     valid(not exact or bool(plain), f"{here}: exact, but an entry is not 1 or -1, or the offset is computed")
     columns = np.bincount(indices, minlength=inputs)
     return Linear(matrix, abs(matrix), offset, magnitude, int(np.diff(pointers).max()), int(columns.max()), exact)
+
+
+def schur(sizes: Matrix) -> float:
+    """An upper bound of the norm of a matrix of entries >= 0, and of every matrix it bounds entrywise.
+
+    The root of largest row sum times largest column sum (Higham 2002, section 6.3).
+    """
+    if not sizes.nnz:
+        return 0.0
+    most = float(sizes.sum(axis=1).max()) * float(sizes.sum(axis=0).max())
+    return float(above(math.sqrt(most), sum(sizes.shape)) + 2.0**-400)
 
 
 def floored(sizes: Matrix) -> Matrix:

@@ -12,7 +12,7 @@ from scipy.sparse.csgraph import reverse_cuthill_mckee
 
 from llcert.checker.blocks import Map
 from llcert.checker.files import Integers
-from llcert.checker.nodes import Matrix, with_data
+from llcert.checker.nodes import Matrix, schur, with_data
 from llcert.checker.numbers import TINY, Mask, U, Vector, above, down, gamma
 
 MOST_CELLS, MOST_WORK = 2**28, 2**32
@@ -68,15 +68,6 @@ def _cut(parts: Sequence[tuple[Part, Matrix]], weights: Vector) -> Matrix:
         scale = np.repeat(np.maximum(weights[rows] * part.share, TINY), np.diff(piece.indptr))
         cut.append(with_data(piece, piece.data * scale))
     return cut[0] if len(cut) == 1 else sparse.csr_array(sparse.hstack(cut))
-
-
-def schur(sizes: Matrix) -> float:
-    """An upper bound of the norm of a matrix with entries >= 0, and of every matrix whose absolute values are below
-    them: the root of largest row sum times largest column sum (Higham 2002, section 6.3)."""
-    if not sizes.nnz:
-        return 0.0
-    most = float(sizes.sum(axis=1).max()) * float(sizes.sum(axis=0).max())
-    return float(above(math.sqrt(most), sum(sizes.shape)) + 2.0**-400)
 
 
 def _gram_is_below(matrix: Matrix, bound: float) -> bool:

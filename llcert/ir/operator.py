@@ -173,7 +173,11 @@ class LinearOp(Op):
         return result
 
     def norm_bound(self, shape: Shape) -> float:
-        """An upper bound of `||A||_2` over inputs of this shape, of the parameters as real numbers.
+        """An upper bound of `||A||_2` over inputs of this shape, of the parameters as real numbers."""
+        return self.magnitude_bound(shape)
+
+    def magnitude_bound(self, shape: Shape) -> float:
+        """An upper bound of `|| |A| ||_2`, and so of `||A||_2`, over inputs of this shape.
 
         The root of the largest row sum times the largest column sum of |A|, rounded up. Infinite where that is NaN.
         """

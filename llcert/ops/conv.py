@@ -76,7 +76,7 @@ class Conv(LinearOp):
         """The padded torus's bound, or the crude one where that is lower."""
         outputs = tuple(self.linear(self.weight.new_zeros(1, *shape)).shape[2:])
         sizes = shape[1:], outputs, self.stride, self.padding, self.dilation
-        return min(super().norm_bound(shape), torus_bound(self.weight, *sizes, self.groups))
+        return min(self.magnitude_bound(shape), torus_bound(self.weight, *sizes, self.groups))
 
 
 @dataclass(frozen=True)
@@ -121,7 +121,7 @@ class ConvTranspose(LinearOp):
         """The bound of the convolution it is the adjoint of: every input entry is a position of the kernel."""
         outputs = tuple(self.linear(self.weight.new_zeros(1, *shape)).shape[2:])
         sizes = outputs, shape[1:], self.stride, self.padding, self.dilation
-        return min(super().norm_bound(shape), torus_bound(self.weight, *sizes, self.groups))
+        return min(self.magnitude_bound(shape), torus_bound(self.weight, *sizes, self.groups))
 
 
 @from_onnx("Conv")

@@ -20,7 +20,7 @@ from llcert.ir import (
     last_reads,
 )
 from llcert.numerics.rounding import DOUBLE
-from llcert.program.term import Term, node_roundings, node_roundings_back
+from llcert.program.term import Magnitude, Term, magnitude_of, node_roundings, node_roundings_back
 
 
 @dataclass(frozen=True)
@@ -47,6 +47,12 @@ class Block:
     def roundings(self) -> int:
         """The largest number of roundings in an entry of the block's value or adjoint, counted from its sources."""
         return sum(max(node_roundings(n), node_roundings_back(n)) for n in self.body)
+
+    @cached_property
+    @torch.no_grad()
+    def magnitudes(self) -> Mapping[Node, Magnitude]:
+        """What is known of the matrix of absolute values of every node of the body."""
+        return {n: magnitude_of(n) for n in self.body}
 
     @cached_property
     def underflow(self) -> float:

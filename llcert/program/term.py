@@ -165,6 +165,27 @@ def _wide_magnitude(a: Tensor) -> Tensor:
     return a.abs().to("cpu", torch.float64)
 
 
+@dataclass(frozen=True)
+class Magnitude:
+    """The matrix |A| of a node, of the absolute values of its coefficients; of several inputs, of each one.
+
+    norm: an upper bound of its norm. terms: the most entries of a row, one more for an offset. longest: the most
+    entries of a row or a column.
+    """
+
+    norm: float
+    terms: int
+    longest: int
+
+
+def magnitude_of(node: Node) -> Magnitude:
+    """What is known of a node's |A|. A join takes every entry of each input into one output with coefficient one."""
+    terms, column = (count(node) - stated(node.op) for count in (node_roundings, node_roundings_back))
+    if not isinstance(node.op, LinearOp):
+        return Magnitude(1.0, terms, 1)
+    return Magnitude(node.op.magnitude_bound(node.inputs[0].shape), terms, max(terms, column))
+
+
 def node_roundings(node: Node) -> int:
     """The largest number of roundings in an entry of the node's value, counted from its inputs."""
     if not isinstance(node.op, LinearOp):

@@ -1,4 +1,4 @@
-"""The proving forward pass as it was before there was one propagation for estimates and proofs, word for word."""
+"""The proving forward pass as it was before there was one propagation for estimates and proofs, but for lemma 3a."""
 
 from __future__ import annotations
 
@@ -12,7 +12,15 @@ from torch import Tensor
 
 from llcert.bounds import GlobalBound, RowWeighting
 from llcert.bounds.forward.box import box
-from llcert.bounds.forward.roundoff import BlockSizes, activation_flushing, activation_rounding, distance, largest
+from llcert.bounds.forward.growth import growth
+from llcert.bounds.forward.roundoff import (
+    BlockRoundoff,
+    BlockSizes,
+    activation_flushing,
+    activation_rounding,
+    distance,
+    largest,
+)
 from llcert.bounds.forward.row_weights import global_slopes, row_weights, slopes_rounded_up
 from llcert.domain.pixel_range import PixelRange
 from llcert.domain.region import MaskedRegion, Region
@@ -107,7 +115,7 @@ def enclose(  # noqa: PLR0913
     slips[program.input] = torch.zeros_like(region.radius)
     for number, block in enumerate(program.blocks):
         sources = {s: trace.post_activation[s] for s in block.sources}
-        z, error = _box(block, sources, deployed, known, frame)
+        z, roundoff = _box(block, sources, deployed, known, frame)
         if boxes and block.node in boxes:
             z = z.within(*boxes[block.node])
         weights = slopes_rounded_up(block, row_weights(block, z, weighting))
@@ -115,18 +123,26 @@ def enclose(  # noqa: PLR0913
             weights = torch.where(weights == 1, weights, frame.larger(weights))
         weights = torch.minimum(weights, global_slopes(block))
         radius = _radius(block, sources, weights, global_bound, solver, trace, seed + number, frame)
-        radius = DOUBLE.above(radius + distance(error, weights), 2)
+        radius = DOUBLE.above(radius + roundoff.length(weights), 2)
         if global_bound.with_liplt:
-            slips[block.node] = _slip(block, slips, global_bound, distance(error, global_slopes(block)))
-            ceiling = DOUBLE.above(global_bound.lipschitz[block.node] * region.radius + 2 * slips[block.node], 4)
+            own = roundoff.length(global_slopes(block))
+            own = own + distance(roundoff.float64, global_slopes(block)) if deployed else own
+            slips[block.node] = _slip(block, slips, global_bound, own)
+            ceiling = DOUBLE.above(global_bound.lipschitz[block.node] * region.radius + slips[block.node], 4)
             radius = torch.where(ceiling < radius, ceiling, radius)  # a radius that is NaN stays so
         radius = radius if frame is None else frame.radius(radius)
         weakest = Side.PROBABLE if any(trace.norms[t].side is Side.PROBABLE for t in block.terms) else weakest
         trace.pre_activation[block.node], trace.weighted[block.node] = z, (weights, radius)
         hidden = _activate(block, z, radius, deployed, known, frame)
         if global_bound.with_liplt and block.node in known.after:
-            slips[block.node] = DOUBLE.above(slips[block.node] + distance(known.after[block.node]), 2)
-        trace.post_activation[block.node] = _unless_lost(hidden, error, block.node.rounding) if deployed else hidden
+            lost = distance(known.after[block.node])
+            if deployed and block.activation is not None:
+                ends = block.activation.box(z.lower, z.upper)
+                values = Region(block.activation(z.centre), *ends, radius)
+                lost = lost + distance(activation_rounding(block.activation, values, DOUBLE))
+            slips[block.node] = DOUBLE.above(slips[block.node] + lost, 4)
+        hidden = _unless_lost(hidden, roundoff.error, block.node.rounding) if deployed else hidden
+        trace.post_activation[block.node] = hidden
     return replace(trace, side=weakest)
 
 
@@ -146,17 +162,26 @@ def _require(side: Side) -> None:
 
 def _box(
     block: Block, sources: Mapping[Node, MaskedRegion], deployed: bool, known: Roundoff, frame: Frame | None
-) -> tuple[Region, Tensor]:
+) -> tuple[Region, BlockRoundoff]:
     """The block's box, and the errors of its value; records both and the sizes."""
-    sizes = BlockSizes.of(block, {s: h.region for s, h in sources.items()})
-    error, z = sizes.float64_error(), box(block, sources) if frame is None else frame.box(block, sources)
-    z = _widened(z, error if frame is None else error + frame.room(sizes.size))
+    regions = {s: h.region for s, h in sources.items()}
+    sizes = BlockSizes.of(block, regions)
+    float64, z = sizes.float64_error(), box(block, sources) if frame is None else frame.box(block, sources)
+    z = _widened(z, float64 if frame is None else float64 + frame.room(sizes.size))
+    error = centred = float64
+    none = torch.zeros_like(sizes.total)
+    further = none
     if deployed:
         more = sizes.deployed_error(largest(z), 0 if frame is None else frame.products)
         more = more if frame is None else frame.larger(more)
-        z, error = _widened(z, more), upwards(error + more)
+        z, error = _widened(z, more), upwards(float64 + more)
+        value = DOUBLE.above(z.centre.abs() + float64)
+        least = 0 if frame is None else frame.products
+        more = BlockSizes.at_centre(block, regions).deployed_error(value, least)
+        centred = upwards(float64 + (more if frame is None else frame.larger(more)))
+        further = growth(block, {s: r.radius for s, r in regions.items()}, least)
     known.sizes[block.node], known.totals[block.node], known.errors[block.node] = sizes.size, sizes.total, error
-    return z, error
+    return z, BlockRoundoff(sizes.size, sizes.total, float64, error, centred, further, none, none)
 
 
 def _widened(z: Region, error: Tensor) -> Region:
@@ -240,7 +265,7 @@ def _activate(
         summed = phi.summed(z)
         if summed is not None:
             lost = torch.where(summed > 0, lost + DOUBLE.above(form.gamma(8) * summed, 4), lost)
-        error = error + activation_rounding(phi, region, form) + lost
+        error = error + (activation_rounding(phi, region, form) + lost)
     varying, error = phi.varying(z) | ~(error == 0), upwards(error)
     error = error if frame is None else frame.larger(error)
     known.after[block.node] = error

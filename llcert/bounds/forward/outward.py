@@ -13,6 +13,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
+from llcert.bounds.forward.growth import growth
 from llcert.bounds.forward.roundoff import (
     BlockRoundoff,
     BlockSizes,
@@ -61,20 +62,31 @@ def affine_image(
     if any(h.region.centre.dtype != torch.float64 for h in sources.values()):
         raise ValueError("a proof is computed in float64")
     sizes = BlockSizes.of(block, {s: h.region for s, h in sources.items()})
-    error, z = sizes.float64_error(), slack.box(block, sources)
-    z = widened(z, slack.box_error(error, sizes.size))
+    float64, z = sizes.float64_error(), slack.box(block, sources)
+    z, error = widened(z, slack.box_error(float64, sizes.size)), float64
     if deployed:
         more = slack.error(sizes.deployed_error(largest(z), slack.products))
         z, error = widened(z, more), upwards(error + more)
-    nothing = error.new_zeros(()).expand_as(error)  # what the activation adds comes later
-    return z, BlockRoundoff(sizes.size, sizes.total, error, nothing, torch.zeros_like(sizes.total))
+    nothing, none = error.new_zeros(()).expand_as(error), torch.zeros_like(sizes.total)  # the activation's come later
+    return z, BlockRoundoff(sizes.size, sizes.total, float64, error, error, none, nothing, none)
+
+
+def around_centre(
+    block: Block, sources: Mapping[Node, MaskedRegion], z: Region, roundoff: BlockRoundoff, slack: Slack = TIGHT
+) -> BlockRoundoff:
+    """The rounding errors of a deployed block, with those at the centres of its sources, and how much longer they are
+    elsewhere in the balls (Lemma 3a). z: the region before the activation. slack: as for `affine_image`."""
+    regions = {s: h.region for s, h in sources.items()}
+    value = DOUBLE.above(z.centre.abs() + roundoff.float64)
+    more = slack.error(BlockSizes.at_centre(block, regions).deployed_error(value, slack.products))
+    further = growth(block, {s: r.radius for s, r in regions.items()}, slack.products)
+    return replace(roundoff, centre_error=upwards(roundoff.float64 + more), growth=further)
 
 
 def activation_image(
     block: Block, z: Region, radius: Tensor, roundoff: BlockRoundoff, *, deployed: bool, slack: Slack = TIGHT
-) -> tuple[MaskedRegion, Tensor]:
-    """Region and mask of a block's output, and the error that the activation adds to that of z, `[batch, *shape]`
-    (Lemma 5).
+) -> tuple[MaskedRegion, BlockRoundoff]:
+    """Region and mask of a block's output, and its rounding errors, those of the activation included (Lemma 5).
 
     Without an activation all entries vary, as the centre has rounding errors; so do constants that are not computed
     exactly. z: the region before the activation. radius: of the weighted z, `[batch]`. deployed, slack: as for
@@ -82,27 +94,26 @@ def activation_image(
     """
     phi = block.activation
     if phi is None:
-        region, error = replace(z, radius=radius), z.centre.new_zeros(()).expand_as(z.centre)
-        varying = torch.ones_like(z.centre, dtype=torch.bool)
+        region, varying = replace(z, radius=radius), torch.ones_like(z.centre, dtype=torch.bool)
     else:
         region = Region(phi(z.centre), *phi.box(z.lower, z.upper), radius)
-        error = _activation_error(phi, z, region, block.node.rounding if deployed else None)
+        float64 = activation_rounding(phi, region, DOUBLE)
+        error = float64 + _deployed_activation_error(phi, z, region, block.node.rounding) if deployed else float64
         varying, error = phi.varying(z) | ~(error == 0), slack.error(upwards(error))
+        lost = distance(error) + distance(float64) if deployed else distance(error)
+        roundoff = replace(roundoff, activation_error=error, slip=DOUBLE.above(roundoff.slip + lost, 4))
         radius = slack.radius(DOUBLE.above(radius + distance(error), 2))
         region = replace(widened(region, error), radius=radius)
     hidden = MaskedRegion(_tightened(region, slack), varying)
-    return _unless_overflown(hidden, roundoff.error, block.node.rounding) if deployed else hidden, error
+    return _unless_overflown(hidden, roundoff.error, block.node.rounding) if deployed else hidden, roundoff
 
 
-def _activation_error(phi: Activation, z: Region, values: Region, form: Rounding | None) -> Tensor:
-    """Bounds of the errors of an activation over a region: in float64, and in the deployed format if there is one."""
-    error = activation_rounding(phi, values, DOUBLE)
-    if form is None:
-        return error
+def _deployed_activation_error(phi: Activation, z: Region, values: Region, form: Rounding) -> Tensor:
+    """Bounds of the errors of an activation over a region in the deployed format."""
     lost, summed = activation_flushing(z, values, phi, form), phi.summed(z)
     if summed is not None:
         lost = torch.where(summed > 0, lost + DOUBLE.above(form.gamma(8) * summed, 4), lost)
-    return error + activation_rounding(phi, values, form) + lost
+    return activation_rounding(phi, values, form) + lost
 
 
 def widened(z: Region, error: Tensor) -> Region:

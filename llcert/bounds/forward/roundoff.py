@@ -26,19 +26,41 @@ class BlockRoundoff:
     """Sizes and rounding errors of one block over its region, upper bounds all.
 
     size: of the value before the activation, `N |h| + |b|` with N the product of the absolute matrices, `[batch, *pre
-    shape]`. total: the sum of the sizes of all nodes of the block and of its sources, `[batch]`. error: of an entry of
-    the value before the activation, float64 in the proof and a deployed evaluation together, `[batch, *pre shape]`.
+    shape]`. total: the sum of the sizes of all nodes of the block and of its sources, `[batch]`. float64: the error of
+    float64 in the proof in an entry of the value before the activation, `[batch, *pre shape]`. error: that and the
+    error of a deployed evaluation together, for any values of the sources. centre_error: the same for the centres of
+    the sources. growth: how much longer the vector of errors is at other values than at these, `[batch]`.
     activation_error: what the activation adds to the error of an entry of the output, `[batch, *shape]`. slip: the
-    distance of the output, as evaluated, from that in real numbers at the same point, `[batch]`.
+    distance of the output at the centre, as float64 computes it, from that in real numbers, and that of a deployed
+    output from the one in real numbers at the same point, together, `[batch]`.
 
     Two activations of one value are two blocks, and each has errors of its own.
     """
 
     size: Tensor
     total: Tensor
+    float64: Tensor
     error: Tensor
+    centre_error: Tensor
+    growth: Tensor
     activation_error: Tensor
     slip: Tensor
+
+    def length(self, weights: Tensor) -> Tensor:
+        """Upper bounds of the length of the errors of one evaluation, its entries weighted, `[batch]` (lemma 3a).
+
+        Infinite or NaN where the bounds of its entries are. weights: >= 0, broadcastable to `[batch, *pre shape]`.
+        """
+        over_box = distance(self.error, weights)
+        largest_weight = flat(weights * torch.ones_like(self.error)).amax(1)
+        over_ball = DOUBLE.above(distance(self.centre_error, weights) + DOUBLE.above(largest_weight * self.growth))
+        return torch.where((over_ball < over_box) & torch.isfinite(over_box), over_ball, over_box)
+
+    @property
+    def entrywise(self) -> Tensor:
+        """Bounds of the errors of one evaluation in each entry, by box and ball, `[batch, *pre shape]`."""
+        over_ball = DOUBLE.above(self.centre_error + spread(self.growth, self.centre_error))
+        return torch.where((over_ball < self.error) & torch.isfinite(self.error), over_ball, self.error)
 
 
 @dataclass(frozen=True)
@@ -55,7 +77,17 @@ class BlockSizes:
     @staticmethod
     def of(block: Block, sources: Mapping[Node, Region]) -> BlockSizes:
         """The sizes over the regions of the block's sources."""
-        known = {s: largest(r) for s, r in sources.items()}
+        return BlockSizes._from(block, {s: largest(r) for s, r in sources.items()})
+
+    @staticmethod
+    def at_centre(block: Block, sources: Mapping[Node, Region]) -> BlockSizes:
+        """The sizes where the sources have the values of their centres. An entry that is zero there counts as nonzero
+        where it may be nonzero elsewhere in the region."""
+        return BlockSizes._from(block, {s: _centre_size(r) for s, r in sources.items()})
+
+    @staticmethod
+    def _from(block: Block, sources: Mapping[Node, Tensor]) -> BlockSizes:
+        known = dict(sources)
         for node in block.body:
             if isinstance(node.op, LinearOp):
                 size = known[node.inputs[0]]
@@ -202,6 +234,11 @@ def activation_flushing(z: Region, values: Region, phi: Activation, form: Roundi
 def largest(region: Region) -> Tensor:
     """The largest absolute value of each entry over a region, its centre included."""
     return torch.maximum(torch.maximum(region.lower.abs(), region.upper.abs()), region.centre.abs())
+
+
+def _centre_size(region: Region) -> Tensor:
+    """The absolute values of a centre, at least the smallest normal number where an entry is not zero everywhere."""
+    return torch.where(largest(region) == 0, 0.0, region.centre.abs().clamp(min=DOUBLE.tiny))
 
 
 def activation_rounding(phi: Activation, values: Region, form: Rounding) -> Tensor:

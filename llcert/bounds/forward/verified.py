@@ -14,7 +14,7 @@ from torch import Tensor
 
 from llcert.bounds.forward.arithmetic import BlockInput
 from llcert.bounds.forward.joins import BranchNorms
-from llcert.bounds.forward.outward import activation_image, affine_image
+from llcert.bounds.forward.outward import activation_image, affine_image, around_centre
 from llcert.bounds.forward.roundoff import BlockRoundoff, distance
 from llcert.bounds.forward.row_weights import RowWeighting, global_slopes, row_weights, slopes_rounded_up
 from llcert.bounds.forward.slack import TIGHT, Slack
@@ -59,7 +59,9 @@ class VerifiedArithmetic:
 
     def affine_image(self, inputs: BlockInput) -> tuple[Region, BlockRoundoff]:
         z, roundoff = affine_image(inputs.block, inputs.sources, deployed=self.deployed, slack=self.slack)
-        return z, replace(roundoff, slip=self._slip(inputs, distance(roundoff.error, global_slopes(inputs.block))))
+        if self.deployed:
+            roundoff = around_centre(inputs.block, inputs.sources, z, roundoff, self.slack)
+        return z, replace(roundoff, slip=self._slip(inputs, roundoff))
 
     def row_weights(self, block: Block, z: Region, weighting: RowWeighting) -> Tensor:
         weights = self.slack.weights(slopes_rounded_up(block, row_weights(block, z, weighting)))
@@ -84,10 +86,10 @@ class VerifiedArithmetic:
     ) -> Tensor:
         assert roundoff is not None
         radius = DOUBLE.above(branches.deviation(inputs.radii), len(inputs.radii) + 16)
-        radius = DOUBLE.above(radius + distance(roundoff.error, weights), 2)
+        radius = DOUBLE.above(radius + roundoff.length(weights), 2)
         if self.global_bound.with_liplt:
             lipschitz = self.global_bound.lipschitz[inputs.block.node]
-            ceiling = DOUBLE.above(lipschitz * inputs.eps + 2 * roundoff.slip, 4)
+            ceiling = DOUBLE.above(lipschitz * inputs.eps + roundoff.slip, 4)
             radius = torch.where(ceiling < radius, ceiling, radius)  # a radius that is NaN stays so
         return self.slack.radius(radius)
 
@@ -99,18 +101,19 @@ class VerifiedArithmetic:
         self, inputs: BlockInput, z: Region, radius: Tensor, roundoff: BlockRoundoff | None
     ) -> tuple[MaskedRegion, BlockRoundoff]:
         assert roundoff is not None
-        hidden, error = activation_image(inputs.block, z, radius, roundoff, deployed=self.deployed, slack=self.slack)
-        slip = roundoff.slip
-        if inputs.block.activation is not None:
-            slip = DOUBLE.above(slip + distance(error), 2)
-        return hidden, replace(roundoff, activation_error=error, slip=slip)
+        return activation_image(inputs.block, z, radius, roundoff, deployed=self.deployed, slack=self.slack)
 
-    def _slip(self, inputs: BlockInput, own: Tensor) -> Tensor:
-        """Upper bounds of the distance between a block's value as evaluated and in real numbers at the same point, in
-        the norm weighted by the largest slopes, `[batch]` (docs/method.md, global bounds with rounding).
+    def _slip(self, inputs: BlockInput, roundoff: BlockRoundoff) -> Tensor:
+        """Upper bounds of the distances of float64's value at the centre and of a deployed one from those in real
+        numbers at the same points, together, weighted by the largest slopes, `[batch]` (docs/method.md, global bounds
+        with rounding).
 
-        own: that of the block's own errors.
+        roundoff: of the block's value before the activation.
         """
+        slopes = global_slopes(inputs.block)
+        own = roundoff.length(slopes)
+        if self.deployed:  # what float64 errs at the centre is no part of what the evaluation errs
+            own = own + distance(roundoff.float64, slopes)
         known = [inputs.roundoff.get(t.source) for t in inputs.block.terms]
         slips = [torch.zeros_like(inputs.eps) if source is None else source.slip for source in known]
         parts = [self.global_bound.norms[t] * slip for t, slip in zip(inputs.block.terms, slips, strict=True)]

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 
 import pytest
 import torch
+from mixed import in_own_formats, mixed
 from proofs import ORDERS, deployed_values, in_float32, points_of, proved, stays_inside, values_of
 from random_graphs import in_format, random_image, random_network
 from torch import Tensor
@@ -52,6 +53,42 @@ def test_values_in_float32_lie_inside_whatever_the_order_of_sums(seed: int) -> N
         for flush in (False, True):
             values = in_float32(network, points, order, flush=flush)
             stays_inside(program, trace, *deployed_values(network, program, values))
+
+
+@pytest.mark.parametrize("seed", range(12))
+@torch.no_grad()
+def test_radii_of_global_constants_hold_every_evaluation(seed: int) -> None:
+    """Of values in their own formats, flushed or not, and of those in real numbers, around float64's centre."""
+    network = mixed(random_network(seed), seed)
+    image, eps = random_image(network, seed).to(network.input.dtype), EPS[seed % len(EPS)]
+    program = lower(network, dtype=torch.float64)
+    bound = replace(proved_bound(program, VerifiedCholesky()), with_liplt=True)
+    ball = enclosing_ball(image.double(), eps, deployed=program.input.rounding)
+    trace = propagate(program, ball, VerifiedArithmetic(bound, None, deployed=True))
+    points = points_of(image, eps * (1 - 1e-6), 30, seed).to(network.input.dtype)
+    stays_inside(program, trace, *values_of(program, points.double()))
+    for order in range(4):
+        values = in_own_formats(network, points, 4 * seed + order, flush=order == 2)
+        stays_inside(program, trace, *deployed_values(network, program, values))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_a_slip_pays_for_float64_at_the_centre_and_for_the_evaluation(dtype: torch.dtype) -> None:
+    """Where the network is in float64 either errs as much as the other: once for both is too little."""
+    generator = torch.Generator().manual_seed(0)
+    weight = torch.randn(5, 30, generator=generator).to(dtype)
+    network = Network(apply(Linear(weight), apply(Input((30,), dtype))))
+    program = lower(network, dtype=torch.float64)
+    ball = enclosing_ball(torch.rand(1, 30, generator=generator, dtype=torch.float64), 0.0)
+    bound = replace(proved_bound(program), with_liplt=True)
+    trace = propagate(program, ball, VerifiedArithmetic(bound, None, deployed=True))
+    assert trace.roundoff is not None
+    known = trace.roundoff[program.output]
+    real = propagate(program, ball, VerifiedArithmetic(bound, None)).roundoff
+    assert real is not None
+    deployed = torch.linalg.vector_norm(known.centre_error - known.float64, dim=1)
+    assert float(known.slip) >= float(real[program.output].slip + deployed)
+    assert float(known.slip) <= 1.01 * float(real[program.output].slip + deployed) + float(known.float64.norm())
 
 
 def test_permuted_columns_give_the_same_enclosure() -> None:
