@@ -41,7 +41,7 @@ def graph_of(number: int) -> Graph:
     if any(n.op.described(n.inputs[0].shape) is None for n in network.operators() if isinstance(n.op, Activation)):
         pytest.skip("an operator without rules")
     written = CertificateGraph.of(lower(network, dtype=torch.float64), deployed=False)
-    return build(written.graph(), Arrays("model.npz", written.arrays))
+    return build(written.graph_json(), Arrays("model.npz", written.arrays))
 
 
 def random_cut(size: int, rng: np.random.Generator) -> Cut:
