@@ -90,7 +90,8 @@ def errors_agree(program: Program, new: Trace, old: Old, *, liplt: bool) -> None
         assert same(mine.size, known.sizes[node])
         assert same(mine.total, known.totals[node])
         assert same(mine.error, known.errors[node])
-        assert same(mine.after, known.after[node]) if block.activation else not bool((mine.after != 0).any())
+        changed = mine.activation_error
+        assert same(changed, known.after[node]) if block.activation else not bool((changed != 0).any())
         assert not liplt or same(mine.slip, known.slips[node])
         assert (node in new.joint) == (node in old.joint)
         if node in new.joint:
