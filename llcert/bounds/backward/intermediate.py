@@ -26,7 +26,7 @@ _COEFFICIENTS = 2**19
 """Coefficients of rows that are computed together, over all images: about what a processor's cache holds."""
 
 
-def _candidates(program: Program) -> list[int]:
+def candidates(program: Program) -> list[int]:
     """The numbers of the blocks that may have intermediate bounds.
 
     They have an activation, the activations below them are entrywise and have a relaxation, and they are not too wide.
@@ -38,7 +38,7 @@ def _candidates(program: Program) -> list[int]:
 
 def colorings(program: Program) -> dict[int, Coloring]:
     """The coloring of every candidate, by its number, where its rows are small enough."""
-    found = {index: coloring(program, index, LARGEST) for index in _candidates(program)}
+    found = {index: coloring(program, index, LARGEST) for index in candidates(program)}
     return {index: colored for index, colored in found.items() if colored is not None}
 
 
