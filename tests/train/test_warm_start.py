@@ -81,7 +81,7 @@ class TestStoreAndLoad:
             assert x.dtype == torch.float32
             assert x.shape == found[term].shape
             error = (direction(x) - direction(found[term])).norm(dim=1)
-            assert (error <= 2 * PRECISION[kind]).all()
+            assert (error <= 3 * PRECISION[kind]).all()  # stored, scaled and compared: a rounding each
 
     @pytest.mark.parametrize("kind", WarmType)
     def test_entries_of_long_vectors_do_not_vanish(self, kind: WarmType) -> None:
