@@ -114,7 +114,9 @@ def _concatenated(draw: _Draw) -> Node:
 
 def _batch_norm(draw: _Draw) -> Node:
     node = draw.conv(apply(Input((1, 4, 4), torch.float64)), 3)
-    norm = BatchNorm(draw.positive(3), draw.normal(3, scale=0.3), draw.normal(3, scale=0.3), draw.positive(3))
+    norm = BatchNorm(
+        draw.positive(3, least=0.3), draw.normal(3, scale=0.3), draw.normal(3, scale=0.3), draw.positive(3, least=0.3)
+    )
     node = apply(relu(), apply(norm, node))
     return draw.dense(flattened(apply(relu(), draw.conv(node, 2, kernel=4, stride=2))), CLASSES)
 

@@ -195,9 +195,9 @@ def _is_normal(values: Vector, form: Format) -> bool:
 
 def activation_errors(block: Block, lower: Vector, upper: Vector) -> Vector:
     """Upper bounds of the error of a deployed evaluation of the activation itself over a box: that of a leaky's
-    product, 0 for all others."""
+    product, 0 for clamps and maxmin, which select."""
     phi = block.activation
-    if not isinstance(phi, Leaky):
+    if phi is None or isinstance(phi, Clamp | MaxMin):
         return np.zeros_like(lower)
     exact = (lower >= 0) | (phi.below == 0) | (phi.below == 1) | (phi.below == -1)
     value = np.abs(phi.below) * np.maximum(-lower, 0.0)
