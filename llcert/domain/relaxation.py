@@ -39,10 +39,6 @@ class Zone:
     weights: Tensor
     radius: Tensor
 
-    def select(self, images: Tensor) -> Zone:
-        """The zones of some images; images: mask or index."""
-        return Zone(*(t[images] for t in (self.centre, self.lower, self.upper, self.weights, self.radius)))
-
 
 @dataclass(frozen=True)
 class Piecewise:
@@ -77,10 +73,6 @@ class Relaxation:
     zone: Zone
     enter: Callable[[Tensor], tuple[Tensor, Tensor | None]] = _same
     leave: Callable[[Tensor, Tensor | None], Tensor] = _back
-
-    def select(self, images: Tensor) -> Relaxation:
-        """The relaxations of some images; images: mask or index."""
-        return replace(self, zone=self.zone.select(images))
 
     @cached_property
     def ends(self) -> tuple[Tensor, ...]:

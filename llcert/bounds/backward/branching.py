@@ -147,14 +147,12 @@ class Branching:
 
 
 def with_splits(backward: Backward, trace: Trace, splits: Splits) -> Trace:
-    """The trace with the box of every relaxation intersected with that of its split; splits: `[batch, *shape]`."""
-    relaxations: dict[Node, tuple[Relaxation, ...] | None] = {}
-    for index, block in enumerate(backward.program.blocks):
-        known = trace.relaxations(block)
-        if known is not None and block.activation is not None:
-            known = tuple(r.on_box(*splits[index, i]) if (index, i) in splits else r for i, r in enumerate(known))
-        relaxations[block.node] = known
-    return replace(trace, _relaxations=relaxations)
+    """The trace of a part of the ball: the box of every relaxation is intersected with that of its split.
+
+    trace: without splits. splits: `[batch, *shape]`.
+    """
+    blocks = backward.program.blocks
+    return replace(trace, splits={(blocks[index].node, number): box for (index, number), box in splits.items()})
 
 
 def _put(values: Tensor, entry: int, number: Tensor) -> None:

@@ -30,7 +30,9 @@ class Trace:
     lipschitz: Lipschitz constant of every block's output with respect to the image on each ball, `[batch]` (eq. 6), and
     1 for the input; empty with boxes alone, with secant weights, which bound deviation from the image only, and for a
     proof. logit_lipschitz: that of the logits, None where lipschitz is empty. side: the weakest side among the norms
-    used. roundoff: the rounding errors of every block; None for an estimate, which does not pay for rounding.
+    used. roundoff: the rounding errors of every block; None for an estimate, which does not pay for rounding. splits:
+    where the trace stands for a part of the ball (branch and bound), lower and upper ends, `[batch, *shape]`, that the
+    box of a relaxation is intersected with, by the block's node and the number of the relaxation.
 
     Nodes are compared by identity, and a block's node is its own, so what is keyed by block.node has one owner; a term
     is told apart by its block (see Term).
@@ -45,23 +47,28 @@ class Trace:
     logit_lipschitz: Tensor | None = None
     side: Side = Side.ESTIMATE
     roundoff: Mapping[Node, BlockRoundoff] | None = None
-    _relaxations: dict[Node, tuple[Relaxation, ...] | None] = field(default_factory=dict, repr=False)
+    splits: Mapping[tuple[Node, int], tuple[Tensor, Tensor]] = field(default_factory=dict)
+    _relaxations: dict[Node, tuple[Relaxation, ...] | None] = field(default_factory=dict, init=False, repr=False)
 
     def relaxations(self, block: Block) -> tuple[Relaxation, ...] | None:
-        """The relaxations of a block's activation, first applied first, over the region in front of it.
+        """The relaxations of a block's activation, first applied first, over the region in front of it and its splits.
 
-        Empty without an activation; None for one that has no relaxation.
+        Empty without an activation; None for one that has no relaxation. Computed once for every block.
         """
         if block.activation is None:
             return ()
         if block.node not in self._relaxations:
             z = self.pre_activation[block.node]
-            zone = Zone(z.centre, z.lower, z.upper, *self.weighted[block.node])
-            self._relaxations[block.node] = block.activation.relaxations(zone)
+            known = block.activation.relaxations(Zone(z.centre, z.lower, z.upper, *self.weighted[block.node]))
+            self._relaxations[block.node] = None if known is None else self._split(block.node, known)
         return self._relaxations[block.node]
 
+    def _split(self, node: Node, relaxations: tuple[Relaxation, ...]) -> tuple[Relaxation, ...]:
+        boxes = [self.splits.get((node, i)) for i in range(len(relaxations))]
+        return tuple(r if b is None else r.on_box(*b) for r, b in zip(relaxations, boxes, strict=True))
+
     def select(self, images: Tensor) -> Trace:
-        """The trace of some images, relaxations with splits (branch and bound) among it; images: mask or index."""
+        """The trace of some images; images: mask or index."""
         return replace(
             self,
             pre_activation={n: z.select(images) for n, z in self.pre_activation.items()},
@@ -72,9 +79,7 @@ class Trace:
             lipschitz={n: g[images] for n, g in self.lipschitz.items()},
             logit_lipschitz=None if self.logit_lipschitz is None else self.logit_lipschitz[images],
             roundoff=None if self.roundoff is None else {n: _select(r, images) for n, r in self.roundoff.items()},
-            _relaxations={
-                n: None if s is None else tuple(r.select(images) for r in s) for n, s in self._relaxations.items()
-            },
+            splits={k: (low[images], high[images]) for k, (low, high) in self.splits.items()},
         )
 
 
