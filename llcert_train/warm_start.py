@@ -20,7 +20,7 @@ _TYPES = {WarmType.FLOAT16: torch.float16, WarmType.BFLOAT16: torch.bfloat16, Wa
 
 def iterated(program: Program) -> tuple[Term, ...]:
     """The terms whose norm takes an iteration, in order: the keys of all warm starts."""
-    return tuple(t for block in program.blocks for t in block.terms if not t.moves)
+    return tuple(t for block in program.blocks for t in block.terms if not t.is_scaled_permutation)
 
 
 @dataclass(frozen=True)

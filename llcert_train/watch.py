@@ -151,7 +151,7 @@ def _layers(looks: list[_Look], named: tuple[Named, ...]) -> Iterator[Layer]:
                 finite(own.global_norm),
                 mean(v for n in norms for v in n.value.tolist()),
                 varying,
-                histogram(iterations, 20) if iterations and not term.moves else (),
+                histogram(iterations, 20) if iterations and not term.is_scaled_permutation else (),
             )
 
 

@@ -149,4 +149,4 @@ def _in_front(node: Node, front: set[Node]) -> bool:
     """Whether a node only moves or scales the entries of the image: its layout and normalisation, which are given."""
     if isinstance(node.op, Input):
         return True
-    return isinstance(node.op, LinearOp) and node.op.moves and all(i in front for i in node.inputs)
+    return isinstance(node.op, LinearOp) and node.op.is_scaled_permutation and all(i in front for i in node.inputs)

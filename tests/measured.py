@@ -242,11 +242,11 @@ def coefficients_change_as_stated(op: LinearOp, shape: Shape) -> None:
 
 
 def entries_move_as_stated(op: LinearOp, shape: Shape) -> None:
-    """Rows and columns with one entry at most, where the operator says that it moves values, or copies them."""
+    """Rows and columns with one entry at most where the operator says that it permutes and scales, or copies."""
     size = int(np.prod(shape))
     entries = op.linear(torch.eye(size, dtype=torch.float64).reshape(size, *shape)).flatten(1).T
     rows, columns = (entries != 0).sum(1), (entries != 0).sum(0)
-    assert not op.moves or bool((rows <= 1).all() and (columns <= 1).all()), "moves"
+    assert not op.is_scaled_permutation or bool((rows <= 1).all() and (columns <= 1).all()), "is_scaled_permutation"
     assert not op.copies or bool((rows <= 1).all() and ((entries == 0) | (entries == 1)).all()), "copies"
 
 

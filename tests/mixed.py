@@ -44,7 +44,7 @@ def in_own_formats(network: Network, points: Tensor, seed: int, *, flush: bool =
             value = points
         else:
             op, inputs = node.op.to("cpu", node.dtype), [values[i] for i in node.inputs]
-            adds = isinstance(op, LinearOp) and not op.moves and seed % 4
+            adds = isinstance(op, LinearOp) and not op.is_scaled_permutation and seed % 4
             value = _summed(op, inputs[0], generator) if adds else op(*inputs)
         with np.errstate(over="ignore"):
             value = value.to(node.dtype)

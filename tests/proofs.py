@@ -159,7 +159,7 @@ def in_float32(network: Network, points: Tensor, order: Order | None, *, flush: 
             values[node] = points.float()
             continue
         op, inputs = node.op.to("cpu", torch.float32), [values[i] for i in node.inputs]
-        if order is None or not isinstance(op, LinearOp) or op.moves:
+        if order is None or not isinstance(op, LinearOp) or op.is_scaled_permutation:
             value = flushing(lambda op=op, inputs=inputs: op(*inputs)) if flush else op(*inputs)
         else:
             value = _summed(op, inputs[0], order, flush=flush)

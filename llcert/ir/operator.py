@@ -127,8 +127,12 @@ class LinearOp(Op):
         return False
 
     @property
-    def moves(self) -> bool:
-        """Whether every row and every column of A has at most one nonzero entry, so that nothing is summed."""
+    def is_scaled_permutation(self) -> bool:
+        """Whether every row and every column of A has at most one nonzero entry, so that its norm is the largest one.
+
+        So of permutations, scalings, padding with zeros and choices of different entries; not where entries are
+        repeated, although nothing is summed there either.
+        """
         return False
 
     @abstractmethod
@@ -189,7 +193,7 @@ class LinearOp(Op):
             return 0.0
         terms = max(rows.numel(), columns.numel()) + 8
         row, column = DOUBLE.above(float(rows.max()), terms), DOUBLE.above(float(columns.max()), terms)
-        value = row if self.moves else math.sqrt(row) * math.sqrt(column)
+        value = row if self.is_scaled_permutation else math.sqrt(row) * math.sqrt(column)
         return DOUBLE.above(value, 4) if value < math.inf else math.inf
 
 

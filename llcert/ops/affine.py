@@ -20,7 +20,7 @@ class Affine(LinearOp):
 
     scale: Tensor | None = None
     shift: Tensor | None = None
-    moves = True
+    is_scaled_permutation = True
     entrywise = True
     trainable = ("scale", "shift")
 
@@ -71,7 +71,7 @@ class BatchNorm(LinearOp):
     variance: Tensor
     eps: float = 1e-5
     spatial: int = 2
-    moves = True
+    is_scaled_permutation = True
     roundings = 6  # of the factor four (by a reciprocal), the difference from the mean, the product
     trainable = ("weight", "bias")
 

@@ -20,7 +20,7 @@ class Cast(Movement):
     """The value in another number format: the identity in real numbers, rounded to nearest where it is run."""
 
     dtype: torch.dtype
-    moves = True
+    is_scaled_permutation = True
     entrywise = True
 
     def result_type(self, *dtypes: torch.dtype) -> torch.dtype:

@@ -18,7 +18,7 @@ class Divide(LinearOp):
     """`x / divisor`, broadcastable to the shape of x; no entry is zero."""
 
     divisor: Tensor
-    moves = True
+    is_scaled_permutation = True
     entrywise = True
     roundings = 6  # the quotient; or the reciprocal and the product, and four for a factor that a runtime folds into it
 

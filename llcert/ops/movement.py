@@ -52,7 +52,7 @@ class Reshape(Movement):
     """The same entries in row-major order under another shape."""
 
     shape: Shape
-    moves = True
+    is_scaled_permutation = True
 
     def linear(self, x: Tensor) -> Tensor:
         if math.prod(x.shape[1:]) != math.prod(self.shape):
@@ -68,7 +68,7 @@ class Transpose(Movement):
     """Axes reordered: output axis i is input axis `order[i]`."""
 
     order: Shape
-    moves = True
+    is_scaled_permutation = True
 
     def linear(self, x: Tensor) -> Tensor:
         return x.permute(0, *(1 + a for a in self.order))

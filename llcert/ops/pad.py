@@ -22,7 +22,7 @@ class Pad(LinearOp):
 
     widths: tuple[tuple[int, int], ...]
     value: float = 0.0
-    moves = True
+    is_scaled_permutation = True
 
     @property
     def roundings(self) -> int:

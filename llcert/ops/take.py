@@ -27,7 +27,7 @@ class Take(Movement):
     indices: Shape
 
     @property
-    def moves(self) -> bool:
+    def is_scaled_permutation(self) -> bool:
         return len(set(self.indices)) == len(self.indices)
 
     @property

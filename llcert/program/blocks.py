@@ -13,12 +13,7 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from llcert.ir import (
-    Activation,
-    Join,
-    Node,
-    last_reads,
-)
+from llcert.ir import Activation, LinearOp, Node, last_reads
 from llcert.numerics.rounding import DOUBLE
 from llcert.program.term import Magnitude, Term, magnitude_of, node_roundings, node_roundings_back
 
@@ -72,7 +67,8 @@ class Block:
     @property
     def label(self) -> str:
         """The operators of the block, for reports: `Conv + ReLU`."""
-        names = [n.op.label for n in self.body if isinstance(n.op, Join) or not n.op.moves]  # type: ignore[attr-defined]
+        adding = (n.op for n in self.body if not (isinstance(n.op, LinearOp) and n.op.is_scaled_permutation))
+        names = [op.label for op in adding]
         return " + ".join([*names, *([self.activation.label] if self.activation else [])]) or "identity"
 
     def value(self, values: Mapping[Node, Tensor]) -> Tensor:

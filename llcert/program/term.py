@@ -44,9 +44,9 @@ class Term:
         return self.source.shape
 
     @property
-    def moves(self) -> bool:
-        """Whether the matrix has at most one entry a row and a column."""
-        return all(isinstance(n.op, LinearOp) and n.op.moves for n in self.nodes)
+    def is_scaled_permutation(self) -> bool:
+        """Whether every row and column of A_s has at most one nonzero entry, so that its norm is the largest one."""
+        return all(isinstance(n.op, LinearOp) and n.op.is_scaled_permutation for n in self.nodes)
 
     def apply(self, x: Tensor) -> Tensor:
         """`A_s x`, `[batch, *output shape]`; x: `[batch, *source shape]`."""

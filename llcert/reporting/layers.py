@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from llcert.bounds import GlobalBound
-from llcert.ir import Join, LinearOp
+from llcert.ir import LinearOp
 from llcert.program import Block, Program, Term
 from llcert.reporting.subject import Layer
 
@@ -29,8 +29,6 @@ def _name(number: int, block: Block, term: Term) -> str:
 
 def _operator(block: Block, term: Term) -> str:
     """The operators of the term, as in `Conv + BatchNorm + ReLU`."""
-    linear = [
-        n.op.label for n in term.nodes if isinstance(n.op, Join) or (isinstance(n.op, LinearOp) and not n.op.moves)
-    ]
+    linear = [n.op.label for n in term.nodes if not (isinstance(n.op, LinearOp) and n.op.is_scaled_permutation)]
     activation = [block.activation.label] if block.activation else []
     return " + ".join([*linear, *activation]) or "identity"

@@ -22,11 +22,11 @@ from llcert.spectral.estimate.power import PowerIteration
 from llcert.spectral.estimate.start import random_start
 from llcert.spectral.linear_map import LinearMap, Masked, Provable
 from llcert.spectral.masked_only import MaskedOnly
-from llcert.spectral.movement import movement_norm
 from llcert.spectral.norm import Norm, Side, Solver, weakest
 from llcert.spectral.proof.circulant import torus_bound
 from llcert.spectral.proof.verified_cholesky import VerifiedCholesky
 from llcert.spectral.random_lanczos import RandomLanczos
+from llcert.spectral.scaled_permutation import scaled_permutation_norm
 
 __all__ = [
     "CachingSolver",
@@ -41,8 +41,8 @@ __all__ = [
     "Side",
     "Solver",
     "VerifiedCholesky",
-    "movement_norm",
     "random_start",
+    "scaled_permutation_norm",
     "torus_bound",
     "weakest",
 ]

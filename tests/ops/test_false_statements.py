@@ -24,8 +24,8 @@ class WithoutProducts(Linear):
 
 
 @dataclass(frozen=True)
-class Moving(Linear):
-    moves = True
+class Permuting(Linear):
+    is_scaled_permutation = True
 
 
 @dataclass(frozen=True)
@@ -59,7 +59,7 @@ class Identity(LinearOp):
 
     roundings = 0
     copies = True
-    moves = True
+    is_scaled_permutation = True
 
     def linear(self, x: Tensor) -> Tensor:
         return x
@@ -104,7 +104,7 @@ LINEAR: dict[str, tuple[Callable[[LinearOp, Shape], None], LinearOp, Shape]] = {
     "offset": (rounds, StoredOffset(ONES, MEANS, MEANS, ONES - 1e-5, spatial=0), (3,)),
     "transform": (rounds, Spectral(torch.logspace(0, -9, 32, dtype=torch.float64)), (32,)),
     "copies by coefficients": (measured.entries_move_as_stated, Copying((0,)), (4, 3)),
-    "moves": (measured.entries_move_as_stated, Moving(normal(3, 5)), (5,)),
+    "scaled permutation": (measured.entries_move_as_stated, Permuting(normal(3, 5)), (5,)),
     "coefficients": (measured.coefficients_change_as_stated, Unchanged(normal(4)), (4,)),
     "coefficients of one": (measured.coefficients_change_as_stated, Identity(), (4,)),
     "entrywise": (measured.entries_stay_apart_as_stated, Neighbours(), (3, 4)),

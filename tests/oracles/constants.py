@@ -104,7 +104,7 @@ def _everything(program: Program, block: Block) -> tuple[Tensor, list[Tensor]]:
 def _unmasked(
     term: Term, rows: Tensor, columns: Tensor, solver: Solver, start: Tensor, crude: bool
 ) -> tuple[Tensor, Tensor]:
-    if term.moves:
+    if term.is_scaled_permutation:
         return (rows * term.magnitude(columns)).max(), start
     norm = solver(Masked(term, rows, columns), start)
     value = _crude(term, rows, columns) if crude and not bool(norm.converged.all()) else norm.value

@@ -235,7 +235,7 @@ def _norm(masked: Masked, global_bound: GlobalBound, solver: Solver | None) -> N
     assert isinstance(term, Term)
     ceiling = global_bound.norms[term].expand(masked.batch)
     none = torch.zeros(masked.batch, dtype=torch.int64, device=masked.columns.device)
-    if term.moves:
+    if term.is_scaled_permutation:
         largest = flat(masked.rows * term.magnitude(masked.columns)).amax(1)
         value = DOUBLE.above(largest, term.roundings + 2) + term.underflow
         norm = Norm(value, Side.UPPER, masked.columns, none, torch.isfinite(value))

@@ -95,7 +95,7 @@ def _whole(block: Block, masked: Masked, global_bound: GlobalBound, start: Tenso
     full = bool((masked.columns == 1).all()) and bool((masked.rows == slopes.to(masked.rows)).all())
     term = masked.map
     assert isinstance(term, Term)
-    if not full or term.moves:
+    if not full or term.is_scaled_permutation:
         return None
     value = global_bound.norms[term].expand(masked.batch)
     vector = global_bound.vectors[term].expand_as(start) if term in global_bound.vectors else start
@@ -107,7 +107,7 @@ def _local_norm(masked: Masked, global_bound: GlobalBound, solver: Solver, start
     term = masked.map
     assert isinstance(term, Term)
     ceiling = global_bound.norms[term].expand(masked.batch)
-    if term.moves:
+    if term.is_scaled_permutation:
         value = flat(masked.rows * term.magnitude(masked.columns)).amax(1)
         norm = Norm(value, Side.UPPER, start, torch.zeros_like(value, dtype=torch.int64), torch.isfinite(value))
     else:

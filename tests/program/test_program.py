@@ -65,7 +65,7 @@ def test_terms_are_their_matrices(seed: int) -> None:
         assert (term.magnitude(x.abs()).flatten(1) >= bound - 1e-10).all()
         weighted = (term.magnitude(x.abs()) * y).sum(), (x.abs() * term.magnitude_adjoint(y)).sum()
         assert torch.allclose(*weighted, atol=1e-9)
-        if term.moves:
+        if term.is_scaled_permutation:
             assert ((dense != 0).sum(0) <= 1).all()
             assert ((dense != 0).sum(1) <= 1).all()
 
@@ -147,7 +147,7 @@ def test_activation_on_activation() -> None:
 def test_activation_behind_an_activation_starts_from_its_value() -> None:
     program = _lowered(apply(Tanh(), apply(relu(), _dense(_image(), 4))))
     assert [len(b.body) for b in program.blocks] == [1, 0]
-    assert program.blocks[1].terms[0].moves
+    assert program.blocks[1].terms[0].is_scaled_permutation
 
 
 def test_activation_on_the_input_and_at_the_end() -> None:
@@ -169,9 +169,9 @@ def test_a_final_relu_becomes_a_zero_to_beat() -> None:
 def test_moves_are_told_from_sums() -> None:
     image = _image(4)
     moved = apply(Take(0, (2, 0)), apply(Affine(torch.tensor(-3.0)), apply(Reshape((4,)), image)))
-    assert _lowered(moved).blocks[0].terms[0].moves
-    assert not _lowered(apply(Take(0, (2, 2)), image)).blocks[0].terms[0].moves
-    assert not _lowered(_dense(image, 2)).blocks[0].terms[0].moves
+    assert _lowered(moved).blocks[0].terms[0].is_scaled_permutation
+    assert not _lowered(apply(Take(0, (2, 2)), image)).blocks[0].terms[0].is_scaled_permutation
+    assert not _lowered(_dense(image, 2)).blocks[0].terms[0].is_scaled_permutation
 
 
 def test_parameters_are_shared_where_type_and_device_agree() -> None:

@@ -58,7 +58,7 @@ class TestTerms:
         own = program()
         every = [t for b in own.blocks for t in b.terms]
         assert len(every) == 5
-        assert [t for t in every if t not in iterated(own)] == [t for t in every if t.moves]
+        assert [t for t in every if t not in iterated(own)] == [t for t in every if t.is_scaled_permutation]
         assert len(iterated(own)) == 4
 
     def test_one_vector_an_image_and_term(self) -> None:

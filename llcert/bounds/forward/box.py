@@ -69,7 +69,7 @@ def _through(node: Node, inputs: list[_Known]) -> _Known:
     ball = source.ball
     if ball is None:
         return _Known(Region(centre, lower, upper, unknown))
-    if node.op.moves:
+    if node.op.is_scaled_permutation:
         moved = _Ball(ball.radius, magnitude.linear(ball.factors), plain=False)
         return _Known(Region(centre, lower, upper, unknown), moved)
     squared = ball.factors if ball.plain else squares(ball.factors)

@@ -21,7 +21,7 @@ from llcert.bounds.global_lipschitz.constants import GlobalBound
 from llcert.domain.region import MaskedRegion, Region
 from llcert.ir import Node
 from llcert.program import Block, Term
-from llcert.spectral import Lanczos, Masked, Norm, Side, Solver, movement_norm
+from llcert.spectral import Lanczos, Masked, Norm, Side, Solver, scaled_permutation_norm
 
 
 class Balls(enum.Enum):
@@ -108,7 +108,7 @@ def _unmasked_norm(block: Block, masked: Masked, global_bound: GlobalBound, star
     full = bool((masked.columns == 1).all()) and bool((masked.rows == slopes.to(masked.rows)).all())
     term = masked.map
     assert isinstance(term, Term)
-    if not full or term.moves:
+    if not full or term.is_scaled_permutation:
         return None
     value = global_bound.norms[term].expand(masked.batch)
     vector = global_bound.vectors[term].expand_as(start) if term in global_bound.vectors else start
@@ -121,7 +121,7 @@ def _local_norm(masked: Masked, global_bound: GlobalBound, solver: Solver, start
     term = masked.map
     assert isinstance(term, Term)
     ceiling = global_bound.norms[term].expand(masked.batch)
-    norm = movement_norm(masked, start) if term.moves else solver(masked, start)
+    norm = scaled_permutation_norm(masked, start) if term.is_scaled_permutation else solver(masked, start)
     trusted = norm.converged & (norm.value <= ceiling)
     return Norm(torch.where(trusted, norm.value, ceiling), norm.side, norm.vector, norm.iterations, norm.converged)
 

@@ -23,7 +23,7 @@ from llcert.domain.region import MaskedRegion, Region
 from llcert.ir import Node
 from llcert.numerics.rounding import DOUBLE
 from llcert.program import Block, Term
-from llcert.spectral import Masked, Norm, Side, Solver, movement_norm
+from llcert.spectral import Masked, Norm, Side, Solver, scaled_permutation_norm
 
 
 @dataclass(frozen=True)
@@ -71,8 +71,8 @@ class VerifiedArithmetic:
         term = masked.map
         assert isinstance(term, Term)
         ceiling = self.global_bound.norms[term].expand(masked.batch)
-        if term.moves:
-            found = movement_norm(masked, masked.columns, proved=True)
+        if term.is_scaled_permutation:
+            found = scaled_permutation_norm(masked, masked.columns, proved=True)
         elif self.solver is None:
             found = _given(ceiling, self.side, masked)
         else:

@@ -18,7 +18,7 @@ from llcert.bounds.liplt import Composed, Origin
 from llcert.ir import Node
 from llcert.numerics.tensors import flat, length
 from llcert.program import Block, Program, Term
-from llcert.spectral import Lanczos, Masked, Side, Solver, movement_norm, random_start
+from llcert.spectral import Lanczos, Masked, Side, Solver, random_start, scaled_permutation_norm
 
 
 def global_bound(
@@ -115,8 +115,8 @@ def _norm(how: _Iteration, term: Term, rows: Tensor, start: Tensor | None, seed:
     """The norm of a term with row factors, a scalar, and its vector, `[1, *columns]`. start: None for a random one."""
     columns = _ones(how.one, term.columns)
     start = random_start((1, *term.columns), columns, seed) if start is None else start
-    if term.moves:
-        return movement_norm(Masked(term, rows, columns), start).value[0], start
+    if term.is_scaled_permutation:
+        return scaled_permutation_norm(Masked(term, rows, columns), start).value[0], start
     norm = how.solver(Masked(term, rows, columns), start)
     value = norm.value
     if how.crude and not bool(norm.converged.all()):

@@ -67,7 +67,7 @@ class Stacked:
         if program.blocks[-1].activation is not None:
             return None
         inner = [maps for node, maps in composed.maps.items() if node is not program.output]
-        terms = [t for maps in inner for t in maps.values() if not t.moves]
+        terms = [t for maps in inner for t in maps.values() if not t.is_scaled_permutation]
         order = {n: i for i, n in enumerate(dict.fromkeys(n for t in terms for n in topological(t.output)))}
         terms.sort(key=lambda t: -order[t.output])
         passed = {n: tuple(i for i, t in enumerate(terms) if n is t.source or n in t.nodes) for n in order}
@@ -130,7 +130,7 @@ def _directs(program: Program, composed: Composed, block: Block) -> list[Direct]
     found: list[Direct] = []
     for term in block.terms:
         entering = _entering(program, composed, term.source)
-        if entering is None or term.moves:
+        if entering is None or term.is_scaled_permutation:
             continue
         origin, factor = entering
         elsewhere = any(origin in _behind(program, composed, t.source) for t in block.terms if t is not term)

@@ -87,7 +87,7 @@ def provers_of(
 
 def _verified(program: Program, settings: Settings) -> VerifiedCholesky:
     """The solver of deterministic norms, with the time and the memory that one image's may take."""
-    terms = [t for b in program.blocks for t in b.terms if not t.moves]
+    terms = [t for b in program.blocks for t in b.terms if not t.is_scaled_permutation]
     budget = settings.proof_seconds * _RATE / max(len(terms), 1)
     free = min(free_memory(d) for d in (program.device, torch.device("cpu")))  # a sparse one is the host's
     return VerifiedCholesky(operations=budget, memory=min(VerifiedCholesky.memory, max(_FREE * free, 1)))
@@ -100,7 +100,7 @@ def _solvers(
 
     passes: forward passes of one image at most, whose norms share the probability `settings.delta` of an error.
     """
-    terms = [t for b in program.blocks for t in b.terms if not t.moves]
+    terms = [t for b in program.blocks for t in b.terms if not t.is_scaled_permutation]
     norms = max(passes, 1) * (len(terms) + len(program.blocks))
     solvers: dict[Assurance, tuple[Solver, Side]] = {
         Assurance.PROBABILISTIC: (RandomLanczos(settings.delta / norms, seed=settings.seed), Side.PROBABLE),

@@ -74,7 +74,7 @@ def _certifier(network: Network, **settings: object) -> Certifier:
 
 def _norms(program: Program) -> int:
     """The norms of one forward pass at most."""
-    return len([t for b in program.blocks for t in b.terms if not t.moves]) + len(program.blocks)
+    return len([t for b in program.blocks for t in b.terms if not t.is_scaled_permutation]) + len(program.blocks)
 
 
 @pytest.mark.parametrize("second", [ProofHint(local=True), ProofHint(local=True, backward=True)], ids=str)

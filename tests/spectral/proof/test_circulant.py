@@ -157,7 +157,7 @@ def test_other_operators(op: LinearOp) -> None:
     truth = largest(exact(op.to("cpu", torch.float64), (3, 4, 4)))
     bound = op.norm_bound((3, 4, 4))
     assert truth <= np.longdouble(bound) <= truth * 2.2
-    if op.moves:
+    if op.is_scaled_permutation:
         assert bound <= truth * (1 + 1e-13)
 
 

@@ -1,5 +1,5 @@
-"""The norm of a movement: a map of which no row and no column has two entries, such as a permutation or a pad
-(docs/method.md, section 7)."""
+"""The norm of a scaled permutation: a map of which no row and no column has two entries, such as a transposition or a
+padding (docs/method.md, section 7)."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from llcert.spectral.linear_map import Masked, Provable
 from llcert.spectral.norm import Norm, Side
 
 
-def movement_norm(masked: Masked, vector: Tensor, *, proved: bool = False) -> Norm:
-    """The norm of a masked movement, its largest entry, without an iteration.
+def scaled_permutation_norm(masked: Masked, vector: Tensor, *, proved: bool = False) -> Norm:
+    """The norm of a masked scaled permutation, its largest entry, without an iteration.
 
     Exact up to rounding, or an upper bound where it is to be proved, in float64. vector: what to give back as the
     vector of the norm, `[batch, *columns]`.
