@@ -101,9 +101,7 @@ def _interrupted(report: Report, model: str, folders: Folders, outputs: Outputs)
     if folders.out is None:
         message = f"{done}; nothing was kept (with --out DIR a run can be resumed)"
     else:
-        proof = [] if folders.proof is None else ["--proof", str(folders.proof)]
-        words = ["llcert", "certify", model, "--out", str(folders.out), *proof, "--resume"]
-        command = outputs.again or shlex.join(words)
+        command = outputs.again or shlex.join(["llcert", "certify", model, "--out", str(folders.out), "--resume"])
         message = f"{done}; go on with: {command}"
     stderr().print(message, soft_wrap=True, markup=False)
     return _INTERRUPTED

@@ -66,7 +66,7 @@ class RunCertificate:
             if not self.folder.holds(sample.index):
                 raise InvalidInput(
                     f"--proof {self.folder.path}: does not hold image {sample.index}, which the run in --out has "
-                    "certified already; start both again with --overwrite"
+                    "certified already; give --proof the folder that holds it, or start both again with --overwrite"
                 )
 
     def add(self, answer: Answer) -> None:

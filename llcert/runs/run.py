@@ -127,7 +127,8 @@ class Run:
         if self.directory is None:
             return ()
         self._resources.callback(self.directory.close)
-        return self.directory.begin(self.options, self.certification.identity)
+        proof = None if self.certificate is None else self.certificate.folder.path
+        return self.directory.begin(self.options, self.certification.identity, proof=proof)
 
     def _queue(self, done: int) -> WorkQueue:
         """The queue of all batches but the first `done`, published to the other processes."""

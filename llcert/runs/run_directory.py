@@ -1,8 +1,14 @@
 """The folder of a run: results are on disk at once, and a run that was killed can be resumed (docs/decisions/runs.md).
 
-`run.json` holds the options as given and the identity of the run, `samples.jsonl` one line an image, `batches.jsonl`
-one line a finished batch with what the report needs beyond the samples, `summary.json` the report. A batch counts once
-its line in `batches.jsonl` is complete; lines of `samples.jsonl` behind the last such batch are dropped on resumption.
+| file | what |
+|---|---|
+| `run.json` | the options as given, the identity of the run, the folder of its certificate |
+| `samples.jsonl` | one line an image |
+| `batches.jsonl` | one line a finished batch, with what the report needs beyond the samples |
+| `summary.json` | the report |
+
+A batch counts once its line in `batches.jsonl` is complete; lines of `samples.jsonl` behind the last such batch are
+dropped on resumption.
 """
 
 from __future__ import annotations
@@ -11,7 +17,7 @@ import json
 import os
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import IO, Any
 
@@ -31,42 +37,74 @@ _SUMMARY_SECONDS = 1.0
 
 
 @dataclass(frozen=True)
-class EarlierRun:
-    """The content of `run.json`: the options as given, and the identity that a resumed run must agree with."""
+class RunFile:
+    """The content of `run.json`.
+
+    options: as given. identity: what a resumed run must agree with. proof: the folder of the run's certificate, None
+    where none is written.
+    """
 
     options: Options
     identity: Mapping[str, Any]
+    proof: Path | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        """The content as JSON values."""
+        proof = {} if self.proof is None else {"proof": str(self.proof)}
+        return {"format": FORMAT, "question": self.options.to_json(), "identity": dict(self.identity), **proof}
+
+    @staticmethod
+    def read(path: Path) -> RunFile:
+        """The content of a file. Raises InvalidInput where no run wrote it, or none that can be continued."""
+        try:
+            content = json.loads(path.read_bytes())
+            if content["format"] != FORMAT:
+                raise InvalidInput(f"{path}: not a run that this version of llcert can continue")
+            proof = Path(content["proof"]) if "proof" in content else None
+            return RunFile(Options.from_json(content["question"]), with_stage_names(content["identity"]), proof)
+        except (ValueError, KeyError, TypeError, OSError) as error:
+            raise InvalidInput(f"{path}: not written by llcert; choose another folder") from error
 
 
 @dataclass
 class RunDirectory:
-    """The folder while a run writes to it. Make one with `open_directory`."""
+    """The folder while a run writes to it. Make one with `open_directory`.
+
+    earlier: of the interrupted run that is resumed; None for a new run.
+    """
 
     path: Path
-    earlier: EarlierRun | None = None
+    earlier: RunFile | None = None
     _files: dict[str, IO[bytes]] = field(default_factory=dict)
     _written: float = 0.0
 
-    def begin(self, options: Options, identity: Mapping[str, Any]) -> tuple[BatchResult, ...]:
+    def begin(
+        self, options: Options, identity: Mapping[str, Any], *, proof: Path | None = None
+    ) -> tuple[BatchResult, ...]:
         """Opens the files; the results of the batches that an interrupted run finished, none for a new run.
 
-        Raises InvalidInput naming the first difference to the run that is resumed, for damaged files, and where another
-        process is at work in the folder.
+        proof: the folder of the run's certificate. Raises InvalidInput naming the first difference to the run that is
+        resumed, for damaged files, and where another process is at work in the folder.
         """
         if self.earlier is not None:
             _same(self.earlier.identity, identity, self.path)
+        now = RunFile(options, identity, None if proof is None else proof.resolve())
         try:
             self._open()
-            return self._finished() if self.earlier is not None else self._new(options, identity)
+            return self._new(now) if self.earlier is None else self._resumed(self.earlier, now)
         except BaseException:
             self._release()
             raise
 
-    def _new(self, options: Options, identity: Mapping[str, Any]) -> tuple[BatchResult, ...]:
+    def _new(self, now: RunFile) -> tuple[BatchResult, ...]:
         clear_pending(self.path / PENDING)
-        content = {"format": FORMAT, "question": options.to_json(), "identity": dict(identity)}
-        write_atomically(self.path / RUN, dump(content, indent=2))
+        write_atomically(self.path / RUN, dump(now.to_json(), indent=2))
         return ()
+
+    def _resumed(self, earlier: RunFile, now: RunFile) -> tuple[BatchResult, ...]:
+        if now.proof != earlier.proof:
+            write_atomically(self.path / RUN, dump(replace(earlier, proof=now.proof).to_json(), indent=2))
+        return self._finished()
 
     def append(self, result: BatchResult) -> None:
         """Writes a batch: its samples first, then the line that makes it count."""
@@ -154,7 +192,7 @@ def open_directory(path: Path, *, resume: bool, overwrite: bool) -> RunDirectory
     if is_vacant(path, "--out", resume=resume, overwrite=overwrite, marker=RUN):
         return RunDirectory(path)
     ours = [name for name in FILES if (path / name).exists()]
-    earlier = _earlier(path) if RUN in ours else None
+    earlier = RunFile.read(path / RUN) if RUN in ours else None
     # a run that was killed before its first batch has created empty files, and no run.json yet
     if earlier is None and any((path / name).stat().st_size for name in ours):
         raise InvalidInput(f"--out {path}: holds {', '.join(ours)} that no llcert run wrote; choose another folder")
@@ -175,16 +213,6 @@ def clear_pending(path: Path) -> None:
             file.unlink(missing_ok=True)
     if path.is_dir() and not any(path.iterdir()):
         path.rmdir()
-
-
-def _earlier(path: Path) -> EarlierRun:
-    try:
-        content = json.loads((path / RUN).read_bytes())
-        if content["format"] != FORMAT:
-            raise InvalidInput(f"{path / RUN}: not a run that this version of llcert can continue")
-        return EarlierRun(Options.from_json(content["question"]), with_stage_names(content["identity"]))
-    except (ValueError, KeyError, TypeError, OSError) as error:
-        raise InvalidInput(f"{path / RUN}: not written by llcert; choose another folder") from error
 
 
 def _same(before: Mapping[str, Any], now: Mapping[str, Any], path: Path) -> None:

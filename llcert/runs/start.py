@@ -27,8 +27,8 @@ from llcert.runs.run_directory import open_directory
 class Folders:
     """The folders in which a run is kept. Raises InvalidInput for options that exclude each other.
 
-    out: the folder of the run, proof: of its certificate; None where nothing is kept. resume: whether what lies there
-    is continued; overwrite: whether it is replaced.
+    out: the folder of the run; None where nothing is kept. proof: of its certificate; None for none or, where a run goes
+    on, for the one that it began. resume: whether what lies there is continued; overwrite: whether it is replaced.
     """
 
     out: Path | None = None
@@ -57,12 +57,13 @@ def open_run(
 
     dataset: in place of the one that the options name. progress: shows downloads.
     """
-    directory, certificate = None, None
+    directory, certificate, proof = None, None, folders.proof
     if folders.out is not None:
         directory = open_directory(folders.out, resume=folders.resume, overwrite=folders.overwrite)
         options = continued(options, directory)
-    if folders.proof is not None:
-        certificate = RunCertificate.open(folders.proof, options, resume=folders.resume, overwrite=folders.overwrite)
+        proof = proof or (directory.earlier.proof if directory.earlier else None)
+    if proof is not None:
+        certificate = RunCertificate.open(proof, options, resume=folders.resume, overwrite=folders.overwrite)
     certification = _loaded(path, options, dataset, progress, proof=certificate is not None, shared=group.size > 1)
     return Run(certification, options, group, directory, certificate)
 

@@ -124,7 +124,7 @@ def test_a_run_that_is_killed_leaves_a_valid_certificate_and_goes_on(tmp_path: P
         process.send_signal(signal.SIGKILL)
     before = claims_of(proof)
     assert reasons(proof) == []
-    assert main(["certify", str(model), "--out", str(out), "--proof", str(proof), "--resume", "--no-self-check"]) == 0
+    assert main(["certify", str(model), "--out", str(out), "--resume", "--no-self-check"]) == 0
     assert reasons(proof) == []
     assert main(["certify", str(model), "--samples", "16", "--batch-size", "4", "--proof", f"{proof}2"]) == 0
     assert claims_of(proof) == claims_of(Path(f"{proof}2")) > before

@@ -36,6 +36,19 @@ def written(path: Path, batches: Sequence[int]) -> None:
     directory.close()
 
 
+def test_the_folder_of_the_certificate_is_remembered(tmp_path: Path) -> None:
+    begun: tuple[Path | None, ...] = (None, tmp_path / "proof", tmp_path / "elsewhere")
+    for number, proof in enumerate(begun):
+        directory = open_directory(tmp_path / "out", resume=True, overwrite=False)
+        known = None if directory.earlier is None else directory.earlier.proof
+        assert known == (begun[number - 1] if number else None)
+        directory.begin(OPTIONS, IDENTITY, proof=proof)
+        directory.close()
+    content = json.loads((tmp_path / "out" / RUN).read_text())
+    assert content["proof"] == str(tmp_path / "elsewhere")
+    assert (content["question"], content["identity"]["seed"]) == (OPTIONS.to_json(), 0)
+
+
 def test_samples_have_the_keys_programs_rely_on(tmp_path: Path) -> None:
     written(tmp_path / "out", [0])
     lines = (tmp_path / "out" / SAMPLES).read_text().splitlines()
