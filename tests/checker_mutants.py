@@ -61,7 +61,7 @@ CHECKER = (
     ),
     (
         "the checker's parts need not cover the ball",
-        "_branches",
+        "_paths",
         "places[-1] == 0",
         "places[-1] >= 0",
         "tests/checker/test_margins.py::test_parts_cover_the_ball_only_as_the_leaves_of_one_whole_tree",

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from llcert.domain.region import Region
 from llcert.frontend.writer import to_model
-from llcert.ir import Activation, Input, Join, LinearOp, Network, Op, Shape, apply, stated
+from llcert.ir import Activation, Input, Join, LinearOp, Network, Op, Shape, apply, stated_roundings
 from llcert.numerics.rounding import SINGLE
 from llcert.ops import BatchNorm
 
@@ -90,8 +90,8 @@ def _sums_allowed(op: LinearOp, x: Tensor) -> Extended:
         return np.zeros_like(values @ matrix.T)
     met = (values != 0).astype(np.longdouble)
     terms = met @ (matrix != 0).T.astype(np.longdouble) + (offset != 0)
-    lost = met @ matrix.T + values @ (matrix != 0).T + 2 * terms + 2 * stated(op) * (terms > 0)
-    return _allowed(stated(op) + np.maximum(terms - 1, 0), values @ matrix.T + offset, 4 * lost)
+    lost = met @ matrix.T + values @ (matrix != 0).T + 2 * terms + 2 * stated_roundings(op) * (terms > 0)
+    return _allowed(stated_roundings(op) + np.maximum(terms - 1, 0), values @ matrix.T + offset, 4 * lost)
 
 
 def _allowed(roundings: Extended | int, size: Extended, lost: Extended) -> Extended:
@@ -107,7 +107,7 @@ def join_rounds_as_stated(op: Join, shapes: Sequence[Shape]) -> None:
     parts = np.stack([op(*values).flatten(1).numpy() for values in alone], -1)
     met = (parts != 0).sum(-1).astype(np.longdouble)
     size = np.abs(parts).astype(np.longdouble).sum(-1)
-    roundings = stated(op) * (met > 0) + np.maximum(met - 1, 0)
+    roundings = stated_roundings(op) * (met > 0) + np.maximum(met - 1, 0)
     allowed = np.zeros_like(size) if op.copies else _allowed(roundings, size, 4 * met)
     truth = parts.astype(np.longdouble).sum(-1)
     _compare("torch", op(*inputs).flatten(1).numpy(), truth, allowed)
@@ -159,7 +159,7 @@ def activation_is_near(op: Activation, z: Tensor, value: Tensor, name: str, *, f
     """Asserts that computed values are as near to the exact ones as is stated."""
     truth = op.to("cpu", torch.float64)(z.double())
     fits, wrong = truth.abs() <= SINGLE.largest, (value.double() - truth).abs()
-    roundings = stated(op)
+    roundings = stated_roundings(op)
     size = truth.abs() if op.relative else truth.abs().clamp(min=1)
     relative = roundings * SINGLE.unit
     allowed = relative / (1 - relative) * size + 2 * roundings * SINGLE.tiny

@@ -203,24 +203,24 @@ MUTANTS = (
         "steepest = torch.minimum(steepest, torch.where(end == z.centre, at_centre, chord))",
         "tests/ops/test_contract.py::TestActivation::test_secant_bounds_deviation_from_the_centre",
     ),
-    # branches
+    # several sources
     Mutant(
-        "branches that add up combined like a concatenation",
+        "terms that add up combined like a concatenation",
         "_together",
         "math.hypot(*parts) if block.disjoint else sum(parts)",
         "math.hypot(*parts)",
         "tests/certification/test_shared_graphs.py::test_bounds_of_networks_with_shared_values",
     ),
     Mutant(
-        "a movement of branches that add up like a concatenation",
-        "BranchNorms.deviation",
+        "the deviation of terms that add up like that of a concatenation",
+        "TermNorms.deviation",
         "total = parts.sum(0)",
         "total = length(parts.T)",
         "tests/bounds/forward/test_joins.py::test_between_what_is_reached_and_the_sum",
     ),
     Mutant(
-        "the joint norm of weighted branches without the weights",
-        "BranchNorms.deviation",
+        "the joint norm of weighted terms without the weights",
+        "TermNorms.deviation",
         "torch.stack(list(radii)) / self.joint.weights",
         "torch.stack(list(radii))",
         "tests/bounds/forward/test_joins.py::test_between_what_is_reached_and_the_sum",
@@ -365,14 +365,14 @@ MUTANTS = (
         "bounded",
         "with_splits(backward, trace, leaves.splits)",
         "with_splits(backward, trace, {k: (low, high.clamp(max=0.0)) for k, (low, high) in leaves.splits.items()})",
-        "tests/bounds/backward/test_branching.py::test_every_point_lies_in_a_part_of_each_row_and_above_its_bound",
+        "tests/bounds/backward/test_branch_and_bound.py::test_every_point_lies_in_a_part_of_each_row_and_above_its_bound",
     ),
     Mutant(
         "the best part of the ball in place of the worst",
         "branched",
         "bounds.amin()",
         "bounds.amax()",
-        "tests/bounds/backward/test_branching.py::test_what_parts_prove_together_no_point_of_the_ball_contradicts",
+        "tests/bounds/backward/test_branch_and_bound.py::test_what_parts_prove_together_no_point_of_the_ball_contradicts",
     ),
     # evidence
     Mutant(

@@ -54,22 +54,24 @@ def worst_margins(logits: Tensor, labels: Tensor, last: LastLayer, hidden: Mappi
     return torch.where(own, torch.inf, margins)
 
 
-def pairwise_margins(program: Program, bound: GlobalBound, trace: Trace, labels: Tensor) -> Tensor:
+def pairwise_margins(program: Program, global_bound: GlobalBound, trace: Trace, labels: Tensor) -> Tensor:
     """Lower bounds of `z_y - z_j` by the Lipschitz constants of pairs, rounding included, `[batch, logits]`.
 
     They hold for real numbers and for every deployed evaluation, at every point of the balls. -inf where the bound has
     no constants of pairs. trace: a proof. labels: y, `[batch]`.
     """
     region = trace.post_activation[program.output].region
-    if bound.pairs is None or trace.roundoff is None:
+    if global_bound.pairs is None or trace.roundoff is None:
         return torch.full_like(region.centre, -torch.inf)
     block, known, eps = program.blocks[-1], trace.roundoff, trace.post_activation[program.input].region.radius
     slips = [known[t.source].slip if t.source in known else torch.zeros_like(eps) for t in block.terms]
     # rows of differences are at most sqrt 2 times as long as the norm of the last map
-    before = 1.5 * torch.stack([bound.norms[t] * slip for t, slip in zip(block.terms, slips, strict=True)]).sum(0)
+    before = 1.5 * torch.stack([global_bound.norms[t] * slip for t, slip in zip(block.terms, slips, strict=True)]).sum(
+        0
+    )
     own = flat(known[block.node].entrywise)
     slip = DOUBLE.above(before[:, None] + own + own.gather(1, labels[:, None]), len(block.terms) + 6)
-    moved = bound.pairs[labels] * eps[:, None]
+    moved = global_bound.pairs[labels] * eps[:, None]
     lost = DOUBLE.above(moved + slip, 4) + DOUBLE.nearest(2 * region.centre.abs().amax(1, keepdim=True))
     margins = downwards(region.centre.gather(1, labels[:, None]) - region.centre - upwards(lost))
     return torch.where(region.radius.isnan()[:, None], torch.nan, margins)

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from llcert.certificate_writer.graph import CertificateGraph
 from llcert.certificate_writer.image import ImageEvidence
-from llcert.certification import FIRST, Never, Radii, Specification, stated
+from llcert.certification import FIRST, Never, Radii, Specification, claim_json
 from llcert.domain.pixel_range import PixelRange
 from llcert.errors import InvalidInput
 from llcert.machine.files import dump, is_vacant, part_of, write_atomically
@@ -69,7 +69,7 @@ class Folder:
         common = None if isinstance(eps, Radii) else exact(eps)
         self._head = {
             "format": FORMAT,
-            "claim": stated(specification, within),
+            "claim": claim_json(specification, within),
             "eps": common,
             "semantics": semantics,
             **about,

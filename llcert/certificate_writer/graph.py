@@ -20,7 +20,7 @@ from torch import Tensor
 from llcert.certificate_writer.matrices import Matrix, matrix_of, placed, summed
 from llcert.domain.region import Region
 from llcert.errors import UnsupportedModel
-from llcert.ir import Activation, Join, LinearOp, Node, Op, format_name, stated, topological
+from llcert.ir import Activation, Join, LinearOp, Node, Op, format_name, stated_roundings, topological
 from llcert.program import Block, Program
 
 Arrays = dict[str, NDArray[Any]]
@@ -121,8 +121,9 @@ def _require_paid(node: Node, kind: str) -> None:
             "it is computed by sums, which round, and a certificate knows it without; write it as a minimum "
             "(llcert.save does), or ask for --semantics real",
         )
-    if stated(op) > (kind == "leaky"):
-        raise _unknown(node, f"it rounds {stated(op)} times, and a certificate pays for {int(kind == 'leaky')}")
+    roundings, paid = stated_roundings(op), int(kind == "leaky")
+    if roundings > paid:
+        raise _unknown(node, f"it rounds {roundings} times, and a certificate pays for {paid}")
 
 
 def _unknown(node: Node, why: str) -> UnsupportedModel:
@@ -132,7 +133,10 @@ def _unknown(node: Node, why: str) -> UnsupportedModel:
 
 def _linear(node: Node, op: LinearOp, matrix: Matrix) -> tuple[dict[str, Any], Arrays]:
     """A linear node: a `take` where it moves entries and computes nothing, else a `linear`; as of `_described`."""
-    roundings, zero = stated(op), torch.zeros(1, *node.inputs[0].shape, dtype=torch.float64, device=_device(op))
+    roundings, zero = (
+        stated_roundings(op),
+        torch.zeros(1, *node.inputs[0].shape, dtype=torch.float64, device=_device(op)),
+    )
     offset = _array(op(zero)[0].expand(node.shape))
     magnitude = np.maximum(_array(op.offset_size(zero)[0].expand(node.shape)), np.abs(offset))
     alone = np.diff(matrix.indptr)
@@ -155,9 +159,9 @@ def _join(node: Node, places: list[NDArray[np.int64]]) -> tuple[dict[str, Any], 
     """An `add` where every input fills all of the result, a `concat` where each fills a part of its own; as of
     `_described`. places: where the entries of each input go."""
     size = math.prod(node.shape)
-    if stated(node.op) == 0 and all(np.array_equal(p, np.arange(size)) for p in places):
+    if stated_roundings(node.op) == 0 and all(np.array_equal(p, np.arange(size)) for p in places):
         return {"kind": "add"}, {}
-    if stated(node.op) == 0 and np.array_equal(np.sort(np.concatenate(places)), np.arange(size)):
+    if stated_roundings(node.op) == 0 and np.array_equal(np.sort(np.concatenate(places)), np.arange(size)):
         return {"kind": "concat"}, {f"places.{i}": p for i, p in enumerate(places)}
     raise _unknown(node, _NO_RULE)
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from llcert.bounds.backward.branching import Splits
+from llcert.bounds.backward.branch_and_bound import Splits
 from llcert.bounds.backward.choices import Key
 from llcert.certificate_writer.graph import Arrays, CertificateGraph
 

@@ -18,7 +18,7 @@ from llcert.certification.radii import Eps, Radii, radii_of
 from llcert.certification.result import BatchResult, Contradiction, Sample, StageCount
 from llcert.certification.self_check import SelfCheck
 from llcert.certification.settings import AttackKind, Semantics, Settings
-from llcert.certification.specification import FIRST, Never, Specification, Top, positive, stated
+from llcert.certification.specification import FIRST, Never, Specification, Top, claim_json, positive
 from llcert.certification.stages.attack import Attack, TargetedAttack
 from llcert.certification.stages.branch import Branch
 from llcert.certification.stages.clean import Clean
@@ -74,8 +74,8 @@ __all__ = [
     "batch_size_for",
     "cascade",
     "check_one_image_fits",
+    "claim_json",
     "multiplications",
     "positive",
     "radii_of",
-    "stated",
 ]

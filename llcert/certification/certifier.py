@@ -97,9 +97,9 @@ class Certifier:
         return self.estimator.program
 
     @property
-    def bound(self) -> GlobalBound:
+    def global_bound(self) -> GlobalBound:
         """The estimated global bound."""
-        return self.estimator.bound
+        return self.estimator.global_bound
 
     def __call__(self, images: Tensor, labels: Tensor, indices: Tensor, *, self_check: bool = False) -> BatchResult:
         """The results of one batch; computed in parts where it does not fit into memory.

@@ -29,13 +29,13 @@ from llcert.spectral import Lanczos, Solver
 class Estimator:
     """Estimated bounds of one network for one specification.
 
-    program: the network in the format of the estimates. bound: its global Lipschitz bound. solver, start: of local
+    program: the network in the format of the estimates. global_bound: Lipschitz, estimated. solver, start: of local
     norms. within: the pixel range that the specification is restricted to, None for whole balls. exact_colorings: the
     colorings of the same network in float64, which are used here as well; None where nothing is proved.
     """
 
     program: Program
-    bound: GlobalBound
+    global_bound: GlobalBound
     solver: Solver = field(default_factory=Lanczos)
     start: Start = Start.UNMASKED
     within: PixelRange | None = None
@@ -101,7 +101,9 @@ class Estimator:
         weighting: RowWeighting = RowWeighting.SLOPE,
         boxes: Boxes | None = None,
     ) -> Trace:
-        arithmetic = EstimatedArithmetic(self.bound, solver=self.solver, start=start, saved=saved, seed=batch.seeds)
+        arithmetic = EstimatedArithmetic(
+            self.global_bound, solver=self.solver, start=start, saved=saved, seed=batch.seeds
+        )
         return propagate(self.program, self.ball(batch), arithmetic, weighting=weighting, boxes=boxes)
 
 

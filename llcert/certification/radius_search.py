@@ -70,7 +70,7 @@ class RadiusSearch:
 
     def _by_global_norms(self, batch: Batch) -> Tensor:
         """The radius of the global bound, `margin / (||w_j - w_y|| L)` for the nearest class that is not spared."""
-        program, bound, labels = self.estimator.program, self.estimator.bound, batch.references
+        program, bound, labels = self.estimator.program, self.estimator.global_bound, batch.references
         logits = program.logits(batch.images)
         growth = torch.zeros_like(logits)
         last = self.estimator.last

@@ -222,7 +222,7 @@ class Never(Specification):
         return torch.tensor([j for j in range(classes) if j != self.target], device=logits.device)
 
 
-def stated(specification: Specification, within: PixelRange | None) -> dict[str, Any]:
+def claim_json(specification: Specification, within: PixelRange | None) -> dict[str, Any]:
     """The specification as files state it, with the pixel range that it is restricted to, if it is."""
     return specification.to_json() if within is None else {**specification.to_json(), "within": list(within.texts)}
 

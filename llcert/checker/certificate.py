@@ -35,13 +35,13 @@ class Image:
 class Certificate:
     """The content of certificate.json.
 
-    stated: the claim in words, with the numbers as they are written. eps: the common radius, rounded up; None where
+    in_words: the claim, with the numbers as they are written. eps: the common radius, rounded up; None where
     every image has its own. deployed: whether the claim is also about floating-point evaluations of the network (rule
     10). hashes: the SHA-256 of every other file, by name.
     """
 
     folder: Path
-    stated: str
+    in_words: str
     claim: Claim
     eps: float | None
     deployed: bool

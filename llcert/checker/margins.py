@@ -21,7 +21,7 @@ from llcert.checker.known import Known, Zone
 from llcert.checker.numbers import Vector
 
 MOST_PARTS, MOST_SPLITS = 2**18, 2**22
-"""Parts of one class, and splits on the branches to all of them together."""
+"""Parts of one class, and splits on the paths to all of them together."""
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,7 @@ class Split:
     number: float
 
 
-Branch = Sequence[tuple[Split, bool]]
+Path = Sequence[tuple[Split, bool]]
 """The path from the root of a tree to a part: splits, each with whether the value is at least its number there."""
 
 
@@ -47,14 +47,12 @@ def margin(graph: Graph, image: Arrays, known: Known, *, label: int, other: int)
     last = len(graph.nodes) - 1
     stop = int(image.integers(f"{other}.stop", 1, last + 1)[0])
     require(stop in known.cuts, f"rule 7 (row), class {other}: stop {stop} is no cut")
-    branches = _branches(graph, image, known, other)
-    require(
-        len(branches) * work(graph.blocks, last, stop) <= MOST_WORK, f"rule 12 (parts), class {other}: too much work"
-    )
+    paths = _paths(graph, image, known, other)
+    require(len(paths) * work(graph.blocks, last, stop) <= MOST_WORK, f"rule 12 (parts), class {other}: too much work")
     found = []
-    for portion in portions(len(branches), max(n.size for n in graph.nodes)):
-        chosen = _PartChoices(graph, image, known, other, len(branches), portion, tuple(branches[portion]))
-        rows = np.zeros((len(chosen.branches), graph.nodes[last].size))
+    for portion in portions(len(paths), max(n.size for n in graph.nodes)):
+        chosen = _PartChoices(graph, image, known, other, len(paths), portion, tuple(paths[portion]))
+        rows = np.zeros((len(chosen.paths), graph.nodes[last].size))
         rows[:, label], rows[:, other] = 1.0, -1.0
         bounds = lower_bounds(graph.blocks, known, {last: rows}, [np.zeros(len(rows))], stop, chosen)
         found.append(bounds[~chosen.empty])
@@ -63,8 +61,8 @@ def margin(graph: Graph, image: Arrays, known: Known, *, label: int, other: int)
     return float(bounds.min())
 
 
-def _branches(graph: Graph, image: Arrays, known: Known, other: int) -> list[Branch]:
-    """The branches to all parts of a class, in the order of the tree; without a tree one part, the whole ball."""
+def _paths(graph: Graph, image: Arrays, known: Known, other: int) -> list[Path]:
+    """The paths to all parts of a class, in the order of the tree; without a tree one part, the whole ball."""
     name, here = f"{other}.tree", f"rule 12 (parts), class {other}"
     if name not in image:
         return [()]
@@ -72,20 +70,20 @@ def _branches(graph: Graph, image: Arrays, known: Known, other: int) -> list[Bra
     require(tree.size <= 2 * MOST_PARTS - 1, f"{here}: more than {MOST_PARTS}")
     places = 1 + np.cumsum(np.where(tree >= 0, 1, -1))  # open places of the tree after each number
     require(tree.size and np.all(places[:-1] > 0) and places[-1] == 0, f"{here}: the tree is not one, or not whole")
-    found: list[Branch] = []
-    branch: list[tuple[Split, bool]] = []
+    found: list[Path] = []
+    path: list[tuple[Split, bool]] = []
     splits, together = iter(_splits(graph, image, known, name, tree[tree >= 0].tolist())), 0
     for cut in tree.tolist():
         if cut >= 0:
-            branch.append((next(splits), False))
+            path.append((next(splits), False))
             continue
-        found.append(tuple(branch))
-        together += len(branch)
-        require(together <= MOST_SPLITS, f"{here}: more than {MOST_SPLITS} splits on the branches to them")
-        while branch and branch[-1][1]:
-            branch.pop()
-        if branch:
-            branch[-1] = (branch[-1][0], True)
+        found.append(tuple(path))
+        together += len(path)
+        require(together <= MOST_SPLITS, f"{here}: more than {MOST_SPLITS} splits on the paths to them")
+        while path and path[-1][1]:
+            path.pop()
+        if path:
+            path[-1] = (path[-1][0], True)
     return found
 
 
@@ -111,7 +109,7 @@ def _zones(graph: Graph, known: Known, cut: int) -> tuple[Zone, ...]:
 class _PartChoices:
     """The relaxations of the rows of some parts of a class, one row for each part.
 
-    other: the class. count: of all its parts. portion: those that are passed now, with their branches.
+    other: the class. count: of all its parts. portion: those that are passed now, with their paths.
     """
 
     graph: Graph
@@ -120,7 +118,7 @@ class _PartChoices:
     other: int
     count: int
     portion: slice
-    branches: tuple[Branch, ...]
+    paths: tuple[Path, ...]
 
     def slopes(self, cut: int, step: int, rows: Vector) -> Vector:
         return self.image.rows(f"{self.other}.{cut}.slopes.{step}", self.count, rows.shape[1], self.portion)
@@ -134,18 +132,18 @@ class _PartChoices:
         return self.image.positive(f"{self.other}.end.{cut}", self.count)[self.portion]
 
     def zone(self, cut: int, step: int, zone: Zone) -> Zone:
-        """The zone of a step in each part: its box is cut by the splits on the branch to the part."""
+        """The zone of a step in each part: its box is cut by the splits on the path to the part."""
         here = [
-            (r, s, above)
-            for r, branch in enumerate(self.branches)
-            for s, above in branch
+            (r, s, upper_side)
+            for r, path in enumerate(self.paths)
+            for s, upper_side in path
             if (s.cut, s.step) == (cut, step)
         ]
         if not here:
             return zone
-        lower, upper = (np.tile(ends, (len(self.branches), 1)) for ends in (zone.lower, zone.upper))
-        for row, split, above in here:
-            if above:
+        lower, upper = (np.tile(ends, (len(self.paths), 1)) for ends in (zone.lower, zone.upper))
+        for row, split, upper_side in here:
+            if upper_side:
                 lower[row, split.entry] = max(lower[row, split.entry], split.number)
             else:
                 upper[row, split.entry] = min(upper[row, split.entry], split.number)
@@ -154,8 +152,8 @@ class _PartChoices:
     @property
     def empty(self) -> np.ndarray:
         """The parts in which some entry has lower > upper, `[parts]`, bool: no point of the ball lies there."""
-        found = np.zeros(len(self.branches), bool)
-        for cut, step in {(s.cut, s.step) for branch in self.branches for s, _ in branch}:
+        found = np.zeros(len(self.paths), bool)
+        for cut, step in {(s.cut, s.step) for path in self.paths for s, _ in path}:
             zone = self.zone(cut, step, _zones(self.graph, self.known, cut)[step])
             found |= np.any(zone.lower > zone.upper, axis=1)
         return found

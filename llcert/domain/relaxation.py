@@ -138,19 +138,19 @@ class Relaxation:
         return torch.where(stable, own, torch.where(rows >= 0, below, above))
 
     def on_box(self, lower: Tensor, upper: Tensor) -> Relaxation:
-        """The relaxation with its box intersected with another, for branching; lower, upper: `[batch, *shape]`."""
+        """The relaxation, its box intersected with another, for branch and bound; lower, upper: `[batch, *shape]`."""
         zone = self.zone
         inside = torch.maximum(zone.lower, lower), torch.minimum(zone.upper, upper)
         return replace(self, zone=Zone(zone.centre, *inside, zone.weights, zone.radius))
 
     def losses(self, rows: Tensor, slopes: Tensor, lam: Tensor) -> Tensor:
         """By how much each entry lowers the bound below the value at the centre, `[batch, rows, *shape]`; 0 for stable
-        ones. Branching splits the entry with the largest."""
+        ones. Branch and bound splits the entry with the largest."""
         least, _ = _Minimum.every(self, rows, slopes).entries(lam)
         return torch.where(self.stable[0], 0.0, least.neg().clamp(min=0))
 
     def knot(self) -> Tensor:
-        """Where branching splits the box of each entry: the knot inside it nearest to the centre, `[batch, *shape]`."""
+        """Where branch and bound splits each entry: the knot in its box nearest to the centre, `[batch, *shape]`."""
         lower, upper, c = self.zone.lower, self.zone.upper, self.zone.centre
         best, nearest = c.clone(), torch.full_like(c, torch.inf)
         for knot in self.phi.knots:

@@ -31,7 +31,7 @@ from llcert.ir.operator import (
     nonzero,
     number,
     permuted,
-    stated,
+    stated_roundings,
 )
 
 __all__ = [
@@ -61,6 +61,6 @@ __all__ = [
     "permuted",
     "place",
     "rewrite",
-    "stated",
+    "stated_roundings",
     "topological",
 ]

@@ -207,7 +207,7 @@ def number(entrywise: Callable[[Tensor], Tensor], value: float) -> float:
     return float(entrywise(torch.tensor(value, dtype=torch.float64)))
 
 
-def stated(op: Op) -> int:
+def stated_roundings(op: Op) -> int:
     """The roundings that an operator's author states; raises UnsupportedModel where there is no such statement."""
     if op.roundings is None:
         raise UnsupportedModel(f"{op.label}: its roundings are not stated, so nothing can be proved of it")

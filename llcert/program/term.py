@@ -16,7 +16,7 @@ from llcert.ir import (
     Node,
     Shape,
     nonzero,
-    stated,
+    stated_roundings,
 )
 from llcert.numerics.rounding import DOUBLE
 
@@ -180,7 +180,7 @@ class Magnitude:
 
 def magnitude_of(node: Node) -> Magnitude:
     """What is known of a node's |A|. A join takes every entry of each input into one output with coefficient one."""
-    terms, column = (count(node) - stated(node.op) for count in (node_roundings, node_roundings_back))
+    terms, column = (count(node) - stated_roundings(node.op) for count in (node_roundings, node_roundings_back))
     if not isinstance(node.op, LinearOp):
         return Magnitude(1.0, terms, 1)
     return Magnitude(node.op.magnitude_bound(node.inputs[0].shape), terms, max(terms, column))
@@ -189,16 +189,16 @@ def magnitude_of(node: Node) -> Magnitude:
 def node_roundings(node: Node) -> int:
     """The largest number of roundings in an entry of the node's value, counted from its inputs."""
     if not isinstance(node.op, LinearOp):
-        return len(node.inputs) + stated(node.op)
+        return len(node.inputs) + stated_roundings(node.op)
     one = torch.ones(1, *node.inputs[0].shape, dtype=torch.float64)
-    return math.ceil(float(node.op.to("cpu", torch.float64).paths(one).max())) + stated(node.op) + 1
+    return math.ceil(float(node.op.to("cpu", torch.float64).paths(one).max())) + stated_roundings(node.op) + 1
 
 
 def node_roundings_back(node: Node) -> int:
     """The same for the adjoint."""
     if not isinstance(node.op, LinearOp):
-        return len(node.inputs) + stated(node.op)
+        return len(node.inputs) + stated_roundings(node.op)
     shape = node.inputs[0].shape
     one = torch.ones(1, *node.shape, dtype=torch.float64)
     entries = node.op.to("cpu", torch.float64).transformed(nonzero).adjoint(one, shape)
-    return math.ceil(float(entries.max())) + stated(node.op) + 1
+    return math.ceil(float(entries.max())) + stated_roundings(node.op) + 1

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from llcert.certification import Assurance, Radii, stated
+from llcert.certification import Assurance, Radii, claim_json
 from llcert.reporting.diagnosis import held_down_by, warnings
 from llcert.reporting.numbers import finite
 from llcert.reporting.summary import LayerReport, Summary
@@ -68,7 +68,7 @@ class Report(Summary):
             "warnings": list(self.warnings),
             "held_down_by": held_down_by(self),
             "radii": [s.eps for s in self.samples] if isinstance(subject.settings.eps, Radii) else None,
-            "claim": stated(subject.settings.specification, subject.settings.within),
+            "claim": claim_json(subject.settings.specification, subject.settings.within),
             "claim_words": subject.claim_words,
             "left_out": subject.left_out,
             "attack": subject.settings.attack.value if "attack" in subject.settings.running else None,

@@ -156,8 +156,8 @@ def _subject(
         asked=len(selection.indices),
         classes=network.classes,
         clippable=_clippable(selection),
-        layers=layers(program, certifier.bound),
-        global_lipschitz=float(certifier.bound.logit_lipschitz),
+        layers=layers(program, certifier.global_bound),
+        global_lipschitz=float(certifier.global_bound.logit_lipschitz),
         normalisation=_normalisation(model.notes),
         device=device_name(program.device),
         dtype=str(program.dtype).removeprefix("torch."),
@@ -229,7 +229,7 @@ def _limits(certifier: Certifier, *, proof: bool) -> Iterator[str]:
             "the stage crown-ball-intermediate does not apply and decides nothing: no activation behind the first "
             "has only entrywise, piecewise linear ones below it, or layers are too wide"
         )
-    if proof and certifier.bound.pairs is not None:
+    if proof and certifier.global_bound.pairs is not None:
         yield "--proof holds no evidence of LipLT: images that it alone would certify go on to the stages behind global"
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from llcert.certification import Eps, Radii, Settings, stated
+from llcert.certification import Eps, Radii, Settings, claim_json
 from llcert.ir import Network, topological
 from llcert.options import Options
 from llcert.options.certification import DECLARED
@@ -30,7 +30,7 @@ def identity_of(options: Options, settings: Settings, subject: Subject) -> dict[
     resolved = {
         "eps": None if isinstance(settings.eps, Radii) else settings.eps,
         "radii_sha256": _radii_sha256(settings.eps),
-        "claim": stated(settings.specification, settings.within),
+        "claim": claim_json(settings.specification, settings.within),
         "data": subject.data,
         "split": subject.split,
         "samples": subject.selection,

@@ -201,7 +201,7 @@ def test_margins_of_pairs_pay_for_rounding(seed: int) -> None:
     own, image = prover(network, 0.0), torch.rand(1, 4, generator=draw)
     label = network(image.double()).argmax(1)
     assert own.liplt is not None
-    assert own.liplt.bound.pairs is not None
+    assert own.liplt.global_bound.pairs is not None
     proved = own(image, label, ProofHint(local=False, liplt=True))[0]
     for order in ORDERS.values():
         logits = in_float32(network, image, order)[network.output].double()[0]

@@ -76,7 +76,7 @@ def carried(own: Prover, image: Tensor, label: Tensor, hint: ProofHint, seed: in
     solver = own.solver if hint.local else None
     ball = enclosing_ball(image.double(), own.eps)
     trace = propagate(
-        own.program, ball, VerifiedArithmetic(own.bound, solver, deployed=own.deployed), weighting=hint.weighting
+        own.program, ball, VerifiedArithmetic(own.global_bound, solver, deployed=own.deployed), weighting=hint.weighting
     )
     rows, backward = {own.program.output: crown.differences(label, own.program)}, crown.Backward(own.program)
     return [

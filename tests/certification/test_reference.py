@@ -52,7 +52,7 @@ def _compare(shared: Path, name: str, images: int) -> None:
     logits = program.logits(pixels)
     assert torch.allclose(logits, given["logits"], rtol=0, atol=1e-4)
 
-    norms = torch.tensor([float(paper.bound.norms[b.terms[0]]) for b in blocks], dtype=torch.float64)
+    norms = torch.tensor([float(paper.global_bound.norms[b.terms[0]]) for b in blocks], dtype=torch.float64)
     assert (norms / torch.from_numpy(stored["global_norms"]) - 1).abs().max() <= 1e-3
 
     trace = paper.estimator.trace(paper.batch(pixels, labels, torch.arange(count)), RowWeighting.SLOPE)

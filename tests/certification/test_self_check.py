@@ -136,7 +136,7 @@ def _checked(
 @pytest.mark.parametrize("scale", [1e-6, 1.0, 1e6])
 def test_a_shrunken_global_bound_is_noticed(scale: float) -> None:
     certifier, images, labels = _certifier(0.1, scale)
-    bound = certifier.bound
+    bound = certifier.global_bound
     small = GlobalBound(
         {t: n / 100 for t, n in bound.norms.items()},
         bound.vectors,
@@ -146,7 +146,7 @@ def test_a_shrunken_global_bound_is_noticed(scale: float) -> None:
     )
     result = certifier(images, labels, INDICES)
     with pytest.raises(NumericalError):
-        _checked(replace(certifier, estimator=replace(certifier.estimator, bound=small)), images, labels, result)
+        _checked(replace(certifier, estimator=replace(certifier.estimator, global_bound=small)), images, labels, result)
 
 
 def test_a_certificate_that_an_attack_breaks_is_a_contradiction() -> None:

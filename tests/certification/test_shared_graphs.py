@@ -76,7 +76,7 @@ def check(seed: int) -> None:
     image, weighting = random_image(network, seed).float(), list(RowWeighting)[seed // 2 % 2]
     own = prover(network, eps, semantics)
     program = own.program
-    bound = own.liplt.bound if own.liplt is not None and seed % 2 else own.bound
+    bound = own.liplt.global_bound if own.liplt is not None and seed % 2 else own.global_bound
     with torch.no_grad():
         region = enclosing_ball(image.double(), eps)
         trace = propagate(
@@ -157,7 +157,7 @@ def _slopes(block: Block) -> Tensor:
 
 def growth_is_right(own: Prover, image: Tensor, eps: float, points: Tensor) -> None:
     """Eq. 6 of every block bounds how far any two points of the ball move its output apart; global ones likewise."""
-    program, bound = own.program, own.bound
+    program, bound = own.program, own.global_bound
     trace = propagate(
         program, ball(image.double(), eps), EstimatedArithmetic(bound, solver=own.solver, start=Start.RANDOM)
     )

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from llcert import ops
 from llcert.domain.region import Region
-from llcert.ir import Activation, Join, LinearOp, Op, Shape, stated
+from llcert.ir import Activation, Join, LinearOp, Op, Shape, stated_roundings
 from llcert.ops import (
     Add,
     Affine,
@@ -160,7 +160,7 @@ class TestLinear:
         entries, x = exact(op, shape), normal(1, *shape)
         wrong = np.abs(op.linear(x).flatten().numpy() - entries @ x.flatten().numpy())
         size = np.abs(entries) @ np.abs(x.flatten().numpy())
-        assert (wrong <= ((entries != 0).sum(1) + stated(op)) * 2.0**-53 * size).all()
+        assert (wrong <= ((entries != 0).sum(1) + stated_roundings(op)) * 2.0**-53 * size).all()
 
     def test_statements(self, name: str) -> None:
         op, shape = LINEAR[name]

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from llcert.bounds import GlobalBound
-from llcert.bounds.forward.joins import branch_norms
+from llcert.bounds.forward.joins import term_norms
 from llcert.bounds.forward.roundoff import distance
 from llcert.bounds.forward.row_weights import global_slopes
 from llcert.bounds.global_lipschitz.norms import composed_norm, global_norm
@@ -36,7 +36,7 @@ def global_bound(
     """The global Lipschitz bound, an ESTIMATE; where an iteration does not converge, a crude upper bound answers.
 
     starts: vectors `[1, *columns]` to begin with, such as those of an earlier bound; random where there are none.
-    joint: whether branches that add up get one more norm of them all, which may say less than their sum.
+    joint: whether terms that add up get one more norm of them all, which may say less than their sum.
     composed: the maps of LipLT, if it is asked for. known: norms of some of them, scalars, and their vectors.
     crude: False lets what the solver found stand; to look whether it converged would be to wait for a GPU.
     """
@@ -63,8 +63,8 @@ def global_bound(
             start = random_start((1, *term.columns), every, seed + number) if given is None else given
             norms[term], vectors[term] = _unmasked(term, rows, every, solver, start, crude)
         sizes, radii = [norms[t][None] for t in block.terms], [lipschitz[t.source][None] for t in block.terms]
-        branches = branch_norms(block, rows, columns, sizes, radii, solver if joint else None, seed + number)
-        lipschitz[block.node] = branches.deviation(radii)[0]
+        combined = term_norms(block, rows, columns, sizes, radii, solver if joint else None, seed + number)
+        lipschitz[block.node] = combined.deviation(radii)[0]
         if composed is not None:
             parts = [
                 whole(t, seed + number) * gain(origin, lipschitz[program.input], before, lipschitz)
@@ -121,7 +121,7 @@ def _crude(term: Term, rows: Tensor, columns: Tensor) -> Tensor:
 def proved_bound(program: Program, solver: Solver | None = None, composed: Composed | None = None) -> GlobalBound:
     """The global Lipschitz bound with an UPPER bound for every norm, rounding included. program: in float64.
 
-    Branches that add up count as their sum. composed: the maps of LipLT, if it is asked for; those that the solver does
+    Terms that add up count as their sum. composed: the maps of LipLT, if it is asked for; those that the solver does
     not prove count as the product of their parts. Raises UnsupportedModel for operators that do not state what a proof
     needs.
     """

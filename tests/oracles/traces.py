@@ -88,7 +88,7 @@ def reach(
     solver: Solver | None,
     seed: int | Tensor,
 ) -> Reach:
-    """The block's reach, with one more norm where branches add up and there is a solver for it.
+    """The block's reach, with one more norm where terms add up and there is a solver for it.
 
     rows, columns: factors of the maps, `[batch, *shape]`. norms, radii: of each term and source, `[batch]`. The weights
     `t_s = sqrt(r_s / norm_s)` never do worse than the sum: the joint norm is at most `sqrt(sum norm_s^2 t_s^2)`.

@@ -10,7 +10,7 @@ from typing import Protocol
 
 from torch import Tensor
 
-from llcert.bounds.forward.joins import BranchNorms
+from llcert.bounds.forward.joins import TermNorms
 from llcert.bounds.forward.roundoff import BlockRoundoff
 from llcert.bounds.forward.row_weights import RowWeighting
 from llcert.domain.region import MaskedRegion, Region
@@ -75,13 +75,11 @@ class Arithmetic(Protocol):
         """The norm of a term's masked map; the global norm of the term where that is less or none was found."""
         ...
 
-    def radius(
-        self, inputs: BlockInput, branches: BranchNorms, weights: Tensor, roundoff: BlockRoundoff | None
-    ) -> Tensor:
+    def radius(self, inputs: BlockInput, norms: TermNorms, weights: Tensor, roundoff: BlockRoundoff | None) -> Tensor:
         """Upper bounds of `||weights (z - centre)||`, `[batch]`, at most those by the global Lipschitz constant."""
         ...
 
-    def lipschitz(self, inputs: BlockInput, branches: BranchNorms, sources: Mapping[Node, Tensor]) -> Tensor | None:
+    def lipschitz(self, inputs: BlockInput, norms: TermNorms, sources: Mapping[Node, Tensor]) -> Tensor | None:
         """The Lipschitz constant of h with respect to the image, `[batch]`; None where none is computed.
 
         sources: the constants of the values that the block reads.

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from llcert.bounds.forward.arithmetic import BlockInput
 from llcert.bounds.forward.box import box
-from llcert.bounds.forward.joins import BranchNorms
+from llcert.bounds.forward.joins import TermNorms
 from llcert.bounds.forward.row_weights import RowWeighting, row_weights
 from llcert.bounds.forward.starts import Start, starting_vector
 from llcert.bounds.global_lipschitz.constants import GlobalBound
@@ -38,7 +38,7 @@ class EstimatedArithmetic:
 
     global_bound: of the same program; caps local norms, and stands in for those that do not converge. None for
     Balls.BOX, which needs none. saved: start vectors `[batch, *columns]` of earlier calls, for Start.SAVED. seed: of
-    random starts, one or `[batch]`. joint: whether branches that add up get one more norm, of all of them together.
+    random starts, one or `[batch]`. joint: whether terms that add up get one more norm, of all of them side by side.
     """
 
     global_bound: GlobalBound | None
@@ -76,16 +76,16 @@ class EstimatedArithmetic:
         start = starting_vector(term, bound, masked.columns, self.start, self.saved, seed)
         return _unmasked_norm(inputs.block, masked, bound, start) or _local_norm(masked, bound, self.solver, start)
 
-    def radius(self, inputs: BlockInput, branches: BranchNorms, weights: Tensor, roundoff: object) -> Tensor:
-        radius = branches.deviation(inputs.radii)
+    def radius(self, inputs: BlockInput, norms: TermNorms, weights: Tensor, roundoff: object) -> Tensor:
+        radius = norms.deviation(inputs.radii)
         if self.global_bound is None or self.balls is Balls.BOX:
             return radius
         return _at_most(radius, self.global_bound.lipschitz[inputs.block.node].expand_as(inputs.eps) * inputs.eps)
 
-    def lipschitz(self, inputs: BlockInput, branches: BranchNorms, sources: Mapping[Node, Tensor]) -> Tensor | None:
+    def lipschitz(self, inputs: BlockInput, norms: TermNorms, sources: Mapping[Node, Tensor]) -> Tensor | None:
         if self.global_bound is None or self.balls is Balls.BOX:
             return None
-        moved = branches.deviation([sources[t.source] for t in inputs.block.terms])
+        moved = norms.deviation([sources[t.source] for t in inputs.block.terms])
         return _at_most(moved, self.global_bound.lipschitz[inputs.block.node].expand_as(inputs.eps))
 
     def activation_image(

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from llcert.ir import Join, LinearOp, Node, stated
+from llcert.ir import Join, LinearOp, Node, stated_roundings
 from llcert.numerics.rounding import DOUBLE, SINGLE
 from llcert.program import Block
 
@@ -48,6 +48,6 @@ def _step(block: Block, node: Node, inputs: list[_Increase], least: int) -> _Inc
     if isinstance(op, LinearOp):
         weak = 2**24 * form.tiny * magnitude.longest
         carried = DOUBLE.above(carried + weak * (inputs[0].size + inputs[0].error), 4)
-    once = max(stated(op), least) if stated(op) else 0
+    once = max(stated_roundings(op), least) if stated_roundings(op) else 0
     factor = form.unit * (once + magnitude.terms - 1) * (1 + 4 * form.gamma(magnitude.terms + once + 8))
     return _Increase(size, DOUBLE.above(carried + factor * (size + carried), 8))

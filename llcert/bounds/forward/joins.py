@@ -1,4 +1,4 @@
-"""Blocks of several sources: how far their value deviates from its centre, where branches add up and where they are
+"""Blocks of several sources: how far their value deviates from its centre, where terms add up and where they are
 concatenated (docs/method.md, Proposition 5.2).
 
 For both arithmetics of the forward propagation, and for estimates of global constants.
@@ -33,7 +33,7 @@ class JointNorm:
 
 
 @dataclass(frozen=True)
-class BranchNorms:
+class TermNorms:
     """The norms of a block's terms, and of all of them side by side where that may give a smaller bound.
 
     norms: one for each term, `[batch]`; empty where none was computed. disjoint: whether the terms fill different rows
@@ -63,7 +63,7 @@ class BranchNorms:
         return torch.where(together < total, together, total)
 
 
-def branch_norms(
+def term_norms(
     block: Block,
     rows: Tensor,
     columns: Sequence[Tensor],
@@ -71,15 +71,15 @@ def branch_norms(
     radii: Sequence[Tensor],
     solver: Solver | None,
     seed: int | Tensor,
-) -> BranchNorms:
-    """The norms of a block's terms, with their joint norm where branches add up and there is a solver for it.
+) -> TermNorms:
+    """The norms of a block's terms, with their joint norm where terms add up and there is a solver for it.
 
     rows, columns: factors w and v of the maps, `[batch, *shape]`. norms: of each term, radii: of each source,
     `[batch]`. The weights `t_s = sqrt(r_s / norm_s)` never do worse than the sum: the joint norm is at most
     `sqrt(sum norm_s^2 t_s^2)`.
     """
     if solver is None or len(norms) == 1 or block.disjoint:
-        return BranchNorms(tuple(norms), block.disjoint)
+        return TermNorms(tuple(norms), block.disjoint)
     smallest = torch.finfo(rows.dtype).tiny
     sizes = torch.stack(list(norms)).clamp(min=smallest), torch.stack(list(radii)).clamp(min=smallest)
     weights = torch.sqrt(sizes[1] / sizes[0])
@@ -88,7 +88,7 @@ def branch_norms(
     start = random_start(tuple(kept.shape), kept, seed) / factors  # uniform over the columns once they are weighted
     norm = solver(Masked(SideBySide(block.terms), rows, kept * factors), start)
     value = torch.where(norm.converged, norm.value, torch.inf)
-    return BranchNorms(tuple(norms), joint=JointNorm(value, weights, norm.side))
+    return TermNorms(tuple(norms), joint=JointNorm(value, weights, norm.side))
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from llcert.bounds.forward.arithmetic import Arithmetic, BlockInput
-from llcert.bounds.forward.joins import BranchNorms, branch_norms
+from llcert.bounds.forward.joins import TermNorms, term_norms
 from llcert.bounds.forward.roundoff import BlockRoundoff
 from llcert.bounds.forward.row_weights import RowWeighting
 from llcert.bounds.forward.trace import Trace
@@ -54,7 +54,7 @@ def propagate(
         inputs = BlockInput(block, number, sources, radii, roundoff, region.radius)
         bounds = _block_bounds(inputs, arithmetic, weighting, boxes or {})
         found[block.node], hidden[block.node] = bounds, bounds.output
-        constant = arithmetic.lipschitz(inputs, bounds.branches, lipschitz) if between_points else None
+        constant = arithmetic.lipschitz(inputs, bounds.term_norms, lipschitz) if between_points else None
         if constant is not None:
             lipschitz[block.node] = constant
     return _trace(arithmetic, found, hidden, lipschitz if program.output in lipschitz else {}, program.output)
@@ -65,14 +65,14 @@ class _BlockBounds:
     """What the propagation finds of one block.
 
     z: region of its value before the activation. weights: of its rows. norms: of its terms' masked maps; empty where
-    the arithmetic asks for none. branches: these norms together. radius: bound of `||weights (z - centre)||`,
+    the arithmetic asks for none. term_norms: these norms together. radius: bound of `||weights (z - centre)||`,
     `[batch]`. output: region and mask of the block's output. roundoff: None for an estimate.
     """
 
     z: Region
     weights: Tensor
     norms: Mapping[Term, Norm]
-    branches: BranchNorms
+    term_norms: TermNorms
     radius: Tensor
     output: MaskedRegion
     roundoff: BlockRoundoff | None
@@ -84,16 +84,16 @@ def _block_bounds(inputs: BlockInput, arithmetic: Arithmetic, weighting: RowWeig
     if block.node in boxes:
         z = z.within(*boxes[block.node])
     weights = arithmetic.row_weights(block, z, weighting)
-    norms, branches = dict[Term, Norm](), BranchNorms(())
+    norms, combined = dict[Term, Norm](), TermNorms(())
     if arithmetic.asks_norms:
         columns = [inputs.sources[t.source].mask for t in block.terms]
         for term, own in zip(block.terms, columns, strict=True):
             norms[term] = arithmetic.norm(Masked(term, weights, own), inputs)
         values, seed = [n.value for n in norms.values()], arithmetic.seed + inputs.number
-        branches = branch_norms(block, weights, columns, values, inputs.radii, arithmetic.joint_solver, seed)
-    radius = arithmetic.radius(inputs, branches, weights, roundoff)
+        combined = term_norms(block, weights, columns, values, inputs.radii, arithmetic.joint_solver, seed)
+    radius = arithmetic.radius(inputs, combined, weights, roundoff)
     output, roundoff = arithmetic.activation_image(inputs, z, radius, roundoff)
-    return _BlockBounds(z, weights, norms, branches, radius, output, roundoff)
+    return _BlockBounds(z, weights, norms, combined, radius, output, roundoff)
 
 
 def _trace(
@@ -104,7 +104,7 @@ def _trace(
     output: Node,
 ) -> Trace:
     norms = {t: norm for b in found.values() for t, norm in b.norms.items()}
-    joint = {n: b.branches.joint for n, b in found.items() if b.branches.joint is not None}
+    joint = {n: b.term_norms.joint for n, b in found.items() if b.term_norms.joint is not None}
     return Trace(
         pre_activation={n: b.z for n, b in found.items()},
         weighted={n: (b.weights, b.radius) for n, b in found.items()},

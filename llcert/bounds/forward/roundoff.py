@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from llcert.domain.region import Region
-from llcert.ir import Activation, Join, LinearOp, Node, stated
+from llcert.ir import Activation, Join, LinearOp, Node, stated_roundings
 from llcert.numerics.rounding import DOUBLE, SINGLE, Rounding
 from llcert.numerics.tensors import flat, length, spread
 from llcert.program import Block
@@ -134,7 +134,7 @@ class BlockSizes:
                     errors[node] = converted(self.sizes[node], terms.propagated, node.rounding)
             else:
                 propagated = DOUBLE.above(terms.propagated, self.block.roundings + 8)
-                roundings = max(stated(node.op), least) if stated(node.op) else 0
+                roundings = max(stated_roundings(node.op), least) if stated_roundings(node.op) else 0
                 pre = values if node is self.block.pre else None
                 own = self._own_error(node, replace(terms, propagated=propagated), roundings, pre)
                 errors[node] = torch.where(terms.count == 0, 0.0, DOUBLE.above(own + propagated, 8))
@@ -244,7 +244,7 @@ def _centre_size(region: Region) -> Tensor:
 def activation_rounding(phi: Activation, values: Region, form: Rounding) -> Tensor:
     """Bounds of the rounding errors of an activation in a format, as its author states; values: the region of its
     output."""
-    size, roundings = largest(values), stated(phi)
+    size, roundings = largest(values), stated_roundings(phi)
     if roundings == 0:
         return torch.zeros_like(size)
     size = size if phi.relative else size.clamp(min=1)

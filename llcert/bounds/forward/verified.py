@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from llcert.bounds.forward.arithmetic import BlockInput
-from llcert.bounds.forward.joins import BranchNorms
+from llcert.bounds.forward.joins import TermNorms
 from llcert.bounds.forward.outward import activation_image, affine_image, around_centre
 from llcert.bounds.forward.roundoff import BlockRoundoff, distance
 from llcert.bounds.forward.row_weights import RowWeighting, global_slopes, row_weights, slopes_rounded_up
@@ -81,11 +81,9 @@ class VerifiedArithmetic:
         proved = found.converged & (found.value <= ceiling)
         return self._with_slack(replace(found, value=torch.where(proved, found.value, ceiling)), masked)
 
-    def radius(
-        self, inputs: BlockInput, branches: BranchNorms, weights: Tensor, roundoff: BlockRoundoff | None
-    ) -> Tensor:
+    def radius(self, inputs: BlockInput, norms: TermNorms, weights: Tensor, roundoff: BlockRoundoff | None) -> Tensor:
         assert roundoff is not None
-        radius = DOUBLE.above(branches.deviation(inputs.radii), len(inputs.radii) + 16)
+        radius = DOUBLE.above(norms.deviation(inputs.radii), len(inputs.radii) + 16)
         radius = DOUBLE.above(radius + roundoff.length(weights), 2)
         if self.global_bound.with_liplt:
             lipschitz = self.global_bound.lipschitz[inputs.block.node]
@@ -93,7 +91,7 @@ class VerifiedArithmetic:
             radius = torch.where(ceiling < radius, ceiling, radius)  # a radius that is NaN stays so
         return self.slack.radius(radius)
 
-    def lipschitz(self, inputs: BlockInput, branches: BranchNorms, sources: Mapping[Node, Tensor]) -> None:
+    def lipschitz(self, inputs: BlockInput, norms: TermNorms, sources: Mapping[Node, Tensor]) -> None:
         """None: no margin of a proof needs it."""
         return
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from llcert.bounds.forward.joins import branch_norms
+from llcert.bounds.forward.joins import term_norms
 from llcert.bounds.global_lipschitz.constants import GlobalBound, lipschitz_constants
 from llcert.bounds.global_lipschitz.stacked import NOTHING, KnownNorms
 from llcert.bounds.liplt import Composed, Origin
@@ -35,7 +35,7 @@ def global_bound(
     """The global Lipschitz bound, an ESTIMATE; a crude upper bound stands in for norms that do not converge.
 
     starts: vectors `[1, *columns]` to begin with, such as those of an earlier bound; random where there are none.
-    joint: whether branches that add up get one more norm, of all of them together, which may be less than their sum.
+    joint: whether terms that add up get one more norm, of all of them side by side, which may be less than their sum.
     composed: the composed maps, where LipLT is wanted. known: norms and vectors that are known already. crude: False
     takes what the solver found, converged or not, since to look would be to wait for a GPU.
     """
@@ -147,7 +147,7 @@ class _EstimatedConstants:
         rows, columns = self.slopes[block.node], [_ones(self.one, t.columns) for t in block.terms]
         sizes, radii = [self.norms[t][None] for t in block.terms], [s[None] for s in sources]
         solver = self.how.solver if self.joint else None
-        return branch_norms(block, rows, columns, sizes, radii, solver, self.seeds[block.node]).deviation(radii)[0]
+        return term_norms(block, rows, columns, sizes, radii, solver, self.seeds[block.node]).deviation(radii)[0]
 
     def product_before(self, block: Block, sources: Sequence[Tensor], product: Tensor) -> Tensor:
         if bool((self.slopes[block.node] == 1).all()):

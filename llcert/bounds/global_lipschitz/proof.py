@@ -43,7 +43,7 @@ def check_stated(program: Program) -> None:
 def proved_bound(program: Program, solver: Solver | None = None, composed: Composed | None = None) -> GlobalBound:
     """The global Lipschitz bound with an UPPER bound for every norm, rounding included. program: in float64.
 
-    For branches that add up it has the sum of their norms. composed: the composed maps, where LipLT is wanted; the
+    For terms that add up it has the sum of their norms. composed: the composed maps, where LipLT is wanted; the
     product of the norms of its parts stands in for one that the solver does not prove. Raises UnsupportedModel for
     operators that do not state what a proof needs.
     """
@@ -77,7 +77,7 @@ class ProvedLipLT:
     solver: Solver
 
     @cached_property
-    def bound(self) -> GlobalBound:
+    def global_bound(self) -> GlobalBound:
         """`proved_bound` with the composed maps of LipLT (docs/method.md, section 6)."""
         with torch.no_grad(), direct_sums():
             return proved_bound(self.program, self.solver, Composed.of(self.program))

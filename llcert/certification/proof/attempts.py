@@ -10,7 +10,7 @@ from torch import Tensor
 
 from llcert.bounds import Trace
 from llcert.bounds.backward.alpha import Ascent
-from llcert.bounds.backward.branching import Leaves, bounded
+from llcert.bounds.backward.branch_and_bound import Leaves, bounded
 from llcert.bounds.backward.choices import Choice, Choices, fixed, tightest
 from llcert.bounds.backward.crown import Backward
 from llcert.certification.proof.hint import BranchCover, FixedRelaxation

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from llcert.bounds import Trace
-from llcert.bounds.backward.branching import Leaves, Splits, with_splits
+from llcert.bounds.backward.branch_and_bound import Leaves, Splits, with_splits
 from llcert.bounds.backward.choices import Choice, Choices, fixed
 from llcert.bounds.backward.crown import Backward, BackwardBounds
 from llcert.bounds.backward.intermediate import IntermediateBounds

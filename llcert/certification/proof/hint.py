@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from llcert.bounds import RowWeighting
-from llcert.bounds.backward.branching import Leaves
+from llcert.bounds.backward.branch_and_bound import Leaves
 from llcert.bounds.backward.choices import Choice, Choices
 
 

@@ -47,7 +47,7 @@ _ENOUGH = 1e-4
 class Prover:
     """Lower bounds of margins, rounding included: the counterpart of `Estimator` in float64.
 
-    program: the network in float64. bound: its proved global bound; liplt: the one with LipLT. solver: of local norms.
+    program: the network in float64. global_bound: proved; liplt: that with LipLT. solver: of local norms.
     side: what these must be at least. eps: not below the radius asked for. deployed: whether margins hold for the
     network as it is run, too, not only in real numbers. colorings: the groups of neurons whose intermediate bounds
     share a row. ascent: the last attempt at an objective. within: the pixel range that the specification is restricted
@@ -55,7 +55,7 @@ class Prover:
     """
 
     program: Program
-    bound: GlobalBound
+    global_bound: GlobalBound
     solver: Solver
     eps: Eps
     side: Side
@@ -116,7 +116,7 @@ class Prover:
         return Backward(self.program, clip=self.within is not None)
 
     def _bound(self, hint: ProofHint) -> GlobalBound:
-        return self.liplt.bound if hint.liplt and self.liplt is not None else self.bound
+        return self.liplt.global_bound if hint.liplt and self.liplt is not None else self.global_bound
 
     def _region(self, images: Tensor, eps: Tensor | None) -> Region:
         """The balls of the images, rounding of the input included."""

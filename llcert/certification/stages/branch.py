@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from llcert.bounds import Trace
-from llcert.bounds.backward.branching import Branching, Leaves
+from llcert.bounds.backward.branch_and_bound import BranchAndBound, Leaves
 from llcert.bounds.backward.crown import differences
 from llcert.certification.batch import Batch, BoundsSoFar
 from llcert.certification.estimator import Estimator
@@ -27,7 +27,7 @@ class Branch:
     """
 
     estimator: Estimator
-    branching: Branching = field(default_factory=Branching)
+    search: BranchAndBound = field(default_factory=BranchAndBound)
     name: str = "branch"
     verdict: Verdict = Verdict.CERTIFIED
 
@@ -53,11 +53,11 @@ class Branch:
         """The classes that the closed form hardly proves, parts of the ball for them, and the margin over all."""
         program, specification = self.estimator.program, self.estimator.specification
         backward, bounds = self.estimator.backward, self.estimator.closed(trace, labels)
-        enough = self.branching.enough(backward, trace)
+        enough = self.search.enough(backward, trace)
         classes = torch.nonzero(specification.open(bounds - enough, labels, program.classes)[0])[:, 0]
         if len(classes) == 0:
             return classes, None, specification.margin(bounds, labels, program.classes)[0]
-        leaves = self.branching(backward, trace, differences(labels, program)[0, classes])
+        leaves = self.search(backward, trace, differences(labels, program)[0, classes])
         worst = torch.stack([leaves.bounds[leaves.rows == r].amin() for r in range(len(classes))])
         # a third of the reserve mostly pays for a proof, too, where there was no time for more
         done = 3 * worst > enough

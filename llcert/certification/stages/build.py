@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import partial
 
-from llcert.bounds.backward.branching import Branching
+from llcert.bounds.backward.branch_and_bound import BranchAndBound
 from llcert.certification.attack import Adversary
 from llcert.certification.estimator import Estimator
 from llcert.certification.pgd import PGD, Objective
@@ -25,7 +25,7 @@ CERTIFYING: Mapping[str, Callable[[Settings, Estimator], CertifyingStage]] = {
     "local": lambda settings, estimator: Local(estimator),
     "crown-ball": lambda settings, estimator: CrownBall(estimator),
     "crown-ball-intermediate": lambda settings, estimator: CrownBall(estimator, intermediate=True),
-    "branch": lambda settings, estimator: Branch(estimator, Branching(seconds=settings.branch_seconds)),
+    "branch": lambda settings, estimator: Branch(estimator, BranchAndBound(seconds=settings.branch_seconds)),
 }
 """The stages that certify from estimates, by name."""
 

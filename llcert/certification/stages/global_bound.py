@@ -30,7 +30,7 @@ class Global:
 
     @property
     def hints(self) -> tuple[ProofHint, ...]:
-        liplt = (ProofHint(local=False, liplt=True),) if self.estimator.bound.pairs is not None else ()
+        liplt = (ProofHint(local=False, liplt=True),) if self.estimator.global_bound.pairs is not None else ()
         return ProofHint(local=False), *liplt, ProofHint(local=False, backward=True)
 
     @cached_property
@@ -44,7 +44,7 @@ class Global:
 
     def increases(self, references: Tensor, radii: Tensor) -> Tensor:
         """Upper bounds on how much `z_j - z_y` can grow, `[batch, classes]`. references: y; radii: pixel units."""
-        program, bound = self.estimator.program, self.estimator.bound
+        program, bound = self.estimator.program, self.estimator.global_bound
         total = torch.zeros((), dtype=program.dtype, device=program.device)
         for term, distances in self.distances.items():
             moved = (bound.lipschitz[term.source] * radii).to(distances.dtype)

@@ -31,7 +31,7 @@ def check(folder: Folder) -> None:
                 rejected.append(result.reason)
     for reason in rejected:
         typer.echo(f"rejected: {reason}", err=True)
-    claim = f": {certificate.stated}" if accepted else ""
+    claim = f": {certificate.in_words}" if accepted else ""
     nothing = "" if certificate.images else ": the certificate is of no image, nothing is proved"
     typer.echo(f"accepted {accepted} of {len(certificate.images)}{claim}{nothing}")
     raise typer.Exit(0 if accepted and not rejected else 1)

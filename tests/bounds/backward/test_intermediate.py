@@ -76,11 +76,11 @@ def test_sampled_values_lie_in_the_boxes(name: str) -> None:
     made = prover(network, eps)
     images = torch.rand(2, *network.input.shape, generator=torch.Generator().manual_seed(4), dtype=torch.float64)
     region = enclosing_ball(images, eps)
-    trace = propagate(made.program, region, VerifiedArithmetic(made.bound, made.solver, deployed=made.deployed))
+    trace = propagate(made.program, region, VerifiedArithmetic(made.global_bound, made.solver, deployed=made.deployed))
     boxes = {n: b.ends for n, b in intermediate_bounds(Backward(made.program), trace, colorings(made.program)).items()}
     assert boxes
     tighter = propagate(
-        made.program, region, VerifiedArithmetic(made.bound, made.solver, deployed=made.deployed), boxes=boxes
+        made.program, region, VerifiedArithmetic(made.global_bound, made.solver, deployed=made.deployed), boxes=boxes
     )
     for image in range(2):
         points = points_of(images[image : image + 1], eps, 200, seed=image)
@@ -100,7 +100,7 @@ def test_sampled_values_lie_in_the_boxes(name: str) -> None:
 def test_shared_rows_give_what_each_row_gives_alone(name: str) -> None:
     made = prover(NETWORKS[name](), 0.2)
     images = torch.rand(2, *made.program.input.shape, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
-    trace = propagate(made.program, enclosing_ball(images, 0.2), VerifiedArithmetic(made.bound, made.solver))
+    trace = propagate(made.program, enclosing_ball(images, 0.2), VerifiedArithmetic(made.global_bound, made.solver))
     backward, found = Backward(made.program), colorings(made.program)
     for index, colored in found.items():
         shape = made.program.blocks[index].pre.shape

@@ -7,7 +7,7 @@ import torch
 from dense import matrix
 from torch import Tensor
 
-from llcert.bounds.forward.joins import branch_norms
+from llcert.bounds.forward.joins import term_norms
 from llcert.ir import Input, Network, apply
 from llcert.ops import Add, Concat, Linear, Tanh
 from llcert.program import Block, lower
@@ -30,7 +30,7 @@ def _reached(block: Block, radii: list[Tensor], solver: PowerIteration = TIGHT) 
     """The bound, and the plain sum of norm times radius."""
     rows, columns = torch.ones(1, *block.pre.shape, dtype=torch.float64), torch.ones(1, 3, dtype=torch.float64)
     norms = [torch.linalg.matrix_norm(matrix(t), 2)[None] for t in block.terms]
-    found = branch_norms(block, rows, [columns, columns], norms, radii, solver, 0).deviation(radii)
+    found = term_norms(block, rows, [columns, columns], norms, radii, solver, 0).deviation(radii)
     return float(found), float(sum(n * r for n, r in zip(norms, radii, strict=True)))
 
 

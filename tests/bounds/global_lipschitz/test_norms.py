@@ -126,7 +126,7 @@ def test_whole_layers_are_proved_beyond_what_an_image_may_take() -> None:
     assert torus > tight * (1 + 2e-4)
     for seconds, expected in ((1e-6, torus), (0.05, tight)):
         prover = prover_of(net, Settings(0.1, proof_seconds=seconds))
-        assert float(prover.bound.norms[prover.program.blocks[0].terms[0]]) == pytest.approx(expected, rel=1e-12)
+        assert float(prover.global_bound.norms[prover.program.blocks[0].terms[0]]) == pytest.approx(expected, rel=1e-12)
 
 
 def test_maxmin_networks_ask_for_no_norm_of_an_image() -> None:

@@ -19,7 +19,7 @@ from llcert.certification.settings import Semantics
 from llcert.ir import Input, Network, Node, apply
 from llcert.ops import GroupSort, Linear, MaxPool, Sigmoid, Tanh, relu
 
-from ...bounds.backward.test_branching import dense, parts_of
+from ...bounds.backward.test_branch_and_bound import dense, parts_of
 
 HINTS = (
     ProofHint(local=False),

@@ -111,7 +111,9 @@ def test_what_global_norms_leave_open_is_carried_down() -> None:
     network, eps = dense(width=20), 0.05
     images, labels = batch(network, 60)
     program, own = lower(network), prover(network, eps)
-    loose = replace(own, bound=replace(own.bound, norms={t: 1.3 * n for t, n in own.bound.norms.items()}))
+    loose = replace(
+        own, global_bound=replace(own.global_bound, norms={t: 1.3 * n for t, n in own.global_bound.norms.items()})
+    )
     stage, asked = Global(Estimator(program, global_bound(program))), batch_of(images, labels, eps)
     estimated = decided(stage, program, asked)
     assert estimated.hints[-1] == ProofHint(local=False, backward=True)
@@ -167,7 +169,7 @@ def test_what_an_ascent_found_is_proved_again() -> None:
     own = prover(network, 0.3)
     with torch.no_grad():
         trace = propagate(
-            own.program, enclosing_ball(images.double(), own.eps), VerifiedArithmetic(own.bound, own.solver)
+            own.program, enclosing_ball(images.double(), own.eps), VerifiedArithmetic(own.global_bound, own.solver)
         )
         directions = differences(labels, own.program)
         rows = {own.program.output: directions.flatten(0, 1)[:, None]}
@@ -194,7 +196,7 @@ def test_silly_choices_of_an_ascent_prove_no_more_than_is_true() -> None:
         generator = torch.Generator().manual_seed(seed)
         with torch.no_grad():
             trace = propagate(
-                own.program, enclosing_ball(images.double(), own.eps), VerifiedArithmetic(own.bound, own.solver)
+                own.program, enclosing_ball(images.double(), own.eps), VerifiedArithmetic(own.global_bound, own.solver)
             )
             image, row = torch.arange(4), (labels + 1) % 3
             rows = {own.program.output: differences(labels, own.program)[image, row][:, None]}

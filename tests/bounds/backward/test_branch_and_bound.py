@@ -10,7 +10,7 @@ from torch import Tensor
 
 from llcert.bounds import Trace, VerifiedArithmetic, propagate
 from llcert.bounds.backward.alpha import Ascent
-from llcert.bounds.backward.branching import Branching, Leaves, _put, bounded, with_splits
+from llcert.bounds.backward.branch_and_bound import BranchAndBound, Leaves, _put, bounded, with_splits
 from llcert.bounds.backward.choices import tightest
 from llcert.bounds.backward.crown import Backward, differences
 from llcert.bounds.forward.outward import enclosing_ball
@@ -20,7 +20,7 @@ from llcert.certification.proof.hint import BranchCover
 from llcert.ir import Input, Network, apply
 from llcert.ops import Conv, Linear, MaxMin, Reshape, Sigmoid, relu
 
-QUICK = Branching(seconds=2.0, width=4, ascent=Ascent(steps=4, rate=0.05))
+QUICK = BranchAndBound(seconds=2.0, width=4, ascent=Ascent(steps=4, rate=0.05))
 
 
 def dense(seed: int, phi: object = None, width: int = 6) -> Network:
@@ -34,7 +34,7 @@ def dense(seed: int, phi: object = None, width: int = 6) -> Network:
 
 def parts_of(network: Network, image: Tensor, label: Tensor, eps: float) -> tuple[Backward, Trace, Tensor, Leaves]:
     made = prover(network, eps)
-    trace = propagate(made.program, enclosing_ball(image, eps), VerifiedArithmetic(made.bound, made.solver))
+    trace = propagate(made.program, enclosing_ball(image, eps), VerifiedArithmetic(made.global_bound, made.solver))
     backward = Backward(made.program)
     rows = differences(label, made.program)[0]
     rows = rows[torch.arange(len(rows)) != int(label)]
@@ -99,7 +99,7 @@ def _halves(phi: object, z: Tensor) -> Tensor:
 
 
 @pytest.mark.parametrize("seed", range(4))
-def test_branching_never_does_worse_than_where_it_starts(seed: int) -> None:
+def test_a_search_never_does_worse_than_where_it_starts(seed: int) -> None:
     network = dense(seed)
     image = random_image(network, seed).double()
     label = network(image).argmax(1)
@@ -191,7 +191,7 @@ def test_what_the_closed_form_hardly_proves_is_not_lost_where_time_runs_out() ->
     closed = certifier.estimator.specification.margin(
         backward.closed_form(trace, differences(label, certifier.program)), label, 3
     )
-    assert 0 < float(closed) < Branching().enough(backward, trace)
+    assert 0 < float(closed) < BranchAndBound().enough(backward, trace)
     (sample,) = certifier(image, label, index).samples
     assert sample.verdict is Verdict.CERTIFIED
     assert sample.margin is not None

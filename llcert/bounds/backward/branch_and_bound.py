@@ -77,7 +77,7 @@ def _cat(pairs: list[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
 
 
 @dataclass(frozen=True)
-class Branching:
+class BranchAndBound:
     """Splits the worst leaves first, at the entry that takes most off the bound; an ascent bounds each new leaf.
 
     seconds: wall clock for one image. width: the number of leaves that are split together. reserve: a leaf is done once
