@@ -27,8 +27,8 @@ from llcert.runs.run_directory import open_directory
 class Folders:
     """The folders in which a run is kept. Raises InvalidInput for options that exclude each other.
 
-    out: the folder of the run; None where nothing is kept. proof: of its certificate; None for none or, where a run goes
-    on, for the one that it began. resume: whether what lies there is continued; overwrite: whether it is replaced.
+    out: the folder of the run; None where nothing is kept. proof: of its certificate; None for none or, where a run
+    goes on, for the one that it began. resume: whether what lies there is continued; overwrite: whether it is replaced.
     """
 
     out: Path | None = None
