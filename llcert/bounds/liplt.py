@@ -86,9 +86,8 @@ class Composed:
 
     @staticmethod
     def of(program: Program) -> Composed | None:
-        """Shares the parameters of the program. None where no activation but MaxMin has a loop transformation: the
-        product of norms is less then."""
-        if not any(_helps(block) for block in program.blocks):
+        """Shares the parameters of the program. None where LipLT does not help."""
+        if not helps(program):
             return None
         like = torch.zeros((), dtype=program.dtype, device=program.device)
         values = {program.input: program.input}
@@ -137,10 +136,10 @@ def distances(rows: Tensor) -> Tensor:
     return torch.stack([length(every - row) for row in every])
 
 
-def _helps(block: Block) -> bool:
-    """Whether LipLT may be less than the product of norms because of a block's activation."""
-    phi = block.activation
-    return phi is not None and phi.least_slope(block.pre.shape) is not None
+def helps(program: Program) -> bool:
+    """Whether LipLT may be less than the product of norms: not where MaxMin alone has a loop transformation."""
+    activations = ((block.activation, block.pre.shape) for block in program.blocks)
+    return any(phi is not None and phi.least_slope(shape) is not None for phi, shape in activations)
 
 
 def _origins(block: Block, transforms: Sequence[LoopTransform]) -> tuple[tuple[LoopTransform | None, Origin], ...]:

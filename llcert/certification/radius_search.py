@@ -19,7 +19,7 @@ _GROWTH = 1.5
 _GROWINGS = 24
 """The search tries radii that grow by this factor, so many times at most."""
 
-_NEAR, _FAR = ProofHint(local=True, backward=True), ProofHint(local=False)
+_NEAR, _FAR = ProofHint(local=True, backward=True), ProofHint(local=False, liplt=True)
 
 HINTS = (_NEAR, _NEAR, _FAR, _FAR)
 """The hints that may be followed for one image, in turn."""
@@ -124,7 +124,6 @@ class RadiusSearch:
             if len(left) == 0:
                 break
             some = batch.select(left)
-            hint = replace(hint, liplt=not hint.local and self.prover.liplt is not None)
             bounds = self.prover(some.images, some.references, hint, eps=radii[left])
             margin = self.estimator.specification.margin(bounds, some.references, self.estimator.program.classes)
             best[left] = torch.where(positive(margin), radii[left], best[left])

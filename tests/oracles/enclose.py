@@ -124,7 +124,7 @@ def enclose(  # noqa: PLR0913
         weights = torch.minimum(weights, global_slopes(block))
         radius = _radius(block, sources, weights, global_bound, solver, trace, seed + number, frame)
         radius = DOUBLE.above(radius + roundoff.length(weights), 2)
-        if global_bound.with_liplt:
+        if global_bound.includes_liplt:
             own = roundoff.length(global_slopes(block))
             own = own + distance(roundoff.float64, global_slopes(block)) if deployed else own
             slips[block.node] = _slip(block, slips, global_bound, own)
@@ -134,7 +134,7 @@ def enclose(  # noqa: PLR0913
         weakest = Side.PROBABLE if any(trace.norms[t].side is Side.PROBABLE for t in block.terms) else weakest
         trace.pre_activation[block.node], trace.weighted[block.node] = z, (weights, radius)
         hidden = _activate(block, z, radius, deployed, known, frame)
-        if global_bound.with_liplt and block.node in known.after:
+        if global_bound.includes_liplt and block.node in known.after:
             lost = distance(known.after[block.node])
             if deployed and block.activation is not None:
                 ends = block.activation.box(z.lower, z.upper)

@@ -85,7 +85,7 @@ class VerifiedArithmetic:
         assert roundoff is not None
         radius = DOUBLE.above(norms.deviation(inputs.radii), len(inputs.radii) + 16)
         radius = DOUBLE.above(radius + roundoff.length(weights), 2)
-        if self.global_bound.with_liplt:
+        if self.global_bound.includes_liplt:
             lipschitz = self.global_bound.lipschitz[inputs.block.node]
             ceiling = DOUBLE.above(lipschitz * inputs.eps + roundoff.slip, 4)
             radius = torch.where(ceiling < radius, ceiling, radius)  # a radius that is NaN stays so

@@ -25,10 +25,10 @@ class GlobalBound:
 
     norms: scalars, the activation's largest slope included. vectors: right singular vectors `[1, *columns]`. Both are
     keyed by term, and a term names its block, so that two activations of one value have two norms. lipschitz: Lipschitz
-    constant of every block's output with respect to the image, scalars, keyed by the block's own node: the least of the
-    product and, where it was asked for, LipLT. pairs: Lipschitz constants of the differences of logits by LipLT,
-    `[logits, logits]`; None where it was not asked for, or the network ends in an activation. with_liplt: whether
-    LipLT was asked for. side: how the norms err.
+    constant of every block's output with respect to the image, scalars, keyed by the block's own node. pairs: Lipschitz
+    constants of the differences of logits by LipLT, `[logits, logits]`; None where it was not asked for, or the network
+    ends in an activation. includes_liplt: whether `lipschitz` is the least of the product and LipLT, else the product
+    alone. side: how the norms err.
     """
 
     norms: dict[Term, Tensor]
@@ -37,7 +37,7 @@ class GlobalBound:
     output: Node
     side: Side
     pairs: Tensor | None = None
-    with_liplt: bool = False
+    includes_liplt: bool = False
 
     @property
     def logit_lipschitz(self) -> Tensor:

@@ -107,7 +107,8 @@ class ProofHint:
     row weights of local norms. intermediate: whether pre-activation bounds come from backward passes, too. backward:
     whether objectives that are not proved at the last hidden values are bounded by the backward pass. relaxation,
     cover: for that backward pass, optimised slopes or branch covers of some objectives; they do not count where hints
-    are compared. liplt: whether global bounds are by LipLT, too.
+    are compared. liplt: whether global bounds are by LipLT, too, where that
+    helps (`Prover.liplt`).
     """
 
     local: bool

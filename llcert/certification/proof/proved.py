@@ -72,8 +72,8 @@ def _best(
         still = torch.nonzero(~positive(best))[:, 0]
         if len(still) == 0:
             break
-        if evidence and hint.liplt:
-            continue
+        if hint.liplt and (evidence or prover.liplt is None):
+            continue  # no evidence; or no other bound than without LipLT
         chosen = batch.select(positions[still])
         radii = radii_of(prover.eps, chosen.indices)
         proof = prover.prove(chosen.images, chosen.references, hint.select(positions[still]), radii, evidence=evidence)

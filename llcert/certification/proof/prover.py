@@ -47,11 +47,12 @@ _ENOUGH = 1e-4
 class Prover:
     """Lower bounds of margins, rounding included: the counterpart of `Estimator` in float64.
 
-    program: the network in float64. global_bound: proved; liplt: that with LipLT. solver: of local norms.
-    side: what these must be at least. eps: not below the radius asked for. deployed: whether margins hold for the
-    network as it is run, too, not only in real numbers. colorings: the groups of neurons whose intermediate bounds
-    share a row. ascent: the last attempt at an objective. within: the pixel range that the specification is restricted
-    to. slack: what bounds leave for the rounding of a checker. heads: the operators behind the logits of each output.
+    program: the network in float64. global_bound: proved; liplt: the one that includes LipLT, None where that does not
+    help. solver: of local norms. side: what these must be at least. eps: not below the radius asked for. deployed:
+    whether margins hold for the network as it is run, too, not only in real numbers. colorings: the groups of neurons
+    whose intermediate bounds share a row. ascent: the last attempt at an objective. within: the pixel range that the
+    specification is restricted to. slack: what bounds leave for the rounding of a checker. heads: the operators behind
+    the logits of each output.
     """
 
     program: Program

@@ -10,6 +10,7 @@ import torch
 from llcert.bounds import TIGHT, CheckerSlack
 from llcert.bounds.backward.intermediate import Colorings
 from llcert.bounds.global_lipschitz.proof import ProvedLipLT, proved_bound
+from llcert.bounds.liplt import helps
 from llcert.certification.heads import rounding
 from llcert.certification.proof.hint import ProofHint
 from llcert.certification.proof.prover import Prover
@@ -79,7 +80,7 @@ def provers_of(
             slack=slack if slack is not None and side is Side.UPPER else TIGHT,
             specification=settings.specification,
             heads=network.heads,
-            liplt=ProvedLipLT(program, whole),
+            liplt=ProvedLipLT(program, whole) if helps(program) else None,
         )
         for assurance, (solver, side) in _solvers(program, settings, verified, passes).items()
     }

@@ -30,8 +30,11 @@ class Global:
 
     @property
     def hints(self) -> tuple[ProofHint, ...]:
-        liplt = (ProofHint(local=False, liplt=True),) if self.estimator.global_bound.pairs is not None else ()
-        return ProofHint(local=False), *liplt, ProofHint(local=False, backward=True)
+        return (
+            ProofHint(local=False),
+            ProofHint(local=False, liplt=True),
+            ProofHint(local=False, backward=True),
+        )
 
     @cached_property
     def distances(self) -> dict[Term, Tensor]:

@@ -62,7 +62,7 @@ def test_radii_of_global_constants_hold_every_evaluation(seed: int) -> None:
     network = mixed(random_network(seed), seed)
     image, eps = random_image(network, seed).to(network.input.dtype), EPS[seed % len(EPS)]
     program = lower(network, dtype=torch.float64)
-    bound = replace(proved_bound(program, VerifiedCholesky()), with_liplt=True)
+    bound = replace(proved_bound(program, VerifiedCholesky()), includes_liplt=True)
     ball = enclosing_ball(image.double(), eps, deployed=program.input.rounding)
     trace = propagate(program, ball, VerifiedArithmetic(bound, None, deployed=True))
     points = points_of(image, eps * (1 - 1e-6), 30, seed).to(network.input.dtype)
@@ -80,7 +80,7 @@ def test_a_slip_pays_for_float64_at_the_centre_and_for_the_evaluation(dtype: tor
     network = Network(apply(Linear(weight), apply(Input((30,), dtype))))
     program = lower(network, dtype=torch.float64)
     ball = enclosing_ball(torch.rand(1, 30, generator=generator, dtype=torch.float64), 0.0)
-    bound = replace(proved_bound(program), with_liplt=True)
+    bound = replace(proved_bound(program), includes_liplt=True)
     trace = propagate(program, ball, VerifiedArithmetic(bound, None, deployed=True))
     assert trace.roundoff is not None
     known = trace.roundoff[program.output]

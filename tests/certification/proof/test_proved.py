@@ -15,8 +15,8 @@ from llcert.certification.proof.hint import ProofHint
 from llcert.certification.proof.proved import Proved
 from llcert.certification.radius_search import HINTS
 from llcert.certification.stages.build import CERTIFYING
-from llcert.ir import Input, Network, apply
-from llcert.ops import Linear, relu
+from llcert.ir import Activation, Input, Network, apply
+from llcert.ops import Linear, MaxMin, relu
 from llcert.options import STAGES
 from llcert.program import Program
 from llcert.spectral import Masked, Norm, RandomLanczos, Solver
@@ -54,11 +54,11 @@ class Counted:
         return self.solver(masked, start)
 
 
-def dense() -> Network:
-    generator = torch.Generator().manual_seed(0)
+def dense(activation: Activation | None = None) -> Network:
+    generator, activation = torch.Generator().manual_seed(0), activation or relu()
     node = apply(Input((4,)))
     for before, after in ((4, 6), (6, 6)):
-        node = apply(relu(), apply(Linear(torch.randn(after, before, generator=generator) / 2), node))
+        node = apply(activation, apply(Linear(torch.randn(after, before, generator=generator) / 2), node))
     return Network(apply(Linear(torch.randn(3, 6, generator=generator) / 2), node))
 
 
@@ -86,6 +86,19 @@ def test_a_hint_that_the_stage_does_not_declare_is_an_error(second: ProofHint) -
     assert decided(replace(own, stage=Hopeful(hints, 2)), certifier.program, given).decided.any()
     with pytest.raises(ValueError, match="hopeful leaves hints that it does not declare"):
         decided(replace(own, stage=Hopeful(hints, 1)), certifier.program, given)
+
+
+def test_a_network_of_maxmin_has_one_global_bound() -> None:
+    """LipLT gives no other: a hint at it is passed over, and says nothing else where it is followed all the same."""
+    network = dense(MaxMin())
+    stage = next(s for s in _certifier(network, stages=("global",)).stages if isinstance(s, Proved))
+    assert any(hint.liplt for hint in stage.stage.hints)
+    assert stage.prover.liplt is None
+    images, labels = images_and_labels(network)
+    plain, liplt = (stage.prover(images, labels, ProofHint(local=False, liplt=on)) for on in (False, True))
+    assert torch.equal(plain, liplt)
+    refusing = replace(stage, stage=Hopeful((ProofHint(local=False, liplt=True),), 1))
+    assert not decided(refusing, stage.prover.program, batch_of(images, labels, 1e-6)).decided.any()
 
 
 EVERY = (
