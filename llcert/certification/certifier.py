@@ -84,9 +84,11 @@ class Certifier:
         )
         stages, provers = _stages(network, settings, estimator, checkable)
         search = None
-        if settings.radius is not None:
+        if settings.radius_tolerance is not None:
             # coarser formats lose small weights
-            search = RadiusSearch(estimator, provers.get(settings.assurance), ~exact.dependent, settings.radius)
+            search = RadiusSearch(
+                estimator, provers.get(settings.assurance), ~exact.dependent, settings.radius_tolerance
+            )
         footprint = Footprint.of(program, proved=proving, evidence=checkable is not None)
         memory = MemoryBudget(program.device, footprint.bytes)
         return Certifier(network, settings, exact, estimator, stages, search, memory)
@@ -219,7 +221,9 @@ def _stages(
     stages: dict[str, Stage] = {**certifying, **attacking_stages(settings, network, estimator.program)}
     provers: dict[Assurance, Prover] = {}
     if colorings is not None:
-        hints = [h for s in certifying.values() for h in s.hints] + [*(HINTS if settings.radius is not None else ())]
+        hints = [h for s in certifying.values() for h in s.hints] + [
+            *(HINTS if settings.radius_tolerance is not None else ())
+        ]
         provers = provers_of(network, colorings, settings, hints, None if checkable is None else checkable.slack)
         weaker = {a: p for a, p in provers.items() if a is not settings.assurance}
         for name, stage in certifying.items():
@@ -233,5 +237,5 @@ def _global_bound(program: Program, settings: Settings) -> GlobalBound:
     """The estimated global bound, with LipLT where a stage or the search for radii uses it."""
     with torch.no_grad(), full_precision():
         bound = global_bound(program, seed=settings.seed)
-        pairs = "global" in settings.stages or settings.radius is not None
+        pairs = "global" in settings.stages or settings.radius_tolerance is not None
         return with_pairs(bound, program, settings.seed) if pairs else bound

@@ -39,11 +39,11 @@ class Settings:
     the order of `llcert.options.RUNNING`, the clean prediction always first. assurance: what backs a certificate.
     semantics: which function a proof speaks of. delta: of a probabilistic proof, the probability that the certificate
     of one image is wrong. proof_seconds: nominal budget of an image's deterministic norms. branch_seconds: wall clock
-    of an image in the stage branch. radius: relative tolerance of the search for each image's largest certified radius,
-    None for no search. clip_input: whether specifications are about the points of a ball in the pixel range alone.
-    pixel_range: the values a pixel may have. attack: of which kind; pgd, targeted: the parameters of its two stages.
-    solver, start: of estimated norms. seed: of attacks and starting vectors. specification: what is certified of every
-    point of a ball.
+    of an image in the stage branch. radius_tolerance: relative, of the search for each image's largest certified
+    radius, None for no search. clip_input: whether specifications are about the points of a ball in the pixel range
+    alone. pixel_range: the values a pixel may have. attack: of which kind; pgd, targeted: the parameters of its two
+    stages. solver, start: of estimated norms. seed: of attacks and starting vectors. specification: what is certified
+    of every point of a ball.
     """
 
     eps: Eps
@@ -53,7 +53,7 @@ class Settings:
     delta: float = default("delta")
     proof_seconds: float = default("proof_seconds")
     branch_seconds: float = default("branch_seconds")
-    radius: float | None = None
+    radius_tolerance: float | None = None
     clip_input: bool = default("clip_input")
     pixel_range: PixelRange = UNIT
     seed: int = default("seed")
@@ -69,8 +69,8 @@ class Settings:
             raise InvalidInput(f"eps must be a finite number >= 0 in pixel units, not {self.eps}")
         for name in ("delta", "proof_seconds", "branch_seconds", "seed"):
             check(name, getattr(self, name))
-        if self.radius is not None:
-            check("radius_tolerance", self.radius)
+        if self.radius_tolerance is not None:
+            check("radius_tolerance", self.radius_tolerance)
         if self.start is Start.SAVED and isinstance(self.solver, Lanczos) and not self.solver.vectors:
             raise InvalidInput("start saved: lanczos finds no singular vectors to lend; use the power iteration")
         asked = [stage_name(s) for s in self.stages]

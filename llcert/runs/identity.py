@@ -30,6 +30,7 @@ def identity_of(options: Options, settings: Settings, subject: Subject) -> dict[
     resolved = {
         "eps": None if isinstance(settings.eps, Radii) else settings.eps,
         "radii_sha256": _radii_sha256(settings.eps),
+        "radius": settings.radius_tolerance,
         "claim": claim_json(settings.specification, settings.within),
         "data": subject.data,
         "split": subject.split,

@@ -47,7 +47,7 @@ def settings_of(options: Options, model: str) -> Settings:
     kinds = get_type_hints(Settings)
     resolved: dict[str, Any] = {
         "eps": _eps(options),
-        "radius": _radius_tolerance(options),
+        "radius_tolerance": _radius_tolerance(options),
         "pixel_range": PixelRange.of(*parse_range(_given(options, "pixel_range"))),
         "specification": _specification(options),
         "pgd": PGD(**{name: _given(options, name) for name in ("steps", "restarts", "patience")}),

@@ -155,7 +155,9 @@ def test_an_image_fits_once_no_forward_pass_is_kept() -> None:
 
 
 def test_radii_are_the_same_in_parts() -> None:
-    whole, cramped = (_certifier(radius=0.05, stages=("local",), assurance=Assurance.ESTIMATE) for _ in range(2))
+    whole, cramped = (
+        _certifier(radius_tolerance=0.05, stages=("local",), assurance=Assurance.ESTIMATE) for _ in range(2)
+    )
     assert cramped.search is not None
     search: Callable[..., Tensor] = cramped.search
 

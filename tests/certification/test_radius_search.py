@@ -46,7 +46,7 @@ def test_radii_of_an_affine_network_are_exact(assurance: Assurance) -> None:
     labels = logits.argmax(1)
     weights = torch.tensor([2.0, 1.5]).norm()
     exact = (logits[:, 0] - logits[:, 1]).abs() / weights
-    certifier = Certifier.of(network, Settings(0.01, assurance=assurance, radius=0.001))
+    certifier = Certifier.of(network, Settings(0.01, assurance=assurance, radius_tolerance=0.001))
     for sample, radius in zip(certifier(images, labels, torch.arange(8)).samples, exact.tolist(), strict=True):
         assert sample.radius is not None
         assert radius * 0.996 <= sample.radius <= radius * (1 + 1e-6)
@@ -58,7 +58,7 @@ def test_no_point_within_the_radius_has_another_class(seed: int) -> None:
     images = torch.rand(10, 3, generator=torch.Generator().manual_seed(seed))
     labels = network(images).argmax(1)
     labels[0] = (labels[0] + 1) % 3
-    certifier = Certifier.of(network, Settings(0.05, radius=0.02))
+    certifier = Certifier.of(network, Settings(0.05, radius_tolerance=0.02))
     for sample in certifier(images, labels, torch.arange(10)).samples:
         assert sample.radius is not None
         if sample.verdict is Verdict.MISCLASSIFIED:
@@ -72,7 +72,7 @@ def test_no_point_within_the_radius_has_another_class(seed: int) -> None:
 def test_a_certified_image_has_at_least_the_radius_it_was_asked_for() -> None:
     network = dense(1)
     images = torch.rand(10, 3, generator=torch.Generator().manual_seed(1))
-    samples = Certifier.of(network, Settings(0.05, radius=0.3))(
+    samples = Certifier.of(network, Settings(0.05, radius_tolerance=0.3))(
         images, network(images).argmax(1), torch.arange(10)
     ).samples
     assert all(s.radius is not None and s.radius >= 0.05 for s in samples if s.verdict is Verdict.CERTIFIED)
@@ -81,7 +81,7 @@ def test_a_certified_image_has_at_least_the_radius_it_was_asked_for() -> None:
 @pytest.mark.parametrize("tolerance", [0.0, 1.0, 1e-9, float("nan")])
 def test_tolerances_that_mean_nothing_are_refused(tolerance: float) -> None:
     with pytest.raises(InvalidInput, match="radius tolerance"):
-        Settings(0.1, radius=tolerance)
+        Settings(0.1, radius_tolerance=tolerance)
 
 
 def constant(*, hidden: bool, image: bool = False) -> Network:
@@ -101,7 +101,7 @@ def test_a_network_that_does_not_read_its_image_has_no_radius(
     hidden: bool, assurance: Assurance, semantics: Semantics
 ) -> None:
     images, labels = torch.rand(3, 4), torch.tensor([0, 0, 1])
-    settings = Settings(0.1, assurance=assurance, semantics=semantics, radius=0.01)
+    settings = Settings(0.1, assurance=assurance, semantics=semantics, radius_tolerance=0.01)
     samples = Certifier.of(constant(hidden=hidden), settings)(images, labels, torch.arange(3), self_check=True).samples
     assert [s.radius for s in samples] == [torch.inf, torch.inf, 0]
     report = llcert.certify(
@@ -127,7 +127,7 @@ def test_what_depends_on_the_image_bounds_the_radius_of_claims_that_need_it() ->
     network, images = constant(hidden=False, image=True), torch.full((1, 4), 0.01)
 
     def radius(label: int, specification: Specification) -> float | None:
-        settings = Settings(0.001, radius=0.01, specification=specification)
+        settings = Settings(0.001, radius_tolerance=0.01, specification=specification)
         (sample,) = Certifier.of(network, settings)(images, torch.tensor([label]), torch.arange(1)).samples
         return sample.radius
 
@@ -140,7 +140,7 @@ def test_what_depends_on_the_image_bounds_the_radius_of_claims_that_need_it() ->
 
 def test_a_tie_of_constants_has_no_radius() -> None:
     network = Network(apply(Linear(torch.zeros(2, 4), torch.ones(2)), apply(Input((4,)))))
-    certifier = Certifier.of(network, Settings(0.1, radius=0.01))
+    certifier = Certifier.of(network, Settings(0.1, radius_tolerance=0.01))
     (sample,) = certifier(torch.rand(1, 4), torch.tensor([0]), torch.arange(1)).samples
     assert (sample.verdict, sample.radius) == (Verdict.MISCLASSIFIED, 0)
 
@@ -164,7 +164,7 @@ def test_what_rounding_breaks_is_no_contradiction_of_real_numbers() -> None:
     network = Network(apply(Linear(torch.eye(2), torch.tensor([1e6, 1e6])), apply(Input((2,)))))
     images = torch.tensor([[0.25, 0.0]])
     for assurance, semantics in ((Assurance.DETERMINISTIC, Semantics.REAL), (Assurance.ESTIMATE, Semantics.FLOAT32)):
-        settings = Settings(0.16, stages=("attack",), assurance=assurance, semantics=semantics, radius=0.01)
+        settings = Settings(0.16, stages=("attack",), assurance=assurance, semantics=semantics, radius_tolerance=0.01)
         (sample,) = Certifier.of(network, settings)(images, torch.tensor([0]), torch.arange(1)).samples
         assert sample.verdict is Verdict.ATTACKED
         assert sample.radius is not None
@@ -176,7 +176,7 @@ def test_a_weight_that_a_coarser_format_loses_is_a_path_still(assurance: Assuran
     """In float32 the first logit is a constant, in the network's own float64 and in real numbers it is not."""
     weight, bias = torch.tensor([[1e-50], [0.0]], dtype=torch.float64), torch.tensor([1.0, 0.0], dtype=torch.float64)
     network = Network(apply(Linear(weight, bias), apply(Input((1,), torch.float64))))
-    certifier = Certifier.of(network, Settings(1.0, assurance=assurance, radius=0.01), dtype=torch.float32)
+    certifier = Certifier.of(network, Settings(1.0, assurance=assurance, radius_tolerance=0.01), dtype=torch.float32)
     (sample,) = certifier(torch.zeros(1, 1), torch.tensor([0]), torch.arange(1)).samples
     assert sample.radius is not None
     assert sample.radius < 1e50

@@ -225,7 +225,9 @@ def test_an_attack_leaves_a_point_where_the_claim_is_false(specification: Specif
 def test_a_search_for_radii_and_branching_keep_to_the_claim(specification: Specification) -> None:
     net = network(2)
     images, labels, radii = asked(net, 16, 2)
-    settings = Settings(radii, stages=("branch",), branch_seconds=2.0, radius=0.05, specification=specification)
+    settings = Settings(
+        radii, stages=("branch",), branch_seconds=2.0, radius_tolerance=0.05, specification=specification
+    )
     samples = Certifier.of(net, settings)(images, labels, torch.arange(100, 116)).samples
     assert any(s.verdict is Verdict.CERTIFIED for s in samples)
     for i, sample in enumerate(samples):

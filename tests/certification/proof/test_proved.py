@@ -127,7 +127,7 @@ def test_a_proof_asks_for_no_more_norms_than_its_hint_says(hint: ProofHint) -> N
 def test_the_probability_of_an_error_is_shared_by_all_norms_of_an_image(
     stages: tuple[str, ...], radius: float | None
 ) -> None:
-    certifier = _certifier(dense(), stages=stages, radius=radius, delta=1e-3)
+    certifier = _certifier(dense(), stages=stages, radius_tolerance=radius, delta=1e-3)
     proved = [s for s in certifier.stages if isinstance(s, Proved)]
     hints = [h for s in proved for h in s.stage.hints] + [*(HINTS if radius else ())]
     solver = proved[0].prover.solver.solver  # type: ignore[attr-defined]
