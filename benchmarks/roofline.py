@@ -30,7 +30,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from llcert.api import load
 from llcert.certification import Assurance, Batch, BoundsSoFar, Certifier, Finding, Settings, Verdict
-from llcert.certification.proof.proved import Proved
+from llcert.certification.proof.proved_stage import ProvedStage
 from llcert.certification.verdict import Stage
 from llcert.data import Dataset, load_dataset
 from llcert.ir import Network
@@ -176,7 +176,7 @@ def watched(stages: Sequence[Stage], works: dict[str, Work], limits: Mapping[str
 
     return tuple(
         watch(replace(s, stage=watch(s.stage, s.name)), f"{s.name} proved")
-        if isinstance(s, Proved)
+        if isinstance(s, ProvedStage)
         else watch(s, s.name)
         for s in stages
     )

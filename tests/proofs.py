@@ -17,8 +17,8 @@ from llcert.bounds.backward.intermediate import Colorings
 from llcert.bounds.forward.outward import enclosing_ball
 from llcert.bounds.global_lipschitz.proof import proved_bound
 from llcert.certification import Assurance, Settings
+from llcert.certification.proof.build import provers_of
 from llcert.certification.proof.prover import Prover
-from llcert.certification.proof.provers import provers_of
 from llcert.certification.settings import Semantics
 from llcert.domain.pixel_range import UNIT
 from llcert.domain.relaxation import Relaxation

@@ -1,6 +1,6 @@
 """Writes certificates that others can check: the network as matrices, and the evidence of every certified image.
 
-docs/certificate.md defines the files. The other way round, `llcert.checker` reads and verifies them.
+docs/certificate.md defines the files. The other way round, `llcert.checker` reads and checks them.
 
 | what is written | file |
 |---|---|

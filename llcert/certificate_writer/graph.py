@@ -1,7 +1,7 @@
 """graph.json and model.npz: the network as nodes with arrays (docs/certificate.md, section 1.2).
 
 Linear operators of every kind become sparse matrices, activations one of the three kinds that the checker knows. What
-has no such form is refused with the name of the node, so that no certificate claims more than a checker can verify.
+has no such form is refused with the name of the node, so that no certificate claims more than a checker can check.
 """
 
 from __future__ import annotations

@@ -14,7 +14,7 @@ from llcert.certificate_writer.graph import Arrays, CertificateGraph
 from llcert.certificate_writer.intermediate import intermediate_arrays
 from llcert.certificate_writer.regions import flat_array, region_arrays
 from llcert.certificate_writer.tree import Tree
-from llcert.certification import BatchResult, KeptProof, ObjectiveProof
+from llcert.certification import BatchResult, KeptProof, ObjectiveEvidence
 
 
 @dataclass(frozen=True)
@@ -92,7 +92,7 @@ def _arrays(graph: CertificateGraph, kept: KeptProof, i: int) -> Arrays:
     return arrays
 
 
-def _objective(graph: CertificateGraph, objective: ObjectiveProof, j: int) -> Arrays:
+def _objective(graph: CertificateGraph, objective: ObjectiveEvidence, j: int) -> Arrays:
     """The arrays of class j for rules 7 and 12: where its row stops, and the relaxations in every part of the ball."""
     arrays: Arrays = {f"{j}.stop": np.array(graph.numbers[objective.stop], np.int64)}
     order = [0]

@@ -11,9 +11,9 @@ from llcert.certification.estimator import Estimator
 from llcert.certification.footprint import Footprint, batch_size_for, check_one_image_fits, multiplications
 from llcert.certification.perturbations import Perturbations
 from llcert.certification.pgd import PGD, Objective, TargetedPGD
-from llcert.certification.proof.evidence import KeptProof, ObjectiveProof, Proof, Regions
+from llcert.certification.proof.build import Checkable
+from llcert.certification.proof.evidence import KeptProof, ObjectiveEvidence, Proof, Regions
 from llcert.certification.proof.prover import Prover
-from llcert.certification.proof.provers import Checkable
 from llcert.certification.radii import Eps, Radii, radii_of
 from llcert.certification.result import BatchResult, Contradiction, Sample, StageCount
 from llcert.certification.self_check import SelfCheck
@@ -54,7 +54,7 @@ __all__ = [
     "Local",
     "Never",
     "Objective",
-    "ObjectiveProof",
+    "ObjectiveEvidence",
     "Perturbations",
     "Proof",
     "Prover",

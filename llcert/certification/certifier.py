@@ -18,9 +18,9 @@ from llcert.certification.estimator import Estimator
 from llcert.certification.footprint import Footprint
 from llcert.certification.memory_budget import MemoryBudget
 from llcert.certification.originals import disputed
-from llcert.certification.proof.proved import Proved
+from llcert.certification.proof.build import Checkable, provers_of
+from llcert.certification.proof.proved_stage import ProvedStage
 from llcert.certification.proof.prover import Prover
-from llcert.certification.proof.provers import Checkable, provers_of
 from llcert.certification.radii import radii_of
 from llcert.certification.radius_search import HINTS, RadiusSearch
 from llcert.certification.result import BatchResult, Contradiction
@@ -228,7 +228,7 @@ def _stages(
         weaker = {a: p for a, p in provers.items() if a is not settings.assurance}
         for name, stage in certifying.items():
             own = provers[settings.assurance]
-            stages[name] = Proved(stage, own, settings.assurance, weaker, evidence=checkable is not None)
+            stages[name] = ProvedStage(stage, own, settings.assurance, weaker, evidence=checkable is not None)
     clean = Clean(estimator.program, settings.specification)
     return (clean, *(stages[name] for name in settings.running)), provers
 

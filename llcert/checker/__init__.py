@@ -1,4 +1,4 @@
-"""The independent checker: verifies certificates and trusts nothing that found them.
+"""The independent checker: checks certificates and trusts nothing that found them.
 
 It computes in float64 with numpy and scipy and pays for every rounding of its own. It imports nothing of llcert but its
 errors. docs/certificate.md defines the files and numbers the rules; this is where they are:

@@ -45,7 +45,7 @@ class Regions:
 
 
 @dataclass(frozen=True)
-class ObjectiveProof:
+class ObjectiveEvidence:
     """The evidence of one margin, over all of the ball or over parts that cover it.
 
     stop: the value at whose region the row stops, in every part. choices: slopes `[parts, *shape]` and multipliers
@@ -70,7 +70,7 @@ class Proof:
 
     margins: Tensor
     regions: Regions
-    objectives: Mapping[Pair, ObjectiveProof] = field(default_factory=dict)
+    objectives: Mapping[Pair, ObjectiveEvidence] = field(default_factory=dict)
 
     def select(self, images: Tensor) -> Proof:
         """The proof of some images, which are then counted in this order; images: index."""
@@ -95,7 +95,7 @@ class KeptProof:
 
 def evidence_at_last_hidden(
     backward: Backward, trace: Trace, stop: BackwardBounds, classes: Tensor, least: Tensor
-) -> dict[Pair, ObjectiveProof]:
+) -> dict[Pair, ObjectiveEvidence]:
     """The evidence of objectives whose rows stop at the last hidden values, or at logits behind an activation.
 
     stop: the bounds of the objectives of these classes there. least: what a bound has to exceed, `[batch]`.
@@ -106,14 +106,14 @@ def evidence_at_last_hidden(
     node = block.node if block.activation is not None else hidden
     ends = _ends(backward, trace, stop.linear.coefficients)
     return {
-        (i, int(classes[c])): ObjectiveProof(node, {}, {n: lam[i, c : c + 1] for n, lam in ends.items()})
+        (i, int(classes[c])): ObjectiveEvidence(node, {}, {n: lam[i, c : c + 1] for n, lam in ends.items()})
         for i, c in torch.nonzero(stop.lower > least[:, None]).tolist()
     }
 
 
 def with_evidence(
     backward: Backward, objectives: Objectives, attempted: Attempted, least: Tensor
-) -> tuple[Tensor, dict[Pair, ObjectiveProof]]:
+) -> tuple[Tensor, dict[Pair, ObjectiveEvidence]]:
     """The bounds that an attempt found, `[tried]`, above 0 only where they have evidence; and that evidence.
 
     objectives: all that the attempt was given. least: what each bound has to exceed, `[objectives]`.
@@ -131,7 +131,7 @@ def with_evidence(
     return bounds, {pairs[row]: proof for row, (_, proof) in found.items()}
 
 
-_Recorded = Iterator[tuple[int, tuple[float, ObjectiveProof]]]
+_Recorded = Iterator[tuple[int, tuple[float, ObjectiveEvidence]]]
 """The number of an objective, its bound, and its evidence."""
 
 
@@ -151,7 +151,7 @@ def _at_first_stop(backward: Backward, tried: Objectives, choices: Choices, leas
         passed = {k: c for k, c in choices.items() if _above(backward, k[0], node)}
         for place, row in enumerate(rows.tolist()):
             own = {k: Choice(c.slopes[row], c.lam[row]) for k, c in passed.items()}
-            yield row, (best[row], ObjectiveProof(node, own, {n: lam[place] for n, lam in ends.items()}))
+            yield row, (best[row], ObjectiveEvidence(node, own, {n: lam[place] for n, lam in ends.items()}))
 
 
 def _in_all_parts(backward: Backward, tried: Objectives, leaves: Leaves, least: Tensor) -> _Recorded:
@@ -167,7 +167,7 @@ def _in_all_parts(backward: Backward, tried: Objectives, leaves: Leaves, least: 
         ends = {n: lam[:, 0] for n, lam in _ends(backward, trace, found.linear.coefficients).items()}
         parts = {k: Choice(c.slopes[:, 0], c.lam[:, 0]) for k, c in choices.items()}
         splits = own.splits if len(own) > 1 else {}
-        yield row, (float(worst), ObjectiveProof(backward.program.input, parts, ends, splits))
+        yield row, (float(worst), ObjectiveEvidence(backward.program.input, parts, ends, splits))
 
 
 def _ends(backward: Backward, trace: Trace, pending: Mapping[Node, Tensor]) -> dict[Node, Tensor]:

@@ -17,7 +17,7 @@ from llcert.bounds.global_lipschitz.proof import ProvedLipLT
 from llcert.certification.heads import rounding, told_apart
 from llcert.certification.proof.attempts import Attempt, Objectives, ascended, branched, closed, repeated
 from llcert.certification.proof.evidence import (
-    ObjectiveProof,
+    ObjectiveEvidence,
     Pair,
     Proof,
     Regions,
@@ -145,14 +145,14 @@ class Prover:
 
     def _margins(
         self, trace: Trace, references: Tensor, hint: ProofHint, *, evidence: bool
-    ) -> tuple[Tensor, dict[Pair, ObjectiveProof]]:
+    ) -> tuple[Tensor, dict[Pair, ObjectiveEvidence]]:
         """Margins from the regions of the last hidden values, improved by attempts where they are not positive."""
         directions = differences(references, self.program)
         logits, classes = directions.shape[1], self.program.classes
         rivals = self.specification.others(logits, classes)
         stop = self._backward.at_last_hidden(trace, directions[:, rivals])
         margins = self.specification.on_all_logits(stop.lower, logits, classes)
-        objectives: dict[Pair, ObjectiveProof] = {}
+        objectives: dict[Pair, ObjectiveEvidence] = {}
         if evidence:
             least, numbers = _LEAST * self._largest(trace), torch.arange(logits, device=margins.device)
             objectives = evidence_at_last_hidden(self._backward, trace, stop, numbers[rivals], least)
@@ -176,9 +176,9 @@ class Prover:
 
     def _improved(
         self, margins: Tensor, attempt: Attempt, trace: Trace, references: Tensor, *, evidence: bool
-    ) -> tuple[Tensor, dict[Pair, ObjectiveProof]]:
+    ) -> tuple[Tensor, dict[Pair, ObjectiveEvidence]]:
         """The margins after an attempt at the open ones, and the evidence of those that it proved, if that is kept."""
-        backward, margins, kept = self._backward, margins.clone(), dict[Pair, ObjectiveProof]()
+        backward, margins, kept = self._backward, margins.clone(), dict[Pair, ObjectiveEvidence]()
         directions, largest = differences(references, self.program), self._largest(trace)
         enough = _ENOUGH * largest if evidence else torch.zeros_like(largest)
         open_ = torch.nonzero(self.specification.open(margins, references, self.program.classes))

@@ -30,7 +30,7 @@ Proof = Annotated[
     Path | None,
     typer.Option(
         metavar="DIR",
-        help="Folder for a certificate of every certified image that [bold]llcert check[/] verifies on its own.",
+        help="Folder for a certificate of every certified image that [bold]llcert check[/] checks on its own.",
         rich_help_panel=OUTPUT,
     ),
 ]

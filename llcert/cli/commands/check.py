@@ -1,4 +1,4 @@
-"""`llcert check`: verifies a certificate folder by the independent checker."""
+"""`llcert check`: checks a certificate folder by the independent checker."""
 
 from __future__ import annotations
 

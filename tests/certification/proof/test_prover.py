@@ -18,9 +18,9 @@ from llcert.bounds.backward.crown import Backward, differences
 from llcert.bounds.backward.intermediate import Colorings
 from llcert.bounds.forward.outward import enclosing_ball
 from llcert.certification import Assurance, Estimator, Global, Settings
+from llcert.certification.proof.build import provers_of
 from llcert.certification.proof.hint import FixedRelaxation, ProofHint
-from llcert.certification.proof.proved import Proved
-from llcert.certification.proof.provers import provers_of
+from llcert.certification.proof.proved_stage import ProvedStage
 from llcert.certification.settings import Semantics
 from llcert.certification.specification import FIRST, positive
 from llcert.ir import Input, Network, apply, place
@@ -117,7 +117,7 @@ def test_what_global_norms_leave_open_is_carried_down() -> None:
     stage, asked = Global(Estimator(program, global_bound(program))), batch_of(images, labels, eps)
     estimated = decided(stage, program, asked)
     assert estimated.hints[-1] == ProofHint(local=False, backward=True)
-    found = decided(Proved(stage, loose, Assurance.DETERMINISTIC, {}), program, asked)
+    found = decided(ProvedStage(stage, loose, Assurance.DETERMINISTIC, {}), program, asked)
     plain = positive(FIRST.margin(loose(images, labels, HINTS[0]), labels, 3)) & estimated.decided
     assert bool((found.decided >= plain).all())
     assert int(estimated.decided.sum()) >= int(found.decided.sum()) > int(plain.sum())

@@ -18,7 +18,7 @@ from llcert.certification.verdict import Assurance, CertifyingStage, Finding, Ve
 
 
 @dataclass(frozen=True)
-class Proved:
+class ProvedStage:
     """Runs a stage, then proves what it certified; what is not proved stays undecided.
 
     stage: whose certificates are estimates. prover, assurance: what backs what is decided. weaker: provers of weaker

@@ -12,7 +12,7 @@ from torch import Tensor
 from llcert.bounds import RowWeighting
 from llcert.certification import Assurance, Batch, BoundsSoFar, Certifier, Finding, Settings, Verdict
 from llcert.certification.proof.hint import ProofHint
-from llcert.certification.proof.proved import Proved
+from llcert.certification.proof.proved_stage import ProvedStage
 from llcert.certification.radius_search import HINTS
 from llcert.certification.stages.build import CERTIFYING
 from llcert.ir import Activation, Input, Network, apply
@@ -81,7 +81,7 @@ def _norms(program: Program) -> int:
 def test_a_hint_that_the_stage_does_not_declare_is_an_error(second: ProofHint) -> None:
     network = dense()
     certifier = _certifier(network)
-    own = next(s for s in certifier.stages if isinstance(s, Proved))
+    own = next(s for s in certifier.stages if isinstance(s, ProvedStage))
     given, hints = batch_of(*images_and_labels(network), 0.01), (ProofHint(local=True), second)
     assert decided(replace(own, stage=Hopeful(hints, 2)), certifier.program, given).decided.any()
     with pytest.raises(ValueError, match="hopeful leaves hints that it does not declare"):
@@ -91,7 +91,7 @@ def test_a_hint_that_the_stage_does_not_declare_is_an_error(second: ProofHint) -
 def test_a_network_of_maxmin_has_one_global_bound() -> None:
     """LipLT gives no other: a hint at it is passed over, and says nothing else where it is followed all the same."""
     network = dense(MaxMin())
-    stage = next(s for s in _certifier(network, stages=("global",)).stages if isinstance(s, Proved))
+    stage = next(s for s in _certifier(network, stages=("global",)).stages if isinstance(s, ProvedStage))
     assert any(hint.liplt for hint in stage.stage.hints)
     assert stage.prover.liplt is None
     images, labels = images_and_labels(network)
@@ -114,7 +114,7 @@ EVERY = (
 @pytest.mark.parametrize("hint", EVERY, ids=str)
 def test_a_proof_asks_for_no_more_norms_than_its_hint_says(hint: ProofHint) -> None:
     network = dense()
-    prover = next(s for s in _certifier(network).stages if isinstance(s, Proved)).prover
+    prover = next(s for s in _certifier(network).stages if isinstance(s, ProvedStage)).prover
     counted = Counted(prover.solver)
     images, labels = images_and_labels(network)
     replace(prover, solver=counted)(images, labels, hint, torch.tensor([0.01]))
@@ -128,7 +128,7 @@ def test_the_probability_of_an_error_is_shared_by_all_norms_of_an_image(
     stages: tuple[str, ...], radius: float | None
 ) -> None:
     certifier = _certifier(dense(), stages=stages, radius_tolerance=radius, delta=1e-3)
-    proved = [s for s in certifier.stages if isinstance(s, Proved)]
+    proved = [s for s in certifier.stages if isinstance(s, ProvedStage)]
     hints = [h for s in proved for h in s.stage.hints] + [*(HINTS if radius else ())]
     solver = proved[0].prover.solver.solver  # type: ignore[attr-defined]
     assert isinstance(solver, RandomLanczos)
