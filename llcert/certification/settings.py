@@ -27,7 +27,7 @@ class Semantics(enum.Enum):
 class AttackKind(enum.Enum):
     """Which attack the stage `attack` stands for."""
 
-    TARGETED = "targeted"  # PGD on the margin, and after the bounds every open rival by itself
+    TWO_STAGE = "targeted"  # PGD on the margin, and after the bounds the stage `targeted`: every open rival by itself
     PAPER = "paper"  # PGD along the cross-entropy's gradient in the pixel range, as published figures have it
 
 
@@ -41,7 +41,7 @@ class Settings:
     of one image is wrong. proof_seconds: nominal budget of an image's deterministic norms. branch_seconds: wall clock
     of an image in the stage branch. radius_tolerance: relative, of the search for each image's largest certified
     radius, None for no search. clip_input: whether specifications are about the points of a ball in the pixel range
-    alone. pixel_range: the values a pixel may have. attack: of which kind; pgd, targeted: the parameters of its two
+    alone. pixel_range: the values a pixel may have. attack: of which kind; pgd, targeted_pgd: the parameters of its two
     stages. solver, start: of estimated norms. seed: of attacks and starting vectors. specification: what is certified
     of every point of a ball.
     """
@@ -59,7 +59,7 @@ class Settings:
     seed: int = default("seed")
     attack: AttackKind = AttackKind(default("attack"))
     pgd: PGD = field(default_factory=PGD)
-    targeted: TargetedPGD = field(default_factory=TargetedPGD)
+    targeted_pgd: TargetedPGD = field(default_factory=TargetedPGD)
     solver: Lanczos | PowerIteration = field(default_factory=Lanczos)
     start: Start = Start(default("start"))
     specification: Specification = FIRST
@@ -82,7 +82,7 @@ class Settings:
     @property
     def running(self) -> tuple[str, ...]:
         """The stages that run after the clean prediction, in order: the attack may be two."""
-        both = "attack" in self.stages and self.attack is AttackKind.TARGETED
+        both = "attack" in self.stages and self.attack is AttackKind.TWO_STAGE
         return tuple(s for s in RUNNING if s in self.stages or (both and s == "targeted"))
 
     @property

@@ -177,49 +177,49 @@ FIRST = Top()
 
 @dataclass(frozen=True)
 class Never(Specification):
-    """The network never answers the class `target`: at every point another logit is strictly larger.
+    """The network never answers the class `excluded`: at every point another logit is strictly larger.
 
     The reference is the class of the largest other logit at the image itself.
     """
 
-    target: int
+    excluded: int
 
     @property
     def words(self) -> str:
-        return f"the network never answers class {self.target}"
+        return f"the network never answers class {self.excluded}"
 
     @property
     def name(self) -> str:
-        return f"never {self.target}"
+        return f"never {self.excluded}"
 
     @property
     def broken(self) -> str:
-        return f"answered {self.target} already (or tied)"
+        return f"answered {self.excluded} already (or tied)"
 
     def to_json(self) -> dict[str, int]:
-        return {"never": self.target}
+        return {"never": self.excluded}
 
     def check(self, classes: int) -> None:
-        if not 0 <= self.target < classes:
-            raise InvalidInput(f"target {self.target}: the network has classes 0 to {classes - 1}")
+        if not 0 <= self.excluded < classes:
+            raise InvalidInput(f"target {self.excluded}: the network has classes 0 to {classes - 1}")
 
     def asks(self, label: int) -> bool:
-        return label != self.target
+        return label != self.excluded
 
     def reference(self, logits: Tensor, labels: Tensor, classes: int) -> Tensor:
         kept = self._kept(logits, classes)
         return kept[logits[:, kept].argmax(1)]
 
     def others(self, logits: int, classes: int) -> slice | list[int]:
-        return [self.target, *range(classes, logits)]
+        return [self.excluded, *range(classes, logits)]
 
     def loss(self, logits: Tensor, labels: Tensor, classes: int) -> Tensor:
-        """`own logit of the target - logsumexp of the other classes`."""
-        return logits[:, self.target] - torch.logsumexp(logits[:, self._kept(logits, classes)], 1)
+        """`logit of the excluded class - logsumexp of the other classes`."""
+        return logits[:, self.excluded] - torch.logsumexp(logits[:, self._kept(logits, classes)], 1)
 
     def _kept(self, logits: Tensor, classes: int) -> Tensor:
-        """All classes but the target."""
-        return torch.tensor([j for j in range(classes) if j != self.target], device=logits.device)
+        """All classes but the excluded one."""
+        return torch.tensor([j for j in range(classes) if j != self.excluded], device=logits.device)
 
 
 def claim_json(specification: Specification, within: PixelRange | None) -> dict[str, Any]:

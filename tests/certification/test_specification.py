@@ -47,7 +47,7 @@ def truth(specification: Specification, shown: list[float], label: int) -> bool:
     if any(z != z for z in shown):
         return False
     if isinstance(specification, Never):
-        return any(z > shown[specification.target] for z in shown)
+        return any(z > shown[specification.excluded] for z in shown)
     assert isinstance(specification, Top)
     return sum(z >= shown[label] for j, z in enumerate(shown) if j != label) < specification.count
 
@@ -121,7 +121,7 @@ def test_what_is_unknown_proves_nothing(specification: Specification, hostile: f
 def test_the_reference_is_never_the_target() -> None:
     for specification in (Never(0), Never(2)):
         assert not (
-            specification.reference(logits_of_all_kinds(), torch.zeros(1), CLASSES) == specification.target
+            specification.reference(logits_of_all_kinds(), torch.zeros(1), CLASSES) == specification.excluded
         ).any()
 
 

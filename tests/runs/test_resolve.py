@@ -54,7 +54,7 @@ def test_every_setting_comes_from_an_option() -> None:
     )
     found, base = settings_of(given, "net"), Settings(0.1)
     same = [f.name for f in fields(Settings) if getattr(found, f.name) == getattr(base, f.name)]
-    assert same == ["targeted"]
+    assert same == ["targeted_pgd"]
 
 
 def test_a_solver_has_its_own_limit_unless_one_is_given() -> None:

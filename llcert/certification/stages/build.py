@@ -31,7 +31,7 @@ CERTIFYING: Mapping[str, Callable[[Settings, Estimator], CertifyingStage]] = {
 
 ATTACKING: Mapping[str, Callable[[Settings, Adversary], Stage]] = {
     "attack": lambda settings, adversary: Attack(adversary, _pgd(settings)),
-    "targeted": lambda settings, adversary: TargetedAttack(adversary, settings.targeted),
+    "targeted": lambda settings, adversary: TargetedAttack(adversary, settings.targeted_pgd),
 }
 """The stages that look for counterexamples, by name."""
 
@@ -55,5 +55,5 @@ def attacking_stages(settings: Settings, network: Network, program: Program) -> 
 
 def _pgd(settings: Settings) -> PGD:
     """The attack before the costly bounds."""
-    margin = settings.attack is AttackKind.TARGETED
+    margin = settings.attack is AttackKind.TWO_STAGE
     return replace(settings.pgd, objective=Objective.MARGIN if margin else Objective.LOG_SUM_EXP)
