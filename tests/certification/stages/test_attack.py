@@ -210,6 +210,7 @@ def test_the_papers_attack_is_one_stage_on_the_cross_entropy() -> None:
         (stage,) = [s for s in Certifier.of(_deep(), settings).stages if isinstance(s, Attack)]
         assert stage.pgd == PGD(objective=objective)
     weak, strong = (
-        sum(v is Verdict.ATTACKED for v, _ in _certify(attack=kind)) for kind in (AttackKind.PAPER, AttackKind.TWO_STAGE)
+        sum(v is Verdict.ATTACKED for v, _ in _certify(attack=kind))
+        for kind in (AttackKind.PAPER, AttackKind.TWO_STAGE)
     )
     assert weak <= strong
