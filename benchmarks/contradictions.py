@@ -32,7 +32,7 @@ from llcert.errors import LlcertError
 from llcert.frontend.onnx_file import save
 from llcert.ir import Network
 from llcert.options import Options
-from llcert.runs.certification import Certification, prepare
+from llcert.runs.prepare import Certification, prepare
 
 HERE = Path(__file__).parent
 RESULTS = HERE / "results" / "contradictions.json"

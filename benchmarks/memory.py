@@ -26,7 +26,7 @@ from llcert.certification import Footprint
 from llcert.data import Dataset, load_dataset
 from llcert.ir import Network
 from llcert.options import Options
-from llcert.runs.certification import prepare
+from llcert.runs.prepare import prepare
 
 RESULTS = Path(__file__).parent / "results" / "memory.json"
 RANDOM: dict[str, Callable[[], Network]] = {

@@ -23,7 +23,7 @@ from machine import facts, synchronise
 from peak import Peak, convolutions, images_of, in_new_process
 
 from llcert.options import Options
-from llcert.runs.certification import prepare
+from llcert.runs.prepare import prepare
 
 RESULTS = Path(__file__).parent / "results" / "scaling.json"
 BASE = {"images": 16, "batch": 16, "depth": 3, "width": 16, "size": 32}

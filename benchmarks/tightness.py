@@ -33,7 +33,7 @@ from llcert.domain.relaxation import Relaxation
 from llcert.domain.row_sharing import RowSharing
 from llcert.options import Options
 from llcert.reporting.tally import Tally
-from llcert.runs.certification import Certification, prepare
+from llcert.runs.prepare import Certification, prepare
 
 RESULTS = Path(__file__).parent / "results" / "tightness.json"
 STAGES = ("global", "local", "attack", "crown-ball", "crown-ball-intermediate", "branch")

@@ -18,7 +18,7 @@ from llcert.frontend.load import from_torch, load
 from llcert.ir import Network
 from llcert.options import Options
 from llcert.reporting import Report, Tally
-from llcert.runs.certification import prepare
+from llcert.runs.prepare import prepare
 
 __all__ = ["certify", "from_torch", "images_and_labels", "load"]
 

@@ -17,5 +17,5 @@ def batch_of(images: Tensor, labels: Tensor, eps: Eps, indices: Tensor | None = 
 
 def decided(stage: Stage, program: Program, batch: Batch, bounds: Tensor | None = None) -> Finding:
     """What a stage finds that runs first, or after others that have found bounds, `[batch, logits]`."""
-    known = BoundsSoFar.none(program, len(batch))
-    return stage(batch, known if bounds is None else known.improved(bounds))
+    so_far = BoundsSoFar.none(program, len(batch))
+    return stage(batch, so_far if bounds is None else so_far.improved(bounds))

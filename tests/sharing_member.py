@@ -17,7 +17,7 @@ import torch
 from llcert.certification import BatchResult, Contradiction
 from llcert.cli import main
 from llcert.errors import InvalidInput
-from llcert.runs.certification import Certification
+from llcert.runs.prepare import Certification
 
 RANK = os.environ.get("RANK", "0")
 computed = Certification.result

@@ -20,7 +20,7 @@ from llcert.certification.batch import Batch, BoundsSoFar
 from llcert.data import load_dataset
 from llcert.options import Options
 from llcert.reporting import Tally
-from llcert.runs.certification import prepare
+from llcert.runs.prepare import prepare
 
 MODELS = Path(__file__).parents[1] / "models"
 DIGITS = ("digits", "0.5", (1, 8, 8))
@@ -138,8 +138,8 @@ class _Overheard:
     def verdict(self) -> Verdict:
         return self.stage.verdict
 
-    def __call__(self, batch: Batch, known: BoundsSoFar) -> Finding:
-        finding = self.stage(batch, known)
+    def __call__(self, batch: Batch, so_far: BoundsSoFar) -> Finding:
+        finding = self.stage(batch, so_far)
         assert finding.counterexample is not None
         broken = batch.select(finding.decided)
         self.found.append((broken.images, broken.labels, finding.counterexample[finding.decided]))

@@ -45,8 +45,8 @@ def cascade(
         *waiting, part = waiting[:-1] + _split(waiting[-1], stages, memory)
         stage, images, started = stages[part.stage], batch.select(part.positions), time.perf_counter()
         # forward passes that are kept for later stages can be given up where memory runs out
-        last_resort = not any(p.known.has_traces for p in (*waiting, part))
-        compute = partial(stage, images, part.known)
+        last_resort = not any(p.so_far.has_traces for p in (*waiting, part))
+        compute = partial(stage, images, part.so_far)
         found = memory.tried(stage.name, images.indices, compute, last_resort=last_resort)
         results.seconds[part.stage] += time.perf_counter() - started
         if found:
@@ -56,18 +56,21 @@ def cascade(
             left = ~disputed[part.positions] if measure_all else ~(disputed[part.positions] | found[0].decided)
             waiting += _following(part, found[0], left, len(stages))
         else:
-            waiting = [replace(p, known=p.known.without_traces()) for p in (*waiting, part)]
+            waiting = [replace(p, so_far=p.so_far.without_traces()) for p in (*waiting, part)]
         del found, compute  # with the forward passes that went into them
     return results.final((time.perf_counter() - begun) / max(len(batch), 1), disputed)
 
 
 @dataclass(frozen=True)
 class _Part:
-    """Some images of a batch before their next stage. stage: its number. positions: of the images, an index."""
+    """Some images of a batch before their next stage.
+
+    stage: its number. positions: of the images, an index. so_far: what earlier stages found out about them.
+    """
 
     stage: int
     positions: Tensor
-    known: BoundsSoFar
+    so_far: BoundsSoFar
 
 
 def _split(part: _Part, stages: Sequence[Stage], memory: MemoryBudget) -> list[_Part]:
@@ -76,7 +79,7 @@ def _split(part: _Part, stages: Sequence[Stage], memory: MemoryBudget) -> list[_
     pieces = memory.split(stages[part.stage].name, every)
     if len(pieces) == 1:
         return [part]
-    return [_Part(part.stage, part.positions[some], part.known.select(some)) for some in reversed(pieces)]
+    return [_Part(part.stage, part.positions[some], part.so_far.select(some)) for some in reversed(pieces)]
 
 
 def _following(part: _Part, finding: Finding, left: Tensor, stages: int) -> list[_Part]:
@@ -84,8 +87,8 @@ def _following(part: _Part, finding: Finding, left: Tensor, stages: int) -> list
     some = torch.nonzero(left)[:, 0]
     if len(some) == 0 or part.stage + 1 == stages:
         return []
-    known = part.known if finding.known is None else finding.known
-    return [_Part(part.stage + 1, part.positions[some], known.select(some))]
+    so_far = part.so_far if finding.so_far is None else finding.so_far
+    return [_Part(part.stage + 1, part.positions[some], so_far.select(some))]
 
 
 class _Results:
@@ -94,7 +97,7 @@ class _Results:
     def __init__(self, batch: Batch, stages: Sequence[Stage]) -> None:
         self.batch, self.stages = batch, stages
         columns = (batch.indices.tolist(), batch.labels.tolist(), batch.predictions.tolist())
-        self.samples = [Sample(*known) for known in zip(*columns, strict=True)]
+        self.samples = [Sample(*row) for row in zip(*columns, strict=True)]
         self.seen, self.decided, self.seconds = [0] * len(stages), [0] * len(stages), [0.0] * len(stages)
         self.layers: list[tuple[LayerMeasure, ...]] = []
         self.proofs: list[KeptProof] = []
@@ -116,8 +119,8 @@ class _Results:
             found: dict[str, Any] = {name: _finite(values[i]) for name, values in measures.items()}
             if "margin" in found:
                 found["margin"] = max((m for m in (sample.margin, found["margin"]) if m is not None), default=None)
-            known = [assurance for assurance, images in assurances if images[i]] + [sample.assurance]
-            found["assurance"] = max(filter(None, known), key=list(Assurance).index, default=None)
+            backing = [assurance for assurance, images in assurances if images[i]] + [sample.assurance]
+            found["assurance"] = max(filter(None, backing), key=list(Assurance).index, default=None)
             self.samples[position] = replace(sample, **found)
 
     def _with_verdict(self, position: int, stage: Stage, finding: Finding, i: int) -> Sample:

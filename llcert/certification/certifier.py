@@ -221,7 +221,7 @@ def _stages(
     stages: dict[str, Stage] = {**certifying, **attacking_stages(settings, network, estimator.program)}
     provers: dict[Assurance, Prover] = {}
     if colorings is not None:
-        hints = [h for s in certifying.values() for h in s.hints] + [
+        hints = [h for s in certifying.values() for h in s.possible_hints] + [
             *(HINTS if settings.radius_tolerance is not None else ())
         ]
         provers = provers_of(network, colorings, settings, hints, None if checkable is None else checkable.slack)

@@ -66,21 +66,22 @@ class Estimator:
         saved = None if before is None else _vectors(before, batch.seeds)
         return self._propagated(batch, self.start, saved, weighting=weighting)
 
-    def masked(self, batch: Batch, known: BoundsSoFar) -> tuple[Trace, BoundsSoFar]:
-        """The forward pass with 0/1 row weights (eq. 6), and `known` with it; computed where it is not known yet."""
-        trace = known.masked or self.trace(batch, RowWeighting.SLOPE)
-        return trace, replace(known, masked=trace)
+    def masked(self, batch: Batch, so_far: BoundsSoFar) -> tuple[Trace, BoundsSoFar]:
+        """The forward pass with 0/1 row weights (eq. 6), computed where `so_far` lacks it; and `so_far` with it."""
+        trace = so_far.masked or self.trace(batch, RowWeighting.SLOPE)
+        return trace, replace(so_far, masked=trace)
 
-    def refined(self, batch: Batch, known: BoundsSoFar) -> tuple[Trace, BoundsSoFar]:
-        """The same forward pass with intermediate bounds, which backward passes find over the regions of `masked`."""
-        if known.refined is not None:
-            return known.refined, known
-        masked, known = self.masked(batch, known)
+    def refined(self, batch: Batch, so_far: BoundsSoFar) -> tuple[Trace, BoundsSoFar]:
+        """The same with intermediate bounds, which backward passes find over the regions of `masked`."""
+        if so_far.refined is not None:
+            return so_far.refined, so_far
+        masked, so_far = self.masked(batch, so_far)
         saved = _vectors(masked, batch.seeds)
         found = intermediate_bounds(self.backward, masked, self.colorings.by_block)
         boxes = {n: b.ends for n, b in found.items()}
+        # also where no block has boxes: norms from the vectors of the first pass are others in their last digits
         trace = self._propagated(batch, Start.SAVED if saved else self.start, saved, boxes=boxes)
-        return trace, replace(known, refined=trace)
+        return trace, replace(so_far, refined=trace)
 
     def closed(self, trace: Trace, references: Tensor) -> Tensor:
         """Lower bounds of `z_y - z_j` by the backward pass in closed form, `[batch, logits]`; -inf where j is no rival.

@@ -60,7 +60,7 @@ class Finding:
     whether it lies in the pixel range, boolean `[images]`.
     hints: how the certificates may be proved, cheapest first. proofs: of the certificates, where their evidence is
     kept. assurance: of the certificates. weaker: what would be certified under weaker assurances, boolean `[images]`
-    each. known: what later stages are given in place of what this one was.
+    each. so_far: what later stages are given in place of what this one was given.
     """
 
     decided: Tensor
@@ -74,7 +74,7 @@ class Finding:
     proofs: tuple[KeptProof, ...] = ()
     assurance: Assurance = Assurance.ESTIMATE
     weaker: Mapping[Assurance, Tensor] = field(default_factory=dict)
-    known: BoundsSoFar | None = None
+    so_far: BoundsSoFar | None = None
 
 
 class Stage(Protocol):
@@ -88,8 +88,8 @@ class Stage(Protocol):
         """The verdict on the images that it decides."""
         ...
 
-    def __call__(self, batch: Batch, known: BoundsSoFar) -> Finding:
-        """known: what earlier stages found out about these images."""
+    def __call__(self, batch: Batch, so_far: BoundsSoFar) -> Finding:
+        """so_far: what earlier stages found out about these images."""
         ...
 
 
@@ -97,6 +97,6 @@ class CertifyingStage(Stage, Protocol):
     """A stage that certifies from estimates, and leaves hints by which its certificates may be proved."""
 
     @property
-    def hints(self) -> tuple[ProofHint, ...]:
+    def possible_hints(self) -> tuple[ProofHint, ...]:
         """All hints that it may leave for one image, without the relaxations and covers that it finds."""
         ...

@@ -11,8 +11,8 @@ from llcert.certification import Assurance, BatchResult, Radii, Verdict
 from llcert.errors import InvalidInput
 from llcert.machine.versions import VERSION
 from llcert.options import Options
-from llcert.runs.certification import Certification
 from llcert.runs.identity import OF_OPTIONS
+from llcert.runs.prepare import Certification
 
 _STATED = ("eps", "radii_sha256", "claim", "semantics", "data", "split", "samples")
 """Keys of a run's identity that a certificate states in fields of their own."""

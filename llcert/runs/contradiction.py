@@ -11,7 +11,7 @@ import torch
 
 from llcert.certification import Contradiction, radii_of
 from llcert.errors import NumericalError
-from llcert.runs.certification import Certification
+from llcert.runs.prepare import Certification
 
 
 @contextmanager

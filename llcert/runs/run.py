@@ -20,9 +20,9 @@ from llcert.machine.signals import uninterrupted
 from llcert.options import Options
 from llcert.reporting import Report, Tally
 from llcert.runs.certificate import RunCertificate
-from llcert.runs.certification import Certification
 from llcert.runs.contradiction import reproducible
 from llcert.runs.pending_batches import PendingBatches
+from llcert.runs.prepare import Certification
 from llcert.runs.run_directory import PENDING, RunDirectory
 from llcert.runs.work_queue import Compute, WorkQueue
 

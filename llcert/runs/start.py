@@ -17,7 +17,7 @@ from llcert.machine.process_group import ProcessGroup
 from llcert.machine.threads import own_threads, threads_for
 from llcert.options import Options
 from llcert.runs.certificate import RunCertificate
-from llcert.runs.certification import Certification, prepare
+from llcert.runs.prepare import Certification, prepare
 from llcert.runs.resolve import data_of, device_of, settings_of, with_metadata
 from llcert.runs.run import Assignment, Run, continued, help_out
 from llcert.runs.run_directory import open_directory

@@ -42,7 +42,7 @@ class Scripted:
     measures: bool = False
     witness: Tensor | None = None
 
-    def __call__(self, batch: Batch, known: BoundsSoFar) -> Finding:
+    def __call__(self, batch: Batch, so_far: BoundsSoFar) -> Finding:
         decided = torch.tensor([int(i) in self.decides for i in batch.indices])
         size = (len(batch),)
         layer = LayerMeasure(torch.ones(size), torch.ones(size), torch.ones(size))
@@ -177,8 +177,8 @@ def test_a_disputed_image_is_shown_to_the_first_stage_alone(measure_all: bool) -
 def test_the_strongest_assurance_counts_and_only_of_what_is_not_refuted() -> None:
     @dataclass(frozen=True)
     class Backed(Scripted):
-        def __call__(self, batch: Batch, known: BoundsSoFar) -> Finding:
-            found = super().__call__(batch, known)
+        def __call__(self, batch: Batch, so_far: BoundsSoFar) -> Finding:
+            found = super().__call__(batch, so_far)
             weaker = {Assurance.ESTIMATE: torch.ones(len(batch), dtype=torch.bool)}
             return replace(found, assurance=Assurance.DETERMINISTIC, weaker=weaker)
 

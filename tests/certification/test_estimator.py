@@ -32,13 +32,13 @@ def test_later_stages_start_from_the_forward_passes_of_their_own_images() -> Non
     """What one stage leaves is what another would compute for the images that go on, and is not computed again."""
     program = _net()
     batch, estimator = batch_of(*_batch(program), 0.05), Estimator(program, global_bound(program))
-    _, known = estimator.refined(batch, BoundsSoFar.none(program, len(batch)))
+    _, so_far = estimator.refined(batch, BoundsSoFar.none(program, len(batch)))
     some = torch.tensor([3, 17, 5])
-    left, known = batch.select(some), known.select(some)
-    assert estimator.refined(left, known)[0] is known.refined
-    found, _ = estimator.masked(left, known)
-    assert found is known.masked
-    own, _ = estimator.masked(left, known.without_traces())
+    left, so_far = batch.select(some), so_far.select(some)
+    assert estimator.refined(left, so_far)[0] is so_far.refined
+    found, _ = estimator.masked(left, so_far)
+    assert found is so_far.masked
+    own, _ = estimator.masked(left, so_far.without_traces())
     for block in program.blocks:
         mine, theirs = (t.pre_activation[block.node].lower for t in (found, own))
         torch.testing.assert_close(mine, theirs, rtol=1e-9, atol=1e-9)

@@ -54,11 +54,11 @@ class Cramped:
     def verdict(self) -> Verdict:
         return self.stage.verdict
 
-    def __call__(self, batch: Batch, known: BoundsSoFar) -> Finding:
+    def __call__(self, batch: Batch, so_far: BoundsSoFar) -> Finding:
         self.seen.append(len(batch))
-        if len(batch) > self.room or (self.light and known.has_traces):
+        if len(batch) > self.room or (self.light and so_far.has_traces):
             raise RuntimeError(FULL)
-        return self.stage(batch, known)
+        return self.stage(batch, so_far)
 
 
 def _network() -> Network:

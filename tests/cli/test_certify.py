@@ -17,7 +17,7 @@ import torch
 
 from llcert.certification import BatchResult, Contradiction
 from llcert.errors import NumericalError
-from llcert.runs.certification import Certification
+from llcert.runs.prepare import Certification
 
 from .conftest import Run
 

@@ -15,8 +15,8 @@ from llcert.ir import Input, Network, apply
 from llcert.ops import Linear, relu
 from llcert.options import Options
 from llcert.runs.certificate import RunCertificate
-from llcert.runs.certification import prepare
 from llcert.runs.identity import OF_OPTIONS
+from llcert.runs.prepare import prepare
 from llcert.runs.run import Run
 
 OPTIONS = Options(eps="0.001", seed=3, stages=("global", "local"))

@@ -14,8 +14,8 @@ from llcert.ops import Linear, relu
 from llcert.options import Options
 from llcert.options.certification import DECLARED
 from llcert.options.declaration import declaration_of
-from llcert.runs.certification import prepare
 from llcert.runs.identity import OF_FACTS, OF_OPTIONS, fingerprint
+from llcert.runs.prepare import prepare
 
 DATA = images_and_labels(torch.rand(6, 4, generator=torch.Generator().manual_seed(0)), torch.arange(6) % 3)
 KEYS = """eps radii_sha256 claim data split samples stages assurance semantics delta proof_seconds branch_seconds radius

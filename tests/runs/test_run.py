@@ -15,7 +15,7 @@ from llcert.ir import Input, Network, apply
 from llcert.machine.process_group import ProcessGroup
 from llcert.ops import Linear, relu
 from llcert.options import Options
-from llcert.runs.certification import Certification, prepare
+from llcert.runs.prepare import Certification, prepare
 from llcert.runs.run import Assignment, Run, continued, help_out
 from llcert.runs.run_directory import BATCHES, open_directory
 

@@ -40,10 +40,11 @@ class ProvedStage:
     def verdict(self) -> Verdict:
         return self.stage.verdict
 
-    def __call__(self, batch: Batch, known: BoundsSoFar) -> Finding:
+    def __call__(self, batch: Batch, so_far: BoundsSoFar) -> Finding:
         """Raises ValueError for a hint that the stage does not declare: its norms would count in no probability."""
-        finding = self.stage(batch, known)
-        if any(hint not in self.stage.hints for hint in finding.hints) or len(finding.hints) > len(self.stage.hints):
+        finding = self.stage(batch, so_far)
+        possible = self.stage.possible_hints
+        if any(hint not in possible for hint in finding.hints) or len(finding.hints) > len(possible):
             raise ValueError(f"the stage {self.name} leaves hints that it does not declare")
         assert finding.margin is not None
         margin = finding.margin.double()

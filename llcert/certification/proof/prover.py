@@ -139,9 +139,9 @@ class Prover:
 
     def _boxes(self, first: Trace) -> dict[Node, IntermediateBounds]:
         """Intermediate bounds by the backward pass over the regions of a forward pass."""
-        known, boxes = first.roundoff, intermediate_bounds(self._backward, first, self.colorings.by_block)
-        assert known is not None, "an estimate"
-        return {n: replace(b, ends=self.slack.intermediate(b.ends, b.paid, known[n].size)) for n, b in boxes.items()}
+        roundoff, boxes = first.roundoff, intermediate_bounds(self._backward, first, self.colorings.by_block)
+        assert roundoff is not None, "an estimate"
+        return {n: replace(b, ends=self.slack.intermediate(b.ends, b.paid, roundoff[n].size)) for n, b in boxes.items()}
 
     def _margins(
         self, trace: Trace, references: Tensor, hint: ProofHint, *, evidence: bool
@@ -171,8 +171,8 @@ class Prover:
             return ()
         if hint.cover is not None:
             return closed, partial(branched, hint.cover, self.ascent)
-        known = () if hint.relaxation is None else (partial(repeated, hint.relaxation),)
-        return closed, *known, partial(ascended, hint.relaxation, self.ascent)
+        estimated = () if hint.relaxation is None else (partial(repeated, hint.relaxation),)
+        return closed, *estimated, partial(ascended, hint.relaxation, self.ascent)
 
     def _improved(
         self, margins: Tensor, attempt: Attempt, trace: Trace, references: Tensor, *, evidence: bool

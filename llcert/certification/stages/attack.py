@@ -26,7 +26,7 @@ class Attack:
     name: str = "attack"
     verdict: Verdict = Verdict.ATTACKED
 
-    def __call__(self, batch: Batch, known: BoundsSoFar) -> Finding:
+    def __call__(self, batch: Batch, so_far: BoundsSoFar) -> Finding:
         around = self.adversary.natural(batch)
         return _finding(self.adversary, self.pgd(self.adversary, around, batch.references, batch.seeds))
 
@@ -45,9 +45,9 @@ class TargetedAttack:
     name: str = "targeted"
     verdict: Verdict = Verdict.ATTACKED
 
-    def __call__(self, batch: Batch, known: BoundsSoFar) -> Finding:
+    def __call__(self, batch: Batch, so_far: BoundsSoFar) -> Finding:
         natural, allowed = self.adversary.natural(batch), self.adversary.allowed(batch)
-        rivals = self._rivals(batch, known.bounds)
+        rivals = self._rivals(batch, so_far.bounds)
         reached = self._reached(batch, natural, rivals, torch.arange(len(batch), device=rivals.device))
         wider = (allowed.low < natural.low) | (allowed.high > natural.high)
         left = torch.nonzero(~reached.refuted & flat(wider).any(1))[:, 0]

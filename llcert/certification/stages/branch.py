@@ -32,11 +32,11 @@ class Branch:
     verdict: Verdict = Verdict.CERTIFIED
 
     @property
-    def hints(self) -> tuple[ProofHint, ...]:
+    def possible_hints(self) -> tuple[ProofHint, ...]:
         return (ProofHint(local=True, intermediate=True, backward=True),)
 
-    def __call__(self, batch: Batch, known: BoundsSoFar) -> Finding:
-        trace, _ = self.estimator.refined(batch, known)
+    def __call__(self, batch: Batch, so_far: BoundsSoFar) -> Finding:
+        trace, _ = self.estimator.refined(batch, so_far)
         device = batch.images.device
         margins = torch.full((len(batch),), torch.nan, dtype=self.estimator.program.dtype, device=device)
         found: list[tuple[Tensor, Tensor, Leaves]] = []
@@ -46,7 +46,7 @@ class Branch:
             margins[position] = margin
             if leaves is not None:
                 found.append((here.expand(len(classes)), classes, leaves))
-        (hint,) = self.hints
+        (hint,) = self.possible_hints
         return Finding(positive(margins), margins, hints=(replace(hint, cover=_together(found) if found else None),))
 
     def _image(self, trace: Trace, labels: Tensor) -> tuple[Tensor, Leaves | None, Tensor]:

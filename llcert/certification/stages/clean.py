@@ -19,6 +19,6 @@ class Clean:
     name: str = "clean"
     verdict: Verdict = Verdict.MISCLASSIFIED
 
-    def __call__(self, batch: Batch, known: BoundsSoFar) -> Finding:
+    def __call__(self, batch: Batch, so_far: BoundsSoFar) -> Finding:
         logits = self.program.logits(batch.images)
         return Finding(~self.specification.holds(logits, batch.references, self.program.classes))

@@ -36,16 +36,16 @@ class CrownBall:
         return "crown-ball-intermediate" if self.intermediate else "crown-ball"
 
     @property
-    def hints(self) -> tuple[ProofHint, ...]:
+    def possible_hints(self) -> tuple[ProofHint, ...]:
         return (ProofHint(local=True, intermediate=self.intermediate, backward=True),)
 
-    def __call__(self, batch: Batch, known: BoundsSoFar) -> Finding:
+    def __call__(self, batch: Batch, so_far: BoundsSoFar) -> Finding:
         program, specification, labels = self.estimator.program, self.estimator.specification, batch.references
         if self.intermediate and not self.estimator.colorings.by_block:
             nothing = torch.zeros_like(labels, dtype=torch.bool)
             return Finding(nothing, torch.full_like(labels, torch.nan, dtype=program.dtype))
         forward = self.estimator.refined if self.intermediate else self.estimator.masked
-        trace, known = forward(batch, known)
+        trace, so_far = forward(batch, so_far)
         margins = self.estimator.closed(trace, labels)
         open_ = specification.open(margins, labels, program.classes)
         worst = _worst(open_, margins)
@@ -53,9 +53,9 @@ class CrownBall:
         hopeful = positive(margins.gather(1, worst.long().argmax(1, keepdim=True)))
         rest = self._ascended(trace, labels, open_ & ~worst & hopeful, margins)
         margin = specification.margin(margins, labels, program.classes)
-        (hint,) = self.hints
+        (hint,) = self.possible_hints
         hint = replace(hint, relaxation=FixedRelaxation.joined([*first, *rest]))
-        return Finding(positive(margin), margin, hints=(hint,), known=known.improved(margins))
+        return Finding(positive(margin), margin, hints=(hint,), so_far=so_far.improved(margins))
 
     def _ascended(self, trace: Trace, labels: Tensor, some: Tensor, margins: Tensor) -> list[FixedRelaxation]:
         """Raises some margins, boolean `[batch, logits]`, in place by an ascent; the relaxations that it chose."""

@@ -29,7 +29,7 @@ class Global:
     verdict: Verdict = Verdict.CERTIFIED
 
     @property
-    def hints(self) -> tuple[ProofHint, ...]:
+    def possible_hints(self) -> tuple[ProofHint, ...]:
         return (
             ProofHint(local=False),
             ProofHint(local=False, liplt=True),
@@ -56,9 +56,9 @@ class Global:
             return total
         return torch.minimum(total, bound.pairs[references] * radii[:, None].to(total.dtype))
 
-    def __call__(self, batch: Batch, known: BoundsSoFar) -> Finding:
+    def __call__(self, batch: Batch, so_far: BoundsSoFar) -> Finding:
         program, references = self.estimator.program, batch.references
         logits = program.logits(batch.images)
         bounds = logits.gather(1, references[:, None]) - logits - self.increases(references, batch.radii)
         margin = self.estimator.specification.margin(bounds, references, program.classes)
-        return Finding(positive(margin), margin, hints=self.hints, known=known.improved(bounds))
+        return Finding(positive(margin), margin, hints=self.possible_hints, so_far=so_far.improved(bounds))

@@ -26,16 +26,16 @@ class Local:
     verdict: Verdict = Verdict.CERTIFIED
 
     @property
-    def hints(self) -> tuple[ProofHint, ...]:
+    def possible_hints(self) -> tuple[ProofHint, ...]:
         return (
             ProofHint(local=True),
             ProofHint(local=True, backward=True),
             ProofHint(local=True, weighting=RowWeighting.SECANT),
         )
 
-    def __call__(self, batch: Batch, known: BoundsSoFar) -> Finding:
+    def __call__(self, batch: Batch, so_far: BoundsSoFar) -> Finding:
         logits = self.estimator.program.logits(batch.images)
-        masked, known = self.estimator.masked(batch, known)
+        masked, so_far = self.estimator.masked(batch, so_far)
         bounds = worst_margins(logits, batch.references, self.estimator.last, masked.post_activation)
         margin, growth = self._margin(bounds, batch), self._growth(masked, batch)
         still = torch.nonzero(~positive(margin))[:, 0]
@@ -52,8 +52,8 @@ class Local:
             masked.logit_lipschitz,
             growth,
             _layers(self.estimator.program, masked),
-            hints=self.hints,
-            known=known.improved(bounds),
+            hints=self.possible_hints,
+            so_far=so_far.improved(bounds),
         )
 
     def _margin(self, bounds: Tensor, batch: Batch) -> Tensor:

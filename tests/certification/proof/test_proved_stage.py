@@ -34,10 +34,10 @@ class Hopeful:
     verdict: Verdict = Verdict.CERTIFIED
 
     @property
-    def hints(self) -> tuple[ProofHint, ...]:
+    def possible_hints(self) -> tuple[ProofHint, ...]:
         return self.left[: self.declared]
 
-    def __call__(self, batch: Batch, known: BoundsSoFar) -> Finding:
+    def __call__(self, batch: Batch, so_far: BoundsSoFar) -> Finding:
         decided = torch.ones(len(batch), dtype=torch.bool)
         return Finding(decided, torch.ones(len(batch), dtype=torch.float64), hints=self.left)
 
@@ -92,7 +92,7 @@ def test_a_network_of_maxmin_has_one_global_bound() -> None:
     """LipLT gives no other: a hint at it is passed over, and says nothing else where it is followed all the same."""
     network = dense(MaxMin())
     stage = next(s for s in _certifier(network, stages=("global",)).stages if isinstance(s, ProvedStage))
-    assert any(hint.liplt for hint in stage.stage.hints)
+    assert any(hint.liplt for hint in stage.stage.possible_hints)
     assert stage.prover.liplt is None
     images, labels = images_and_labels(network)
     plain, liplt = (stage.prover(images, labels, ProofHint(local=False, liplt=on)) for on in (False, True))
@@ -129,7 +129,7 @@ def test_the_probability_of_an_error_is_shared_by_all_norms_of_an_image(
 ) -> None:
     certifier = _certifier(dense(), stages=stages, radius_tolerance=radius, delta=1e-3)
     proved = [s for s in certifier.stages if isinstance(s, ProvedStage)]
-    hints = [h for s in proved for h in s.stage.hints] + [*(HINTS if radius else ())]
+    hints = [h for s in proved for h in s.stage.possible_hints] + [*(HINTS if radius else ())]
     solver = proved[0].prover.solver.solver  # type: ignore[attr-defined]
     assert isinstance(solver, RandomLanczos)
     most = max(sum(h.forward_passes for h in hints), 1) * _norms(proved[0].prover.program)

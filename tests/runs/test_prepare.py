@@ -1,4 +1,4 @@
-"""From a question to results: metadata, memory, identity."""
+"""Certifications that are made ready: what options, metadata and memory decide, and what their results have."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from llcert.errors import InvalidInput
 from llcert.ir import Input, Network, apply
 from llcert.ops import Linear, MaxMin, relu
 from llcert.options import Options
-from llcert.runs.certification import prepare
+from llcert.runs.prepare import prepare
 
 
 def network(scale: float = 1.0, classes: int = 3) -> Network:
