@@ -133,10 +133,8 @@ def _unknown(node: Node, why: str) -> UnsupportedModel:
 
 def _linear(node: Node, op: LinearOp, matrix: Matrix) -> tuple[dict[str, Any], Arrays]:
     """A linear node: a `take` where it moves entries and computes nothing, else a `linear`; as of `_described`."""
-    roundings, zero = (
-        stated_roundings(op),
-        torch.zeros(1, *node.inputs[0].shape, dtype=torch.float64, device=_device(op)),
-    )
+    roundings = stated_roundings(op)
+    zero = torch.zeros(1, *node.inputs[0].shape, dtype=torch.float64, device=_device(op))
     offset = _array(op(zero)[0].expand(node.shape))
     magnitude = np.maximum(_array(op.offset_size(zero)[0].expand(node.shape)), np.abs(offset))
     alone = np.diff(matrix.indptr)

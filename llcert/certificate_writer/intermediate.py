@@ -29,7 +29,7 @@ def intermediate_arrays(graph: CertificateGraph, regions: Regions, i: int) -> Ar
     if first is None:
         return {}
     entries = {
-        number: _cutting(regions.boxes[block.node], regions.trace.pre_activation[block.node], i)
+        number: _narrowing(regions.boxes[block.node], regions.trace.pre_activation[block.node], i)
         for number, block in enumerate(blocks)
         if block.node in regions.boxes
     }
@@ -46,11 +46,11 @@ def intermediate_arrays(graph: CertificateGraph, regions: Regions, i: int) -> Ar
     return arrays
 
 
-def _cutting(box: IntermediateBounds, z: Region, i: int) -> NDArray[np.int64]:
-    """The entries of a block whose box comes from a backward row on at least one side. z: the box of the proof."""
+def _narrowing(box: IntermediateBounds, z: Region, i: int) -> NDArray[np.int64]:
+    """The entries of a block whose box a backward row narrows on at least one side. z: the box of the proof."""
     lower, upper = (flat(end[i : i + 1])[0] for end in box.ends)
-    cut = (lower >= flat(z.lower[i : i + 1])[0]) | (upper <= flat(z.upper[i : i + 1])[0])
-    rows = box.bounded[i] & torch.isfinite(lower) & torch.isfinite(upper) & cut
+    narrower = (lower >= flat(z.lower[i : i + 1])[0]) | (upper <= flat(z.upper[i : i + 1])[0])
+    rows = box.bounded[i] & torch.isfinite(lower) & torch.isfinite(upper) & narrower
     return torch.nonzero(rows)[:, 0].cpu().numpy()
 
 

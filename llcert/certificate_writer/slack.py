@@ -30,7 +30,7 @@ def checkable(graph: CertificateGraph) -> Checkable:
 @dataclass(frozen=True)
 class _Box:
     """The box of a block's value by rule 2 (a) and (b): interval arithmetic through the block from the boxes of its
-    sources, cut by the norms of the rows of each `A_s` times the radius of its source's ball."""
+    sources, narrowed by the norms of the rows of each `A_s` times the radius of its source's ball."""
 
     graph: CertificateGraph
 

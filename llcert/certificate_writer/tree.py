@@ -98,4 +98,4 @@ def _split(parts: Sequence[Known], some: Sequence[int]) -> tuple[Split, list[int
             high = [i for i in some if parts[i][entry][0] >= at and parts[i][entry][1] > at]
             if low and high and len(low) + len(high) == len(some):
                 return Split(entry, at), low, high
-    raise ValueError("these parts do not come from cutting one entry after the other")
+    raise ValueError("these parts do not come from splitting one entry after the other")

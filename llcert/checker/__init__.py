@@ -1,7 +1,7 @@
 """The independent checker: checks certificates and trusts nothing that found them.
 
-It computes in float64 with numpy and scipy and pays for every rounding of its own. It imports nothing of llcert but its
-errors. docs/certificate.md defines the files and numbers the rules; this is where they are:
+It computes in float64 with numpy and scipy and pays for every rounding of its own. It imports nothing else, and nothing
+of the rest of llcert. docs/certificate.md defines the files and numbers the rules; this is where they are:
 
 | rules | file |
 |---|---|
@@ -19,6 +19,7 @@ errors. docs/certificate.md defines the files and numbers the rules; this is whe
 """
 
 from llcert.checker.certificate import Certificate, Image, open_certificate
+from llcert.checker.files import InvalidCertificate
 from llcert.checker.verify import Result, check, results
 
-__all__ = ["Certificate", "Image", "Result", "check", "open_certificate", "results"]
+__all__ = ["Certificate", "Image", "InvalidCertificate", "Result", "check", "open_certificate", "results"]

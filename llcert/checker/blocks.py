@@ -132,7 +132,7 @@ class Block:
 
 
 def block_of(nodes: Sequence[Node], cuts: set[int], cut: int, most: int) -> Block:
-    """The block of a cut. most: what its nodes may add up in all (`Node.work`); raises InvalidInput beyond it."""
+    """The block of a cut. most: what its nodes may add up in all (`Node.work`); raises InvalidCertificate beyond it."""
     what = nodes[cut].what
     activation = what if isinstance(what, Activation) else None
     pre = nodes[cut].inputs[0] if activation else cut
@@ -214,7 +214,7 @@ def _composed(
 
 
 def _product(a: Matrix, b: Matrix) -> Matrix:
-    """`a b`. Raises InvalidInput where it takes more than `MOST_WORK` multiplications."""
+    """`a b`. Raises InvalidCertificate where it takes more than `MOST_WORK` multiplications."""
     work = np.dot(np.bincount(a.indices, minlength=a.shape[1]).astype(float), np.diff(b.indptr).astype(float))
     valid(math.isfinite(work) and work <= MOST_WORK, "graph.json: a block's linear map is too large")
     return a @ b

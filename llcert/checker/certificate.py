@@ -10,9 +10,8 @@ from typing import Any
 
 from llcert.checker import files
 from llcert.checker.claim import Claim, parse
-from llcert.checker.files import valid
+from llcert.checker.files import InvalidCertificate, valid
 from llcert.checker.numbers import number, rounded_up
-from llcert.errors import InvalidInput
 
 _IMAGE = re.compile(r"images/[0-9]{1,12}\.npz")
 
@@ -50,7 +49,7 @@ class Certificate:
 
 
 def open_certificate(folder: str | Path) -> Certificate:
-    """The content of certificate.json, whose form alone is checked. Raises InvalidInput where it cannot be read."""
+    """The content of certificate.json, whose form alone is checked. Raises InvalidCertificate for any other form."""
     name = "certificate.json"
     found = files.parse_json(name, files.read(Path(folder), name), newest=3)
     eps, semantics, hashes, images = (found.get(key) for key in ("eps", "semantics", "files", "images"))
@@ -71,10 +70,10 @@ def open_certificate(folder: str | Path) -> Certificate:
 
 
 def _radius(text: object) -> float:
-    """A radius that is written as text, rounded up. Raises InvalidInput for what is no number."""
+    """A radius that is written as text, rounded up. Raises InvalidCertificate for what is no number."""
     found = number(text)
     if found is None:
-        raise InvalidInput("certificate.json: eps: no fraction or decimal")
+        raise InvalidCertificate("certificate.json: eps: no fraction or decimal")
     return rounded_up(found)
 
 

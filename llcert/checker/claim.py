@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from llcert.checker.files import require
+from llcert.checker.files import InvalidCertificate, require
 from llcert.checker.numbers import number, rounded_up
-from llcert.errors import InvalidInput
 
 
 @dataclass(frozen=True)
@@ -60,7 +59,7 @@ class Claim:
 def parse(found: object) -> Claim:
     """The claim of certificate.json, `{"top": K}` or `{"never": J}`, with `"within": [low, high]` if it is restricted.
 
-    Raises InvalidInput for anything else.
+    Raises InvalidCertificate for anything else.
     """
     said = dict(found) if isinstance(found, dict) else {}
     within, limit = None, ""
@@ -74,7 +73,7 @@ def parse(found: object) -> Claim:
             return Claim(top=count, within=within, limit=limit)
         if name == "never" and type(count) is int and count >= 0:
             return Claim(never=count, within=within, limit=limit)
-    raise InvalidInput("certificate.json: claim: neither {top: K} nor {never: class}")
+    raise InvalidCertificate("certificate.json: claim: neither {top: K} nor {never: class}")
 
 
 def _range(found: object) -> tuple[float, float]:
@@ -82,5 +81,5 @@ def _range(found: object) -> tuple[float, float]:
     ends = [number(end, signed=True) for end in found] if isinstance(found, list) else []
     low, high = ends if len(ends) == 2 else (None, None)
     if low is None or high is None or not low < high:
-        raise InvalidInput("certificate.json: claim: within: not the lower and the upper end of a range")
+        raise InvalidCertificate("certificate.json: claim: within: not the lower and the upper end of a range")
     return 0.0 - rounded_up(-low), rounded_up(high)

@@ -22,7 +22,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from llcert.checker.numbers import Vector
-from llcert.errors import InvalidInput
 
 Integers = NDArray[np.int64]
 LARGEST, LARGEST_JSON = 2**33, 2**28
@@ -31,7 +30,11 @@ EXPANSION = 1100
 """How many times its own size an archive may unpack to: a little more than deflation can save."""
 
 
-class Rejected(InvalidInput):
+class InvalidCertificate(Exception):
+    """Files that are no certificate, or one that does not hold; one line: which file or rule, and why."""
+
+
+class Rejected(InvalidCertificate):
     """A rule that does not hold, named in one line; it rejects an image."""
 
 
@@ -42,9 +45,9 @@ def require(holds: object, step: str) -> None:
 
 
 def valid(holds: object, complaint: str) -> None:
-    """Raises InvalidInput with this complaint about a file unless it holds."""
+    """Raises InvalidCertificate with this complaint about a file unless it holds."""
     if not holds:
-        raise InvalidInput(complaint)
+        raise InvalidCertificate(complaint)
 
 
 def read(folder: Path, name: str) -> bytes:
@@ -56,7 +59,9 @@ def read(folder: Path, name: str) -> bytes:
             _regular(os.fstat(file.fileno()), name)
             content = file.read(most + 1)
     except (OSError, ValueError) as error:
-        raise InvalidInput(f"{name}: cannot be read ({getattr(error, 'strerror', None) or 'no such name'})") from None
+        raise InvalidCertificate(
+            f"{name}: cannot be read ({getattr(error, 'strerror', None) or 'no such name'})"
+        ) from None
     valid(len(content) <= most, f"{name}: larger than {most} bytes")
     return content
 
@@ -89,12 +94,12 @@ def parse_json(name: str, content: bytes, *, newest: int = 1) -> dict[str, Any]:
         return found
 
     def refuse(number: str) -> None:
-        raise InvalidInput(f"{name}: {number} is no number")
+        raise InvalidCertificate(f"{name}: {number} is no number")
 
     try:
         found = json.loads(content.decode("utf-8"), object_pairs_hook=unique, parse_constant=refuse)
     except (ValueError, RecursionError) as error:
-        raise InvalidInput(f"{name}: no JSON ({type(error).__name__})") from None
+        raise InvalidCertificate(f"{name}: no JSON ({type(error).__name__})") from None
     valid(isinstance(found, dict), f"{name}: not an object")
     known = type(found.get("format")) is int and 1 <= found["format"] <= newest
     valid(known, f"{name}: not of format {' or '.join(map(str, range(1, newest + 1)))}")
@@ -178,10 +183,10 @@ def parse_npz(name: str, content: bytes) -> Arrays:
             valid(packed, f"{name}: an array is neither stored nor deflated")
             valid(sum(m.file_size for m in members) <= most, f"{name}: unpacks to more than {most} bytes")
             found = {m.filename.removesuffix(".npy"): _array(name, m.filename, archive.read(m)) for m in members}
-    except InvalidInput:
+    except InvalidCertificate:
         raise
     except Exception as error:  # zipfile and its decoders do not say what they raise
-        raise InvalidInput(f"{name}: no npz archive ({type(error).__name__})") from None
+        raise InvalidCertificate(f"{name}: no npz archive ({type(error).__name__})") from None
     valid(len(found) == len(members), f"{name}: an array is there twice")
     return Arrays(name, found)
 
@@ -195,7 +200,7 @@ def _array(file: str, name: str, content: bytes) -> NDArray[Any]:
     try:
         shape, fortran, dtype = header(stream)
     except Exception:  # the header is a Python literal: whatever reading it raises, it is no header
-        raise InvalidInput(f"{file}: {name}: no header of an array") from None
+        raise InvalidCertificate(f"{file}: {name}: no header of an array") from None
     valid(dtype.kind in "if" and dtype.itemsize <= 8 and not (fortran and len(shape) > 1), f"{file}: {name}: {dtype}")
     valid(all(type(n) is int and n >= 0 for n in shape), f"{file}: {name}: a negative size")
     body = content[stream.tell() :]

@@ -27,8 +27,8 @@ class Graph:
 
 
 def build(file: Mapping[str, Any], arrays: Arrays) -> Graph:
-    """The network in graph.json (`file`) and model.npz (`arrays`). Raises InvalidInput where the files break section
-    1.2.
+    """The network in graph.json (`file`) and model.npz (`arrays`). Raises InvalidCertificate where the files break
+    section 1.2.
 
     In files of format 1, which have no types, every value is float32.
     """

@@ -109,7 +109,7 @@ class Node:
 
 
 def read_node(fields: Any, nodes: Sequence[Node], arrays: Arrays, *, typed: bool) -> Node:
-    """The next node after `nodes`, which are all that it may read. Raises InvalidInput where it breaks section 1.2.
+    """The node behind `nodes`, which alone it may read. Raises InvalidCertificate where it breaks section 1.2.
 
     fields: its entry in graph.json. arrays: of model.npz. typed: whether the entry must name a number format.
     """

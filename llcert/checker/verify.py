@@ -15,11 +15,10 @@ import numpy as np
 
 from llcert.checker import files
 from llcert.checker.certificate import Certificate, Image, open_certificate
-from llcert.checker.files import Rejected, require
+from llcert.checker.files import InvalidCertificate, Rejected, require
 from llcert.checker.forward import propagate
 from llcert.checker.graph import Graph, build
 from llcert.checker.margins import margin
-from llcert.errors import InvalidInput
 
 _QUIET = np.errstate(all="ignore")
 """NaN and infinity need no warning: they fail every comparison, and a comparison that fails rejects."""
@@ -40,7 +39,7 @@ class Result:
 
 
 def check(folder: str | Path) -> Iterator[Result]:
-    """The verdict on every image, in the order of certificate.json. Raises InvalidInput where that cannot be read."""
+    """The verdict on every image, in the order of certificate.json; InvalidCertificate where that cannot be read."""
     return results(open_certificate(folder))
 
 
@@ -58,7 +57,7 @@ def results(certificate: Certificate) -> Iterator[Result]:
         try:
             require(not again, "certificate.json lists it twice")
             result = Result(image, True, margin=_margin(certificate, graph, image))
-        except InvalidInput as failure:
+        except InvalidCertificate as failure:
             result = Result(image, False, f"image {image.index}: {failure}")
         yield result
 

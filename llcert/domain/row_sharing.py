@@ -18,18 +18,27 @@ from llcert.numerics.tensors import flat
 
 
 class RowSharing(Protocol):
-    """The bound that each entry of rows `[batch, rows, *shape]` counts towards; bounds are `[batch, bounds]`."""
+    """Says for each entry of coefficient rows which bound it counts towards.
+
+    Rows are `[batch, rows, *shape]`; what there is one of for each bound, such as a multiplier, is `[batch, bounds]`.
+    """
 
     def sums(self, entries: Tensor) -> Tensor:
-        """The sum over the entries of each bound, `[batch, bounds]`; entries: `[batch, rows, *shape]`."""
+        """Adds up, for each bound, the entries that count towards it: `[batch, bounds]`.
+
+        entries: `[batch, rows, *shape]`.
+        """
         ...
 
-    def expanded(self, bounds: Tensor, like: Tensor) -> Tensor:
-        """For each entry the number of its bound, broadcastable to `[batch, rows, *shape]`; like: rows."""
+    def expanded(self, per_bound: Tensor, like: Tensor) -> Tensor:
+        """Gives each entry of the rows the number of the bound that it counts towards, the adjoint of `sums`.
+
+        Broadcastable to `[batch, rows, *shape]`. per_bound: `[batch, bounds]`. like: rows, for their shape.
+        """
         ...
 
-    def restricted(self, entries: Tensor) -> RowSharing:
-        """That of rows `[batch, rows, kept]` of which only some entries are kept; entries: index into a flat row."""
+    def restricted(self, kept: Tensor) -> RowSharing:
+        """The same for rows `[batch, rows, kept]` that keep only some entries; kept: index into a flattened row."""
         ...
 
 
@@ -39,10 +48,10 @@ class _Unshared:
     def sums(self, entries: Tensor) -> Tensor:
         return flat(entries, 2).sum(-1)
 
-    def expanded(self, bounds: Tensor, like: Tensor) -> Tensor:
-        return bounds.reshape(*bounds.shape, *[1] * (like.ndim - 2))
+    def expanded(self, per_bound: Tensor, like: Tensor) -> Tensor:
+        return per_bound.reshape(*per_bound.shape, *[1] * (like.ndim - 2))
 
-    def restricted(self, entries: Tensor) -> RowSharing:
+    def restricted(self, kept: Tensor) -> RowSharing:
         return self
 
 
@@ -64,9 +73,9 @@ class SharedRows:
         sums = rows.new_zeros(len(rows), self.count + 1)
         return sums.index_add(1, self.owners.flatten(), rows)[:, : self.count]
 
-    def expanded(self, bounds: Tensor, like: Tensor) -> Tensor:
-        padded = torch.cat((bounds, bounds.new_zeros(len(bounds), 1)), 1)
-        return padded[:, self.owners.flatten()].reshape(len(bounds), *self.owners.shape)
+    def expanded(self, per_bound: Tensor, like: Tensor) -> Tensor:
+        padded = torch.cat((per_bound, per_bound.new_zeros(len(per_bound), 1)), 1)
+        return padded[:, self.owners.flatten()].reshape(len(per_bound), *self.owners.shape)
 
-    def restricted(self, entries: Tensor) -> RowSharing:
-        return SharedRows(flat(self.owners)[:, entries], self.count)
+    def restricted(self, kept: Tensor) -> RowSharing:
+        return SharedRows(flat(self.owners)[:, kept], self.count)

@@ -13,7 +13,7 @@ from random_graphs import random_image, random_network
 
 from llcert.certificate_writer import open_folder
 from llcert.certification import Never, Radii, Settings, Specification, Top
-from llcert.checker import check
+from llcert.checker import InvalidCertificate, check
 from llcert.cli import main
 from llcert.errors import InvalidInput, UnsupportedModel
 from llcert.ir import Network, apply
@@ -138,7 +138,7 @@ def test_what_is_proved_of_a_range_of_pixels_is_taken_for_no_more(tmp_path: Path
 def test_ranges_that_are_none_are_refused(within: object, tmp_path: Path) -> None:
     content = {"format": 1, "eps": "0.1", "semantics": "real", "files": {}, "images": []}
     (tmp_path / "certificate.json").write_text(json.dumps(content | {"claim": {"top": 1, "within": within}}))
-    with pytest.raises(InvalidInput, match=r"claim: within: not the lower and the upper end of a range"):
+    with pytest.raises(InvalidCertificate, match=r"claim: within: not the lower and the upper end of a range"):
         accepted(tmp_path)
 
 

@@ -15,7 +15,7 @@ KEYS = {(0, 0): (4,), (1, 0): (2, 3), (1, 1): (1,)}
 
 
 def cover(seed: int, parts: int) -> tuple[dict[tuple[int, int], tuple[Tensor, Tensor]], int]:
-    """A cover by cutting one part after the other at an entry, some of them several times, in random order."""
+    """A cover by splitting one part after the other at an entry, some of them several times, in random order."""
     draw = random.Random(seed)
     leaves: list[dict[Entry, tuple[float, float]]] = [{}]
     while len(leaves) < parts:
@@ -26,7 +26,7 @@ def cover(seed: int, parts: int) -> tuple[dict[tuple[int, int], tuple[Tensor, Te
         at = draw.uniform(max(low, -1.0), min(high, 1.0))
         leaves += [{**leaf, entry: (low, at)}, {**leaf, entry: (at, high)}]
     draw.shuffle(leaves)
-    cuts = {}
+    splits = {}
     for key, shape in KEYS.items():
         low = torch.full((len(leaves), *shape), -torch.inf, dtype=torch.float64)
         high = torch.full_like(low, torch.inf)
@@ -34,8 +34,8 @@ def cover(seed: int, parts: int) -> tuple[dict[tuple[int, int], tuple[Tensor, Te
             for (k, e), (a, b) in leaf.items():
                 if k == key:
                     low[number].view(-1)[e], high[number].view(-1)[e] = a, b
-        cuts[key] = low, high
-    return cuts, len(leaves)
+        splits[key] = low, high
+    return splits, len(leaves)
 
 
 def regions(nodes: list[Split | None]) -> list[dict[Entry, tuple[float, float]]]:
@@ -58,18 +58,18 @@ def regions(nodes: list[Split | None]) -> list[dict[Entry, tuple[float, float]]]
 
 @pytest.mark.parametrize("seed", range(30))
 def test_the_parts_of_a_tree_are_those_of_the_cover(seed: int) -> None:
-    cuts, count = cover(seed, 2 + seed)
-    tree = Tree.of(cuts)
+    splits, count = cover(seed, 2 + seed)
+    tree = Tree.of(splits)
     assert sorted(tree.order) == list(range(count))
     for part, known in zip(tree.order, regions(list(tree.nodes)), strict=True):
-        for key, (low, high) in cuts.items():
+        for key, (low, high) in splits.items():
             for entry in range(low[part].numel()):
                 ends = float(low[part].flatten()[entry]), float(high[part].flatten()[entry])
                 assert known.get((key, entry), (-float("inf"), float("inf"))) == ends
 
 
 def test_parts_that_no_tree_has_are_refused() -> None:
-    """Three parts of a square, each of which lies on both sides of any cut of the others."""
+    """Three parts of a square, each of which lies on both sides of any split of the others."""
     low = torch.tensor([[0.0, -torch.inf], [-torch.inf, 0.0], [-1.0, -1.0]])
     high = torch.tensor([[torch.inf, 0.5], [0.5, torch.inf], [1.0, 1.0]])
     with pytest.raises(ValueError, match="one entry after the other"):

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from llcert.checker import Result, check
-from llcert.errors import InvalidInput
+from llcert.checker.files import InvalidCertificate
 
 from .generator import Evidence, certify
 from .networks import Array, Toy, graph_json, model_arrays, random_toy
@@ -135,7 +135,7 @@ def complaint(folder: Path) -> str:
     """The one line that says what is wrong: an error, or why the image is rejected."""
     try:
         (result,) = check(folder)
-    except InvalidInput as error:
+    except InvalidCertificate as error:
         line = str(error)
     else:
         assert not result.accepted

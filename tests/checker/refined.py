@@ -14,11 +14,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from llcert.checker.files import Arrays
+from llcert.checker.files import Arrays, InvalidCertificate
 from llcert.checker.forward import propagate
 from llcert.checker.graph import build
 from llcert.checker.known import Known
-from llcert.errors import InvalidInput
 
 from .cases import Case, write
 from .generator import Block, Ends, Evidence, affine, chord, down_to, evidence, rows
@@ -246,7 +245,7 @@ def written_refined(case: Case, folder: Path, *, single: bool = False) -> Path:
 
 
 def known(case: Case, arrays: Held, *, single: bool = False) -> Known:
-    """What the checker proves of every value. Raises InvalidInput."""
+    """What the checker proves of every value. Raises InvalidCertificate."""
     network = build(graph_json(case.toy), wrapped(model_arrays(case.toy)))
     with np.errstate(all="ignore"):
         return propagate(network, wrapped(arrays), float(case.eps), run=single)
@@ -284,7 +283,7 @@ def changed(case: Case, edit: Callable[[Held], object]) -> Held:
 
 
 def reason(case: Case, edit: Callable[[Held], object]) -> str:
-    with pytest.raises(InvalidInput) as failure:
+    with pytest.raises(InvalidCertificate) as failure:
         known(case, changed(case, edit))
     return str(failure.value)
 

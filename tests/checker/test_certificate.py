@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from llcert.checker import check, open_certificate
-from llcert.errors import InvalidInput
+from llcert.checker.files import InvalidCertificate
 
 from .cases import change, only, random_case, written
 
@@ -34,7 +34,7 @@ def test_classes_are_those_of_the_last_node(tmp_path: Path) -> None:
     folder = written(case, tmp_path)
     for wrong in (case.toy.nodes[-1]["size"] - 2, case.toy.nodes[-1]["size"] + 1, True, "3", None, 2.0):
         change(folder, "graph.json", lambda g, wrong=wrong: g.update(classes=wrong))
-        with pytest.raises(InvalidInput, match="classes"):
+        with pytest.raises(InvalidCertificate, match="classes"):
             only(folder)
 
 
@@ -65,5 +65,5 @@ def test_eps_is_exact_and_rounded_up(text: str, exact: Fraction, tmp_path: Path)
 def test_eps_is_a_plain_number(eps: str, tmp_path: Path) -> None:
     folder = written(random_case(2, margin=True), tmp_path)
     change(folder, "certificate.json", lambda c: c.update(eps=eps))
-    with pytest.raises(InvalidInput, match="eps"):
+    with pytest.raises(InvalidCertificate, match="eps"):
         only(folder)

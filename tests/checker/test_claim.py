@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from llcert.checker import open_certificate
-from llcert.errors import InvalidInput
+from llcert.checker.files import InvalidCertificate
 
 from .cases import Case, only, random_case, rehash, write
 
@@ -129,7 +129,7 @@ def test_the_zero_is_never_spared(tmp_path: Path) -> None:
 def test_a_claim_that_is_none_is_refused(claim: object, tmp_path: Path) -> None:
     folder = written(random_case(SEEDS[0], margin=True), tmp_path)
     claiming(folder, lambda c: c.update(claim=claim))
-    with pytest.raises(InvalidInput, match="claim"):
+    with pytest.raises(InvalidCertificate, match="claim"):
         only(folder)
 
 
@@ -160,12 +160,12 @@ def test_every_image_may_have_its_own_eps(seed: int, tmp_path: Path) -> None:
     assert not only(folder).accepted
     for wrong in ("-1", "nan", "", 0.1, None, "1/0"):
         claiming(folder, own(wrong))
-        with pytest.raises(InvalidInput, match="eps"):
+        with pytest.raises(InvalidCertificate, match="eps"):
             only(folder)
     claiming(folder, own(str(case.eps)))
     claiming(folder, lambda c: c.update(eps=str(case.eps)))
-    with pytest.raises(InvalidInput, match="eps of its own"):
+    with pytest.raises(InvalidCertificate, match="eps of its own"):
         only(folder)
     claiming(folder, lambda c: c.pop("eps"))
-    with pytest.raises(InvalidInput, match="eps"):
+    with pytest.raises(InvalidCertificate, match="eps"):
         only(folder)

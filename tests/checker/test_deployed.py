@@ -9,10 +9,9 @@ import numpy as np
 import pytest
 
 from llcert.checker.deployed import check_thresholds, errors
-from llcert.checker.files import Arrays
+from llcert.checker.files import Arrays, InvalidCertificate
 from llcert.checker.forward import propagate
 from llcert.checker.graph import build
-from llcert.errors import InvalidInput
 
 from .cases import Case, change, only, random_case, written
 from .generator import evidence
@@ -46,7 +45,7 @@ def test_every_point_of_the_ball_is_rounded_to_float32_first(eps: float) -> None
     evidenced = arrays(evidence(toy, x, eps, rng, single=True).arrays)
     with np.errstate(all="ignore"):
         known = propagate(graph, evidenced, eps, run=True)
-        with pytest.raises(InvalidInput, match="rule"):
+        with pytest.raises(InvalidCertificate, match="rule"):
             propagate(graph, arrays(evidence(toy, x, eps, rng).arrays), eps, run=True)
     points = (x + rng.normal(size=(50, x.size)) * eps / 10 / np.sqrt(x.size)).astype(np.float32)
     assert np.linalg.norm(points - x, axis=1).min() > eps
@@ -175,10 +174,10 @@ def test_what_is_not_exact_is_refused(change: str) -> None:
         held["1.offset"][:] = 0.1
         held["1.magnitude"] = held["1.offset"]
         block = build(graph, arrays(held)).blocks[1]
-        with pytest.raises(InvalidInput, match="an offset is no normal number of its type"):
+        with pytest.raises(InvalidCertificate, match="an offset is no normal number of its type"):
             check_thresholds(block)
         return
-    with pytest.raises(InvalidInput, match="exact"):
+    with pytest.raises(InvalidCertificate, match="exact"):
         build(graph, arrays(held))
 
 
@@ -193,7 +192,7 @@ def test_what_is_zero_errs_nothing_and_what_is_huge_is_refused(tmp_path: Path) -
     assert found.shape == (size,)
     assert np.all(found[offsets == 0] == 0)
     assert np.all(found[offsets != 0] > 0)
-    with pytest.raises(InvalidInput, match="may overflow its type"):
+    with pytest.raises(InvalidCertificate, match="may overflow its type"):
         errors(block, {s: z + 1e38 for s, z in zeros.items()}, np.abs(offsets))
 
 

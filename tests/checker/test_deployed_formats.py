@@ -17,9 +17,8 @@ from random_graphs import random_image, random_network
 from llcert.certificate_writer.graph import CertificateGraph
 from llcert.checker import check
 from llcert.checker.deployed import errors
-from llcert.checker.files import Arrays
+from llcert.checker.files import Arrays, InvalidCertificate
 from llcert.checker.graph import Graph, build
-from llcert.errors import InvalidInput
 from llcert.ir import Input, LinearOp, Network, apply
 from llcert.ops import Add, Affine, BatchNorm, Clamp, Concat, Leaky, Linear, MaxMin, relu
 from llcert.ops.cast import cast
@@ -57,21 +56,21 @@ def test_every_node_says_its_type() -> None:
 def test_a_type_that_is_unknown_is_refused(found: object) -> None:
     graph, arrays = written(two_layers())
     graph["nodes"][4]["type"] = found
-    with pytest.raises(InvalidInput, match="node 4: type: neither float32 nor float64"):
+    with pytest.raises(InvalidCertificate, match="node 4: type: neither float32 nor float64"):
         build(graph, arrays)
 
 
 def test_a_type_that_is_missing_is_refused_in_files_that_have_types() -> None:
     graph, arrays = written(two_layers())
     del graph["nodes"][2]["type"]
-    with pytest.raises(InvalidInput, match="node 2: type"):
+    with pytest.raises(InvalidCertificate, match="node 2: type"):
         build(graph, arrays)
 
 
 def test_files_without_types_are_of_float32() -> None:
     graph, arrays = written(two_layers())
     graph["format"] = 1
-    with pytest.raises(InvalidInput, match="type"):
+    with pytest.raises(InvalidCertificate, match="type"):
         build(graph, arrays)
     graph["nodes"] = [{k: v for k, v in n.items() if k != "type"} for n in graph["nodes"]]
     assert len({n.form for n in build(graph, arrays).nodes}) == 1
@@ -82,7 +81,7 @@ def test_only_a_take_converts(node: int) -> None:
     graph, arrays = written(two_layers())
     other = {"float32": "float64", "float64": "float32"}
     graph["nodes"][node]["type"] = other[graph["nodes"][node]["type"]]
-    with pytest.raises(InvalidInput, match="an input of another type"):
+    with pytest.raises(InvalidCertificate, match="an input of another type"):
         build(graph, arrays)
 
 
@@ -120,7 +119,7 @@ def test_a_value_too_large_for_its_type_is_refused() -> None:
         if fits:
             rounding(build(graph, arrays), 1.0)
             continue
-        with pytest.raises(InvalidInput, match="may overflow its type"):
+        with pytest.raises(InvalidCertificate, match="may overflow its type"):
             rounding(build(graph, arrays), 1.0)
 
 

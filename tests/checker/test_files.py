@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from llcert.checker import check, files
-from llcert.errors import InvalidInput
+from llcert.checker.files import InvalidCertificate
 
 from .cases import at, change, complaint, put, rehash
 
@@ -91,7 +91,7 @@ def test_random_bytes_in_a_file(name: str, seed: int, folder: Path) -> None:
         content[i] = rng.integers(256)
     (folder / name).write_bytes(content)
     rehash(folder)
-    with contextlib.suppress(InvalidInput):
+    with contextlib.suppress(InvalidCertificate):
         assert all(r.accepted or len(r.reason.splitlines()) == 1 for r in check(folder))
 
 
@@ -179,21 +179,21 @@ F8 = "{'descr': '<f8', 'fortran_order': False, 'shape': %s}"
     ],
 )
 def test_arrays_that_are_none(content: bytes) -> None:
-    with pytest.raises(InvalidInput) as caught:
+    with pytest.raises(InvalidCertificate) as caught:
         files.parse_npz("a.npz", archive(x=content))
     assert str(caught.value).startswith("a.npz: ")
 
 
 def test_a_pickle_is_not_read(tmp_path: Path) -> None:
     np.savez(tmp_path / "a.npz", x=np.array([{"a": 1}], dtype=object))
-    with pytest.raises(InvalidInput):
+    with pytest.raises(InvalidCertificate):
         files.parse_npz("a.npz", (tmp_path / "a.npz").read_bytes())
 
 
 @pytest.mark.parametrize("method", [zipfile.ZIP_LZMA, zipfile.ZIP_BZIP2])
 def test_other_compressions_are_none(method: int) -> None:
     """Their decoders raise what they like, and make gigabytes of a few bytes before anyone can count."""
-    with pytest.raises(InvalidInput, match=r"a\.npz: an array is neither stored nor deflated"):
+    with pytest.raises(InvalidCertificate, match=r"a\.npz: an array is neither stored nor deflated"):
         files.parse_npz("a.npz", archive(method, x=array(np.zeros(100))))
 
 
@@ -221,7 +221,7 @@ def test_damaged_archives_are_refused_in_one_line_or_read(method: int) -> None:
 def refusal(content: bytes) -> str | None:
     try:
         files.parse_npz("a.npz", content)
-    except InvalidInput as error:
+    except InvalidCertificate as error:
         return str(error)
     return None
 
@@ -257,7 +257,7 @@ def test_an_archive_that_unpacks_to_too_much_is_refused(monkeypatch: pytest.Monk
     out = io.BytesIO()
     np.savez_compressed(out, x=np.zeros(10**4))
     assert len(out.getvalue()) < 1000
-    with pytest.raises(InvalidInput, match="more than 1000 bytes"):
+    with pytest.raises(InvalidCertificate, match="more than 1000 bytes"):
         files.parse_npz("a.npz", out.getvalue())
 
 
@@ -269,5 +269,5 @@ def test_an_archive_unpacks_to_no_more_than_deflation_saves() -> None:
     with zipfile.ZipFile(out, "a") as bomb:
         bomb.infolist()[0].file_size = 2**33 - 1
         bomb.comment = b"written anew"
-    with pytest.raises(InvalidInput, match="unpacks to more than"):
+    with pytest.raises(InvalidCertificate, match="unpacks to more than"):
         files.parse_npz("a.npz", out.getvalue())

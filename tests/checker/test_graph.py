@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 from llcert.checker import files
+from llcert.checker.files import InvalidCertificate
 from llcert.checker.graph import build
-from llcert.errors import InvalidInput
 
 from .cases import at, change, complaint, put
 
@@ -129,7 +129,7 @@ def many(inputs: int, size: int, nodes: int) -> dict[str, Any]:
 def test_what_is_added_up_grows_with_the_files(inputs: int, size: int, nodes: int, said: str) -> None:
     nothing = files.Arrays("model.npz", {})
     if said:
-        with pytest.raises(InvalidInput, match=f"graph.json: nodes: {said}"):
+        with pytest.raises(InvalidCertificate, match=f"graph.json: nodes: {said}"):
             build(many(inputs, size, nodes), nothing)
     else:
         assert build(many(inputs, size, nodes), nothing).nodes[-1].size == size
@@ -141,5 +141,5 @@ def test_blocks_that_share_a_body_count_it_each() -> None:
     assert build(graph, files.Arrays("model.npz", {}))
     listed = graph["nodes"]
     listed[501:] = [{**listed[1], "inputs": [500, 0]} for _ in range(500)]
-    with pytest.raises(InvalidInput, match="blocks share too many nodes"):
+    with pytest.raises(InvalidCertificate, match="blocks share too many nodes"):
         build(graph, files.Arrays("model.npz", {}))

@@ -15,11 +15,10 @@ from random_graphs import random_network
 from llcert.certificate_writer.graph import CertificateGraph
 from llcert.checker.blocks import Block
 from llcert.checker.deployed import errors, growth, length_around_centre, weighted
-from llcert.checker.files import Arrays
+from llcert.checker.files import Arrays, InvalidCertificate
 from llcert.checker.forward import propagate
 from llcert.checker.graph import Graph, build
 from llcert.checker.known import Cut
-from llcert.errors import InvalidInput
 from llcert.ir import Activation
 from llcert.program import lower
 
@@ -146,7 +145,7 @@ def test_a_radius_may_pay_for_the_centre_and_the_ball(eps: float) -> None:
     assert case.centred + case.grown < 0.95 * case.boxed
     case.checked(least * (1 + 1e-8))
     case.checked(case.moved + case.boxed * (1 + 1e-8))
-    with pytest.raises(InvalidInput, match=r"rule 5 \(radius\)"):
+    with pytest.raises(InvalidCertificate, match=r"rule 5 \(radius\)"):
         case.checked(case.moved + 0.99 * (case.centred + case.grown))
 
 
@@ -154,7 +153,7 @@ def test_a_radius_may_pay_for_the_centre_and_the_ball(eps: float) -> None:
 def test_a_radius_that_forgets_the_ball_is_rejected(eps: float) -> None:
     case = certificate(eps)
     for radius in (case.moved + case.centred * (1 + 1e-6), case.moved + case.centred + 0.9 * case.grown):
-        with pytest.raises(InvalidInput, match=r"rule 5 \(radius\)"):
+        with pytest.raises(InvalidCertificate, match=r"rule 5 \(radius\)"):
             case.checked(radius)
 
 
@@ -168,7 +167,7 @@ def test_a_radius_that_forgets_what_is_zero_at_the_centre_is_rejected() -> None:
     lost = generator.single_errors(case.toy, block, {source: (centre, centre, centre)}, abs(z))
     forgotten = float(np.linalg.norm(lost))
     assert forgotten < 0.9 * case.centred
-    with pytest.raises(InvalidInput, match=r"rule 5 \(radius\)"):
+    with pytest.raises(InvalidCertificate, match=r"rule 5 \(radius\)"):
         case.checked(case.moved + forgotten + case.grown)
 
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from llcert.checker import intermediate
-from llcert.errors import InvalidInput
+from llcert.checker.files import InvalidCertificate
 
 from .refined import (
     Held,
@@ -29,7 +29,7 @@ def test_boxes_need_their_rows() -> None:
         held = {n: v for n, v in case.found.arrays.items() if not n.endswith(".rows")}
         try:
             known(case, held)
-        except InvalidInput as failure:
+        except InvalidCertificate as failure:
             said.append(str(failure)[: len("rule 2 (box), block")])
     assert set(said) == {"rule 2 (box), block"}
     assert len(said) >= len(SEEDS) // 2
@@ -82,7 +82,7 @@ def test_first_regions_are_checked_by_every_rule_and_not_by_rows(array: str) -> 
 
         try:
             known(case, changed(case, tighten))
-        except InvalidInput as failure:
+        except InvalidCertificate as failure:
             named += f"rule {rules[array]}" in str(failure)
     assert named >= 3
 
@@ -107,7 +107,7 @@ def test_a_box_that_rows_do_not_reach_is_rejected() -> None:
 
             try:
                 known(case, changed(case, tighten))
-            except InvalidInput as failure:
+            except InvalidCertificate as failure:
                 named += str(failure).startswith(f"rule 2 (box), block {k}")
     assert named >= 6
 

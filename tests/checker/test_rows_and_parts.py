@@ -11,7 +11,7 @@ import pytest
 from seeds import sizes
 
 from llcert.checker import intermediate
-from llcert.errors import InvalidInput
+from llcert.checker.files import InvalidCertificate
 
 from .cases import Case, only, rehash, worst_margin
 from .refined import (
@@ -121,5 +121,5 @@ def test_formats_1_to_3_are_read(version: Any, tmp_path: Path) -> None:
     if version in (1, 2, 3):
         assert only(folder).accepted
     else:
-        with pytest.raises(InvalidInput, match="not of format 1 or 2 or 3"):
+        with pytest.raises(InvalidCertificate, match="not of format 1 or 2 or 3"):
             only(folder)

@@ -30,9 +30,11 @@ def concretized(linear: LinearBound, trace: Trace, image: Node, *, clip: bool) -
 
 
 def concretized_at(node: Node, linear: LinearBound, trace: Trace, *, ball_alone: bool = False) -> LinearBound:
-    """The linear bound with the least value of its coefficients on one value, over the region of that, in its constant.
+    """The linear bound without one value: the least that its coefficients on the value can amount to, over the region
+    of the value, is added to its constant.
 
-    ball_alone: leaves out the box of the region. Of rows that are shared it is left out at any rate.
+    ball_alone: the least over the ball of the region, which may be less than over ball and box. Rows that are shared
+    are always bounded over the ball alone.
     """
     rows, sharing, constant = linear.coefficients[node], linear.sharing_at(node), linear.constant
     known = trace.post_activation[node]

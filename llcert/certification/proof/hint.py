@@ -106,9 +106,9 @@ class ProofHint:
     local: whether norms are those of each image's masked maps (eq. 6 of the paper), else the global ones. weighting:
     row weights of local norms. intermediate: whether pre-activation bounds come from backward passes, too. backward:
     whether objectives that are not proved at the last hidden values are bounded by the backward pass. relaxation,
-    cover: for that backward pass, optimised slopes or branch covers of some objectives; they do not count where hints
-    are compared. liplt: whether global bounds are by LipLT, too, where that
-    helps (`Prover.liplt`).
+    cover: what the estimate found for that backward pass and some of the objectives, slopes and multipliers or a branch
+    cover; hints that differ in these alone are equal. liplt: whether global bounds are by LipLT, too, where that helps
+    (`Prover.liplt`).
     """
 
     local: bool
