@@ -33,7 +33,7 @@ CHECKER = (
     ),
     (
         "the checker's shares underflow",
-        "_cut",
+        "_side_by_side",
         "np.maximum(weights[rows] * part.share, TINY)",
         "weights[rows] * part.share",
         "tests/checker/test_underflow.py::test_a_share_that_underflows",

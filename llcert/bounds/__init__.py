@@ -1,4 +1,13 @@
-"""Bounds on what a network does in a ball: regions, Lipschitz constants, margins."""
+"""Bounds on what a network does in a ball: regions, Lipschitz constants, margins.
+
+| what | where | docs/method.md |
+|---|---|---|
+| box, ball and mask of every value | `forward` | sections 3 to 5; rounding: 12 |
+| global Lipschitz constants | `global_lipschitz`, and `liplt` for the composed maps of LipLT | sections 5 and 6 |
+| margins at the last layer | `margin` | section 8 |
+| backward passes, intermediate bounds, branch and bound | `backward` | sections 9 to 11 |
+| rounding errors at single points | `evaluation` | section 12 |
+"""
 
 from llcert.bounds.forward import (
     TIGHT,

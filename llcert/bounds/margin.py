@@ -88,29 +88,30 @@ def largest_increase(
     arithmetic; where it is given, the result is raised by its errors: all terms are >= 0, and none is off by more than
     a few roundings of itself.
     """
-    scaled = _scaled(directions, hidden)
+    problem = _Scaled.of(directions, hidden)
     with torch.no_grad():
-        lam = _multiplier(scaled.d, scaled.down, scaled.up, iterations)
-    value = scaled.ball_only * _dual(lam, scaled.d, scaled.down, scaled.up)[0]
-    best = torch.minimum(scaled.box_only, scaled.ball_only)
+        lam = problem.multiplier(iterations)
+    value = problem.ball_only * problem.dual(lam)[0]
+    best = torch.minimum(problem.box_only, problem.ball_only)
     least = torch.where(value < best, value, best)
-    return least if rounding is None else rounding.above(least, scaled.d.shape[-1] + 64)
+    return least if rounding is None else rounding.above(least, problem.d.shape[-1] + 64)
 
 
 def best_multiplier(directions: Tensor, hidden: MaskedRegion, iterations: int = 30) -> Tensor:
     """The `lam >= 0` of the bound of `largest_increase`, `[batch, directions]`, 0 for the box alone."""
-    scaled = _scaled(directions, hidden)
-    lam = _multiplier(scaled.d, scaled.down, scaled.up, iterations)
-    value = scaled.ball_only * _dual(lam, scaled.d, scaled.down, scaled.up)[0]
-    found = torch.where(value < scaled.box_only, lam * (scaled.size / scaled.radius)[..., 0], 0.0)
+    problem = _Scaled.of(directions, hidden)
+    lam = problem.multiplier(iterations)
+    value = problem.ball_only * problem.dual(lam)[0]
+    found = torch.where(value < problem.box_only, lam * (problem.size / problem.radius)[..., 0], 0.0)
     return torch.where(torch.isfinite(found), found, 0.0)
 
 
 @dataclass(frozen=True)
 class _Scaled:
-    """Directions d and the box relative to the centre, in units of `||d||` and of the radius.
+    """The maximisation of `largest_increase` in units of `||d||` and of the radius.
 
-    box_only, ball_only: the largest increases over the box alone and over the ball alone, not in these units.
+    d: directions. down, up: the box relative to the centre. size, radius: the units, 1 for 0. box_only, ball_only: the
+    largest increases over the box alone and over the ball alone, not in these units.
     """
 
     d: Tensor
@@ -121,47 +122,46 @@ class _Scaled:
     box_only: Tensor
     ball_only: Tensor
 
+    @staticmethod
+    def of(directions: Tensor, hidden: MaskedRegion) -> _Scaled:
+        """directions: `[batch, directions, size]`."""
+        region = hidden.region
+        varying = flat(hidden.varying)
+        down = torch.where(varying, flat(region.lower - region.centre), 0.0).clamp(max=0)[:, None]
+        up = torch.where(varying, flat(region.upper - region.centre), 0.0).clamp(min=0)[:, None]
+        d = torch.where(varying[:, None], directions, 0.0)
+        box_only = (d.clamp(min=0) * up + d.clamp(max=0) * down).sum(-1)
+        size, radius = length(d, 2), region.radius[:, None]
+        ball_only = size * radius
+        size, radius = _nonzero(size)[..., None], _nonzero(radius)[..., None]
+        return _Scaled(d / size, down / radius, up / radius, size, radius, box_only, ball_only)
 
-def _scaled(directions: Tensor, hidden: MaskedRegion) -> _Scaled:
-    region = hidden.region
-    varying = flat(hidden.varying)
-    down = torch.where(varying, flat(region.lower - region.centre), 0.0).clamp(max=0)[:, None]
-    up = torch.where(varying, flat(region.upper - region.centre), 0.0).clamp(min=0)[:, None]
-    d = torch.where(varying[:, None], directions, 0.0)
-    box_only = (d.clamp(min=0) * up + d.clamp(max=0) * down).sum(-1)
-    size, radius = length(d, 2), region.radius[:, None]
-    ball_only = size * radius
-    size, radius = _nonzero(size)[..., None], _nonzero(radius)[..., None]
-    return _Scaled(d / size, down / radius, up / radius, size, radius, box_only, ball_only)
+    def dual(self, lam: Tensor) -> tuple[Tensor, Tensor]:
+        """The dual value of multipliers, `[batch, directions]`, and the maximiser delta."""
+        delta = torch.maximum(torch.minimum(self.d / lam[..., None], self.up), self.down)
+        return lam / 2 + (self.d * delta - lam[..., None] * delta.square() / 2).sum(-1), delta
+
+    def multiplier(self, iterations: int) -> Tensor:
+        """The multiplier of the least dual value that the iteration meets, `[batch, directions]`; above zero, which is
+        the box alone."""
+        lam = torch.ones_like(self.d[..., 0])
+        best, least = lam, torch.full_like(lam, torch.inf)
+        for _ in range(iterations):
+            value, delta = self.dual(lam)
+            better = (value < least) & (lam >= torch.finfo(lam.dtype).tiny)
+            best, least = torch.where(better, lam, best), torch.where(better, value, least)
+            free = (delta < self.up) & (delta > self.down)
+            left = 1 - torch.where(free, torch.zeros_like(delta), delta).square().sum(-1)
+            following = length(torch.where(free, self.d, torch.zeros_like(self.d)), 2) / left.sqrt()
+            if not bool((following < lam * (1 - 1e-6)).any()):
+                break
+            lam = torch.where(following < lam, following, lam)
+        return best
 
 
 def _nonzero(x: Tensor) -> Tensor:
     """The numbers, with 1 in place of zero, so that neither values nor gradients divide by it."""
     return torch.where(x == 0, torch.ones_like(x), x)
-
-
-def _dual(lam: Tensor, d: Tensor, down: Tensor, up: Tensor) -> tuple[Tensor, Tensor]:
-    """The dual value of multipliers `[batch, directions]`, and the maximiser delta; in units of `||d||` and r."""
-    delta = torch.maximum(torch.minimum(d / lam[..., None], up), down)
-    return lam / 2 + (d * delta - lam[..., None] * delta.square() / 2).sum(-1), delta
-
-
-def _multiplier(d: Tensor, down: Tensor, up: Tensor, iterations: int) -> Tensor:
-    """The multiplier of the least dual value that the iteration meets, `[batch, directions]`; above zero, which is the
-    box alone."""
-    lam = torch.ones_like(d[..., 0])
-    best, least = lam, torch.full_like(lam, torch.inf)
-    for _ in range(iterations):
-        value, delta = _dual(lam, d, down, up)
-        better = (value < least) & (lam >= torch.finfo(lam.dtype).tiny)
-        best, least = torch.where(better, lam, best), torch.where(better, value, least)
-        free = (delta < up) & (delta > down)
-        left = 1 - torch.where(free, torch.zeros_like(delta), delta).square().sum(-1)
-        following = length(torch.where(free, d, torch.zeros_like(d)), 2) / left.sqrt()
-        if not bool((following < lam * (1 - 1e-6)).any()):
-            break
-        lam = torch.where(following < lam, following, lam)
-    return best
 
 
 def gloro_margins(logits: Tensor, labels: Tensor, last: LastLayer, hidden: Mapping[Node, MaskedRegion]) -> Tensor:

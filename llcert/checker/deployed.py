@@ -81,7 +81,8 @@ def weighted(weights: Vector, error: Vector, lost: Vector) -> float:
 
 
 def growth(block: Block, radii: Mapping[int, float]) -> float:
-    """An upper bound of the length of what `errors` at any values of the sources exceeds those at their centres by.
+    """An upper bound of the length of the vector by which `errors` at any values of the sources exceed those at their
+    centres.
 
     radii: of the balls around these. With every node goes how much longer its sizes and its errors may be.
     """

@@ -46,7 +46,7 @@ def propagate(graph: Graph, image: Arrays, eps: float, *, within: Range | None =
 
 
 def _input(x: Vector, eps: float, within: Range | None, form: Format | None) -> Cut:
-    """The ball around x and its box, cut to a range. form: both contain every point rounded to it too (rule 10)."""
+    """The ball around x, and its box within a range. form: both contain every point rounded to it too (rule 10)."""
     lower, upper, everything = down(x - eps), up(x + eps), np.ones(x.size, bool)
     if within is not None:
         require(np.all((within[0] <= x) & (x <= within[1])), "the image leaves the range that the claim is about")
@@ -77,7 +77,7 @@ def _before(
         least, most = np.where(lost > 0, down(least - lost), least), np.where(lost > 0, up(most + lost), most)
     roundoff = Roundoff(reached, total, lost)
     if rows is not None:
-        least, most = rows.cut(block, roundoff, least, most)
+        least, most = rows.narrowed(block, roundoff, least, most)
     right = (lower <= least) & (most <= upper)
     require(np.all(right), f"rule 2 (box), block {k}: {_first(right)} does not contain what is reached")
     weights = image.positive(f"{k}.weights", size)
@@ -128,8 +128,8 @@ def _row_norms(linear: Map, varies: Mask) -> Vector:
 def _reached_box(
     block: Block, sources: Mapping[int, Cut], ball: tuple[Vector, Vector], reached: Vector
 ) -> tuple[Vector, Vector]:
-    """Rule 2(a) and (b): a box that contains the exact value, by interval arithmetic from the boxes of the sources, cut
-    to the box `ball`.
+    """Rule 2(a) and (b): a box that contains the exact value, by interval arithmetic from the boxes of the sources,
+    intersected with the box `ball`.
 
     The interval arithmetic is that of midpoints m and halfwidths w; `|m| + w` is at most the size of the sources.
     """

@@ -31,8 +31,8 @@ class BackwardBoxes:
     known: Known
     image: Arrays
 
-    def cut(self, block: Block, roundoff: Roundoff, lower: Vector, upper: Vector) -> tuple[Vector, Vector]:
-        """The box [lower, upper] of a block's value, cut by the bounds of the rows that the evidence has for its
+    def narrowed(self, block: Block, roundoff: Roundoff, lower: Vector, upper: Vector) -> tuple[Vector, Vector]:
+        """The box [lower, upper] of a block's value, narrowed by the bounds of the rows that the evidence has for its
         entries.
 
         roundoff: of the body of the block itself, which the rows pass first.

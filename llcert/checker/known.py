@@ -75,7 +75,7 @@ class PreActivation:
 class Known:
     """Everything that rules 1 to 6 prove of an image: of every cut, and of every block before its activation.
 
-    restricted: whether the claim is restricted to a range, to which the box of the input is cut.
+    restricted: whether the claim is restricted to a range, with which the box of the input is intersected.
     """
 
     cuts: Mapping[int, Cut]

@@ -132,7 +132,7 @@ class _PartChoices:
         return self.image.positive(f"{self.other}.end.{cut}", self.count)[self.portion]
 
     def zone(self, cut: int, step: int, zone: Zone) -> Zone:
-        """The zone of a step in each part: its box is cut by the splits on the path to the part."""
+        """The zone of a step in each part: its box is narrowed by the splits on the path to the part."""
         here = [
             (r, s, upper_side)
             for r, path in enumerate(self.paths)

@@ -40,9 +40,9 @@ def proves(parts: Sequence[Part], weights: Vector, bound: float) -> bool:
     Zero rows and columns are left out. Every entry of the computed matrix M is off by at most gamma(n) times its size,
     so the norm is at most `||M|| + gamma(n) ||sizes||`, and `||M|| <= bound - gamma(n) ||sizes||` is proved.
     """
-    matrix = _cut([(p, p.map.matrix) for p in parts], weights)
+    matrix = _side_by_side([(p, p.map.matrix) for p in parts], weights)
     composed = any(p.map.roundings for p in parts)
-    sizes = _cut([(p, p.map.sizes) for p in parts], weights) if composed else abs(matrix)
+    sizes = _side_by_side([(p, p.map.sizes) for p in parts], weights) if composed else abs(matrix)
     if not matrix.nnz and not sizes.nnz:
         return bound >= 0
     largest = schur(sizes)
@@ -53,21 +53,21 @@ def proves(parts: Sequence[Part], weights: Vector, bound: float) -> bool:
     return schur(abs(matrix)) <= left or _gram_is_below(matrix, left)
 
 
-def _cut(parts: Sequence[tuple[Part, Matrix]], weights: Vector) -> Matrix:
+def _side_by_side(parts: Sequence[tuple[Part, Matrix]], weights: Vector) -> Matrix:
     """The weighted matrices of the parts side by side, without the rows and columns that weights and masks make zero.
 
     Factors are raised to at least TINY, which can only raise the norm: a factor that underflowed to 0 might belong to
     an entry that is as large as it is small.
     """
     rows = np.flatnonzero(weights)
-    cut = []
+    kept = []
     for part, matrix in parts:
         piece = (
             matrix[rows][:, np.flatnonzero(part.mask)] if rows.size < matrix.shape[0] or not part.mask.all() else matrix
         )
         scale = np.repeat(np.maximum(weights[rows] * part.share, TINY), np.diff(piece.indptr))
-        cut.append(with_data(piece, piece.data * scale))
-    return cut[0] if len(cut) == 1 else sparse.csr_array(sparse.hstack(cut))
+        kept.append(with_data(piece, piece.data * scale))
+    return kept[0] if len(kept) == 1 else sparse.csr_array(sparse.hstack(kept))
 
 
 def _gram_is_below(matrix: Matrix, bound: float) -> bool:

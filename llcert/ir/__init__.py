@@ -1,4 +1,7 @@
-"""Networks as immutable graphs of nodes, and the interface of operators: values, bounds, rounding."""
+"""Networks as immutable graphs of nodes, and the interface of operators: values, bounds, rounding.
+
+What both doors of `llcert.frontend` make and `llcert.passes` rewrite, until `llcert.program` cuts it into blocks.
+"""
 
 from llcert.ir.activation import Activation, LoopTransform
 from llcert.ir.graph import (

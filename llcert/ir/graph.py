@@ -1,4 +1,4 @@
-"""Networks as immutable graphs of nodes."""
+"""Networks as immutable graphs of nodes: how they are made, walked through and rewritten."""
 
 from __future__ import annotations
 

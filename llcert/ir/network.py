@@ -1,4 +1,4 @@
-"""A network with what is known of it, its evaluation, and the file or module it was read from."""
+"""A network with what its file says of it, its evaluation, and the file or module it was read from."""
 
 from __future__ import annotations
 
@@ -77,7 +77,8 @@ class Network:
     """A classifier: its logits node, and what the file or module it came from said about it.
 
     output: node of shape `(classes,)`. notes: one line each, what the importer did that a user should know.
-    heads: of each output it came with, what stands behind the logits, in order of execution, and is no part of it.
+    heads: for each output of the file the operators behind the logits, such as a softmax, in order of execution; they
+    are no part of the network.
     metadata: the `llcert.*` keys (data, eps, mean, std, layout) without their prefix. original: what it was read from,
     None for a network that was made here, or has been changed since.
     """

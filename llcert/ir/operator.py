@@ -90,7 +90,10 @@ class Op(ABC):
 
 
 def permuted(op: Op, order: Shape, **fields: object) -> Op | None:
-    """The operator with tensors for a value before it was transposed, and other fields; None where they are trained."""
+    """The operator in front of a transposition: its tensors transposed back, other fields as given (`Op.commuted`).
+
+    None where a tensor that would change is trained.
+    """
     inverse = sorted(range(len(order)), key=order.__getitem__)
     tensors = {name: tensor for name, tensor in op.tensors().items() if tensor.numel() != 1}
     if any(tensor.requires_grad for tensor in tensors.values()):

@@ -1,4 +1,6 @@
-"""The operators. Each file holds all there is to know about its own: value, box, mask, slope, import and export."""
+"""The operators. Each file holds all there is to know about its own: value, box, mask, slope, import and export.
+
+What a bound needs of an operator, and what a proof believes of it: docs/adding_an_operator.md."""
 
 from llcert.ops import elementwise, identity, shuffle
 from llcert.ops.affine import Affine, BatchNorm

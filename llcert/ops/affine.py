@@ -26,8 +26,8 @@ class Affine(LinearOp):
 
     @property
     def roundings(self) -> int:
-        """None where signs change at most, and float32 holds the shift; else the product, or what makes the shift
-        another number, and five for a factor that a runtime computes itself."""
+        """0 where only signs change and float32 holds the shift. Else six: the product, or the rounding of the shift to
+        the format, and five for a factor that a runtime computes itself."""
         signs = self.scale is None or bool((self.scale.abs() == 1).all())
         held = self.shift is None or bool((self.shift.float() == self.shift).all())
         return 0 if signs and held else 6

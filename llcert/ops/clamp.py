@@ -1,4 +1,5 @@
-"""ReLU, ReLU-theta, ReLU6, hard tanh, and minima and maxima with constants: all `min(max(z, low), high)`."""
+"""ReLU, ReLU-theta, ReLU6, hard tanh, and minima and maxima with constants: all
+`min(max(z, low), high)` (docs/method.md, section 4)."""
 
 from __future__ import annotations
 

@@ -73,7 +73,7 @@ class Conv(LinearOp):
         return transposed(y, self.weight, None, self.stride, self.padding, unread, self.groups, self.dilation)
 
     def norm_bound(self, shape: Shape) -> float:
-        """The padded torus's bound, or the crude one where that is lower."""
+        """That of the padded torus (docs/method.md, section 7.4), or that of row and column sums where it is lower."""
         outputs = tuple(self.linear(self.weight.new_zeros(1, *shape)).shape[2:])
         sizes = shape[1:], outputs, self.stride, self.padding, self.dilation
         return min(self.magnitude_bound(shape), torus_bound(self.weight, *sizes, self.groups))

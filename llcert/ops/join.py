@@ -1,4 +1,4 @@
-"""Values that meet: sums of branches and concatenations."""
+"""Values that meet: sums, as of a residual connection, and concatenations."""
 
 from __future__ import annotations
 

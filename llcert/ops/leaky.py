@@ -1,4 +1,5 @@
-"""Leaky ReLU, parametric ReLU and the absolute value: the identity above zero, another slope below."""
+"""Leaky ReLU, parametric ReLU and the absolute value: the identity above zero, another slope below (docs/method.md,
+section 4)."""
 
 from __future__ import annotations
 

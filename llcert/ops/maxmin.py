@@ -1,4 +1,5 @@
-"""MaxMin, plain and clipped: a pair of values is replaced by its larger and its smaller one."""
+"""MaxMin, plain and clipped: a pair of values is replaced by its larger and its smaller one; sorts of larger groups
+(docs/method.md, Propositions 4.4 and 9.2)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Max pooling over windows of the last one or two axes."""
+"""Max pooling over windows of the last one or two axes (docs/method.md, Proposition 4.5)."""
 
 from __future__ import annotations
 

@@ -15,7 +15,11 @@ from llcert.ops.registry import Call, OnnxBuilder, batched_shape, common_shape, 
 
 
 class Movement(LinearOp):
-    """A linear map each of whose outputs is one of its inputs as it is."""
+    """A linear map each of whose outputs is one of its inputs as it is.
+
+    An input may be repeated or left out; where none is repeated, the map is a scaled permutation
+    (`LinearOp.is_scaled_permutation`).
+    """
 
     roundings = 0
     copies = True

@@ -26,7 +26,7 @@ class Pad(LinearOp):
 
     @property
     def roundings(self) -> int:
-        """The value's own, where float32 does not hold it."""
+        """One where float32 does not hold the value, so that a runtime rounds it."""
         return 0 if float(torch.tensor(self.value, dtype=torch.float32)) == self.value else 1
 
     @property

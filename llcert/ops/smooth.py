@@ -1,4 +1,4 @@
-"""Sigmoid and tanh: increasing, steepest at zero, flatter the farther away."""
+"""Sigmoid and tanh: increasing, steepest at zero, flatter the farther away (docs/method.md, section 4)."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ class Tanh(_Bell):
 
 
 def _positive(slopes: Tensor) -> Tensor:
-    """Slopes that are nowhere zero, where they have vanished the smallest normal number."""
+    """Slopes that are nowhere zero: the smallest normal number in place of those that have underflowed."""
     return slopes.clamp(min=torch.finfo(slopes.dtype).tiny)
 
 

@@ -1,6 +1,6 @@
 """Programs: a network cut into blocks, each a linear map of earlier values and at most one activation.
 
-docs/method.md, section 2.
+Every bound goes through a network block by block (docs/method.md, section 2).
 """
 
 from llcert.program.blocks import Block, Program

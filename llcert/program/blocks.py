@@ -1,6 +1,5 @@
-"""Blocks, each a linear map of earlier values and at most one activation, and programs of them.
-
-docs/method.md, section 2.
+"""Blocks, each a linear map of earlier values and at most one activation, and programs of them (docs/method.md,
+section 2).
 """
 
 from __future__ import annotations

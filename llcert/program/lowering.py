@@ -1,4 +1,7 @@
-"""From a network to a program: where blocks end."""
+"""From a network to a program: where blocks end, and which nodes lie in each (docs/method.md, section 2).
+
+docs/decisions/cut-rule.md says why they end there.
+"""
 
 from __future__ import annotations
 
@@ -108,7 +111,7 @@ def _between(pre: Node, cuts: frozenset[Node], order: Mapping[Node, int]) -> tup
 
 
 def reached(source: Node, body: Sequence[Node]) -> tuple[Node, ...]:
-    """The nodes of a list, inputs before users, that depend on a node in front of it."""
+    """The nodes of `body`, inputs before users, that depend on the source, which lies in front of it."""
     found = {source: None}
     for node in body:
         if any(i in found for i in node.inputs):

@@ -1,4 +1,8 @@
-"""One linear map of a block, from one of its sources, as its nodes compute it."""
+"""One linear map of a block, from one of its sources, as its nodes compute it: products with it, its adjoint and its
+absolute matrix, and bounds of their rounding.
+
+Norms, boxes and backward passes are made of these (docs/method.md, sections 2, 7.2 and 12).
+"""
 
 from __future__ import annotations
 
@@ -28,10 +32,9 @@ class Term:
     """The linear part of a block as seen from one of its sources: `A_s` in `z = sum over s of A_s h_s + b`.
 
     source: the value it starts from. nodes: the linear nodes between source and output that depend on the source,
-    in order; empty if the block passes its source on. output: the node it ends at. owner: the node of its block.
-    Two activations of one value are two blocks with the same source, nodes and output, but what is stored for a term
-    (norms, start vectors) has the slope of its block's activation in it. The owner, of which every block has another,
-    keeps them apart: no two terms of a program are equal.
+    in order; empty if the block passes its source on. output: the node it ends at. owner: the node of its block, by
+    which no two terms of a program are equal: two activations of one value are two blocks with the same source, nodes
+    and output, but norms and start vectors that are stored by term contain the slopes of the block's activation.
     """
 
     source: Node
@@ -94,8 +97,8 @@ class Term:
     def underflow_back(self) -> float:
         """Upper bound of the norm of the error that underflow adds to `adjoint(y)`, for entries of at most 1.
 
-        Every operation of a node may lose as much as the smallest normal number, for itself and for a factor that is
-        computed; what is lost passes the nodes in front of it.
+        Every operation of a node may lose as much as the smallest normal number, and so may a coefficient that it
+        computes, which is multiplied by an entry; the nodes in front of it enlarge the loss by their norms.
         """
         passed, largest = 1.0, 1.0
         for node in self.nodes:
@@ -109,7 +112,8 @@ class Term:
     def underflow(self) -> float:
         """Upper bound of the error that underflow adds to an entry of `apply(x)` or `magnitude(x)` for `|x| <= 1`.
 
-        Every operation may lose the smallest normal number, a factor that is computed itself as much of what it meets.
+        Every operation may lose as much as the smallest normal number, and so may a coefficient that it computes, which
+        is multiplied by an entry.
         """
         one = torch.ones(1, *self.source.shape, dtype=torch.float64)
         sizes, errors = {self.source: one}, {self.source: torch.zeros_like(one)}

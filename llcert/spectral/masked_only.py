@@ -17,8 +17,8 @@ from llcert.spectral.norm import Norm, Solver
 class MaskedOnly:
     """Asks a solver for the norms of maps of which a row or a column is masked; the others have their whole map's norm.
 
-    solver: no better at whole maps than what proved their norms. known: the maps whose whole norm is known. Of such a
-    map without a mask nothing is said: the value is infinite and not converged.
+    solver: no better at whole maps than what proved their norms. known: the maps whose whole norm is known. Where an
+    image masks nothing of such a map, the value is infinite and not converged, so that the caller takes the known norm.
     """
 
     solver: Solver

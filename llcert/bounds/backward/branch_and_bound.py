@@ -193,7 +193,8 @@ def _largest_losses(
 def _with_stable_slopes(
     backward: Backward, trace: Trace, choices: Mapping[Key, Choice], where: list[tuple[Key, int]]
 ) -> dict[Key, Choice]:
-    """The choices, with the function's own slope at the entry that was split in each leaf, where it is stable now."""
+    """The choices, but at the entry that was split in each leaf the slope of the function itself, where the entry's new
+    box lies in one linear piece."""
     better = {k: Choice(c.slopes.clone(), c.lam) for k, c in choices.items()}
     for leaf, (key, entry) in enumerate(where):
         stable, own = _relaxation(backward, trace, key).stable

@@ -183,9 +183,11 @@ def _pass_on(block: Block, owners: Tensor, count: int, pending: dict[Node, Tenso
 
 
 def _through(term: Term, owners: Tensor, count: int) -> Tensor | None:
-    """Owners of a term's columns, from those of its rows: `paths * sum of squares = (sum)^2` only where all are equal.
+    """Owners of a term's columns, from those of its rows. `count` stands for no owner.
 
-    None where an entry would have two owners, and where counts are too large to be exact in float64.
+    A column has one owner exactly if the numbers of the owners that reach it are equal, that is if the number of paths
+    times the sum of their squares is the square of their sum. None where a column would have two owners, and where the
+    counts are too large to be exact in float64.
     """
     reached = (owners < count).double()
     number = torch.where(owners < count, owners, 0).double()

@@ -22,7 +22,7 @@ from llcert.numerics.tensors import flat, length
 def concretized(linear: LinearBound, trace: Trace, image: Node, *, clip: bool) -> LowerSum:
     """Lower bounds of the objectives: every value of the linear bound over its own region.
 
-    image: the input of the network. clip: whether the image's box counts, too, else its ball alone.
+    image: the input of the network. clip: whether it is bounded over ball and box, else over its ball alone.
     """
     for node in linear.coefficients:
         linear = concretized_at(node, linear, trace, ball_alone=node is image and not clip)

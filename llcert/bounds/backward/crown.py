@@ -48,7 +48,8 @@ class BackwardBounds:
 class Backward:
     """Backward passes through a program.
 
-    clip: whether the image's box counts, too, which is cut to a pixel range; else its ball alone.
+    clip: whether what is left at the image is bounded over its ball and its box, which a pixel range narrows; else over
+    its ball alone.
     """
 
     program: Program

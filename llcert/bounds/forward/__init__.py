@@ -1,4 +1,4 @@
-"""The forward propagation: box, ball and mask of every value, estimated or proved."""
+"""The forward propagation: box, ball and mask of every value, estimated or proved (docs/method.md, sections 3 to 5)."""
 
 from llcert.bounds.forward.estimated import Balls, EstimatedArithmetic
 from llcert.bounds.forward.propagate import propagate

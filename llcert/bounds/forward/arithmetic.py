@@ -50,7 +50,7 @@ class Arithmetic(Protocol):
 
     @property
     def asks_norms(self) -> bool:
-        """Whether the propagation asks for the norm of every masked map (`norm`), for radii to come from."""
+        """Whether radii come from norms of the masked maps, so that the propagation asks for these (`norm`)."""
         ...
 
     @property

@@ -33,8 +33,8 @@ def box(block: Block, sources: Mapping[Node, MaskedRegion], *, balls: bool = Tru
 
 @dataclass(frozen=True)
 class _Ball:
-    """A ball behind operators that only move or scale entries: `z - c = factors * P delta`, `||delta|| <= radius`,
-    P a movement of entries.
+    """A ball behind scaled permutations: `z - c = factors * P delta`, `||delta|| <= radius`, P a permutation that may
+    leave entries out.
 
     radius: `[batch]`. factors: `[batch, *shape]`. plain: whether these are zeros and ones, which are their own squares.
     """
@@ -78,7 +78,7 @@ def _through(node: Node, inputs: list[_Known]) -> _Known:
 
 
 def squares(x: Tensor) -> Tensor:
-    """Upper bounds of the squares, of which no product of two vanishes; zero stays zero."""
+    """Upper bounds of the squares, so large that no product of two of them underflows; zero stays zero."""
     return torch.where(x == 0, 0.0, x.square().clamp(min=torch.finfo(x.dtype).tiny ** 0.5))
 
 

@@ -40,22 +40,22 @@ def global_bound(
     takes what the solver found, converged or not, since to look would be to wait for a GPU.
     """
     one, starts, known = torch.ones((), dtype=program.dtype, device=program.device), starts or {}, known or NOTHING
-    how = _Iteration(solver or Lanczos(tolerance=1e-5, vectors=True), one, crude)
+    norm_of = _WholeNorms(solver or Lanczos(tolerance=1e-5, vectors=True), one, crude)
     seeds = {block.node: seed + number for number, block in enumerate(program.blocks)}
     slopes = {block.node: _largest_slopes(one, block) for block in program.blocks}
     maps = _needed(program, composed, known)
     own = {
-        t: _sloped(known, t, slopes[b.node]) or _norm(how, t, slopes[b.node], starts.get(t), seeds[b.node])
+        t: _sloped(known, t, slopes[b.node]) or norm_of(t, slopes[b.node], starts.get(t), seeds[b.node])
         for b in program.blocks
         for t in b.terms
     }
     loops = {
-        t: known.composed.get(t) or _norm(how, t, _ones(one, t.output.shape), starts.get(t), seeds[node])
+        t: known.composed.get(t) or norm_of(t, _ones(one, t.output.shape), starts.get(t), seeds[node])
         for node, origins in maps.items()
         for t in origins.values()
     }
     origins = {node: {origin: loops[t][0] for origin, t in own_maps.items()} for node, own_maps in maps.items()}
-    arithmetic = _EstimatedConstants(how, seeds, slopes, {t: norm for t, (norm, _) in own.items()}, origins, joint)
+    arithmetic = _EstimatedConstants(norm_of, seeds, slopes, {t: norm for t, (norm, _) in own.items()}, origins, joint)
     constants = lipschitz_constants(program, arithmetic, maps)
     pairs = None if composed is None else composed.pairs(program, constants.before, constants.after, known.apart)
     found = loops | own  # a map of LipLT may be a term, but has no slope
@@ -90,12 +90,24 @@ def with_pairs(bound: GlobalBound, program: Program, seed: int = 0) -> GlobalBou
 
 
 @dataclass(frozen=True)
-class _Iteration:
-    """The solver of norms of whole maps. one: a scalar in the program's format. crude: as for `global_bound`."""
+class _WholeNorms:
+    """Norms of unmasked terms by iteration. one: a scalar in the program's format. crude: as for `global_bound`."""
 
     solver: Solver
     one: Tensor
     crude: bool
+
+    def __call__(self, term: Term, rows: Tensor, start: Tensor | None, seed: int) -> tuple[Tensor, Tensor]:
+        """The norm of a term with row factors, a scalar, and its vector, `[1, *columns]`. start: None for random."""
+        columns = _ones(self.one, term.columns)
+        start = random_start((1, *term.columns), columns, seed) if start is None else start
+        if term.is_scaled_permutation:
+            return scaled_permutation_norm(Masked(term, rows, columns), start).value[0], start
+        norm = self.solver(Masked(term, rows, columns), start)
+        value = norm.value
+        if self.crude and not bool(norm.converged.all()):
+            value = _crude(term, rows, columns)
+        return value[0], start if norm.vector is None else norm.vector
 
 
 def _ones(one: Tensor, shape: Sequence[int]) -> Tensor:
@@ -111,19 +123,6 @@ def _largest_slopes(one: Tensor, block: Block) -> Tensor:
     return rows
 
 
-def _norm(how: _Iteration, term: Term, rows: Tensor, start: Tensor | None, seed: int) -> tuple[Tensor, Tensor]:
-    """The norm of a term with row factors, a scalar, and its vector, `[1, *columns]`. start: None for a random one."""
-    columns = _ones(how.one, term.columns)
-    start = random_start((1, *term.columns), columns, seed) if start is None else start
-    if term.is_scaled_permutation:
-        return scaled_permutation_norm(Masked(term, rows, columns), start).value[0], start
-    norm = how.solver(Masked(term, rows, columns), start)
-    value = norm.value
-    if how.crude and not bool(norm.converged.all()):
-        value = _crude(term, rows, columns)
-    return value[0], start if norm.vector is None else norm.vector
-
-
 @dataclass(frozen=True)
 class _EstimatedConstants:
     """The arithmetic of estimated constants: scalar tensors, differentiable.
@@ -132,7 +131,7 @@ class _EstimatedConstants:
     slopes included. origins: norms of the composed maps of each block. joint: as for `global_bound`.
     """
 
-    how: _Iteration
+    norm_of: _WholeNorms
     seeds: Mapping[Node, int]
     slopes: Mapping[Node, Tensor]
     norms: Mapping[Term, Tensor]
@@ -141,19 +140,19 @@ class _EstimatedConstants:
 
     @property
     def one(self) -> Tensor:
-        return self.how.one
+        return self.norm_of.one
 
     def product(self, block: Block, sources: Sequence[Tensor]) -> Tensor:
         rows, columns = self.slopes[block.node], [_ones(self.one, t.columns) for t in block.terms]
         sizes, radii = [self.norms[t][None] for t in block.terms], [s[None] for s in sources]
-        solver = self.how.solver if self.joint else None
+        solver = self.norm_of.solver if self.joint else None
         return term_norms(block, rows, columns, sizes, radii, solver, self.seeds[block.node]).deviation(radii)[0]
 
     def product_before(self, block: Block, sources: Sequence[Tensor], product: Tensor) -> Tensor:
         if bool((self.slopes[block.node] == 1).all()):
             return product
         rows, seed = _ones(self.one, block.pre.shape), self.seeds[block.node]
-        norms = [_norm(self.how, t, rows, None, seed)[0] for t in block.terms]
+        norms = [self.norm_of(t, rows, None, seed)[0] for t in block.terms]
         moved = torch.stack([norm * source for norm, source in zip(norms, sources, strict=True)])
         return length(moved, 0) if block.disjoint else moved.sum()
 

@@ -126,7 +126,8 @@ class Stacked:
 
 
 def _directs(program: Program, composed: Composed, block: Block) -> list[Direct]:
-    """The terms of a block that are composed maps but for a factor: what enters at a source passes nothing else."""
+    """The terms of a block that are composed maps but for a factor: those of an origin that enters at the source of the
+    term and reaches the block by no other way."""
     found: list[Direct] = []
     for term in block.terms:
         entering = _entering(program, composed, term.source)
@@ -140,7 +141,8 @@ def _directs(program: Program, composed: Composed, block: Block) -> list[Direct]
 
 
 def _entering(program: Program, composed: Composed, source: Node) -> tuple[Origin, float] | None:
-    """The origin at the end of a value, and the factor of all its entries; None where there is no such."""
+    """The origin that enters a value last, and the factor that all of its entries enter with; None where there is none,
+    or entries have different factors."""
     if source is program.input:
         return Origin(source), 1.0
     if not composed.added[source]:
