@@ -45,8 +45,7 @@ class Block:
     pre: the number of the node whose value is that of the block; `cut` itself where that is no activation. nodes: the
     body, by number, in order of execution; empty where pre is a cut of its own. maps: from every source. form, forms:
     the number formats of the cut and of the sources. forwards, backwards: an upper bound of the number of roundings
-    behind an entry of `A h + b`, and of a product with the
-        transpose of A.
+    behind an entry of `A h + b`, and of a product with the transpose of A.
     """
 
     cut: int

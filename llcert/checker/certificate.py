@@ -34,9 +34,9 @@ class Image:
 class Certificate:
     """The content of certificate.json.
 
-    in_words: the claim, with the numbers as they are written. eps: the common radius, rounded up; None where
-    every image has its own. deployed: whether the claim is also about floating-point evaluations of the network (rule
-    10). hashes: the SHA-256 of every other file, by name.
+    in_words: the claim, its numbers as they are written. eps: the common radius, rounded up; None where every image has
+    its own. deployed: whether the claim is also about floating-point evaluations of the network (rule 10). hashes: the
+    SHA-256 of every other file, by name.
     """
 
     folder: Path
