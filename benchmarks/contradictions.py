@@ -25,7 +25,7 @@ import torch
 from torch import Tensor
 
 from llcert.api import images_and_labels, load
-from llcert.certification import FIRST, PGD, Adversary, Objective, Perturbations, Sample, Verdict
+from llcert.certification import FIRST, PGD, Adversary, AttackLoss, Perturbations, Sample, Verdict
 from llcert.data import load_dataset
 from llcert.data.dataset import Examples
 from llcert.errors import LlcertError
@@ -184,7 +184,7 @@ def worst_points(job: Certification, batch: Examples) -> Tensor:
     assert network.original is not None
     radii = torch.full((len(batch.images),), float(job.certifier.settings.eps), dtype=torch.float64)
     around = Perturbations.whole(batch.images, radii, program.dtype)
-    attack = PGD(steps=30, restarts=2, objective=Objective.MARGIN)
+    attack = PGD(steps=30, restarts=2, loss=AttackLoss.MARGIN)
     return attack(Adversary(program, network.original.logits), around, batch.labels, batch.indices).points
 
 

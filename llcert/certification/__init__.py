@@ -10,7 +10,7 @@ from llcert.certification.certifier import Certifier
 from llcert.certification.estimator import Estimator
 from llcert.certification.footprint import Footprint, batch_size_for, check_one_image_fits, multiplications
 from llcert.certification.perturbations import Perturbations
-from llcert.certification.pgd import PGD, Objective, TargetedPGD
+from llcert.certification.pgd import PGD, AttackLoss, TargetedPGD
 from llcert.certification.proof.build import Checkable
 from llcert.certification.proof.evidence import KeptProof, ObjectiveEvidence, Proof, Regions
 from llcert.certification.proof.prover import Prover
@@ -34,6 +34,7 @@ __all__ = [
     "Assurance",
     "Attack",
     "AttackKind",
+    "AttackLoss",
     "Attacked",
     "Batch",
     "BatchResult",
@@ -53,7 +54,6 @@ __all__ = [
     "LayerMeasure",
     "Local",
     "Never",
-    "Objective",
     "ObjectiveEvidence",
     "Perturbations",
     "Proof",

@@ -23,7 +23,7 @@ _VALUES = 2**22
 """How many values of the network the paths that are followed together may hold; as many paths as images always may."""
 
 
-class Objective(enum.Enum):
+class AttackLoss(enum.Enum):
     """The loss that PGD ascends."""
 
     LOG_SUM_EXP = "log-sum-exp"  # of the rivals' logits, less the reference's: the direction of the cross-entropy
@@ -45,7 +45,7 @@ class PGD:
     patience: int = 15
     progress: float = 1e-3
     random_start: bool = True
-    objective: Objective = Objective.LOG_SUM_EXP
+    loss: AttackLoss = AttackLoss.LOG_SUM_EXP
 
     def __call__(self, adversary: Adversary, around: Perturbations, labels: Tensor, seeds: Tensor) -> Attacked:
         """The points that one path for each image and restart reaches.
@@ -69,7 +69,7 @@ class PGD:
 
     def _loss(self, adversary: Adversary, labels: Tensor) -> Loss:
         specification, classes = adversary.specification, adversary.program.classes
-        loss = specification.loss if self.objective is Objective.LOG_SUM_EXP else specification.violation
+        loss = specification.loss if self.loss is AttackLoss.LOG_SUM_EXP else specification.violation
         return lambda logits, paths: loss(logits, labels[paths], classes)
 
 

@@ -13,7 +13,7 @@ from llcert.bounds.forward.roundoff import BlockSizes
 from llcert.certification.attack import Adversary
 from llcert.certification.batch import Batch
 from llcert.certification.estimator import Estimator
-from llcert.certification.pgd import PGD, Objective
+from llcert.certification.pgd import PGD, AttackLoss
 from llcert.certification.result import BatchResult, Contradiction
 from llcert.certification.verdict import Verdict
 from llcert.domain.pixel_range import UNIT
@@ -45,7 +45,7 @@ class SelfCheck:
     slack: float = 1e-3
     noise: float = 16.0
     seed: int = 0
-    pgd: PGD = field(default_factory=lambda: PGD(steps=20, objective=Objective.MARGIN))
+    pgd: PGD = field(default_factory=lambda: PGD(steps=20, loss=AttackLoss.MARGIN))
 
     def __call__(
         self, estimator: Estimator, network: Network, batch: Batch, result: BatchResult, *, deployed: bool

@@ -18,7 +18,7 @@ from torch import Tensor
 from llcert.api import load
 from llcert.bounds import EstimatedArithmetic, GlobalBound, RowWeighting, Trace, global_bound, propagate
 from llcert.bounds.forward.row_weights import row_weights
-from llcert.certification import PGD, Certifier, Objective, Settings, Verdict
+from llcert.certification import PGD, AttackLoss, Certifier, Settings, Verdict
 from llcert.domain.region import ball
 from llcert.frontend.onnx_file import save
 from llcert.ir import Network, Node, topological
@@ -121,5 +121,5 @@ def _certified_balls_hold_no_attack(network: Network, points: Tensor, image: Ten
     if result.samples[0].verdict is Verdict.CERTIFIED:
         assert (network(points).argmax(1) == label).all()
         with torch.enable_grad():
-            pgd = PGD(steps=20, restarts=2, objective=Objective.MARGIN)
+            pgd = PGD(steps=20, restarts=2, loss=AttackLoss.MARGIN)
             assert not attacked(pgd, certifier.program, image, label, eps, whole=True).refuted.any()

@@ -9,7 +9,7 @@ from functools import partial
 from llcert.bounds.backward.branch_and_bound import BranchAndBound
 from llcert.certification.attack import Adversary
 from llcert.certification.estimator import Estimator
-from llcert.certification.pgd import PGD, Objective
+from llcert.certification.pgd import PGD, AttackLoss
 from llcert.certification.settings import AttackKind, Settings
 from llcert.certification.stages.attack import Attack, TargetedAttack
 from llcert.certification.stages.branch import Branch
@@ -56,4 +56,4 @@ def attacking_stages(settings: Settings, network: Network, program: Program) -> 
 def _pgd(settings: Settings) -> PGD:
     """The attack before the costly bounds."""
     margin = settings.attack is AttackKind.TWO_STAGE
-    return replace(settings.pgd, objective=Objective.MARGIN if margin else Objective.LOG_SUM_EXP)
+    return replace(settings.pgd, loss=AttackLoss.MARGIN if margin else AttackLoss.LOG_SUM_EXP)

@@ -16,10 +16,10 @@ from llcert.certification import (
     Adversary,
     Attack,
     AttackKind,
+    AttackLoss,
     Certifier,
     Finding,
     Never,
-    Objective,
     Settings,
     Specification,
     TargetedAttack,
@@ -151,7 +151,7 @@ def test_the_scale_of_the_logits_does_not_matter(specification: Specification, s
     known, found = (_attack(p, images, labels, 0.5, specification=specification).decided for p in (plain, scaled))
     assert 0 < int(known.sum()) < len(known)
     assert torch.equal(known, found)
-    pgd = PGD(objective=Objective.MARGIN)
+    pgd = PGD(loss=AttackLoss.MARGIN)
     known, found = (
         attacked(pgd, p, images, labels, 0.5, specification=specification, whole=True).refuted for p in (plain, scaled)
     )
@@ -206,9 +206,9 @@ def test_it_runs_after_the_bounds_and_decides_what_they_leave() -> None:
 def test_the_papers_attack_is_one_stage_on_the_cross_entropy() -> None:
     paper = Settings(0.1, attack=AttackKind.PAPER)
     assert paper.running == ("global", "local", "attack", "crown-ball", "crown-ball-intermediate")
-    for settings, objective in ((paper, Objective.LOG_SUM_EXP), (Settings(0.1), Objective.MARGIN)):
+    for settings, loss in ((paper, AttackLoss.LOG_SUM_EXP), (Settings(0.1), AttackLoss.MARGIN)):
         (stage,) = [s for s in Certifier.of(_deep(), settings).stages if isinstance(s, Attack)]
-        assert stage.pgd == PGD(objective=objective)
+        assert stage.pgd == PGD(loss=loss)
     weak, strong = (
         sum(v is Verdict.ATTACKED for v, _ in _certify(attack=kind))
         for kind in (AttackKind.PAPER, AttackKind.TWO_STAGE)
