@@ -8,10 +8,10 @@ from llcert.program import Block, Program, Term
 from llcert.reporting.subject import Layer
 
 
-def layers(program: Program, bound: GlobalBound) -> tuple[Layer, ...]:
+def layers(program: Program, global_bound: GlobalBound) -> tuple[Layer, ...]:
     """One layer for each term of each block, in the order of `BatchResult.layers`."""
     return tuple(
-        Layer(_name(number, block, term), _operator(block, term), float(bound.norms[term]))
+        Layer(_name(number, block, term), _operator(block, term), float(global_bound.norms[term]))
         for number, block in enumerate(program.blocks)
         for term in block.terms
     )
