@@ -5,8 +5,9 @@ For the caps of local norms, for the stage `global` and for training. `proof.py`
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -40,7 +41,8 @@ def global_bound(
     takes what the solver found, converged or not, since to look would be to wait for a GPU.
     """
     one, starts, known = torch.ones((), dtype=program.dtype, device=program.device), starts or {}, known or NOTHING
-    norm_of = _WholeNorms(solver or Lanczos(tolerance=1e-5, vectors=True), one, crude)
+    solver = solver or Lanczos(tolerance=1e-5, vectors=True)
+    norm_of = partial(_norm, solver, one, crude)
     seeds = {block.node: seed + number for number, block in enumerate(program.blocks)}
     slopes = {block.node: _largest_slopes(one, block) for block in program.blocks}
     maps = _needed(program, composed, known)
@@ -55,7 +57,9 @@ def global_bound(
         for t in origins.values()
     }
     origins = {node: {origin: loops[t][0] for origin, t in own_maps.items()} for node, own_maps in maps.items()}
-    arithmetic = _EstimatedConstants(norm_of, seeds, slopes, {t: norm for t, (norm, _) in own.items()}, origins, joint)
+    arithmetic = _EstimatedConstants(
+        one, norm_of, solver if joint else None, seeds, slopes, {t: norm for t, (norm, _) in own.items()}, origins
+    )
     constants = lipschitz_constants(program, arithmetic, maps)
     pairs = None if composed is None else composed.pairs(program, constants.before, constants.after, known.apart)
     found = loops | own  # a map of LipLT may be a term, but has no slope
@@ -89,27 +93,6 @@ def with_pairs(bound: GlobalBound, program: Program, seed: int = 0) -> GlobalBou
     return replace(bound, pairs=global_bound(program, solver, seed, starts=bound.vectors, composed=composed).pairs)
 
 
-@dataclass(frozen=True)
-class _WholeNorms:
-    """Norms of unmasked terms by iteration. one: a scalar in the program's format. crude: as for `global_bound`."""
-
-    solver: Solver
-    one: Tensor
-    crude: bool
-
-    def __call__(self, term: Term, rows: Tensor, start: Tensor | None, seed: int) -> tuple[Tensor, Tensor]:
-        """The norm of a term with row factors, a scalar, and its vector, `[1, *columns]`. start: None for random."""
-        columns = _ones(self.one, term.columns)
-        start = random_start((1, *term.columns), columns, seed) if start is None else start
-        if term.is_scaled_permutation:
-            return scaled_permutation_norm(Masked(term, rows, columns), start).value[0], start
-        norm = self.solver(Masked(term, rows, columns), start)
-        value = norm.value
-        if self.crude and not bool(norm.converged.all()):
-            value = _crude(term, rows, columns)
-        return value[0], start if norm.vector is None else norm.vector
-
-
 def _ones(one: Tensor, shape: Sequence[int]) -> Tensor:
     """Ones, `[1, *shape]`."""
     return one.expand(1, *shape)
@@ -123,30 +106,48 @@ def _largest_slopes(one: Tensor, block: Block) -> Tensor:
     return rows
 
 
+NormOf = Callable[[Term, Tensor, Tensor | None, int], tuple[Tensor, Tensor]]
+"""The norm of a term with row factors, a scalar, and its vector, `[1, *columns]`, from a start, None for a random one,
+and a seed."""
+
+
+def _norm(
+    solver: Solver, one: Tensor, crude: bool, term: Term, rows: Tensor, start: Tensor | None, seed: int
+) -> tuple[Tensor, Tensor]:
+    """`NormOf`, by iteration. one: a scalar in the program's format. crude: as for `global_bound`."""
+    columns = _ones(one, term.columns)
+    start = random_start((1, *term.columns), columns, seed) if start is None else start
+    if term.is_scaled_permutation:
+        return scaled_permutation_norm(Masked(term, rows, columns), start).value[0], start
+    norm = solver(Masked(term, rows, columns), start)
+    value = norm.value
+    if crude and not bool(norm.converged.all()):
+        value = _crude(term, rows, columns)
+    return value[0], start if norm.vector is None else norm.vector
+
+
 @dataclass(frozen=True)
 class _EstimatedConstants:
     """The arithmetic of estimated constants: scalar tensors, differentiable.
 
-    seeds: of the random starts of each block. slopes: the largest of each block, `[1, *pre shape]`. norms: of terms,
-    slopes included. origins: norms of the composed maps of each block. joint: as for `global_bound`.
+    one: a scalar in the program's format. joint_solver: of the norms of terms side by side, None for none. seeds: of
+    the random starts of each block. slopes: the largest of each block, `[1, *pre shape]`. norms: of terms, slopes
+    included. origins: norms of the composed maps of each block.
     """
 
-    norm_of: _WholeNorms
+    one: Tensor
+    norm_of: NormOf
+    joint_solver: Solver | None
     seeds: Mapping[Node, int]
     slopes: Mapping[Node, Tensor]
     norms: Mapping[Term, Tensor]
     origins: Mapping[Node, Mapping[Origin, Tensor]]
-    joint: bool
-
-    @property
-    def one(self) -> Tensor:
-        return self.norm_of.one
 
     def product(self, block: Block, sources: Sequence[Tensor]) -> Tensor:
         rows, columns = self.slopes[block.node], [_ones(self.one, t.columns) for t in block.terms]
         sizes, radii = [self.norms[t][None] for t in block.terms], [s[None] for s in sources]
-        solver = self.norm_of.solver if self.joint else None
-        return term_norms(block, rows, columns, sizes, radii, solver, self.seeds[block.node]).deviation(radii)[0]
+        seed = self.seeds[block.node]
+        return term_norms(block, rows, columns, sizes, radii, self.joint_solver, seed).deviation(radii)[0]
 
     def product_before(self, block: Block, sources: Sequence[Tensor], product: Tensor) -> Tensor:
         if bool((self.slopes[block.node] == 1).all()):
