@@ -400,8 +400,8 @@ MUTANTS = (
     Mutant(
         "a proof of another radius",
         "_best",
-        "radii_of(prover.eps, chosen.indices)",
-        "radii_of(prover.eps, batch.indices[:len(still)])",
+        "above(chosen.radii)",
+        "above(batch.radii[: len(still)])",
         "tests/certification/test_specification.py::test_each_image_has_its_own_radius",
     ),
     *(Mutant(*fault) for fault in CHECKER),

@@ -53,9 +53,9 @@ def proved(
         )
 
 
-def prover(network: Network, eps: float, semantics: Semantics = Semantics.FLOAT32, *, clip: bool = False) -> Prover:
+def prover(network: Network, semantics: Semantics = Semantics.FLOAT32, *, clip: bool = False) -> Prover:
     """The deterministic one."""
-    return prover_of(network, Settings(eps, semantics=semantics, clip_input=clip))
+    return prover_of(network, Settings(0.0, semantics=semantics, clip_input=clip))
 
 
 def prover_of(network: Network, settings: Settings) -> Prover:

@@ -55,12 +55,6 @@ def radii_of(eps: Eps, indices: Tensor) -> Tensor:
     return torch.full((len(indices),), eps, dtype=torch.float64, device=indices.device)
 
 
-def above(eps: Eps) -> Eps:
+def above(radii: Tensor) -> Tensor:
     """The next larger float64 numbers: upper bounds of radii that were rounded to nearest; 0 stays 0."""
-    if isinstance(eps, Radii):
-        return Radii(tuple(_above(v) for v in eps.values), first=eps.first)
-    return _above(eps)
-
-
-def _above(value: float) -> float:
-    return math.nextafter(value, math.inf) if value else 0.0
+    return torch.where(radii > 0, torch.nextafter(radii, torch.full_like(radii, math.inf)), radii)

@@ -63,8 +63,7 @@ class RadiusSearch:
             logits = program.logits(images)
             bounds = logits.gather(1, labels[:, None]) - logits
         else:
-            nothing = torch.zeros(len(batch), dtype=torch.float64)
-            bounds = self.prover(images, labels, ProofHint(local=False), eps=nothing)
+            bounds = self.prover(images, labels, ProofHint(local=False), 0.0)
         bounds = torch.where(pairs, bounds, -torch.inf)
         return positive(self.estimator.specification.margin(bounds, labels, program.classes))
 
@@ -124,7 +123,7 @@ class RadiusSearch:
             if len(left) == 0:
                 break
             some = batch.select(left)
-            bounds = self.prover(some.images, some.references, hint, eps=radii[left])
+            bounds = self.prover(some.images, some.references, hint, radii[left])
             margin = self.estimator.specification.margin(bounds, some.references, self.estimator.program.classes)
             best[left] = torch.where(positive(margin), radii[left], best[left])
         return best

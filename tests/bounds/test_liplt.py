@@ -198,11 +198,11 @@ def test_margins_of_pairs_pay_for_rounding(seed: int) -> None:
     inner = apply(relu(), apply(Linear(weight, offset), apply(Input((4,)))))
     last = torch.randn(3, 6, generator=draw)
     network = Network(apply(Linear(last, torch.zeros(3)), apply(Affine(shift=-offset), inner)))
-    own, image = prover(network, 0.0), torch.rand(1, 4, generator=draw)
+    own, image = prover(network), torch.rand(1, 4, generator=draw)
     label = network(image.double()).argmax(1)
     assert own.liplt is not None
     assert own.liplt.global_bound.pairs is not None
-    proved = own(image, label, ProofHint(local=False, liplt=True))[0]
+    proved = own(image, label, ProofHint(local=False, liplt=True), 0.0)[0]
     for order in ORDERS.values():
         logits = in_float32(network, image, order)[network.output].double()[0]
         assert bool((proved <= logits[label] - logits)[torch.arange(3) != label].all())

@@ -41,7 +41,7 @@ def test_no_proved_margin_is_above_one_that_a_run_shows(seed: int) -> None:
     points = torch.cat([image, points[away <= eps]])
     others = torch.arange(network.classes) != int(label)
     for hint in HINTS:
-        margins = prover(network, eps)(image, label, hint)[0]
+        margins = prover(network)(image, label, hint, eps)[0]
         for order in range(4):
             logits = in_own_formats(network, points, 4 * seed + order, flush=order == 3)[network.output].double()
             observed = (logits[:, label] - logits).amin(0)
@@ -96,6 +96,6 @@ def test_what_the_format_of_a_value_cannot_hold_proves_nothing_of_a_run() -> Non
     threshold = Clamp(torch.tensor(0.0), torch.tensor(0.1, dtype=torch.float64))
     network = Network(apply(Linear(torch.eye(2)), apply(threshold, apply(Input((2,))), name="clip")))
     with pytest.raises(UnsupportedModel, match=r"ReLU-theta clip: its high is no float32 number.*--semantics real"):
-        prover(network, 0.1)
+        prover(network)
     image: Tensor = torch.tensor([[0.05, 0.0]])
-    assert prover(network, 0.01, Semantics.REAL)(image, torch.tensor([0]), HINTS[0])[0, 1] > 0
+    assert prover(network, Semantics.REAL)(image, torch.tensor([0]), HINTS[0], 0.01)[0, 1] > 0

@@ -94,9 +94,9 @@ def test_proved_margins_hold_at_every_point_of_the_range(seed: int, semantics: S
     label = network(image).argmax(1)
     settings = Settings(eps, clip_input=True, pixel_range=within, semantics=semantics)
     prover = prover_of(network, settings)
-    margins = prover(image, label, ProofHint(local=True, backward=True))
+    margins = prover(image, label, ProofHint(local=True, backward=True), eps)
     whole = prover_of(network, Settings(eps, semantics=semantics))
-    assert bool((margins >= whole(image, label, ProofHint(local=True, backward=True)) - 1e-9).all())
+    assert bool((margins >= whole(image, label, ProofHint(local=True, backward=True), eps) - 1e-9).all())
     steps = torch.linspace(0, 0.45, 400, dtype=torch.float64)
     points = torch.cartesian_prod(steps, steps)
     points = points[torch.linalg.vector_norm(points - image.double(), dim=1) <= eps]
@@ -110,7 +110,7 @@ def test_a_linear_map_is_bounded_tightly() -> None:
     """The least value of x + y over the square alone, where the disc holds all of it."""
     settings = Settings(3.0, clip_input=True, semantics=Semantics.REAL)
     prover = prover_of(corner(2), settings)
-    margin = prover(torch.tensor([[0.5, 0.25]]), torch.tensor([0]), ProofHint(local=True))[0, 1]
+    margin = prover(torch.tensor([[0.5, 0.25]]), torch.tensor([0]), ProofHint(local=True), 3.0)[0, 1]
     assert float(margin) == pytest.approx(0.05, abs=1e-6)
     assert float(margin) <= float(torch.tensor(0.05))
 

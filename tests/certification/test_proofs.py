@@ -54,8 +54,8 @@ def test_no_proved_margin_is_above_an_observed_one(first: int) -> None:
 def check(network: Network, image: Tensor, eps: float, seed: int) -> None:
     semantics = list(Semantics)[seed // 7 % 2]
     label = network(image.double()).argmax(1)
-    own, hint = prover(network, eps, semantics), HINTS[seed % len(HINTS)]
-    every = torch.stack([own(image, label, hint)[0], *carried(own, image, label, hint, seed)])
+    own, hint = prover(network, semantics), HINTS[seed % len(HINTS)]
+    every = torch.stack([own(image, label, hint, eps)[0], *carried(own, image, label, hint, seed, eps)])
     margins = torch.where(every.isnan(), -torch.inf, every).amax(0)
     found = least_margins(network, image.double(), int(label), eps * (1 - 1e-9), seed)
     others = torch.arange(len(margins)) != label
@@ -71,10 +71,10 @@ def check(network: Network, image: Tensor, eps: float, seed: int) -> None:
 
 
 @torch.no_grad()
-def carried(own: Prover, image: Tensor, label: Tensor, hint: ProofHint, seed: int) -> list[Tensor]:
+def carried(own: Prover, image: Tensor, label: Tensor, hint: ProofHint, seed: int, eps: float) -> list[Tensor]:
     """Bounds of all margins carried to the image, whether the prover needs them or not, with any choices."""
     solver = own.solver if hint.local else None
-    ball = enclosing_ball(image.double(), own.eps)
+    ball = enclosing_ball(image.double(), eps)
     trace = propagate(
         own.program, ball, VerifiedArithmetic(own.global_bound, solver, deployed=own.deployed), weighting=hint.weighting
     )

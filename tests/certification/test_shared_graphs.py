@@ -74,7 +74,7 @@ def single(seed: int) -> Network:
 def check(seed: int) -> None:
     network, eps, semantics = single(seed), EPS[seed % len(EPS)], list(Semantics)[seed % 4 // 3]
     image, weighting = random_image(network, seed).float(), list(RowWeighting)[seed // 2 % 2]
-    own = prover(network, eps, semantics)
+    own = prover(network, semantics)
     program = own.program
     bound = own.liplt.global_bound if own.liplt is not None and seed % 2 else own.global_bound
     with torch.no_grad():
@@ -92,7 +92,7 @@ def check(seed: int) -> None:
     growth_is_right(own, image, eps, points)
     with torch.no_grad():
         rows_hold(program, trace, observed, seed)
-    margins_hold(own, image, [after[program.output].double() for _, after in observed], seed)
+    margins_hold(own, image, [after[program.output].double() for _, after in observed], seed, eps)
 
 
 def ascended(program: Program, trace: Trace, image: Tensor, eps: float, seed: int) -> Tensor:
@@ -209,10 +209,10 @@ def _below(bounds: Tensor, parts: list[tuple[Tensor, Tensor]]) -> bool:
     return not bool((bounds > total + TINY * size).any())
 
 
-def margins_hold(own: Prover, image: Tensor, observed: list[Tensor], seed: int) -> None:
+def margins_hold(own: Prover, image: Tensor, observed: list[Tensor], seed: int, eps: float) -> None:
     """Proved margins between the logits of the program, a final ReLU's zero among them, are below observed ones."""
     label = own.program.logits(image.double()).argmax(1)
-    proved = own(image, label, HINTS[seed % len(HINTS)])[0]
+    proved = own(image, label, HINTS[seed % len(HINTS)], eps)[0]
     for logits in observed:
         found = (logits[:, label] - logits).amin(0)
         others = torch.arange(len(found)) != label
@@ -229,7 +229,7 @@ def check_file(seed: int, path: Path) -> None:
     points = points_of(image, eps * (1 - 1e-6), 40, seed).float()
     away = torch.linalg.vector_norm(flat(points.double() - image.double()), dim=1)
     points = torch.cat([image, points[away <= eps]])
-    proved = prover(network, eps)(image, label, HINTS[seed % len(HINTS)])[0]
+    proved = prover(network)(image, label, HINTS[seed % len(HINTS)], eps)[0]
     for level in ("ORT_ENABLE_ALL", "ORT_DISABLE_ALL"):
         logits = answers(path, points, level)
         found = (logits[:, label] - logits).amin(0)

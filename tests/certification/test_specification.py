@@ -296,8 +296,8 @@ def test_only_rivals_are_carried() -> None:
     images, labels, _ = asked(net, 5, 0)
     prover = prover_of(net, Settings(0.05, specification=Never(2)))
     reference = Never(2).reference(net(images), labels, CLASSES)
-    every = replace(prover, specification=FIRST)(images, reference, ProofHint(local=True, backward=True))
-    some = prover(images, reference, ProofHint(local=True, backward=True))
+    every = replace(prover, specification=FIRST)(images, reference, ProofHint(local=True, backward=True), 0.05)
+    some = prover(images, reference, ProofHint(local=True, backward=True), 0.05)
     torch.testing.assert_close(some[:, 2], every[:, 2])
     rest = torch.ones(5, CLASSES, dtype=torch.bool).scatter(1, reference[:, None], False)
     rest[:, 2] = False
@@ -338,14 +338,3 @@ def test_an_image_without_a_radius_is_refused() -> None:
     for indices in (torch.arange(4), torch.arange(101, 105)):
         with pytest.raises(InvalidInput, match="has no radius"):
             Certifier.of(net, Settings(radii))(images, labels, indices)
-
-
-def test_a_prover_of_many_radii_must_be_told_which() -> None:
-    net = network(0)
-    images, labels, radii = asked(net, 4, 0)
-    prover = prover_of(net, Settings(radii))
-    with pytest.raises(ValueError, match="own radius"):
-        prover(images, labels, ProofHint(local=True))
-    assert isinstance(prover.eps, Radii)
-    assert all(b > a for a, b in zip(radii.values[1:], prover.eps.values[1:], strict=True))
-    assert prover.eps.values[0] == 0.0

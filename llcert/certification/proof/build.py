@@ -14,7 +14,6 @@ from llcert.bounds.liplt import helps
 from llcert.certification.heads import rounding
 from llcert.certification.proof.hint import ProofHint
 from llcert.certification.proof.prover import Prover
-from llcert.certification.radii import above
 from llcert.certification.settings import Semantics, Settings
 from llcert.certification.verdict import Assurance
 from llcert.errors import UnsupportedModel
@@ -72,7 +71,6 @@ def provers_of(
             program,
             bound,
             MaskedOnly(solver, bound.norms),
-            eps=above(settings.eps),
             side=side,
             deployed=deployed,
             colorings=colorings,

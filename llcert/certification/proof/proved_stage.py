@@ -12,7 +12,7 @@ from llcert.certification.batch import Batch, BoundsSoFar
 from llcert.certification.proof.evidence import KeptProof
 from llcert.certification.proof.hint import ProofHint
 from llcert.certification.proof.prover import Prover
-from llcert.certification.radii import radii_of
+from llcert.certification.radii import above
 from llcert.certification.specification import positive
 from llcert.certification.verdict import Assurance, CertifyingStage, Finding, Verdict
 
@@ -76,8 +76,8 @@ def _best(
         if hint.liplt and (evidence or prover.liplt is None):
             continue  # no evidence; or no other bound than without LipLT
         chosen = batch.select(positions[still])
-        radii = radii_of(prover.eps, chosen.indices)
-        proof = prover.prove(chosen.images, chosen.references, hint.select(positions[still]), radii, evidence=evidence)
+        some = hint.select(positions[still])
+        proof = prover.prove(chosen.images, chosen.references, some, above(chosen.radii), evidence=evidence)
         margin = prover.specification.margin(proof.margins, chosen.references, prover.program.classes)
         best[still] = torch.fmax(best[still], margin)
         if evidence:

@@ -25,7 +25,6 @@ from llcert.certification.proof.evidence import (
     with_evidence,
 )
 from llcert.certification.proof.hint import ProofHint
-from llcert.certification.radii import Eps, Radii
 from llcert.certification.specification import FIRST, Specification
 from llcert.domain.pixel_range import PixelRange
 from llcert.domain.region import Region
@@ -48,17 +47,15 @@ class Prover:
     """Lower bounds of margins, rounding included: the counterpart of `Estimator` in float64.
 
     program: the network in float64. global_bound: proved; liplt: the one that includes LipLT, None where that does not
-    help. solver: of local norms. side: what these must be at least. eps: not below the radius asked for. deployed:
-    whether margins hold for the network as it is run, too, not only in real numbers. colorings: the groups of neurons
-    whose intermediate bounds share a row. ascent: the last attempt at an objective. within: the pixel range that the
-    specification is restricted to. slack: what bounds leave for the rounding of a checker. heads: the operators behind
-    the logits of each output.
+    help. solver: of local norms. side: what these must be at least. deployed: whether margins hold for the network as
+    it is run, too, not only in real numbers. colorings: the groups of neurons whose intermediate bounds share a row.
+    ascent: the last attempt at an objective. within: the pixel range that the specification is restricted to. slack:
+    what bounds leave for the rounding of a checker. heads: the operators behind the logits of each output.
     """
 
     program: Program
     global_bound: GlobalBound
     solver: Solver
-    eps: Eps
     side: Side
     deployed: bool
     colorings: Colorings
@@ -69,30 +66,31 @@ class Prover:
     heads: tuple[tuple[Op, ...], ...] = ()
     liplt: ProvedLipLT | None = None
 
-    def __call__(self, images: Tensor, references: Tensor, hint: ProofHint, eps: Tensor | None = None) -> Tensor:
+    def __call__(self, images: Tensor, references: Tensor, hint: ProofHint, radii: float | Tensor) -> Tensor:
         """The margins of `prove`, without evidence."""
-        return self.prove(images, references, hint, eps).margins
+        return self.prove(images, references, hint, radii).margins
 
     def prove(
         self,
         images: Tensor,
         references: Tensor,
         hint: ProofHint,
-        eps: Tensor | None = None,
+        radii: float | Tensor,
         *,
         evidence: bool = False,
     ) -> Proof:
         """Lower bounds of `z_y - z_j` over each ball, `[batch, logits]`; infinite for j = y. NaN proves nothing.
 
         images: `[batch, *input shape]`, pixel units. references: y, `[batch]`; where j is no rival of any of them, the
-        bound is -inf. hint: which bounds to prove. eps: the radius of each image, `[batch]`; None for the prover's own.
-        evidence: whether the evidence of margins is kept; then only margins that have evidence are above 0. Raises
-        ValueError for evidence of a hint at LipLT: there is none.
+        bound is -inf. hint: which bounds to prove. radii: of the balls, of each image, `[batch]`, float64, or of all,
+        exactly as they are; `llcert.certification.radii.above` pays for the rounding of what a user wrote. evidence:
+        whether the evidence of margins is kept; then only margins that have evidence are above 0. Raises ValueError for
+        evidence of a hint at LipLT: there is none.
         """
         if evidence and hint.liplt:
             raise ValueError("there is no evidence of LipLT")
         with torch.no_grad(), direct_sums():
-            region, arithmetic = self._region(images, eps), self._arithmetic(hint)
+            region, arithmetic = self._region(images, radii), self._arithmetic(hint)
             passed = partial(propagate, self.program, region, arithmetic, weighting=hint.weighting)
             regions = Regions(passed())
             if hint.intermediate and self.colorings.by_block:  # the second pass would be the first one else
@@ -119,14 +117,10 @@ class Prover:
     def _bound(self, hint: ProofHint) -> GlobalBound:
         return self.liplt.global_bound if hint.liplt and self.liplt is not None else self.global_bound
 
-    def _region(self, images: Tensor, eps: Tensor | None) -> Region:
+    def _region(self, images: Tensor, radii: float | Tensor) -> Region:
         """The balls of the images, rounding of the input included."""
-        if eps is None:
-            if isinstance(self.eps, Radii):
-                raise ValueError("each image has its own radius; say which")
-            eps = torch.full((len(images),), self.eps, dtype=torch.float64, device=images.device)
         form = self.program.input.rounding if self.deployed else None
-        return enclosing_ball(images.to(torch.float64), eps, within=self.within, deployed=form)
+        return enclosing_ball(images.to(torch.float64), radii, within=self.within, deployed=form)
 
     def _arithmetic(self, hint: ProofHint) -> VerifiedArithmetic:
         solver = CachingSolver(self.solver) if hint.local else None

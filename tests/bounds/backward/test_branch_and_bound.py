@@ -33,7 +33,7 @@ def dense(seed: int, phi: object = None, width: int = 6) -> Network:
 
 
 def parts_of(network: Network, image: Tensor, label: Tensor, eps: float) -> tuple[Backward, Trace, Tensor, Leaves]:
-    made = prover(network, eps)
+    made = prover(network)
     trace = propagate(made.program, enclosing_ball(image, eps), VerifiedArithmetic(made.global_bound, made.solver))
     backward = Backward(made.program)
     rows = differences(label, made.program)[0]

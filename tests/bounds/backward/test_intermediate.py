@@ -73,7 +73,7 @@ def program_of(network: Network) -> Program:
 @pytest.mark.parametrize("name", NETWORKS)
 def test_sampled_values_lie_in_the_boxes(name: str) -> None:
     network, eps = NETWORKS[name](), 0.3
-    made = prover(network, eps)
+    made = prover(network)
     images = torch.rand(2, *network.input.shape, generator=torch.Generator().manual_seed(4), dtype=torch.float64)
     region = enclosing_ball(images, eps)
     trace = propagate(made.program, region, VerifiedArithmetic(made.global_bound, made.solver, deployed=made.deployed))
@@ -98,7 +98,7 @@ def test_sampled_values_lie_in_the_boxes(name: str) -> None:
 
 @pytest.mark.parametrize("name", NETWORKS)
 def test_shared_rows_give_what_each_row_gives_alone(name: str) -> None:
-    made = prover(NETWORKS[name](), 0.2)
+    made = prover(NETWORKS[name]())
     images = torch.rand(2, *made.program.input.shape, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
     trace = propagate(made.program, enclosing_ball(images, 0.2), VerifiedArithmetic(made.global_bound, made.solver))
     backward, found = Backward(made.program), colorings(made.program)

@@ -136,7 +136,7 @@ def test_maxmin_networks_ask_for_no_norm_of_an_image() -> None:
     watched = Watched()
     object.__setattr__(prover.solver, "solver", watched)
     images = torch.rand(3, 2, 5, 5, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
-    margins = [prover(images, net(images).argmax(1), ProofHint(local=local)) for local in (False, True)]
+    margins = [prover(images, net(images).argmax(1), ProofHint(local=local), 0.05) for local in (False, True)]
     torch.testing.assert_close(*margins, rtol=1e-7, atol=1e-9)
     assert sum(watched.asked) == 0
 

@@ -43,12 +43,12 @@ def networks(count: int) -> list[tuple[Network, Tensor]]:
 def test_no_margin_with_evidence_is_above_one_that_a_point_shows(number: int) -> None:
     network, image = networks(16)[number]
     eps = (0.001, 0.02, 0.2)[number % 3]
-    label, own = network(image).argmax(1), prover(network, eps)
+    label, own = network(image).argmax(1), prover(network)
     points = points_of(image, eps * (1 - 1e-9), 300, number)
     logits = network(points)
     observed = (logits[:, int(label), None] - logits).amin(0)
     for hint in HINTS:
-        proof = own.prove(image, label, hint, evidence=True)
+        proof = own.prove(image, label, hint, eps, evidence=True)
         margins = proof.margins[0].masked_fill(torch.arange(len(observed)) == label, -torch.inf)
         assert bool((margins <= observed + 1e-12).all())
         assert {j for j in range(len(margins)) if margins[j] > 0} == {j for _, j in proof.objectives}
@@ -99,7 +99,7 @@ def test_the_proof_of_some_images_is_that_of_all() -> None:
     network, image = networks(1)[0]
     images = image + 0.05 * torch.randn(4, *image.shape[1:], generator=torch.Generator().manual_seed(0))
     labels = network(images).argmax(1)
-    proof = prover(network, 0.001).prove(images, labels, HINTS[3], evidence=True)
+    proof = prover(network).prove(images, labels, HINTS[3], 0.001, evidence=True)
     some = proof.select(torch.tensor([3, 1]))
     assert torch.equal(some.margins, proof.margins[[3, 1]])
     assert {j for i, j in some.objectives if i == 0} == {j for i, j in proof.objectives if i == 3}
@@ -117,13 +117,13 @@ def test_margins_with_evidence_pay_for_every_rounding(seed: int) -> None:
     moved = eps * torch.linalg.vector_norm(apart, dim=1)
     hidden = apply(relu(), apply(Linear(inner, None), apply(Input((3,), torch.float64))))
     network = Network(apply(Linear(outer, (image @ apart.T)[0] - 1.01 * moved), hidden))
-    proof = prover(network, eps, Semantics.REAL).prove(image, torch.tensor([0]), HINTS[2], evidence=True)
+    proof = prover(network, Semantics.REAL).prove(image, torch.tensor([0]), HINTS[2], eps, evidence=True)
     assert {(0, 1), (0, 2)} <= set(proof.objectives)
     assert bool((proof.margins[0] <= 0.01 * moved + 1e-14)[1:].all())
 
 
 def test_there_is_no_evidence_of_liplt() -> None:
     network, image = networks(1)[0]
-    own = prover(network, 0.01)
+    own = prover(network)
     with pytest.raises(ValueError, match="no evidence of LipLT"):
-        own.prove(image, network(image).argmax(1), ProofHint(local=False, liplt=True), evidence=True)
+        own.prove(image, network(image).argmax(1), ProofHint(local=False, liplt=True), 0.01, evidence=True)

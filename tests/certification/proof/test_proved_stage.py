@@ -95,7 +95,7 @@ def test_a_network_of_maxmin_has_one_global_bound() -> None:
     assert any(hint.liplt for hint in stage.stage.possible_hints)
     assert stage.prover.liplt is None
     images, labels = images_and_labels(network)
-    plain, liplt = (stage.prover(images, labels, ProofHint(local=False, liplt=on)) for on in (False, True))
+    plain, liplt = (stage.prover(images, labels, ProofHint(local=False, liplt=on), 0.01) for on in (False, True))
     assert torch.equal(plain, liplt)
     refusing = replace(stage, stage=Hopeful((ProofHint(local=False, liplt=True),), 1))
     assert not decided(refusing, stage.prover.program, batch_of(images, labels, 1e-6)).decided.any()
