@@ -35,10 +35,9 @@ def global_bound(
 ) -> GlobalBound:
     """The global Lipschitz bound, an ESTIMATE; a crude upper bound stands in for norms that do not converge.
 
-    starts: vectors `[1, *columns]` to begin with, such as those of an earlier bound; random where there are none.
-    joint: whether terms that add up get one more norm, of all of them side by side, which may be less than their sum.
-    composed: the composed maps, where LipLT is wanted. known: norms and vectors that are known already. crude: False
-    takes what the solver found, converged or not, since to look would be to wait for a GPU.
+    starts: vectors `[1, *columns]` to begin with; random where there are none. joint: whether terms that add up get one
+    more norm, of all of them side by side, which may be less than their sum. composed: the composed maps, for LipLT.
+    known: norms and vectors that are known already. crude: False takes what the solver found, converged or not.
     """
     one, starts, known = torch.ones((), dtype=program.dtype, device=program.device), starts or {}, known or NOTHING
     solver = solver or Lanczos(tolerance=1e-5, vectors=True)
@@ -57,9 +56,7 @@ def global_bound(
         for t in origins.values()
     }
     origins = {node: {origin: loops[t][0] for origin, t in own_maps.items()} for node, own_maps in maps.items()}
-    arithmetic = _EstimatedConstants(
-        one, norm_of, solver if joint else None, seeds, slopes, {t: norm for t, (norm, _) in own.items()}, origins
-    )
+    arithmetic = _EstimatedConstants(one, norm_of, solver if joint else None, seeds, slopes, own, origins)
     constants = lipschitz_constants(program, arithmetic, maps)
     pairs = None if composed is None else composed.pairs(program, constants.before, constants.after, known.apart)
     found = loops | own  # a map of LipLT may be a term, but has no slope
@@ -121,7 +118,7 @@ def _norm(
         return scaled_permutation_norm(Masked(term, rows, columns), start).value[0], start
     norm = solver(Masked(term, rows, columns), start)
     value = norm.value
-    if crude and not bool(norm.converged.all()):
+    if crude and not bool(norm.converged.all()):  # to look is to wait for a GPU
         value = _crude(term, rows, columns)
     return value[0], start if norm.vector is None else norm.vector
 
@@ -131,8 +128,8 @@ class _EstimatedConstants:
     """The arithmetic of estimated constants: scalar tensors, differentiable.
 
     one: a scalar in the program's format. joint_solver: of the norms of terms side by side, None for none. seeds: of
-    the random starts of each block. slopes: the largest of each block, `[1, *pre shape]`. norms: of terms, slopes
-    included. origins: norms of the composed maps of each block.
+    the random starts of each block. slopes: the largest of each block, `[1, *pre shape]`. found: norms of terms,
+    slopes included, and their vectors. origins: norms of the composed maps of each block.
     """
 
     one: Tensor
@@ -140,12 +137,12 @@ class _EstimatedConstants:
     joint_solver: Solver | None
     seeds: Mapping[Node, int]
     slopes: Mapping[Node, Tensor]
-    norms: Mapping[Term, Tensor]
+    found: Mapping[Term, tuple[Tensor, Tensor]]
     origins: Mapping[Node, Mapping[Origin, Tensor]]
 
     def product(self, block: Block, sources: Sequence[Tensor]) -> Tensor:
         rows, columns = self.slopes[block.node], [_ones(self.one, t.columns) for t in block.terms]
-        sizes, radii = [self.norms[t][None] for t in block.terms], [s[None] for s in sources]
+        sizes, radii = [self.found[t][0][None] for t in block.terms], [s[None] for s in sources]
         seed = self.seeds[block.node]
         return term_norms(block, rows, columns, sizes, radii, self.joint_solver, seed).deviation(radii)[0]
 
