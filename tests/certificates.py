@@ -25,7 +25,7 @@ def evidence(
     network: Network, settings: Settings, images: Tensor, labels: Tensor
 ) -> tuple[CertificateGraph, dict[int, ImageEvidence]]:
     """The network as a certificate has it, and the evidence of what is proved of these images."""
-    deployed = settings.semantics is Semantics.FLOAT32
+    deployed = settings.semantics is Semantics.DEPLOYED
     graph = CertificateGraph.of(lower(network, dtype=torch.float64), deployed=deployed)
     certifier = Certifier.of(network, settings, dtype=network.dtype, checkable=checkable(graph))
     result = certifier(images, labels, torch.arange(len(images)))
@@ -39,7 +39,7 @@ def certified(
     folder: Path,
     *,
     stages: tuple[str, ...] = ("global", "local", "crown-ball"),
-    semantics: Semantics = Semantics.FLOAT32,
+    semantics: Semantics = Semantics.DEPLOYED,
     labels: Tensor | None = None,
 ) -> int:
     """Writes the certificate of those images that are certified; how many these are. labels: the network's own."""

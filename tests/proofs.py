@@ -53,7 +53,7 @@ def proved(
         )
 
 
-def prover(network: Network, semantics: Semantics = Semantics.FLOAT32, *, clip: bool = False) -> Prover:
+def prover(network: Network, semantics: Semantics = Semantics.DEPLOYED, *, clip: bool = False) -> Prover:
     """The deterministic one."""
     return prover_of(network, Settings(0.0, semantics=semantics, clip_input=clip))
 

@@ -25,7 +25,7 @@ from llcert.certification.radii import radii_of
 from llcert.certification.radius_search import HINTS, RadiusSearch
 from llcert.certification.result import BatchResult, Contradiction
 from llcert.certification.self_check import SelfCheck
-from llcert.certification.settings import Semantics, Settings
+from llcert.certification.settings import Settings
 from llcert.certification.stages.build import attacking_stages, certifying_stages
 from llcert.certification.stages.clean import Clean
 from llcert.certification.verdict import Assurance, Stage, Verdict
@@ -178,8 +178,8 @@ class Certifier:
 
     @property
     def _deployed(self) -> bool:
-        """Whether certificates hold for the network as it is run, not only in real numbers."""
-        return self.settings.assurance is not Assurance.ESTIMATE and self.settings.semantics is Semantics.FLOAT32
+        """Whether certificates hold for every deployed evaluation, not only in real numbers."""
+        return self.settings.assurance is not Assurance.ESTIMATE and self.settings.deployed
 
     def _with_eps(self, result: BatchResult, batch: Batch) -> BatchResult:
         """The result with the radius of every image, and the pixel range that the specification is restricted to."""

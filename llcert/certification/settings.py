@@ -20,7 +20,7 @@ from llcert.spectral import Lanczos, PowerIteration
 class Semantics(enum.Enum):
     """Which function a proof speaks of."""
 
-    FLOAT32 = "float32"  # the network in real numbers, and as any float32 evaluation of its operators computes it
+    DEPLOYED = "float32"  # the network in real numbers, and every deployed evaluation: as it is run, sums in any order
     REAL = "real"  # the network in real numbers alone
 
 
@@ -84,6 +84,11 @@ class Settings:
         """The stages that run after the clean prediction, in order: the attack may be two."""
         both = "attack" in self.stages and self.attack is AttackKind.TWO_STAGE
         return tuple(s for s in RUNNING if s in self.stages or (both and s == "targeted"))
+
+    @property
+    def deployed(self) -> bool:
+        """Whether proofs speak of every deployed evaluation, not only of real numbers."""
+        return self.semantics is Semantics.DEPLOYED
 
     @property
     def within(self) -> PixelRange | None:

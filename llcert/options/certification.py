@@ -115,8 +115,8 @@ class Options:
         identity="assurance",
     )
     semantics: str | None = _option(
-        "What a proof speaks of: float32 (the network as it is run, sums in any order, and in real numbers) or real "
-        "(in real numbers alone).",
+        "What a proof speaks of: float32 (every deployed evaluation, that is the network as it is run, sums in any "
+        "order, and the network in real numbers) or real (in real numbers alone).",
         default="float32",
         choices=("float32", "real"),
         metavar="NAME",

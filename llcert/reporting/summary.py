@@ -23,7 +23,7 @@ ASSURANCE_WORDS: Mapping[Assurance, str] = {
 }
 
 SEMANTICS_WORDS: Mapping[Semantics, str] = {
-    Semantics.FLOAT32: "It holds for the network in real numbers, and as its own format evaluates it in any order.",
+    Semantics.DEPLOYED: "It holds for the network in real numbers, and as its own format evaluates it in any order.",
     Semantics.REAL: "It holds for the network in real numbers; a deployed one rounds.",
 }
 

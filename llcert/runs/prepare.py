@@ -14,7 +14,6 @@ from llcert.certification import (
     Assurance,
     BatchResult,
     Certifier,
-    Semantics,
     Settings,
     batch_size_for,
     check_one_image_fits,
@@ -198,8 +197,7 @@ def _certifier(
     try:
         if not proof:
             return Certifier.of(network, settings, device, dtype), None
-        deployed = settings.semantics is Semantics.FLOAT32
-        graph = CertificateGraph.of(lower(network, device, torch.float64), deployed=deployed)
+        graph = CertificateGraph.of(lower(network, device, torch.float64), deployed=settings.deployed)
         return Certifier.of(network, settings, device, dtype, checkable(graph)), graph
     except (RuntimeError, MemoryError) as error:
         if not out_of_memory(error):

@@ -73,7 +73,7 @@ def test_random_graphs(seed: int, tmp_path: Path) -> None:
     eps, stages = [("0.001", ("global", "local", "crown-ball")), ("0.02", ("crown-ball",)), ("0.2", ("crown-ball",))][
         seed % 3
     ]
-    semantics = Semantics.REAL if seed % 5 == 0 else Semantics.FLOAT32
+    semantics = Semantics.REAL if seed % 5 == 0 else Semantics.DEPLOYED
     supported = {Add, Affine, BatchNorm, Clamp, Concat, Leaky, MaxMin}
     known = all(
         isinstance(n.op, LinearOp) or type(n.op) in supported or n.op.label == "GroupSort(2)" for n in found.operators()
@@ -124,7 +124,7 @@ def test_a_bound_taken_by_sums_is_refused_where_their_rounding_counts(spelling: 
         certified(thresholds(spelling), images, "0.1", tmp_path / "sums")
     for name, way, semantics in (
         ("real", spelling, Semantics.REAL),
-        ("minimum", Spelling.MINIMUM, Semantics.FLOAT32),
+        ("minimum", Spelling.MINIMUM, Semantics.DEPLOYED),
     ):
         assert certified(thresholds(way), images, "0.1", tmp_path / name, semantics=semantics) == 1
         assert [r.reason for r in check(tmp_path / name) if not r.accepted] == []

@@ -24,7 +24,7 @@ def certified(
     image: Tensor,
     label: int,
     eps: float,
-    semantics: Semantics = Semantics.FLOAT32,
+    semantics: Semantics = Semantics.DEPLOYED,
     dtype: torch.dtype = torch.float64,
 ) -> bool:
     """Whether any stage certifies the image with proof. dtype: of the estimates behind the proofs."""

@@ -100,7 +100,7 @@ def test_proved_margins_hold_at_every_point_of_the_range(seed: int, semantics: S
     steps = torch.linspace(0, 0.45, 400, dtype=torch.float64)
     points = torch.cartesian_prod(steps, steps)
     points = points[torch.linalg.vector_norm(points - image.double(), dim=1) <= eps]
-    for at in (points, points.float()) if semantics is Semantics.FLOAT32 else (points,):
+    for at in (points, points.float()) if semantics is Semantics.DEPLOYED else (points,):
         logits = network(at)
         least = (logits[:, label] - logits).amin(0)
         assert bool((margins[0] <= least + torch.where(torch.arange(3) == label, torch.inf, 0)).all())

@@ -60,7 +60,7 @@ def check(network: Network, image: Tensor, eps: float, seed: int) -> None:
     found = least_margins(network, image.double(), int(label), eps * (1 - 1e-9), seed)
     others = torch.arange(len(margins)) != label
     assert holds(margins, found + 1e-12, others), f"network {seed}: {margins} proved, {found} found"
-    if semantics is Semantics.FLOAT32:
+    if semantics is Semantics.DEPLOYED:
         points = ball_points(image.double(), eps * (1 - 1e-6), 30, seed).float()
         away = torch.linalg.vector_norm((points.double() - image.double()).flatten(1), dim=1)
         points = torch.cat([image, points[away <= eps]])

@@ -84,7 +84,7 @@ def check(seed: int) -> None:
         )
     points = torch.cat([points_of(image, eps * (1 - 1e-6), 24, seed), ascended(program, trace, image, eps, seed)])
     observed = [values_of(program, points)]
-    if semantics is Semantics.FLOAT32:
+    if semantics is Semantics.DEPLOYED:
         observed += evaluations(network, program, points, image, eps, seed)
     for before, after in observed:
         stays_inside(program, trace, before, after)

@@ -122,7 +122,7 @@ def certified(path: Path, proved: Kept, name: str, *, resume: bool = False, over
     graph, found = proved
     folder = open_certificate(path, resume=resume, overwrite=overwrite)
     about = {"model": {"name": name}, "source": {}}
-    folder.begin(graph, eps="0.001", semantics=Semantics.FLOAT32.value, about=about)
+    folder.begin(graph, eps="0.001", semantics=Semantics.DEPLOYED.value, about=about)
     for index, one in sorted(found.items()):
         folder.add(index, one)
         folder.commit()

@@ -14,7 +14,7 @@ from llcert.bounds.liplt import helps
 from llcert.certification.heads import rounding
 from llcert.certification.proof.hint import ProofHint
 from llcert.certification.proof.prover import Prover
-from llcert.certification.settings import Semantics, Settings
+from llcert.certification.settings import Settings
 from llcert.certification.verdict import Assurance
 from llcert.errors import UnsupportedModel
 from llcert.ir import Activation, Network, format_name, topological
@@ -57,7 +57,7 @@ def provers_of(
     each as often as it may be. slack: what deterministic proofs leave for a checker. Raises UnsupportedModel where what
     the network computes as it is run is not known.
     """
-    program, deployed = colorings.program, settings.semantics is Semantics.FLOAT32
+    program, deployed = colorings.program, settings.deployed
     if deployed:
         _check_parameters(program)
         _check_heads(network)
