@@ -13,6 +13,7 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
+from llcert.bounds.forward.row_weights import global_slopes
 from llcert.bounds.liplt import Composed, Origin
 from llcert.ir import Join, LinearOp, Node, topological
 from llcert.numerics import gradients
@@ -127,7 +128,13 @@ class Stacked:
 
 def _directs(program: Program, composed: Composed, block: Block) -> list[Direct]:
     """The terms of a block that are composed maps but for a factor: those of an origin that enters at the source of the
-    term and reaches the block by no other way."""
+    term and reaches the block by no other way.
+
+    None where the slopes behind the rows differ: the norm with these has other singular vectors.
+    """
+    slopes = global_slopes(block).flatten()
+    if bool((slopes != slopes[:1]).any()):
+        return []
     found: list[Direct] = []
     for term in block.terms:
         entering = _entering(program, composed, term.source)

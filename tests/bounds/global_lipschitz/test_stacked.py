@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 import pytest
 import torch
+from drawing import normal
 from random_graphs import random_network
 from shared_graphs import shared_network
 from torch import Tensor
@@ -14,8 +15,9 @@ from llcert.api import from_torch
 from llcert.bounds import global_bound
 from llcert.bounds.global_lipschitz.stacked import Stacked
 from llcert.bounds.liplt import Composed, distances
-from llcert.ir import Network
+from llcert.ir import Input, Network, apply
 from llcert.numerics.tensors import length
+from llcert.ops import Leaky, Linear, relu
 from llcert.program import Program, Term, lower
 from llcert.spectral import Lanczos
 from llcert_train.zoo import build
@@ -93,3 +95,19 @@ def test_singular_vectors_give_the_bound(arch: str) -> None:
         if node is not program.output:
             torch.testing.assert_close(constant, tight.lipschitz[node])
     assert float(bound.lipschitz[program.output]) >= float(tight.lipschitz[program.output])
+
+
+def test_rows_of_different_slopes_have_a_norm_of_their_own() -> None:
+    """The singular vector of a map is not that of the map with slopes behind its rows."""
+    slopes = torch.tensor([20.0, 1.0, -5.0, 0.1], dtype=torch.float64)
+    node = apply(Leaky(slopes), apply(Linear(normal(4, 3, seed=1)), apply(Input((3,), torch.float64))))
+    node = apply(relu(), apply(Linear(normal(4, 4, seed=2)), node))
+    program = lower(Network(apply(Linear(normal(3, 4, seed=3)), node)), dtype=torch.float64)
+    own = stacked(program)
+    assert own is not None
+    with torch.no_grad():
+        tight = global_bound(program, Lanczos(tolerance=1e-12, vectors=True), composed=own.composed, joint=False)
+        known = own.known({t: tight.vectors[t] / tight.vectors[t].norm() for t in own.terms})
+        bound = global_bound(program, composed=own.composed, known=known, starts=tight.vectors, joint=False)
+    (term,) = program.blocks[0].terms
+    torch.testing.assert_close(bound.norms[term], tight.norms[term])
