@@ -487,11 +487,6 @@ MUTANTS = (
 """What a test must notice."""
 
 
-def table() -> list[str]:
-    """The lines of the table in docs/soundness.md."""
-    return [f"| {m.name} | `{m.target}` | `{m.caught_by.removeprefix('tests/')}` |" for m in MUTANTS]
-
-
 def named(name: str) -> Mutant:
     """The mutant of that name. Raises KeyError."""
     return {m.name: m for m in MUTANTS}[name]

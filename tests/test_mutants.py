@@ -11,7 +11,6 @@ import subprocess
 import sys
 from pathlib import Path
 
-import mutants
 import pytest
 from mutant import Mutant, place
 from mutants import MUTANTS
@@ -52,9 +51,3 @@ def test_every_fault_names_a_test(mutant: Mutant) -> None:
 def test_a_fault_that_is_gone_is_said_to_be() -> None:
     with pytest.raises(LookupError, match="0 functions"):
         place(Mutant("gone", "proved_bound", "no such piece", "", ""))
-
-
-def test_the_documents_list_every_fault() -> None:
-    lines = (ROOT / "docs" / "soundness.md").read_text().splitlines()
-    start = lines.index("| fault | in | noticed by |") + 2
-    assert lines[start:] == mutants.table()
