@@ -146,6 +146,7 @@ def _eight(width: int) -> Architecture:
 
 ARCHITECTURES: Mapping[str, Architecture] = MappingProxyType(
     {
+        "2C2F": Architecture((_halve(16), _halve(32)), (100,)),
         "4C3F": Architecture((Conv(32), _halve(32), Conv(64), _halve(64)), (512, 512)),
         "6C2F": Architecture((Conv(32), Conv(32), _halve(32), Conv(64), Conv(64), _halve(64)), (512,)),
         "6C2F-light": Architecture((Conv(32), _halve(32), Conv(64), _halve(64), Conv(64), _halve(64)), (512,)),
@@ -158,10 +159,10 @@ ARCHITECTURES: Mapping[str, Architecture] = MappingProxyType(
         "residual-bn": Architecture((Conv(16), Block(16), Block(32, stride=2)), batch_norm=True),
     }
 )
-"""Every architecture `build` knows. 4C3F, 6C2F and 8C2F are those of the paper's released code;
-6C2F-light halves the image twice as early as 6C2F and takes a quarter of its products, 8C2F-light has a quarter of the
-channels of 8C2F. The paper's 7C1F (Tiny-ImageNet) is published nowhere: ours is 8C2F without its fifth convolution and
-without the hidden dense layer."""
+"""Every architecture `build` knows. 4C3F, 6C2F and 8C2F are those of the paper's released code, 2C2F is that of
+GloRo's MNIST networks (Leino et al. 2021). 6C2F-light halves the image twice as early as 6C2F and takes a quarter of
+its products, 8C2F-light has a quarter of the channels of 8C2F. The paper's 7C1F (Tiny-ImageNet) is published nowhere:
+ours is 8C2F without its fifth convolution and without the hidden dense layer."""
 
 
 def build(

@@ -24,7 +24,13 @@ from llcert_train.zoo import (
 )
 
 KINDS = list(ActivationKind)
-PAPER = {"4C3F": ((3, 32, 32), 10), "6C2F": ((3, 32, 32), 10), "7C1F": ((3, 64, 64), 200), "8C2F": ((3, 64, 64), 200)}
+PAPER = {
+    "2C2F": ((1, 28, 28), 10),
+    "4C3F": ((3, 32, 32), 10),
+    "6C2F": ((3, 32, 32), 10),
+    "7C1F": ((3, 64, 64), 200),
+    "8C2F": ((3, 64, 64), 200),
+}
 
 
 def weights(net: nn.Module) -> int:
@@ -42,6 +48,7 @@ def dense(before: int, width: int) -> int:
 
 TINY_FOUR = conv(3, 64) + conv(64, 64) + conv(64, 64, 4) + conv(64, 128)
 EXPECTED = {
+    "2C2F": conv(1, 16, 4) + conv(16, 32, 4) + dense(32 * 49, 100) + dense(100, 10),
     "4C3F": conv(3, 32)
     + conv(32, 32, 4)
     + conv(32, 64)

@@ -53,7 +53,7 @@ Arch = Annotated[
     str | None,
     typer.Argument(
         metavar="[ARCH]",
-        help="A network of the zoo: 4C3F, 6C2F, 6C2F-light, 7C1F, 8C2F, 8C2F-light, mlp, tiny-conv, small-conv, "
+        help="A network of the zoo: 2C2F, 4C3F, 6C2F, 6C2F-light, 7C1F, 8C2F, 8C2F-light, mlp, tiny-conv, small-conv, "
         "residual-bn. "
         "Default: the recipe's.",
     ),
