@@ -20,7 +20,7 @@ import llcert_train.folder
 from llcert.certificate_writer import Answer, CertificateGraph, Folder, ImageEvidence
 from llcert.certificate_writer import open_folder as open_certificate
 from llcert.certification import Semantics, Settings
-from llcert.checker import check
+from llcert.checker import InvalidCertificate, check
 from llcert.errors import InvalidInput
 from llcert.ir import Input, Network, apply
 from llcert.ops import Linear, relu
@@ -42,7 +42,7 @@ def said(action: Callable[[], object]) -> str:
     """What is refused, in one line; nothing where it is done."""
     try:
         action()
-    except InvalidInput as error:
+    except (InvalidInput, InvalidCertificate) as error:
         return str(error)
     return ""
 
