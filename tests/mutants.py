@@ -388,7 +388,7 @@ MUTANTS = (
         "positive",
         "(margin > 0)",
         "(margin >= 0)",
-        "tests/certification/test_stages.py::test_positive_is_strict",
+        "tests/certification/test_specification.py::test_positive_is_strict",
     ),
     Mutant(
         "an attack that contradicts a certificate overlooked",

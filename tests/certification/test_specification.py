@@ -338,3 +338,15 @@ def test_an_image_without_a_radius_is_refused() -> None:
     for indices in (torch.arange(4), torch.arange(101, 105)):
         with pytest.raises(InvalidInput, match="has no radius"):
             Certifier.of(net, Settings(radii))(images, labels, indices)
+
+
+def test_leads_is_strict() -> None:
+    nan, inf = torch.nan, torch.inf
+    rows = [[2, 1, 1], [1, 1, 0], [1, 2, 0], [nan, 0, 0], [1, nan, 0], [inf, 0, 0], [1, -inf, 0], [inf, inf, 0]]
+    found = FIRST.holds(torch.tensor(rows, dtype=torch.float32), torch.zeros(len(rows), dtype=torch.int64), 3)
+    assert found.tolist() == [True, False, False, False, False, False, True, False]
+
+
+def test_positive_is_strict() -> None:
+    margins = torch.tensor([1e-45, 0.0, -0.0, -1.0, torch.nan, torch.inf, -torch.inf])
+    assert positive(margins).tolist() == [True, False, False, False, False, False, False]

@@ -1,4 +1,4 @@
-"""The attack towards every open rival: what it finds, where, and by whose word."""
+"""The stages attack and targeted: what they find, where, and by whose word."""
 
 from __future__ import annotations
 
@@ -214,3 +214,16 @@ def test_the_papers_attack_is_one_stage_on_the_cross_entropy() -> None:
         for kind in (AttackKind.PAPER, AttackKind.TWO_STAGE)
     )
     assert weak <= strong
+
+
+def test_counterexamples_of_one_path_refute_the_claim() -> None:
+    program = lower(_deep(), dtype=torch.float64)
+    images = _images().double()
+    labels = program.logits(images).argmax(1)
+    finding = decided(Attack(Adversary(program)), program, batch_of(images, labels, 0.4))
+    assert finding.counterexample is not None
+    assert finding.decided.any()
+    points = finding.counterexample[finding.decided]
+    assert not FIRST.holds(program.logits(points), labels[finding.decided], 5).any()
+    assert bool(((points - images[finding.decided]).norm(dim=1) <= 0.4).all())
+    assert bool(((points >= 0) & (points <= 1)).all())
