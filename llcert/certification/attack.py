@@ -82,10 +82,10 @@ class Attacked:
 
     def joined(self, found: Attacked, images: Tensor) -> Attacked:
         """The better of this and of what paths have reached, image by image. images: of each path, `[paths]`."""
-        known, reached = self._rank.tolist(), found._rank.tolist()
+        before, reached = self._rank.tolist(), found._rank.tolist()
         best: dict[int, int] = {}
         for path, image in enumerate(images.tolist()):
-            if reached[path] > (reached[best[image]] if image in best else known[image]):
+            if reached[path] > (reached[best[image]] if image in best else before[image]):
                 best[image] = path
         there, here = (torch.tensor(list(p), dtype=torch.int64, device=images.device) for p in (best, best.values()))
         return Attacked(

@@ -1,4 +1,4 @@
-"""A batch of images with what is asked about each of them, and the bounds that earlier stages found."""
+"""What stages are given: a batch of images with what is asked about each, and the bounds that earlier stages found."""
 
 from __future__ import annotations
 

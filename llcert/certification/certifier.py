@@ -1,4 +1,7 @@
-"""Certifies batches of images: a network, its global bound, and the stages that the settings ask for."""
+"""The certifier: a network with its global bounds and the stages that the settings ask for.
+
+Runs call it batch by batch (`llcert.runs.prepare`); docs/method.md, section 14.
+"""
 
 from __future__ import annotations
 

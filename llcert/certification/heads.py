@@ -1,4 +1,6 @@
-"""Logits that differ though the softmax or sigmoid behind them rounds to equal answers (docs/method.md, section 12)."""
+"""What a softmax or sigmoid behind the logits means for margins: in float32 it may round different logits to one answer
+(docs/method.md, section 12).
+"""
 
 from __future__ import annotations
 

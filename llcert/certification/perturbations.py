@@ -1,4 +1,4 @@
-"""The points that an attack may use: an L2 ball around each image, or its part in a box."""
+"""The points an attack may use: an L2 ball around each image, or its part in a box (docs/method.md, section 15)."""
 
 from __future__ import annotations
 

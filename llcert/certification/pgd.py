@@ -77,8 +77,8 @@ class PGD:
 class TargetedPGD:
     """PGD that ascends the logit difference of one rival after the other (MultiTargeted, Gowal et al. 2019).
 
-    steps: their lengths in units of eps, long ones first. starts: paths from the image itself and from so many random
-    points less one.
+    steps: their lengths in units of eps, long ones first. starts: how many paths each rival has: one from the image
+    itself, the others from random points.
     """
 
     steps: tuple[float, ...] = tuple(0.5 * 0.7**k for k in range(10) for _ in range(4))
@@ -109,7 +109,7 @@ def _towards(adversary: Adversary, labels: Tensor, rivals: Tensor) -> Loss:
 
 
 def _paths(program: Program, images: Tensor, rivals: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
-    """The pairs of an image and a rival, as many at a time as fit, most promising rivals of all images first."""
+    """The pairs of an image and a rival, as many at a time as fit, the largest rival logits of all images first."""
     logits = program.logits(images).masked_fill(~rivals, -torch.inf)
     order = logits.argsort(1, descending=True)
     wanted = rivals.gather(1, order).T  # [rank, image]

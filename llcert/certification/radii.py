@@ -1,4 +1,4 @@
-"""The radius of each image's ball."""
+"""The radii of the balls: one for all images or one for each, and how they are rounded up for proofs."""
 
 from __future__ import annotations
 

@@ -19,9 +19,9 @@ _GROWTH = 1.5
 _GROWINGS = 24
 """The search tries radii that grow by this factor, so many times at most."""
 
-_NEAR, _FAR = ProofHint(local=True, backward=True), ProofHint(local=False, liplt=True)
+_LOCAL, _GLOBAL = ProofHint(local=True, backward=True), ProofHint(local=False, liplt=True)
 
-HINTS = (_NEAR, _NEAR, _FAR, _FAR)
+HINTS = (_LOCAL, _LOCAL, _GLOBAL, _GLOBAL)
 """The hints that may be followed for one image, in turn."""
 
 
@@ -116,9 +116,8 @@ class RadiusSearch:
         """
         assert self.prover is not None
         best = torch.zeros_like(found)
-        near, less = found, found * (1 - self.tolerance)
-        far, farther = low * (1 - 1e-6), low * (1 - self.tolerance)
-        for hint, radii in zip(HINTS, (near, less, far, farther), strict=True):
+        less = 1 - self.tolerance
+        for hint, radii in zip(HINTS, (found, found * less, low * (1 - 1e-6), low * less), strict=True):
             left = torch.nonzero((best == 0) & (radii > 0))[:, 0]
             if len(left) == 0:
                 break

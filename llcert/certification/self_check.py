@@ -1,4 +1,6 @@
-"""The self-check: the bounds of a run's first batch against what the network computes at points of the balls."""
+"""The self-check: the bounds of a run's first batch against what the network computes at points of the balls
+(docs/soundness.md).
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""Specifications: what is claimed of the logits at every point of a ball, and which margins `z_y - z_j` prove it."""
+"""Specifications: what is claimed of the logits at every point of a ball, and which margins `z_y - z_j` prove it
+(docs/method.md, section 13).
+"""
 
 from __future__ import annotations
 

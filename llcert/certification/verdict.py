@@ -1,4 +1,6 @@
-"""Verdicts, assurances, and the interface of stages: what each returns for the images it is shown."""
+"""Verdicts, assurances, and the interface of stages: what each returns for the images it is shown (docs/method.md,
+sections 1 and 14).
+"""
 
 from __future__ import annotations
 

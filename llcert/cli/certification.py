@@ -1,4 +1,5 @@
-"""Runs a certification and prints: progress, report, files for other programs, exit code."""
+"""`llcert certify` and `llcert attack` behind their options: runs a certification, prints progress and report, writes
+files for other programs, and says the exit code."""
 
 from __future__ import annotations
 

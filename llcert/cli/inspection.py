@@ -1,4 +1,4 @@
-"""Prints what llcert makes of a model file."""
+"""`llcert inspect` behind its options: prints what llcert makes of a model file."""
 
 from __future__ import annotations
 

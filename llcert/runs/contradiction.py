@@ -1,4 +1,4 @@
-"""The file that reproduces a contradiction: an image that is certified and broken at once."""
+"""The file that reproduces a contradiction, an image that is certified and broken at once: a bug of llcert."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A certification that is ready to run: from a network and options to a certifier, images and what reports say."""
+"""A certification that is ready to run: from a network and options to a certifier, images and the facts of a report."""
 
 from __future__ import annotations
 
@@ -124,7 +124,7 @@ def prepare(
     selection = select_images(options, settings, dataset or data_of(options, model))
     dataset, settings = selection.dataset, selection.settings
     adapted, notes = adapt(network, dataset.image_shape, layout=options.layout, mean=options.mean, std=options.std)
-    known = _Model(adapted, model, sha256, notes, _agreement(adapted, selection))
+    described = _Model(adapted, model, sha256, notes, _agreement(adapted, selection))
     if dataset.class_count > network.classes:
         raise InvalidInput(
             f"{model} has {network.classes} outputs, but {dataset.name} has {dataset.class_count} classes"
@@ -132,7 +132,7 @@ def prepare(
     certifier, graph = _certifier(adapted, settings, device, dtype, proof=proof)
     fitting = batch_size_for(certifier.program, proved=_proved(settings), evidence=proof)
     batch_size = options.batch_size or fitting
-    subject = _subject(known, options, selection, certifier, batch_size, proof=proof)
+    subject = _subject(described, options, selection, certifier, batch_size, proof=proof)
     identity = identity_of(options, settings, subject)
     check = options.self_check is not False
     return Certification(certifier, dataset, selection.indices, batch_size, subject, identity, check, graph)

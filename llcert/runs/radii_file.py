@@ -1,4 +1,4 @@
-"""Files of radii, one for each image."""
+"""Reads `--eps-file`: a radius for each image, as text or as an `.npy` vector (docs/cli.md)."""
 
 from __future__ import annotations
 

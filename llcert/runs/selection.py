@@ -1,4 +1,4 @@
-"""The images of a data set that are certified, and their radii."""
+"""Which images of a data set are certified (`--samples`, `--target`), and with which radii (`--eps-file`)."""
 
 from __future__ import annotations
 

@@ -91,8 +91,8 @@ def branched(cover: BranchCover, ascent: Ascent, backward: Backward, objectives:
     """By the worst part of a branch cover: each part by its own relaxations, or an ascent where these fail."""
     here, there = cover.find(objectives.images, objectives.classes)
     worst, parts = objectives.enough.new_full((len(here),), -torch.inf), list[Leaves]()
-    for row, (place, known) in enumerate(zip(here.tolist(), there.tolist(), strict=True)):
-        leaves = cover.leaves.select(cover.leaves.rows == known).double()
+    for row, (place, covered) in enumerate(zip(here.tolist(), there.tolist(), strict=True)):
+        leaves = cover.leaves.select(cover.leaves.rows == covered).double()
         if len(leaves) == 0:
             continue
         own = objectives.select(torch.full_like(leaves.rows, place))

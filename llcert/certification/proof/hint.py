@@ -41,7 +41,7 @@ class FixedRelaxation:
 
     def find(self, images: Tensor, classes: Tensor) -> tuple[Tensor, Tensor]:
         """Which of these objectives are known: their positions among the arguments, and among `self.images`."""
-        return _known((self.images, self.classes), (images, classes))
+        return _matched((self.images, self.classes), (images, classes))
 
     def filled(self, choices: Choices, images: Tensor, classes: Tensor) -> Choices:
         """The choices for these objectives, in float64, with what is known of some in place of what they were."""
@@ -72,7 +72,7 @@ class BranchCover:
 
     def find(self, images: Tensor, classes: Tensor) -> tuple[Tensor, Tensor]:
         """Which of these objectives are known: their positions among the arguments, and among `self.images`."""
-        return _known((self.images, self.classes), (images, classes))
+        return _matched((self.images, self.classes), (images, classes))
 
     def select(self, positions: Tensor) -> BranchCover:
         """The objectives of some images, which are then counted in this order; positions: index."""
@@ -81,10 +81,10 @@ class BranchCover:
         return BranchCover(images, self.classes[kept], replace(self.leaves.select(leaf), rows=rows))
 
 
-def _known(pairs: tuple[Tensor, Tensor], asked: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
-    """Which of the pairs asked for are known: their positions there, and among the known ones."""
-    known = {pair: i for i, pair in enumerate(zip(*(p.tolist() for p in pairs), strict=True))}
-    there = [known.get(pair, -1) for pair in zip(*(p.tolist() for p in asked), strict=True)]
+def _matched(pairs: tuple[Tensor, Tensor], asked: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
+    """Which of the pairs asked for are among these: their positions among those asked for, and among these."""
+    place = {pair: i for i, pair in enumerate(zip(*(p.tolist() for p in pairs), strict=True))}
+    there = [place.get(pair, -1) for pair in zip(*(p.tolist() for p in asked), strict=True)]
     found = torch.tensor(there, dtype=torch.int64, device=asked[0].device)
     here = torch.nonzero(found >= 0)[:, 0]
     return here, found[here]

@@ -1,4 +1,4 @@
-"""A stage whose certificates are proved before they count."""
+"""A stage whose certificates are proved before they count (docs/method.md, section 14)."""
 
 from __future__ import annotations
 
@@ -51,13 +51,13 @@ class ProvedStage:
         candidates = torch.nonzero(finding.decided)[:, 0]
         margin[candidates], proofs = _best(self.prover, finding.hints, batch, candidates, evidence=self.evidence)
         decided = finding.decided & positive(margin)
-        others = {Assurance.ESTIMATE: finding.decided}
+        weaker = {Assurance.ESTIMATE: finding.decided}
         for assurance, prover in self.weaker.items():
             left = torch.nonzero(finding.decided & ~decided)[:, 0]
-            others[assurance] = decided.clone()
+            weaker[assurance] = decided.clone()
             found, _ = _best(prover, finding.hints, batch, left)
-            others[assurance][left] = positive(found)
-        return replace(finding, decided=decided, margin=margin, assurance=self.assurance, weaker=others, proofs=proofs)
+            weaker[assurance][left] = positive(found)
+        return replace(finding, decided=decided, margin=margin, assurance=self.assurance, weaker=weaker, proofs=proofs)
 
 
 def _best(

@@ -1,4 +1,6 @@
-"""The prover: lower bounds of margins in float64, with proved norms and every rounding paid for."""
+"""The prover: lower bounds of margins in float64, with proved norms and every rounding paid for (docs/method.md,
+sections 12 and 14).
+"""
 
 from __future__ import annotations
 

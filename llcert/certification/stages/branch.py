@@ -50,7 +50,8 @@ class Branch:
         return Finding(positive(margins), margins, hints=(replace(hint, cover=_together(found) if found else None),))
 
     def _image(self, trace: Trace, labels: Tensor) -> tuple[Tensor, Leaves | None, Tensor]:
-        """The classes that the closed form hardly proves, parts of the ball for them, and the margin over all."""
+        """The rivals whose bound in closed form is too small for a proof, parts of the ball that bound these, and the
+        deciding margin of the image."""
         program, specification = self.estimator.program, self.estimator.specification
         backward, bounds = self.estimator.backward, self.estimator.closed(trace, labels)
         enough = self.search.enough(backward, trace)
@@ -59,7 +60,7 @@ class Branch:
             return classes, None, specification.margin(bounds, labels, program.classes)[0]
         leaves = self.search(backward, trace, differences(labels, program)[0, classes])
         worst = torch.stack([leaves.bounds[leaves.rows == r].amin() for r in range(len(classes))])
-        # a third of the reserve mostly pays for a proof, too, where there was no time for more
+        # where time ran out: a third of what is asked for mostly suffices for a proof, too
         done = 3 * worst > enough
         bounds[0, classes] = torch.fmax(bounds[0, classes], torch.where(done, worst, worst.clamp(max=0)))
         return classes, leaves, specification.margin(bounds, labels, program.classes)[0]

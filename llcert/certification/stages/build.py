@@ -1,4 +1,4 @@
-"""The stages of one certification, built from its settings in the order in which they run."""
+"""Builds the stages of one certification from its settings, by name (docs/method.md, section 14)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The first stage: the specification at the image itself."""
+"""The stage `clean`, always the first: the specification at the image itself (docs/method.md, section 13)."""
 
 from __future__ import annotations
 
