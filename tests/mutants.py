@@ -119,6 +119,13 @@ MUTANTS = (
         "tests/certification/test_hostile.py::test_what_is_nan_in_float32_is_not_certified",
     ),
     Mutant(
+        "overflow of a sum that is scaled once it is there ignored",
+        "BlockSizes._intermediate",
+        "[] if found is None else [found]",
+        "[]",
+        "tests/certification/test_hostile.py::test_what_overflows_on_the_way_to_a_moderate_value",
+    ),
+    Mutant(
         "an input's box cut to the pixel range though nobody asked",
         "enclosing_ball",
         "lost = DOUBLE.nearest(images.abs())",

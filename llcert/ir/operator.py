@@ -165,6 +165,14 @@ class LinearOp(Op):
         """
         return self(like.new_zeros(1, *like.shape[1:])).abs()
 
+    def intermediate_size(self, size: Tensor) -> Tensor | None:
+        """Upper bounds of the absolute values that an evaluation meets on its way, `[batch, *any shape]`; size: of x.
+
+        None where they are at most `|A| |x| + offset_size`: not where sums are scaled once they are there, or
+        coefficients are computed. A proof compares them with the largest number of the format.
+        """
+        return None
+
     def __call__(self, *values: Tensor) -> Tensor:
         (x,) = values
         y, b = self.linear(x), self.offset

@@ -90,6 +90,10 @@ class BatchNorm(LinearOp):
         """The mean is taken off before it is scaled."""
         return channelwise(self.bias.abs() + (self.mean * self.scale.flatten()).abs(), self.spatial)[None]
 
+    def intermediate_size(self, size: Tensor) -> Tensor:
+        """The difference from the mean, and the factor, which is computed where the network is run."""
+        return size + channelwise(self.mean.abs(), self.spatial) + self.scale.abs()
+
     def __call__(self, *values: Tensor) -> Tensor:
         (x,) = values
         return (x - channelwise(self.mean, self.spatial)) * self.scale + channelwise(self.bias, self.spatial)

@@ -66,10 +66,12 @@ def _combined(call: Call, product: Node, addend: Tensor | None, *, alpha: Tensor
 
 
 def _scaled(node: Node, factor: Tensor) -> Node:
-    """`factor * x`; another matrix of a dense layer right in front where that is exactly the same."""
+    """`factor * x`; another matrix of a dense layer right in front where that is exactly the same, and where sums are
+    no smaller for it: else they might overflow before they are scaled."""
     if bool(factor == 1):
         return node
-    if isinstance(node.op, Linear) and node.op.bias is None and not node.op.weight.requires_grad:
+    larger = bool(factor.abs() >= 1)
+    if larger and isinstance(node.op, Linear) and node.op.bias is None and not node.op.weight.requires_grad:
         weight = rounded_once(node.op.weight, factor)
         if weight.dtype == node.op.weight.dtype:
             return apply(Linear(weight), *node.inputs, name=node.name)

@@ -44,6 +44,10 @@ class Reduce(LinearOp):
     def transformed(self, entrywise: Callable[[Tensor], Tensor]) -> Reduce:
         return replace(self, weight=number(entrywise, self.weight))
 
+    def intermediate_size(self, size: Tensor) -> Tensor:
+        """The sum, which may be scaled behind."""
+        return replace(self, weight=max(abs(self.weight), 1.0)).linear(size)
+
     def adjoint(self, y: Tensor, shape: Shape) -> Tensor:
         kept = [1 if i in self.axes else n for i, n in enumerate(shape)]
         return (self.weight * y).reshape(y.shape[0], *kept).expand(y.shape[0], *shape)
@@ -74,6 +78,10 @@ class SumPool(LinearOp):
 
     def transformed(self, entrywise: Callable[[Tensor], Tensor]) -> SumPool:
         return replace(self, weight=number(entrywise, self.weight))
+
+    def intermediate_size(self, size: Tensor) -> Tensor:
+        """The sum, which may be scaled behind."""
+        return replace(self, weight=max(abs(self.weight), 1.0)).linear(size)
 
 
 def rescaled(node: Node, factor: float) -> Node | None:

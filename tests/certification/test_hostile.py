@@ -14,7 +14,21 @@ import llcert
 from llcert.certification import Assurance, Certifier, Settings, Verdict
 from llcert.certification.settings import Semantics
 from llcert.ir import Input, Network, Node, apply
-from llcert.ops import Add, Affine, BatchNorm, Clamp, Leaky, Linear, MaxMin, Sigmoid, relu
+from llcert.ops import (
+    Add,
+    Affine,
+    BatchNorm,
+    Clamp,
+    Leaky,
+    Linear,
+    MaxMin,
+    Reduce,
+    Reshape,
+    Sigmoid,
+    SumPool,
+    relu,
+)
+from llcert.ops.clamp import Spelling
 
 STAGES = ("global", "local", "crown-ball")
 
@@ -268,6 +282,46 @@ def test_what_is_nan_in_float32_is_not_certified(then: str, dtype: torch.dtype) 
     assert bool(network(image).isnan().any())
     for label in (0, 1):
         assert not certified(network, image, label, 0.05, dtype=dtype)
+
+
+SIZE = 100
+COPIES = torch.full((SIZE, 1), 3.38e38 / SIZE)
+"""Of which float32 holds the sum, but not that of 1.05 times these."""
+
+
+def _batch_norm(weight: float, mean: float, variance: float) -> BatchNorm:
+    numbers = (torch.tensor([x]) for x in (weight, 0.0, mean, variance))
+    return BatchNorm(*numbers, eps=0.0, spatial=0)
+
+
+ON_THE_WAY: dict[str, Callable[[Node], Node]] = {
+    "the sum of a mean": lambda n: apply(Reduce((1,), 1 / SIZE), apply(Reshape((1, SIZE)), apply(Linear(COPIES), n))),
+    "the sum of an average": lambda n: apply(
+        Reshape((1,)), apply(SumPool((SIZE,), (SIZE,), 1 / SIZE), apply(Reshape((1, SIZE)), apply(Linear(COPIES), n)))
+    ),
+    "a difference from a mean": lambda n: apply(_batch_norm(1e-3, -2.7e38, 1.0), apply(Linear(row(6.9e37)), n)),
+    "a factor of a batch norm": lambda n: apply(_batch_norm(1e36, 0.0, 1e-6), apply(Linear(row(1e-4)), n)),
+}
+
+
+@pytest.mark.parametrize("then", ON_THE_WAY)
+def test_what_overflows_on_the_way_to_a_moderate_value(then: str) -> None:
+    """At 1.05 float32 makes NaN or infinity of numbers that end at 1e37."""
+    hidden = apply(relu(), apply(Linear(row(1e-18)), ON_THE_WAY[then](apply(Input((1,))))))
+    network = Network(apply(Linear(matrix((0.0,), (1e-25,)), torch.tensor([0.5, 0.0])), hidden))
+    assert not bool(network(row(1.05)).isfinite().all())
+    assert not certified(network, row(1.0), 0, 0.06)
+    assert certified(network, row(1.0), 0, 0.06, Semantics.REAL)
+    assert certified(network, row(0.1), 0, 0.06) is ("sum" in then)
+
+
+def test_a_minimum_by_sums_that_overflow() -> None:
+    """`t - relu(t - z)` is -inf in float32 where `t - z` is infinite."""
+    spelled = {s: Clamp(None, torch.tensor(3.3e38), s) for s in (Spelling.MINIMUM, Spelling.REFLECTED)}
+    for spelling, clamp in spelled.items():
+        node = apply(clamp, apply(Linear(1e37 * torch.eye(2)), apply(Input((2,)))))
+        network = Network(apply(Linear(1e-17 * torch.eye(2)), apply(Linear(1e-20 * torch.eye(2)), node)))
+        assert certified(network, row(-0.98, -1.5), 0, 0.1) is (spelling is Spelling.MINIMUM)
 
 
 def _poisoned() -> dict[str, Network]:

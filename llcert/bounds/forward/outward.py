@@ -113,6 +113,7 @@ def _deployed_activation_error(phi: Activation, z: Region, values: Region, form:
     lost, summed = activation_flushing(z, values, phi, form), phi.summed(z)
     if summed is not None:
         lost = torch.where(summed > 0, lost + DOUBLE.above(form.gamma(8) * summed, 4), lost)
+        lost = torch.where(4 * summed < form.largest, lost, torch.inf)
     return activation_rounding(phi, values, form) + lost
 
 

@@ -143,8 +143,17 @@ class BlockSizes:
             read = DOUBLE.above(error + self.block.node.rounding.tiny)
             error = torch.where(nonzero[self.block.pre], read, error)
         reached = [(size + errors.get(node, 0.0), node.rounding) for node, size in self.sizes.items()]
+        reached += [(size, node.rounding) for node in self.block.body for size in self._intermediate(node, errors)]
         fits = torch.stack([flat(4 * size < form.largest).all(1) for size, form in reached]).all(0)
         return torch.where(spread(fits, error), error, torch.inf)
+
+    def _intermediate(self, node: Node, errors: Mapping[Node, Tensor]) -> list[Tensor]:
+        """What a node meets on its way that may be larger than its size, where there is such."""
+        if not isinstance(node.op, LinearOp):
+            return []
+        (source,) = node.inputs
+        found = node.op.intermediate_size(self.sizes[source] + errors.get(source, 0.0))
+        return [] if found is None else [found]
 
     def _terms(self, node: Node, errors: Mapping[Node, Tensor], nonzero: Mapping[Node, Tensor]) -> _Terms:
         """The terms of a node's sums. errors: of its inputs. nonzero: which entries of these may differ from zero."""
