@@ -28,7 +28,7 @@ class Verdict(enum.Enum):
 class Assurance(enum.Enum):
     """The kinds of proof behind a certificate, weakest first; a report has one of them."""
 
-    ESTIMATE = "estimate"  # norms by power iteration: the paper's practice, not a proof
+    ESTIMATE = "estimate"  # no proof: norms by an iteration from below, rounding ignored
     PROBABILISTIC = "probabilistic"  # every norm bound holds with a stated probability
     DETERMINISTIC = "deterministic"  # every number is a bound, rounding included
 

@@ -11,7 +11,7 @@ from llcert.reporting.subject import Layer, Subject
 
 ASSURANCE_WORDS: Mapping[Assurance, str] = {
     Assurance.ESTIMATE: (
-        "An estimate, not a proof: norms come from power iteration, which approaches each norm from below, and "
+        "An estimate, not a proof: norms come from an iteration, which approaches each norm from below, and "
         "rounding is not accounted for. It is the practice of the literature; the bounds may be too small by the "
         "iteration's error. docs/soundness.md says how large it was where it was measured."
     ),
@@ -23,7 +23,9 @@ ASSURANCE_WORDS: Mapping[Assurance, str] = {
 }
 
 SEMANTICS_WORDS: Mapping[Semantics, str] = {
-    Semantics.DEPLOYED: "It holds for the network in real numbers, and as its own format evaluates it in any order.",
+    Semantics.DEPLOYED: (
+        "It holds for the network in real numbers, and as deployed: in its own number formats, sums in any order."
+    ),
     Semantics.REAL: "It holds for the network in real numbers; a deployed one rounds.",
 }
 
