@@ -55,27 +55,17 @@ def _factor(call: Call, index: int, *, turned: bool) -> Value:
 
 
 def _combined(call: Call, product: Node, addend: Tensor | None, *, alpha: Tensor, beta: Tensor) -> Node:
-    """`alpha * product + beta * addend`."""
-    product = _scaled(product, alpha)
+    """`alpha * product + beta * addend`.
+
+    alpha stays out of the matrix of the product, which may overflow or vanish before it is scaled.
+    """
+    scale = None if bool(alpha == 1) else alpha
     if addend is None or bool(beta == 0):
-        return product
+        return product if scale is None else apply(Affine(scale=scale), product)
     shift = call.per_image(rounded_once(addend, beta), len(product.shape))
     if common_shape(product.shape, shift.shape) != product.shape:
         call.refuse(f"adds a constant of shape {tuple(shift.shape)} to a value of shape {product.shape}")
-    return biased(product, shift)
-
-
-def _scaled(node: Node, factor: Tensor) -> Node:
-    """`factor * x`; another matrix of a dense layer right in front where that is exactly the same, and where sums are
-    no smaller for it: else they might overflow before they are scaled."""
-    if bool(factor == 1):
-        return node
-    larger = bool(factor.abs() >= 1)
-    if larger and isinstance(node.op, Linear) and node.op.bias is None and not node.op.weight.requires_grad:
-        weight = rounded_once(node.op.weight, factor)
-        if weight.dtype == node.op.weight.dtype:
-            return apply(Linear(weight), *node.inputs, name=node.name)
-    return apply(Affine(scale=factor), node)
+    return biased(product, shift) if scale is None else apply(Affine(scale, shift), product)
 
 
 def rounded_once(constant: Tensor, factor: Tensor) -> Tensor:

@@ -92,10 +92,7 @@ CONVOLUTIONS = {
 DENSE_LAYERS = {
     "gemm": Spelling("y = Gemm(x, w, c)", "Linear", {"w": DENSE, "c": noise(5)}, ROW),
     "gemm, all attributes": Spelling(
-        "y = Gemm<alpha=2.0, beta=0.5, transB=1>(x, w, c)", "Linear", {"w": TALL, "c": noise(1, 5)}, ROW
-    ),
-    "gemm, whose sums are larger than its values": Spelling(
-        "y = Gemm<alpha=0.5, transB=1>(x, w)", "Linear Affine", {"w": TALL}, ROW
+        "y = Gemm<alpha=0.5, beta=2.0, transB=1>(x, w, c)", "Linear Affine", {"w": TALL, "c": noise(1, 5)}, ROW
     ),
     "gemm, number": Spelling("y = Gemm<transB=1>(x, w, c)", "Linear", {"w": TALL, "c": noise(1)}, ROW),
     "gemm, none": Spelling("y = Gemm(x, w)", "Linear", {"w": DENSE}, ROW, 11),
