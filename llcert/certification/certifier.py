@@ -230,8 +230,8 @@ def _stages(
         provers = provers_of(network, colorings, settings, hints, None if checkable is None else checkable.slack)
         weaker = {a: p for a, p in provers.items() if a is not settings.assurance}
         for name, stage in certifying.items():
-            own = provers[settings.assurance]
-            stages[name] = ProvedStage(stage, own, settings.assurance, weaker, evidence=checkable is not None)
+            prover = provers[settings.assurance]
+            stages[name] = ProvedStage(stage, prover, settings.assurance, weaker, evidence=checkable is not None)
     clean = Clean(estimator.program, settings.specification)
     return (clean, *(stages[name] for name in settings.running)), provers
 

@@ -37,14 +37,14 @@ def told_apart(
     every evaluation, `[batch, logits]`. references: y, `[batch]`. logits: their boxes. first: whether the specification
     needs y to be the largest, so that no exponential of a larger logit counts. Raises UnsupportedModel as `rounding`.
     """
-    own = logits.lower.gather(1, references[:, None]), logits.upper.gather(1, references[:, None])
+    reference = logits.lower.gather(1, references[:, None]), logits.upper.gather(1, references[:, None])
     apart = torch.ones_like(margins, dtype=torch.bool)
     for op in filter(None, (rounding(found) for found in heads)):
         if op == Sigmoid():
-            apart &= _least_difference(margins, *own) > _SIGMOID
+            apart &= _least_difference(margins, *reference) > _SIGMOID
         else:
             apart &= margins > _SOFTMAX * (1 + math.log(margins.shape[1]))
-            apart &= first | (logits.upper.amax(1, keepdim=True) - own[0] < _DEEPEST - math.log(margins.shape[1]))
+            apart &= first | (logits.upper.amax(1, keepdim=True) - reference[0] < _DEEPEST - math.log(margins.shape[1]))
     return torch.where(apart.scatter(1, references[:, None], True), margins, -torch.inf)
 
 

@@ -43,8 +43,8 @@ class Perturbations:
     def natural(images: Tensor, radii: Tensor, dtype: torch.dtype, pixels: PixelRange = UNIT) -> Perturbations:
         """The balls inside the pixel range, but the whole ball of an image that leaves it: its range is not known."""
         free, cut = Perturbations.whole(images, radii, dtype), Perturbations.clipped(images, radii, dtype, pixels)
-        known = spread(pixels.holds(images), images)
-        low, high = torch.where(known, cut.low, free.low), torch.where(known, cut.high, free.high)
+        inside = spread(pixels.holds(images), images)
+        low, high = torch.where(inside, cut.low, free.low), torch.where(inside, cut.high, free.high)
         return Perturbations(images, radii, low, high, dtype)
 
     def select(self, images: Tensor) -> Perturbations:

@@ -57,12 +57,12 @@ class PGD:
             open_ = torch.nonzero(~reached.refuted)[:, 0]
             if len(open_) == 0:
                 break
-            some, own = around.select(open_), labels[open_]
+            some, references = around.select(open_), labels[open_]
             begin = some.start
             if self.random_start or restart:
                 begin = some.random(seeds[open_.to(seeds.device)] + restart * _RESTART)
-            paths = Paths(some, begin, own, torch.arange(len(open_), device=own.device))
-            steps, loss = (self.step,) * self.steps, self._loss(adversary, own)
+            paths = Paths(some, begin, references, torch.arange(len(open_), device=references.device))
+            steps, loss = (self.step,) * self.steps, self._loss(adversary, references)
             found = ascend(adversary, paths, loss, steps, patience=self.patience, progress=self.progress)
             reached = reached.joined(found, open_)
         return reached

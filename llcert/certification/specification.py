@@ -123,8 +123,8 @@ class Specification(ABC):
 
     def _ranked(self, bounds: Tensor, reference: Tensor, classes: int) -> Tensor:
         """The bounds of rivals, -inf where they are not finite; inf for logits that are no rival."""
-        known = torch.where(torch.isfinite(bounds), bounds, -torch.inf)
-        return torch.where(self.rivals(reference, bounds.shape[1], classes), known, torch.inf)
+        finite = torch.where(torch.isfinite(bounds), bounds, -torch.inf)
+        return torch.where(self.rivals(reference, bounds.shape[1], classes), finite, torch.inf)
 
 
 @dataclass(frozen=True)

@@ -205,8 +205,8 @@ def _delivered(request: Request, folder: TrainingFolder, job: Job, console: Cons
     llcert.save(job.network(), folder.model)
     options = dataclasses.replace(job.options, data=request.task.test_data or job.options.data)
     summary = folder.certify / SUMMARY
-    known = folder.certified()
-    folders = Folders(folder.certify, resume=known, overwrite=not known)
+    certified = folder.certified()
+    folders = Folders(folder.certify, resume=certified, overwrite=not certified)
     outputs = Outputs(again=_again(request, folder))
     code = certify(str(folder.model), options, folders, outputs, dataset=job.test)
     if code:

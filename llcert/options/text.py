@@ -37,8 +37,8 @@ def parse_eps(text: str) -> float:
 def parse_range(text: str) -> tuple[str, str]:
     """The two ends of `0,1` or `-1/2,0.5` as texts of finite numbers, the lower one first; InvalidInput for others."""
     ends = tuple(part.strip() for part in text.split(","))
-    known = len(ends) == 2 and all(_END.fullmatch(end) for end in ends)
-    if not known or not float(Fraction(ends[0])) < float(Fraction(ends[1])):
+    two_numbers = len(ends) == 2 and all(_END.fullmatch(end) for end in ends)
+    if not two_numbers or not float(Fraction(ends[0])) < float(Fraction(ends[1])):
         raise InvalidInput(f"range {text[:40]!r}: give the lowest and the highest value of a pixel, as in 0,1 or -1,1")
     return ends[0], ends[1]
 

@@ -249,8 +249,8 @@ def _cells(counts: list[int], width: int) -> list[int]:
 
 
 def _shade(outcome: Outcome, *, ascii_only: bool) -> tuple[str, Style]:
-    known = _SHADES.get((outcome.verdict, outcome.stage), _OTHER)
-    fancy, plain, colour = _OUT_OF_RANGE if outcome.in_range is False else known
+    shade = _SHADES.get((outcome.verdict, outcome.stage), _OTHER)
+    fancy, plain, colour = _OUT_OF_RANGE if outcome.in_range is False else shade
     return plain if ascii_only else fancy, Style(color=colour)
 
 

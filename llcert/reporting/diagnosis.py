@@ -93,12 +93,12 @@ def _looseness(report: Summary) -> str:
         return "no local bound could be computed"
     largest = max(measured, key=_norm)
     lipschitz = report.local_lipschitz_mean
-    known = f"the local norm is largest in {largest.layer.name} ({_norm(largest):.3g}{_varying(largest)})"
+    loosest = f"the local norm is largest in {largest.layer.name} ({_norm(largest):.3g}{_varying(largest)})"
     if lipschitz is None or lipschitz * report.subject.middle_eps < _HOPELESS:
-        return known
+        return loosest
     return (
         f"the local Lipschitz bound is {lipschitz:.3g} on average, hopeless at this eps, as on any network that was "
-        f"not trained to keep it small; {known}"
+        f"not trained to keep it small; {loosest}"
     )
 
 

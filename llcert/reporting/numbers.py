@@ -15,14 +15,14 @@ def finite(value: float) -> float | None:
 
 def mean(values: Iterable[float]) -> float | None:
     """The mean of the finite values, None if there are none."""
-    known = [v for v in values if math.isfinite(v)]
-    return math.fsum(known) / len(known) if known else None
+    measured = [v for v in values if math.isfinite(v)]
+    return math.fsum(measured) / len(measured) if measured else None
 
 
 def median(values: Iterable[float]) -> float | None:
     """The median of the finite values, None if there are none."""
-    known = [v for v in values if math.isfinite(v)]
-    return statistics.median(known) if known else None
+    measured = [v for v in values if math.isfinite(v)]
+    return statistics.median(measured) if measured else None
 
 
 def histogram(values: list[int], intervals: int = 8) -> tuple[tuple[int, int, int], ...]:

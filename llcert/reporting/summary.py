@@ -148,8 +148,8 @@ class Summary:
 
     def backed(self, assurance: Assurance) -> int:
         """How many images are certified under this assurance or a stronger one, or would be, as far as was tried."""
-        own = [s.assurance for s in self.samples if s.assurance is not None]
-        return sum(a is assurance or a.stronger(assurance) for a in own)
+        backing = [s.assurance for s in self.samples if s.assurance is not None]
+        return sum(a is assurance or a.stronger(assurance) for a in backing)
 
     @property
     def failure_probability(self) -> float | None:

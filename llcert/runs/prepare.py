@@ -210,8 +210,8 @@ def _certifier(
 
 def _normalisation(notes: tuple[str, ...]) -> str:
     """The normalisation in front of the model, in one sentence."""
-    own = next((note for note in notes if note.startswith(_NORMALISED)), None)
-    return own.removeprefix(_NORMALISED) if own else _UNTOUCHED
+    normalised = next((note for note in notes if note.startswith(_NORMALISED)), None)
+    return normalised.removeprefix(_NORMALISED) if normalised else _UNTOUCHED
 
 
 def _agreed(agreement: Agreement | None, dataset: Dataset) -> tuple[str, ...]:
@@ -234,10 +234,10 @@ def _limits(certifier: Certifier, *, proof: bool) -> Iterator[str]:
 def _warnings(dataset: Dataset, network: Network, settings: Settings) -> tuple[str, ...]:
     found = []
     low, high = dataset.pixel_range
-    known = settings.pixel_range
-    if not known.covers(low, high):
+    allowed = settings.pixel_range
+    if not allowed.covers(low, high):
         found.append(
-            f"pixels run from {low:.3g} to {high:.3g}, outside {known.words}: if they are normalised already, eps is "
+            f"pixels run from {low:.3g} to {high:.3g}, outside {allowed.words}: if they are normalised already, eps is "
             "measured in normalised units, not in pixels"
         )
     if dataset.class_count < network.classes and dataset.name in NAMED:

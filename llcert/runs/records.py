@@ -67,14 +67,14 @@ def _sample(line: dict[str, Any], seconds: float) -> Sample:
     assurance, unbounded = line.get("assurance"), line.get("unbounded")
     within = line.get("within")
     line = {k: v for k, v in line.items() if k != "unbounded"}
-    known = {
+    typed = {
         "radius": math.inf if unbounded else line["radius"],
         "verdict": Verdict(line["verdict"]),
         "stage": None if line["stage"] is None else stage_name(line["stage"]),
         "assurance": None if assurance is None else Assurance(assurance),
         "within": None if within is None else tuple(within),
     }
-    return Sample(**{**line, **known}, seconds=seconds)
+    return Sample(**{**line, **typed}, seconds=seconds)
 
 
 def _tensor(values: list[float | None]) -> torch.Tensor:

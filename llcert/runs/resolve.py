@@ -24,12 +24,13 @@ _SOLVERS = {"lanczos": Lanczos, "power": PowerIteration}
 
 def with_metadata(options: Options, network: Network) -> Options:
     """The options, with what they leave open taken from the model's metadata."""
-    known = network.metadata
+    metadata = network.metadata
     mean, std = (
-        (parse_numbers(known[k], f"the model's metadata llcert.{k}") if k in known else None) for k in ("mean", "std")
+        (parse_numbers(metadata[k], f"the model's metadata llcert.{k}") if k in metadata else None)
+        for k in ("mean", "std")
     )
     return options.filled(
-        Options(eps=known.get("eps"), data=known.get("data"), layout=known.get("layout"), mean=mean, std=std)
+        Options(eps=metadata.get("eps"), data=metadata.get("data"), layout=metadata.get("layout"), mean=mean, std=std)
     )
 
 
@@ -128,7 +129,7 @@ def device_name(device: torch.device) -> str:
 
 def dtype_of(text: str | None, network: Network) -> torch.dtype:
     """The number format of estimates: by name, or the network's own for None."""
-    known = {None: network.dtype, "float32": torch.float32, "float64": torch.float64}
-    if text not in known:
+    formats = {None: network.dtype, "float32": torch.float32, "float64": torch.float64}
+    if text not in formats:
         raise InvalidInput(f"dtype {str(text)[:40]!r}: choose float32 or float64")
-    return known[text]
+    return formats[text]

@@ -91,9 +91,9 @@ def _loaded(
     if shared:
         own_device(device_of(options.device))
     network, model = load(path), str(path)
-    known = with_metadata(options, network)
-    settings_of(known, model)  # what is wrong with the options is told before anything is downloaded
-    dataset = dataset or data_of(known, model, progress)
+    completed = with_metadata(options, network)
+    settings_of(completed, model)  # what is wrong with the options is told before anything is downloaded
+    dataset = dataset or data_of(completed, model, progress)
     found = prepare(network, options, model=model, sha256=file_sha256(path), dataset=dataset, proof=proof)
     torch.set_num_threads(threads_for(multiplications(found.certifier.program), own_threads()))
     return found

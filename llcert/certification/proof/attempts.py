@@ -36,8 +36,8 @@ class Objectives:
 
     def select(self, positions: Tensor) -> Objectives:
         """Some of the objectives, possibly repeated; positions: index."""
-        own = (t[positions] for t in (self.directions, self.images, self.classes, self.enough))
-        return Objectives(self.trace.select(positions), *own)
+        rest = (t[positions] for t in (self.directions, self.images, self.classes, self.enough))
+        return Objectives(self.trace.select(positions), *rest)
 
 
 @dataclass(frozen=True)
@@ -69,9 +69,9 @@ def repeated(relaxation: FixedRelaxation, backward: Backward, objectives: Object
     here, there = relaxation.find(objectives.images, objectives.classes)
     if len(here) == 0:
         return Attempted(here, objectives.enough[here])
-    own = objectives.select(here)
+    some = objectives.select(here)
     choices = {k: Choice(c.slopes[there].double(), c.lam[there].double()) for k, c in relaxation.choices.items()}
-    found = backward(own.trace, {backward.program.output: own.directions}, fixed(choices), best_stop=True)
+    found = backward(some.trace, {backward.program.output: some.directions}, fixed(choices), best_stop=True)
     return Attempted(here, found.lower[:, 0], choices)
 
 
@@ -95,9 +95,9 @@ def branched(cover: BranchCover, ascent: Ascent, backward: Backward, objectives:
         leaves = cover.leaves.select(cover.leaves.rows == covered).double()
         if len(leaves) == 0:
             continue
-        own = objectives.select(torch.full_like(leaves.rows, place))
-        rows = {backward.program.output: own.directions}
-        leaves = bounded(backward, own.trace, rows, leaves, ascent, own.enough)
+        each = objectives.select(torch.full_like(leaves.rows, place))
+        rows = {backward.program.output: each.directions}
+        leaves = bounded(backward, each.trace, rows, leaves, ascent, each.enough)
         worst[row] = leaves.bounds.amin()
         parts.append(replace(leaves, rows=torch.full_like(leaves.rows, row)))
     return Attempted(here, worst, leaves=Leaves.joined(parts) if parts else None)

@@ -150,23 +150,23 @@ def _at_first_stop(backward: Backward, tried: Objectives, choices: Choices, leas
         ends = _ends(backward, tried.trace.select(rows), {n: a[rows] for n, a in stop.linear.coefficients.items()})
         passed = {k: c for k, c in choices.items() if _above(backward, k[0], node)}
         for place, row in enumerate(rows.tolist()):
-            own = {k: Choice(c.slopes[row], c.lam[row]) for k, c in passed.items()}
-            yield row, (best[row], ObjectiveEvidence(node, own, {n: lam[place] for n, lam in ends.items()}))
+            relaxed = {k: Choice(c.slopes[row], c.lam[row]) for k, c in passed.items()}
+            yield row, (best[row], ObjectiveEvidence(node, relaxed, {n: lam[place] for n, lam in ends.items()}))
 
 
 def _in_all_parts(backward: Backward, tried: Objectives, leaves: Leaves, least: Tensor) -> _Recorded:
     """Objectives that are proved in every part of a cover, each on its way down to the image."""
     for row in leaves.rows.unique().tolist():
-        own = leaves.select(leaves.rows == row)
-        each = tried.select(own.rows)
-        trace, choices = with_splits(backward, each.trace, own.splits), _short(own.choices)
+        cover = leaves.select(leaves.rows == row)
+        each = tried.select(cover.rows)
+        trace, choices = with_splits(backward, each.trace, cover.splits), _short(cover.choices)
         found = backward(trace, {backward.program.output: each.directions}, fixed(choices))
         worst = found.lower.amin()
         if not bool(worst > least[row]):
             continue
         ends = {n: lam[:, 0] for n, lam in _ends(backward, trace, found.linear.coefficients).items()}
         parts = {k: Choice(c.slopes[:, 0], c.lam[:, 0]) for k, c in choices.items()}
-        splits = own.splits if len(own) > 1 else {}
+        splits = cover.splits if len(cover) > 1 else {}
         yield row, (float(worst), ObjectiveEvidence(backward.program.input, parts, ends, splits))
 
 

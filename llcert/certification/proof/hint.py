@@ -40,16 +40,16 @@ class FixedRelaxation:
         return FixedRelaxation(torch.cat([p.images for p in parts]), torch.cat([p.classes for p in parts]), choices)
 
     def find(self, images: Tensor, classes: Tensor) -> tuple[Tensor, Tensor]:
-        """Which of these objectives are known: their positions among the arguments, and among `self.images`."""
+        """Which of these objectives are here: their positions among the arguments, and among `self.images`."""
         return _matched((self.images, self.classes), (images, classes))
 
     def filled(self, choices: Choices, images: Tensor, classes: Tensor) -> Choices:
-        """The choices for these objectives, in float64, with what is known of some in place of what they were."""
+        """The choices for these objectives, in float64, those that were optimised in place of what was given."""
         here, there = self.find(images, classes)
         found = {k: Choice(c.slopes.clone(), c.lam.clone()) for k, c in choices.items()}
-        for key, known in self.choices.items():
-            found[key].slopes[here] = known.slopes[there].double()
-            found[key].lam[here] = known.lam[there].double()
+        for key, optimised in self.choices.items():
+            found[key].slopes[here] = optimised.slopes[there].double()
+            found[key].lam[here] = optimised.lam[there].double()
         return found
 
     def select(self, positions: Tensor) -> FixedRelaxation:
@@ -71,7 +71,7 @@ class BranchCover:
     leaves: Leaves
 
     def find(self, images: Tensor, classes: Tensor) -> tuple[Tensor, Tensor]:
-        """Which of these objectives are known: their positions among the arguments, and among `self.images`."""
+        """Which of these objectives are here: their positions among the arguments, and among `self.images`."""
         return _matched((self.images, self.classes), (images, classes))
 
     def select(self, positions: Tensor) -> BranchCover:

@@ -65,10 +65,10 @@ class CrownBall:
         every = torch.arange(len(image), device=image.device)
         for part in every.split(backward.rows_at_once) if len(image) else ():
             i, j = image[part], row[part]
-            own = trace.select(i)
+            traces = trace.select(i)
             rows = {backward.program.output: directions[i, j][:, None]}
-            start = backward(own, rows, tightest).linear.choices
-            bound, choices = self.ascent(backward, own, rows, start, enough_to_prove(backward.program, own))
+            start = backward(traces, rows, tightest).linear.choices
+            bound, choices = self.ascent(backward, traces, rows, start, enough_to_prove(backward.program, traces))
             margins[i, j] = torch.fmax(margins[i, j], bound[:, 0])
             found.append(FixedRelaxation(i, j, choices))
         return found
