@@ -246,6 +246,17 @@ def test_subnormal_thresholds() -> None:
     assert not certified(network, row(0.5, 0.5), 0, 0.1)
 
 
+@pytest.mark.parametrize("weight", [0.0, 1.0])
+def test_subnormal_means_of_a_batch_norm(weight: float) -> None:
+    """`(x - mean) factor` is -0.5, and 0 where the mean counts as zero; of a channel that is zero, too."""
+    statistics = torch.tensor([5e37, 1.0]), torch.tensor([0.0, -0.3]), torch.tensor([1e-38, 0.0]), torch.ones(2)
+    channel = apply(Linear(weight * torch.diag(torch.tensor([0.0, 1e-30]))), apply(Input((2,))))
+    network, image = Network(apply(BatchNorm(*statistics, eps=0.0, spatial=0), channel)), row(0.5, 0.5)
+    assert not robust_in_float32(network, image, 1, 0.05, flush=True)
+    assert not certified(network, image, 1, 0.05)
+    assert certified(network, image, 1, 0.05, Semantics.REAL)
+
+
 def test_subnormal_slopes() -> None:
     node = apply(Leaky(torch.tensor(2e-39)), apply(Linear(-2e37 * torch.eye(2)), apply(Input((2,)))))
     network = Network(apply(Linear(-torch.eye(2), torch.tensor([0.0, 1e-3])), node))

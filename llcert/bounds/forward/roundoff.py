@@ -166,7 +166,9 @@ class BlockSizes:
         offset = _nonzero(op.offset_size(size)).to(torch.float64)
         propagated = op.transformed(torch.abs).linear(arriving[0])
         if not op.copies:
-            propagated = propagated + _flushing_error(op, size + arriving[0], entries[0], node.rounding)
+            # an offset may be made of numbers that the coefficients scale, as that of a batch norm of its mean
+            met = torch.ones_like(entries[0]) if bool(offset.any()) else entries[0]
+            propagated = propagated + _flushing_error(op, size + arriving[0], met, node.rounding)
         return _Terms(propagated, op.paths(entries[0]) + offset)
 
     def _own_error(self, node: Node, terms: _Terms, roundings: int, values: Tensor | None) -> Tensor:
@@ -220,7 +222,7 @@ def _flushing_error(op: LinearOp, sizes: Tensor, entries: Tensor, form: Rounding
     """Bounds of the error of a linear map where subnormal values and weights are flushed to zero.
 
     Weights up to `2^24 tiny` count, for factors that are computed from others. sizes: of its input. entries: 1 where
-    that may differ from zero.
+    that may differ from zero, or something else that the coefficients scale.
     """
     weak = op.transformed(lambda a: torch.where(a.abs() < 2**24 * form.tiny, a.abs(), 0.0))
     return weak.linear(sizes) + 4 * form.tiny * op.transformed(torch.abs).linear(entries)
