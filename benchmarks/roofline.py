@@ -30,6 +30,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from llcert.api import load
 from llcert.certification import Assurance, Batch, BoundsSoFar, Certifier, Finding, Settings, Verdict
+from llcert.certification.proof.hint import ProofHint
 from llcert.certification.proof.proved_stage import ProvedStage
 from llcert.certification.verdict import Stage
 from llcert.data import Dataset, load_dataset
@@ -101,15 +102,21 @@ class Watched:
     def verdict(self) -> Verdict:
         return self.stage.verdict
 
-    def __call__(self, batch: Batch, known: BoundsSoFar) -> Finding:
+    @property
+    def possible_hints(self) -> tuple[ProofHint, ...]:
+        """Of a stage that certifies; none of any other."""
+        hints: tuple[ProofHint, ...] = getattr(self.stage, "possible_hints", ())
+        return hints
+
+    def __call__(self, batch: Batch, so_far: BoundsSoFar) -> Finding:
         with ExitStack() as stack:
             if self.limits is not None:
                 operations = stack.enter_context(FlopCounterMode(display=False))
                 stack.enter_context(Counter(operations, self.limits, self.work))
-                return self.stage(batch, known)
+                return self.stage(batch, so_far)
             synchronise(batch.images.device)
             begun = time.perf_counter()
-            finding = self.stage(batch, known)
+            finding = self.stage(batch, so_far)
             synchronise(batch.images.device)
             self.work.seconds += time.perf_counter() - begun
             self.work.seen += len(batch)
@@ -122,7 +129,7 @@ def main() -> None:
     parser.add_argument("--images", type=int, default=64)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--device", default="cpu")
-    parser.add_argument("--stages", default="global,local,attack,dual")
+    parser.add_argument("--stages", default="global,local,attack,crown-ball")
     parser.add_argument("--only", help="networks whose name holds this text")
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
