@@ -55,7 +55,8 @@ def slopes_between(least: Tensor, most: Tensor) -> LoopTransform:
     centre = (least + most) / 2
     half = torch.maximum(most - centre, centre - least)
     exact = ((half == 0) | (half == 0.5) | (half == 1)) & (centre + half == most) & (centre - half == least)
-    return LoopTransform(Affine(centre), Affine(torch.where(exact, half, torch.nextafter(half, half + 1))))
+    above = torch.nextafter(half, torch.full_like(half, torch.inf))
+    return LoopTransform(Affine(centre), Affine(torch.where(exact, half, above)))
 
 
 @dataclass(frozen=True)

@@ -112,7 +112,8 @@ def _deployed_activation_error(phi: Activation, z: Region, values: Region, form:
     """Bounds of the errors of an activation over a region in the deployed format."""
     lost, summed = activation_flushing(z, values, phi, form), phi.summed(z)
     if summed is not None:
-        lost = torch.where(summed > 0, lost + DOUBLE.above(form.gamma(8) * summed, 4), lost)
+        differs = DOUBLE.above(form.gamma(8) * summed, 4) + 4 * form.tiny  # roundings, and a difference that is flushed
+        lost = torch.where(summed > 0, lost + differs, lost)
         lost = torch.where(4 * summed < form.largest, lost, torch.inf)
     return activation_rounding(phi, values, form) + lost
 
