@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from llcert.bounds.liplt import Composed
-from llcert.data import NAMED, Dataset
+from llcert.data import NAMED, Dataset, select
 from llcert.data.dataset import subset
 from llcert.errors import InvalidInput
 from llcert.frontend.adapt import adapt
@@ -84,6 +84,7 @@ def prepare(resolved: Resolved, data: tuple[Dataset, Dataset], *, team: Team | N
     Augmentation.of(recipe).check((1, *train.image_shape))
     network = _built(recipe, train) if resolved.network is None else resolved.network
     _check_labels(network, train, test)
+    select(options.samples, len(test))  # refused now rather than after the training
     if recipe.sparsity and all(phase.loss is Loss.STANDARD for phase in recipe.phases):
         raise InvalidInput(
             "sparsity: the standard loss computes no bounds, which eq. 12 is about; choose another --loss"
@@ -204,6 +205,7 @@ def _identity(resolved: Resolved, train: Dataset, team: Team) -> dict[str, Any]:
         "layout": options.layout,
         "data_sha256": train.sha256(range(len(train))),
         "processes": team.size,
+        "samples": options.samples,
         "stages": list(settings.stages),
         "assurance": settings.assurance.value,
     }

@@ -24,8 +24,8 @@ from llcert_train.settings import Recipe
 class Task:
     """What is trained, on what, where. model: a file, or None for a new network of the recipe's architecture.
 
-    test_data: a path, beside a path of training data. mean, std, layout: of the images in front of the network. stages,
-    assurance: of the certification at the end, by default those of every certification.
+    test_data: a path, beside a path of training data. mean, std, layout: of the images in front of the network.
+    samples, stages, assurance: of the certification at the end, by default those of every certification.
     """
 
     model: Path | None
@@ -35,6 +35,7 @@ class Task:
     std: tuple[float, ...] | None = None
     layout: str | None = None
     device: str | None = None
+    samples: str | None = None
     stages: tuple[str, ...] | None = None
     assurance: str | None = None
 
@@ -110,6 +111,7 @@ def _options(task: Task, recipe: Recipe, network: Network | None) -> Options:
         std=task.std,
         layout=task.layout,
         device=task.device,
+        samples=task.samples,
         stages=task.stages,
         assurance=task.assurance,
     )

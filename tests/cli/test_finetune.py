@@ -161,6 +161,8 @@ def test_plots_of_the_run(run: Run, tuned: Path, tmp_path: Path) -> None:
         (["--rate", "nan"], "rate"),
         (["--recipe", "nothing"], "finetune"),
         (["--stages", "global,hope"], "crown-ball, crown-ball-intermediate, branch"),
+        (["--samples", "0"], "samples"),
+        (["--samples", "300:400"], "360"),
         (["--stages", ""], "crown-ball, crown-ball-intermediate, branch"),
         (["--assurance", "faith"], "probabilistic"),
         (["--data", "nowhere"], "nowhere"),
@@ -297,11 +299,11 @@ def test_a_recipe_of_ones_own(run: Run, tmp_path: Path) -> None:
     file.write_text(
         'arch = "mlp"\ndata = "digits"\neps = "0.3"\nloss = "gloro"\nepochs = 1\nbatch = 256\nheld_out = 20\n'
     )
-    weak = ("--stages", "global", "--assurance", "estimate")
+    weak = ("--samples", 20, "--stages", "global", "--assurance", "estimate")
     result = run("train", "--recipe", file, "--out", tmp_path / "run", "--rate", 0.002, *weak)
     assert result.code == 0, result.err
     found = summary(tmp_path / "run")
-    assert (stages(found), found["assurance"]) == (["global"], "estimate")
+    assert (found["samples"], stages(found), found["assurance"]) == (20, ["global"], "estimate")
     stored = json.loads((tmp_path / "run" / "run.json").read_text())["recipe"]
     assert (stored["loss"], stored["rate"], stored["eps"]) == ("gloro", 0.002, "0.3")
 
@@ -354,7 +356,11 @@ def test_another_recipe_cannot_be_resumed(run: Run, tuned: Path) -> None:
 
 @pytest.mark.parametrize(
     ("arguments", "words"),
-    [(("--stages", "global"), "stages is ['global'] now"), (("--assurance", "estimate"), "assurance is estimate now")],
+    [
+        (("--stages", "global"), "stages is ['global'] now"),
+        (("--assurance", "estimate"), "assurance is estimate now"),
+        (("--samples", 7), "samples is 7 now"),
+    ],
 )
 def test_another_certification_cannot_be_resumed(run: Run, tuned: Path, arguments: tuple[str, str], words: str) -> None:
     result = run("finetune", MODELS / "digits_relu.onnx", "--out", tuned, "--resume", *arguments)

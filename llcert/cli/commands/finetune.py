@@ -98,7 +98,7 @@ def train(
     raise typer.Exit(run(Request(task, recipe, fields, folder, resume=resume, overwrite=overwrite)))
 
 
-_TRAIN = ("data_root", "device", "stages", "assurance")
+_TRAIN = ("data_root", "device", "samples", "stages", "assurance")
 _FINETUNE = ("mean", "std", "layout", *_TRAIN)
 """The options of a certification that the commands take."""
 
@@ -127,6 +127,7 @@ def _of_certification(*names: str) -> list[Offered]:
     end = "Of the certification at the end:"
     return of_certification(
         *names,
+        samples={"help": f"{end} the first N test images, or images A to B-1."},
         stages={"help": f"{end} comma list of {', '.join(STAGES)}."},
         assurance={"help": f"{end} estimate, probabilistic or deterministic."},
     )
