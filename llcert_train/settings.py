@@ -293,6 +293,12 @@ def read_recipe(name_or_path: str) -> Recipe:
     return _parsed(content, str(path))
 
 
+def shown_fields(recipe: str | None) -> dict[str, str]:
+    """What help says of the fields in which a recipe differs from the defaults, by name; of none without a recipe."""
+    default, own = Recipe().to_json(), (Recipe() if recipe is None else read_recipe(recipe)).to_json()
+    return {k: str(v).lower() if isinstance(v, bool) else str(v) for k, v in own.items() if v != default[k]}
+
+
 def _parsed(content: bytes, source: str) -> Recipe:
     try:
         values = tomllib.loads(content.decode())

@@ -20,7 +20,7 @@ import llcert.ops  # registers the importers
 from llcert.ops import registry
 from llcert.options.certification import DECLARED
 from llcert.options.declaration import declaration_of
-from llcert_train.settings import Recipe, kind_of
+from llcert_train.settings import Recipe, kind_of, shown_fields
 
 ROOT = Path(__file__).parents[1]
 DOCUMENTS = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")])
@@ -115,13 +115,15 @@ def test_the_table_of_operators_is_that_of_the_code() -> None:
 
 def recipe_table() -> str:
     """The table of docs/cli.md: every field of a recipe."""
-    lines = ["| option | meaning | default |", "|---|---|---|"]
+    lines, own = ["| option | meaning | default | in `finetune` |", "|---|---|---|---|"], shown_fields("finetune")
     for field in dataclasses.fields(Recipe):
         kind, default = kind_of(field), Recipe().to_json()[field.name]
         option = field.name.replace("_", "-")
         given = f"`--{option}`, `--no-{option}`" if kind is bool else f"`--{option}`"
         shown = "" if default in (None, "") else f"`{str(default).lower() if kind is bool else default}`"
-        lines.append(f"| {given if field.name != 'arch' else '`ARCH`'} | {declaration_of(field).help} | {shown} |")
+        said = f"`{own[field.name]}`" if field.name in own else ""
+        name = given if field.name != "arch" else "`ARCH`"
+        lines.append(f"| {name} | {declaration_of(field).help} | {shown} | {said} |")
     return "\n".join(lines)
 
 

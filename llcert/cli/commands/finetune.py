@@ -13,7 +13,7 @@ from llcert.cli import arguments as a
 from llcert.cli.declared import Offered, of_certification, offered, with_options
 from llcert.options import STAGES, Options
 from llcert.options.certification import ASKED, OUTPUT
-from llcert_train.settings import GROUPS, Recipe, kind_of
+from llcert_train.settings import GROUPS, Recipe, kind_of, shown_fields
 
 if TYPE_CHECKING:
     from llcert_train.task import Task
@@ -89,7 +89,10 @@ def train(
     overwrite: Overwrite = False,
     **given: Any,
 ) -> None:
-    """Trains a new network to be certifiable, by the same loop; alone or under torchrun on several GPUs."""
+    """Trains a new network to be certifiable, by the same loop; alone or under torchrun on several GPUs.
+
+    The defaults below are those of fields that the recipe leaves out.
+    """
     from llcert.cli.training import Request, run
 
     task, fields = _asked(None, test_data, given, _TRAIN)
@@ -114,13 +117,14 @@ def _asked(
     return task, {name: value for name, value in given.items() if name not in names}
 
 
-def _of_recipe(*without: str) -> Iterator[Offered]:
-    """The options of a recipe's fields, without some."""
-    group = ""
+def _of_recipe(*without: str, recipe: str | None = None) -> Iterator[Offered]:
+    """The options of a recipe's fields, without some. recipe: the command's own, whose values are the defaults."""
+    values, group = shown_fields(recipe), ""
     for f in dataclasses.fields(Recipe):
         group = GROUPS.get(f.name, group)
         if f.name not in without:
-            yield offered(f, kind_of(f), panel=group)
+            shown = {"shown": values[f.name]} if f.name in values else {}
+            yield offered(f, kind_of(f), panel=group, **shown)
 
 
 def _of_certification(*names: str) -> list[Offered]:
@@ -135,6 +139,9 @@ def _of_certification(*names: str) -> list[Offered]:
 
 finetune = with_options(
     finetune,
-    [*_of_certification(*_FINETUNE), *_of_recipe("arch", "threshold", "initial", "centre", "orthogonal")],
+    [
+        *_of_certification(*_FINETUNE),
+        *_of_recipe("arch", "threshold", "initial", "centre", "orthogonal", recipe="finetune"),
+    ],
 )
 train = with_options(train, [*_of_certification(*_TRAIN), *_of_recipe("arch", "quantile", "per", "batch_norm")])
