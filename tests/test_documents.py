@@ -131,6 +131,14 @@ def test_the_table_of_recipes_is_that_of_the_code() -> None:
     assert recipe_table() in (ROOT / "docs/cli.md").read_text(), f"put into docs/cli.md:\n{recipe_table()}"
 
 
+def test_every_decision_is_listed_by_its_title() -> None:
+    folder = ROOT / "docs/decisions"
+    records = {path: path.read_text().splitlines()[0].removeprefix("# ") for path in folder.glob("*.md")}
+    listed = (folder / "README.md").read_text()
+    lost = [p.name for p, title in records.items() if p.name != "README.md" and f"[{title}]({p.name})" not in listed]
+    assert not lost
+
+
 @pytest.mark.parametrize("name", DECLARED)
 def test_options_of_a_certification_are_documented_with_their_defaults(name: str) -> None:
     """A row `| `--flag METAVAR` | meaning | default |` of docs/cli.md."""

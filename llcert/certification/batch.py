@@ -42,7 +42,7 @@ class BoundsSoFar:
     """Bounds that earlier stages found for the images of a batch; every field has the batch as its first axis.
 
     bounds: the best lower bounds of `z_reference - z_j` over each ball, `[batch, logits]`, float64; -inf where there is
-    none. masked: the forward pass with 0/1 row weights (eq. 6). refined: the same with intermediate bounds from
+    none. masked: the forward pass with slope weights (eq. 6). refined: the same with intermediate bounds from
     backward passes (docs/method.md, section 10). None for passes that no stage has computed, or that were given up
     where memory ran out.
     """

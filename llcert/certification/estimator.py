@@ -67,7 +67,7 @@ class Estimator:
         return self._propagated(batch, self.start, saved, weighting=weighting)
 
     def masked(self, batch: Batch, so_far: BoundsSoFar) -> tuple[Trace, BoundsSoFar]:
-        """The forward pass with 0/1 row weights (eq. 6), computed where `so_far` lacks it; and `so_far` with it."""
+        """The forward pass with slope weights (eq. 6), computed where `so_far` lacks it; and `so_far` with it."""
         trace = so_far.masked or self.trace(batch, RowWeighting.SLOPE)
         return trace, replace(so_far, masked=trace)
 

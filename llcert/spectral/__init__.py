@@ -1,7 +1,7 @@
 """Spectral norms of masked linear maps `diag(w) A diag(v)`, many images at a time (docs/method.md, section 7).
 
-A map is given by its action and its adjoint; nothing here knows an operator or a network. A solver (`Solver`) takes a
-batch of masked maps and says of every norm it returns on which side of the truth it lies (`Side`):
+A map is given by its action and its adjoint; nothing here knows a network, and only `torus_bound` an operator. A solver
+(`Solver`) takes a batch of masked maps and says of every norm it returns on which side of the truth it lies (`Side`):
 
 | solver | `Side` | how | for |
 |---|---|---|---|

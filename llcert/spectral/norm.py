@@ -32,8 +32,9 @@ class Norm:
     """The largest singular value of the masked map of each image; `side` says on which side of the truth values lie.
 
     value: `[batch]`.
-    vector: a unit right singular vector of each, `[batch, *columns]`, for warm starts; None from a solver without any.
-    iterations: steps or factorisations, `[batch]`, int64.
+    vector: where a solver of nearly the same maps may start, `[batch, *columns]`: a unit right singular vector of each
+    from a solver that finds one, else the start that was given, or None.
+    iterations: steps or factorisations, `[batch]`, whole numbers.
     converged: `[batch]`, False where the value must not be used.
     """
 
@@ -52,8 +53,9 @@ class Norm:
 class Solver(Protocol):
     """Computes the norms of a batch of masked maps.
 
-    Every image gets the value that it would get alone, but for rounding. `Norm.side` is `UPPER` only for values that
-    are proved, rounding included, of the map in real numbers. Where a solver finds nothing, or a value that is not
+    An estimate of an image is what it would be alone, but for rounding; how near the truth a proved or a probable bound
+    is may depend on the rest of the batch, whether it holds does not. `Norm.side` is `UPPER` only for values that are
+    proved, rounding included, of the map in real numbers. Where a solver finds nothing, or a value that is not
     finite, `Norm.converged` is False, and the caller takes the norm of the unmasked map instead.
     """
 

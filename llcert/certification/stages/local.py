@@ -19,7 +19,7 @@ from llcert.program import Program
 
 @dataclass(frozen=True)
 class Local:
-    """Certifies by the local Lipschitz bound: 0/1 row weights first (eq. 6), secant weights for what stays open."""
+    """Certifies by the local Lipschitz bound: slope weights first (eq. 6), secant weights for what stays open."""
 
     estimator: Estimator
     name: str = "local"
