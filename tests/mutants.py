@@ -86,16 +86,16 @@ MUTANTS = (
     Mutant(
         "the errors of a block at the centre of its sources taken for those anywhere in their balls",
         "BlockRoundoff.length",
-        "distance(self.centre_error, weights) + DOUBLE.above(largest_weight * self.growth)",
+        "distance(self.centre_error, weights) + DOUBLE.above(largest_weight * self.further_error)",
         "distance(self.centre_error, weights)",
-        "tests/bounds/forward/test_growth.py::test_measured_errors_far_from_a_centre_of_zeros_are_covered",
+        "tests/bounds/forward/test_further_error.py::test_measured_errors_far_from_a_centre_of_zeros_are_covered",
     ),
     Mutant(
         "an entry that is zero at the centre alone counted as zero",
         "_centre_size",
         "region.centre.abs().clamp(min=DOUBLE.tiny)",
         "region.centre.abs()",
-        "tests/bounds/forward/test_growth.py::test_terms_that_are_zero_at_the_centre_round_elsewhere",
+        "tests/bounds/forward/test_further_error.py::test_terms_that_are_zero_at_the_centre_round_elsewhere",
     ),
     Mutant(
         "an activation's error left out of a radius",
@@ -481,7 +481,7 @@ MUTANTS = (
         "length_around_centre",
         "above(float(weights.max()) * further, 1)",
         "0.0",
-        "tests/checker/test_growth.py::test_a_radius_that_forgets_the_ball_is_rejected",
+        "tests/checker/test_further_error.py::test_a_radius_that_forgets_the_ball_is_rejected",
     ),
     Mutant(
         "the checker takes every sum for one in float64",

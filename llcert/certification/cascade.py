@@ -112,7 +112,11 @@ class _Results:
             self.layers.append(finding.layers)
         backed = {**finding.weaker, finding.assurance: finding.decided} if stage.verdict is Verdict.CERTIFIED else {}
         assurances = [(assurance, images.tolist()) for assurance, images in backed.items()]
-        fields = {"margin": finding.margin, "local_lipschitz": finding.lipschitz, "radius_growth": finding.growth}
+        fields = {
+            "margin": finding.margin,
+            "local_lipschitz": finding.lipschitz,
+            "radius_growth": finding.radius_growth,
+        }
         measures = {name: values.tolist() for name, values in fields.items() if values is not None}
         for i, position in enumerate(part.positions.tolist()):
             sample = self._with_verdict(position, stage, finding, i) if decided[i] else self.samples[position]

@@ -15,7 +15,7 @@ from llcert.certification.proof.prover import Prover
 from llcert.certification.specification import positive
 from llcert.numerics.tensors import length
 
-_GROWTH = 1.5
+_FACTOR = 1.5
 _GROWINGS = 24
 """The search tries radii that grow by this factor, so many times at most."""
 
@@ -71,12 +71,12 @@ class RadiusSearch:
         """The radius of the global bound, `margin / (||w_j - w_y|| L)` for the nearest class that is not spared."""
         program, bound, labels = self.estimator.program, self.estimator.global_bound, batch.references
         logits = program.logits(batch.images)
-        growth = torch.zeros_like(logits)
+        constants = torch.zeros_like(logits)
         last = self.estimator.last
         for term in last.rows:
-            growth = growth + length(last.differences(term, labels), 2) * bound.lipschitz[term.source]
-        growth = growth if bound.pairs is None else torch.minimum(growth, bound.pairs[labels])
-        radii = (logits.gather(1, labels[:, None]) - logits) / growth
+            constants = constants + length(last.differences(term, labels), 2) * bound.lipschitz[term.source]
+        constants = constants if bound.pairs is None else torch.minimum(constants, bound.pairs[labels])
+        radii = (logits.gather(1, labels[:, None]) - logits) / constants
         never = torch.finfo(radii.dtype).max
         nearest = self.estimator.specification.margin(radii.clamp(max=never), labels, program.classes)
         return torch.where(positive(nearest) & (nearest < never), nearest, 0.0).double()
@@ -84,14 +84,14 @@ class RadiusSearch:
     def _searched(self, batch: Batch, low: Tensor) -> Tensor:
         """The largest radius that a probe certified, to the tolerance."""
         low = low.clone()
-        high = low * _GROWTH
+        high = low * _FACTOR
         rising = low > 0
         for _ in range(_GROWINGS):
             if not bool(rising.any()):
                 break
             rising[rising.clone()] = self._certified(batch.select(rising), high[rising])
             low = torch.where(rising, high, low)
-            high = torch.where(rising, high * _GROWTH, high)
+            high = torch.where(rising, high * _FACTOR, high)
         open_ = (low > 0) & ~rising & (high - low > self.tolerance * high)
         while bool(open_.any()):
             middle = (low + high) / 2

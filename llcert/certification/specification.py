@@ -42,7 +42,7 @@ class Specification(ABC):
 
     @property
     @abstractmethod
-    def broken(self) -> str:
+    def misclassified_word(self) -> str:
         """The word for an image that does not have the property itself."""
 
     @abstractmethod
@@ -146,7 +146,7 @@ class Top(Specification):
         return "accuracy" if self.count == 1 else f"top {self.count}"
 
     @property
-    def broken(self) -> str:
+    def misclassified_word(self) -> str:
         return "misclassified" if self.count == 1 else f"not in the top {self.count}"
 
     def to_json(self) -> dict[str, int]:
@@ -195,7 +195,7 @@ class Never(Specification):
         return f"never {self.excluded}"
 
     @property
-    def broken(self) -> str:
+    def misclassified_word(self) -> str:
         return f"answered {self.excluded} already (or tied)"
 
     def to_json(self) -> dict[str, int]:

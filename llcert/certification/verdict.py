@@ -56,7 +56,7 @@ class Finding:
     """The findings of a stage about its images; None for what it does not compute.
 
     decided: boolean `[images]`; NaN never decides. margin: lower bounds of the worst-case margin, `[images]`.
-    lipschitz: local Lipschitz constants (eq. 6), `[images]`. growth: radius of the last hidden values over eps,
+    lipschitz: local Lipschitz constants (eq. 6), `[images]`. radius_growth: radius of the last hidden values over eps,
     `[images]`. layers: one measure a term.
     counterexample: of an attack, `[images, *shape]`, the point of the largest loss where none was found; in_range:
     whether it lies in the pixel range, boolean `[images]`.
@@ -68,7 +68,7 @@ class Finding:
     decided: Tensor
     margin: Tensor | None = None
     lipschitz: Tensor | None = None
-    growth: Tensor | None = None
+    radius_growth: Tensor | None = None
     layers: tuple[LayerMeasure, ...] = ()
     counterexample: Tensor | None = None
     in_range: Tensor | None = None

@@ -70,7 +70,7 @@ def length_around_centre(
     value, error = centre
     sizes = {s: np.where(c.size > 0, np.abs(c.centre) + LEAST, 0.0) for s, c in sources.items()}
     lost = errors(block, sizes, up(np.abs(value) + error))
-    further = growth(block, {s: c.after for s, c in sources.items()})
+    further = further_error(block, {s: c.after for s, c in sources.items()})
     return float(up(weighted(weights, error, lost) + above(float(weights.max()) * further, 1)))
 
 
@@ -80,7 +80,7 @@ def weighted(weights: Vector, error: Vector, lost: Vector) -> float:
     return length(np.where((weights > 0) & (error > 0), above(weights * error, 2), 0.0))
 
 
-def growth(block: Block, radii: Mapping[int, float]) -> float:
+def further_error(block: Block, radii: Mapping[int, float]) -> float:
     """An upper bound of the length of the vector by which `errors` at any values of the sources exceed those at their
     centres.
 

@@ -38,7 +38,7 @@ def render(report: Summary) -> RenderableType:
     parts: list[RenderableType] = [
         _asked(report),
         Text(),
-        _Bar(report.outcomes, report.subject.settings.specification.broken),
+        _Bar(report.outcomes, report.subject.settings.specification.misclassified_word),
         Text(),
         _accuracies(report),
         Text(),
@@ -201,10 +201,10 @@ def _shown(value: float | None, form: str) -> str:
 
 @dataclass(frozen=True)
 class _Bar:
-    """A bar of all images by outcome, and its legend. broken: the specification's word for misclassified images."""
+    """A bar of all images by outcome, and its legend. misclassified_word: the specification's."""
 
     outcomes: tuple[Outcome, ...]
-    broken: str
+    misclassified_word: str
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         parts = _parts(self.outcomes)
@@ -226,7 +226,7 @@ class _Bar:
 
     def _name(self, outcome: Outcome) -> str:
         by = f" ({outcome.stage})" if outcome.verdict is Verdict.CERTIFIED else ""
-        name = self.broken if outcome.verdict is Verdict.MISCLASSIFIED else outcome.verdict.value
+        name = self.misclassified_word if outcome.verdict is Verdict.MISCLASSIFIED else outcome.verdict.value
         return name + by + (", out of range" if outcome.in_range is False else "")
 
 

@@ -60,8 +60,8 @@ def held_down_by(report: Summary) -> str:
     if losses[largest] == 0:
         return "Nothing: every image is certified."
     if largest is Verdict.MISCLASSIFIED:
-        broken = report.subject.settings.specification.broken
-        return f"The network's own errors: {share} of the images are {broken} before any perturbation."
+        word = report.subject.settings.specification.misclassified_word
+        return f"The network's own errors: {share} of the images are {word} before any perturbation."
     outside = report.attacked(in_range=False)
     if largest is Verdict.ATTACKED and report.subject.clippable and 2 * outside > losses[largest]:
         return (

@@ -50,7 +50,7 @@ class Scripted:
             decided,
             margin=None if self.margin is None else torch.full(size, self.margin),
             lipschitz=torch.full(size, 2.0) if self.measures else None,
-            growth=torch.full(size, torch.inf) if self.measures else None,
+            radius_growth=torch.full(size, torch.inf) if self.measures else None,
             layers=(layer,) if self.measures else (),
             counterexample=None if self.witness is None else self.witness.expand(len(batch), -1),
         )

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from llcert.bounds import GlobalBound, RowWeighting
 from llcert.bounds.forward.box import box
-from llcert.bounds.forward.growth import growth
+from llcert.bounds.forward.further_error import further_error
 from llcert.bounds.forward.roundoff import (
     BlockRoundoff,
     BlockSizes,
@@ -179,7 +179,7 @@ def _box(
         least = 0 if frame is None else frame.products
         more = BlockSizes.at_centre(block, regions).deployed_error(value, least)
         centred = upwards(float64 + (more if frame is None else frame.larger(more)))
-        further = growth(block, {s: r.radius for s, r in regions.items()}, least)
+        further = further_error(block, {s: r.radius for s, r in regions.items()}, least)
     known.sizes[block.node], known.totals[block.node], known.errors[block.node] = sizes.size, sizes.total, error
     return z, BlockRoundoff(sizes.size, sizes.total, float64, error, centred, further, none, none)
 

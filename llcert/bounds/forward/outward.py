@@ -13,7 +13,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from llcert.bounds.forward.growth import growth
+from llcert.bounds.forward.further_error import further_error
 from llcert.bounds.forward.roundoff import (
     BlockRoundoff,
     BlockSizes,
@@ -79,8 +79,8 @@ def around_centre(
     regions = {s: h.region for s, h in sources.items()}
     value = DOUBLE.above(z.centre.abs() + roundoff.float64)
     more = slack.error(BlockSizes.at_centre(block, regions).deployed_error(value, slack.products))
-    further = growth(block, {s: r.radius for s, r in regions.items()}, slack.products)
-    return replace(roundoff, centre_error=upwards(roundoff.float64 + more), growth=further)
+    further = further_error(block, {s: r.radius for s, r in regions.items()}, slack.products)
+    return replace(roundoff, centre_error=upwards(roundoff.float64 + more), further_error=further)
 
 
 def activation_image(

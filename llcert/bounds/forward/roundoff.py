@@ -29,7 +29,7 @@ class BlockRoundoff:
     shape]`. total: the sum of the sizes of all nodes of the block and of its sources, `[batch]`. float64: the error of
     float64 in the proof in an entry of the value before the activation, `[batch, *pre shape]`. error: that and the
     error of a deployed evaluation together, for any values of the sources. centre_error: the same for the centres of
-    the sources. growth: how much longer the vector of errors is at other values than at these, `[batch]`.
+    the sources. further_error: how much longer the vector of errors is at other values than at these, `[batch]`.
     activation_error: what the activation adds to the error of an entry of the output, `[batch, *shape]`. slip: the
     distance of the output at the centre, as float64 computes it, from that in real numbers, and that of a deployed
     output from the one in real numbers at the same point, together, `[batch]`.
@@ -42,7 +42,7 @@ class BlockRoundoff:
     float64: Tensor
     error: Tensor
     centre_error: Tensor
-    growth: Tensor
+    further_error: Tensor
     activation_error: Tensor
     slip: Tensor
 
@@ -53,13 +53,15 @@ class BlockRoundoff:
         """
         over_box = distance(self.error, weights)
         largest_weight = flat(weights * torch.ones_like(self.error)).amax(1)
-        over_ball = DOUBLE.above(distance(self.centre_error, weights) + DOUBLE.above(largest_weight * self.growth))
+        over_ball = DOUBLE.above(
+            distance(self.centre_error, weights) + DOUBLE.above(largest_weight * self.further_error)
+        )
         return torch.where((over_ball < over_box) & torch.isfinite(over_box), over_ball, over_box)
 
     @property
     def entrywise(self) -> Tensor:
         """Bounds of the errors of one evaluation in each entry, by box and ball, `[batch, *pre shape]`."""
-        over_ball = DOUBLE.above(self.centre_error + spread(self.growth, self.centre_error))
+        over_ball = DOUBLE.above(self.centre_error + spread(self.further_error, self.centre_error))
         return torch.where((over_ball < self.error) & torch.isfinite(self.error), over_ball, self.error)
 
 

@@ -41,9 +41,9 @@ def test_every_image_is_measured() -> None:
     bound = global_bound(program)
     finding = decided(Local(Estimator(program, bound)), program, batch_of(images, labels, 0.05))
     assert finding.lipschitz is not None
-    assert finding.growth is not None
+    assert finding.radius_growth is not None
     assert (finding.lipschitz <= bound.logit_lipschitz).all()
-    assert (finding.growth <= bound.lipschitz[program.blocks[1].node] * (1 + 1e-9)).all()
+    assert (finding.radius_growth <= bound.lipschitz[program.blocks[1].node] * (1 + 1e-9)).all()
     assert len(finding.layers) == 3
     for layer in finding.layers:
         assert layer.norm.shape == layer.iterations.shape == layer.varying.shape == (40,)

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from llcert.bounds import CheckerSlack
 from llcert.bounds.forward.box import box
-from llcert.bounds.forward.growth import growth
+from llcert.bounds.forward.further_error import further_error
 from llcert.bounds.forward.outward import affine_image, around_centre
 from llcert.bounds.forward.roundoff import BlockRoundoff, BlockSizes, distance, largest
 from llcert.bounds.forward.slack import TIGHT, Slack
@@ -42,7 +42,7 @@ def errors_of(block: Block, regions: Mapping[Node, Region], slack: Slack = TIGHT
 
 def balled(roundoff: BlockRoundoff, weights: Tensor) -> Tensor:
     """The right side of (12.3) alone, for the deployed and the float64 errors together."""
-    return distance(roundoff.centre_error, weights) + flat(weights).amax(1) * roundoff.growth
+    return distance(roundoff.centre_error, weights) + flat(weights).amax(1) * roundoff.further_error
 
 
 def at(block: Block, points: Mapping[Node, Tensor]) -> Tensor:
@@ -116,7 +116,7 @@ def dense(*weights: Tensor, centre: Tensor, radius: float, dtype: torch.dtype = 
 
 
 def test_the_bound_is_met_where_sizes_grow_from_nothing() -> None:
-    """Equal weights and a centre of zeros: the error at the farthest point is all growth."""
+    """Equal weights and a centre of zeros: the error at the farthest point is all further error."""
     for depth in (1, 2, 3):
         centre = torch.zeros(1, 40, dtype=torch.float64)
         block, region = dense(*[torch.ones(40, 40)] * depth, centre=centre, radius=2.0)
@@ -142,7 +142,7 @@ def test_measured_errors_far_from_a_centre_of_zeros_are_covered(order: str, flus
     assert float(torch.linalg.vector_norm(point)) <= 40
     assert wrong <= float(roundoff.length(torch.ones_like(found)))
     if order == "as they stand":
-        assert wrong > 100 * float(distance(roundoff.centre_error)), "so that the growth is needed"
+        assert wrong > 100 * float(distance(roundoff.centre_error)), "so that the further error is needed"
 
 
 @pytest.mark.parametrize("scale", [1e-30, 1e-37, 3e-39])
@@ -205,7 +205,7 @@ def test_a_point_is_its_own_ball() -> None:
     centre = torch.randn(3, 20, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     block, region = dense(torch.ones(5, 20), torch.ones(4, 5), centre=centre, radius=0.0)
     roundoff = errors_of(block, {block.sources[0]: region})
-    assert float(roundoff.growth.max()) < 1e-300
+    assert float(roundoff.further_error.max()) < 1e-300
     error = at(block, {block.sources[0]: centre})
     ones = torch.ones_like(error)
     torch.testing.assert_close(roundoff.length(ones), torch.linalg.vector_norm(error, dim=1), rtol=1e-6, atol=0)
@@ -260,14 +260,14 @@ def test_a_checkers_room_makes_no_length_smaller() -> None:
             assert bool((least <= most)[torch.isfinite(least)].all())
 
 
-def test_growth_counts_a_rounding_of_every_product_and_sum() -> None:
+def test_further_error_counts_a_rounding_of_every_product_and_sum() -> None:
     """A diagonal of 2 with the R and K of lemma 3, by hand."""
     image = apply(Input((3,)))
     block, _ = lower(
         Network(apply(Linear(torch.eye(3)), apply(relu(), apply(Affine(torch.tensor(2.0)), image)))),
         dtype=torch.float64,
     ).blocks
-    (found,) = growth(block, {block.sources[0]: torch.tensor([5.0], dtype=torch.float64)}).tolist()
+    (found,) = further_error(block, {block.sources[0]: torch.tensor([5.0], dtype=torch.float64)}).tolist()
     roundings = 6 + 2 - 1  # of the product, and two terms, the offset among them
     assert found == pytest.approx(SINGLE.unit * roundings * 2 * 5, rel=1e-5)
 

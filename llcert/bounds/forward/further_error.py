@@ -16,7 +16,7 @@ from llcert.numerics.rounding import DOUBLE, SINGLE
 from llcert.program import Block
 
 
-def growth(block: Block, radii: Mapping[Node, Tensor], least: int = 0) -> Tensor:
+def further_error(block: Block, radii: Mapping[Node, Tensor], least: int = 0) -> Tensor:
     """Upper bounds of how much longer the errors of a deployed block may be than at the centres of its sources.
 
     `[batch]`, equation (12.2): the length of a vector by which `BlockSizes.deployed_error` at any values in the balls

@@ -14,7 +14,7 @@ from random_graphs import random_network
 
 from llcert.certificate_writer.graph import CertificateGraph
 from llcert.checker.blocks import Block
-from llcert.checker.deployed import errors, growth, length_around_centre, weighted
+from llcert.checker.deployed import errors, further_error, length_around_centre, weighted
 from llcert.checker.files import Arrays, InvalidCertificate
 from llcert.checker.forward import propagate
 from llcert.checker.graph import Graph, build
@@ -81,7 +81,7 @@ def test_no_point_of_the_balls_has_longer_errors(number: int) -> None:
             assert np.linalg.norm(weights * found) <= bound * (1 + 1e-12)
 
 
-def test_the_growth_is_met_where_sizes_grow_from_nothing() -> None:
+def test_the_further_error_is_met_where_sizes_grow_from_nothing() -> None:
     """Equal weights, a centre of zeros: at the farthest point the bound has hardly more than there is."""
     toy = Toy(classes=40)
     at = toy.add("input", [], 40)
@@ -92,7 +92,7 @@ def test_the_growth_is_met_where_sizes_grow_from_nothing() -> None:
     cut = Cut(zero, zero - 2, zero + 2, 2.0, np.ones(40, bool))
     found = np.linalg.norm(errors(block, {0: size}, abs(block.value({0: size}))))
     assert found <= length_around_centre(block, {0: cut}, (zero, zero), np.ones(40)) <= 1.01 * found
-    assert found / 1.01 <= growth(block, {0: 2.0}) <= 1.01 * found
+    assert found / 1.01 <= further_error(block, {0: 2.0}) <= 1.01 * found
 
 
 @dataclass(frozen=True)
