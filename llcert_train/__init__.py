@@ -1,1 +1,1 @@
-"""Training of certifiably robust networks, on the bounds of llcert."""
+"""Training of certifiably robust networks, on the bounds of llcert; *the paper* is that of `llcert`."""

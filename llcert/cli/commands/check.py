@@ -15,7 +15,7 @@ Folder = Annotated[
 
 
 def check(folder: Folder) -> None:
-    """Whether every certificate in a folder holds, by an independent checker of numpy and scipy, every rounding paid for.
+    """Whether every certificate in a folder holds, by an independent checker (numpy, scipy), every rounding paid for.
 
     The last line states what is accepted: the claim, eps, the semantics, and a range of pixels it is restricted to.
     Rejected images are named on stderr, each with the first step that is not proved.
