@@ -1,8 +1,8 @@
 """llcert: certified L2 robustness of trained networks by local Lipschitz bounds.
 
 *The paper*, here and in all modules, is Huang, Zhang, Shi, Kolter, Anandkumar, *Training Certifiably Robust Neural
-Networks with Efficient Local Lipschitz Bounds* (NeurIPS 2021); equations and tables are its own unless another source is
-named. docs/method.md has all of it in one notation.
+Networks with Efficient Local Lipschitz Bounds* (NeurIPS 2021); equations and tables are its own unless another source
+is named. docs/method.md has all of it in one notation.
 """
 
 from __future__ import annotations
