@@ -192,7 +192,7 @@ class Case:
 
 def _plain(recipe: Recipe) -> bool:
     """Whether its steps take no bounds but global ones, which the paper has no rival to."""
-    return objective.method_of(recipe).plain
+    return objective.method_of(recipe).needs_no_pass
 
 
 def _images(recipe: Recipe, root: Path | None, device: torch.device) -> TrainingData:

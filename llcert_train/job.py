@@ -115,7 +115,7 @@ def _watch(trainer: Trainer, held: TrainingData, eps: float) -> Watch:
     program, recipe = trainer.program, trainer.recipe
     pairs = any(method_of(phase).margin is Margin.PAIRS for phase in recipe.phases)
     composed = trainer.objective.composed or (Composed.of(program) if pairs else None)
-    local = not all(method_of(phase).plain for phase in recipe.phases)
+    local = not all(method_of(phase).needs_no_pass for phase in recipe.phases)
     return Watch(program, images.to(program.dtype), labels, eps, recipe.attack_steps, recipe.seed, composed, local)
 
 

@@ -69,7 +69,7 @@ class Method:
     form: Form = Form.WORST_CASE
 
     @property
-    def plain(self) -> bool:
+    def needs_no_pass(self) -> bool:
         """Whether the logits and the global bound are all that it looks at."""
         return self.balls is Balls.GLOBAL and self.margin not in (Margin.BOX, Margin.BACKWARD)
 
@@ -128,7 +128,7 @@ class Measures:
 class Objective(nn.Module):
     """The loss of a recipe on a program; its parameters are the program's leaves.
 
-    spared: whether the step's own backward pass carries out the one iteration that is asked for.
+    iterates_backward: whether the step's own backward pass carries out the one iteration that is asked for.
     narrow: the format of the network's products where no bound is propagated along with it; None for the program's.
     Norms and losses never have it.
 
@@ -143,9 +143,10 @@ class Objective(nn.Module):
         self.leaves = nn.ParameterList(leaves.values())
         self.narrow: torch.dtype | None = None
         self.solver = FewIterations(recipe.iterations, recipe.mixed)
-        self.spared = recipe.iterations == 1 and self.plain
+        self.iterates_backward = recipe.iterations == 1 and self.needs_no_pass
         self.composed = Composed.of(program) if self.method.margin is Margin.PAIRS else None
-        self.stacked = Stacked.of(program, self.composed) if self.composed is not None and self.spared else None
+        together = self.composed if self.iterates_backward else None
+        self.stacked = None if together is None else Stacked.of(program, together)
 
     def forward(
         self,
@@ -174,15 +175,15 @@ class Objective(nn.Module):
         return self._measures(logits, labels, worst, kappa, bound, trace, radius)
 
     @property
-    def plain(self) -> bool:
+    def needs_no_pass(self) -> bool:
         """Whether the logits and at most the global bound are all that the loss looks at."""
-        return self.method.balls is None or (self.method.plain and self.recipe.sparsity == 0)
+        return self.method.balls is None or (self.method.needs_no_pass and self.recipe.sparsity == 0)
 
     def _logits(self, images: Tensor) -> Tensor:
         return self.program.logits(channels_last(images), self.narrow)
 
     def _bound(self, starts: Mapping[Term, Tensor]) -> GlobalBound:
-        solver = OneProduct() if self.spared else self.solver
+        solver = OneProduct() if self.iterates_backward else self.solver
         if self.stacked is None:
             return global_bound(self.program, solver, starts=starts, joint=False, crude=False, composed=self.composed)
         known = self.stacked.known({t: unit_leaf(self._start(t, starts)) for t in self.stacked.terms})
@@ -202,7 +203,7 @@ class Objective(nn.Module):
         """The forward pass of the bounds; None where the global bound says all that is needed."""
         balls, recipe = self.method.balls, self.recipe
         assert balls is not None
-        if self.plain:
+        if self.needs_no_pass:
             return None
         start = Start.SAVED if recipe.start is RecipeStart.SAVED else Start.RANDOM
         arithmetic = EstimatedArithmetic(bound, balls, self.solver, start, saved, seed, joint=False)

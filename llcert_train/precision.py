@@ -20,7 +20,7 @@ def settle(trainer: Trainer) -> str | None:
     such, stay as they are.
     """
     asked = trainer.recipe.precision
-    if asked is Precision.FLOAT32 or not trainer.objective.plain:
+    if asked is Precision.FLOAT32 or not trainer.objective.needs_no_pass:
         return None
     trainer.compute_in(torch.bfloat16)
     if asked is Precision.BFLOAT16:

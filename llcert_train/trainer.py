@@ -117,9 +117,9 @@ class Trainer:
         self.unmasked = self._unmasked()
 
     def compute_in(self, narrow: torch.dtype | None) -> None:
-        """From now on the network's products have this format in every phase whose objective is plain."""
+        """From now on the network's products have this format in every phase that propagates no bounds."""
         self.narrow = narrow
-        self.objective.narrow = narrow if self.objective.plain else None
+        self.objective.narrow = narrow if self.objective.needs_no_pass else None
 
     @contextmanager
     def _visited(self, phase: int) -> Iterator[None]:

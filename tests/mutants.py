@@ -22,8 +22,8 @@ MUTANTS = (
     Mutant(
         "a global norm without its slope",
         "_ProvedConstants.sloped",
-        "DOUBLE.above(self.plain[term] * self.slopes[block.node])",
-        "DOUBLE.above(self.plain[term])",
+        "DOUBLE.above(self.without_slopes[term] * self.slopes[block.node])",
+        "DOUBLE.above(self.without_slopes[term])",
         "tests/certification/test_shared_values.py::test_each_activation_of_a_value_has_the_norm_of_its_own_slope",
     ),
     Mutant(

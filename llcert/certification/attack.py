@@ -50,13 +50,13 @@ class Adversary:
             return self.allowed(batch)
         return Perturbations.natural(batch.images, batch.radii, self.program.dtype, self.pixels)
 
-    def refuted(self, points: Tensor, logits: Tensor, labels: Tensor) -> Tensor:
+    def refuted(self, points: Tensor, logits: Tensor, references: Tensor) -> Tensor:
         """Whether each point is a counterexample, boolean `[points]`. logits: the program's there."""
-        found = ~self.specification.holds(logits, labels, self.program.classes)
+        found = ~self.specification.holds(logits, references, self.program.classes)
         where = torch.nonzero(found)[:, 0]
         if len(where) and self.deployed is not None:
-            deployed = self.deployed(points[where].detach()).to(labels.device)
-            found[where] = ~self.specification.holds(deployed, labels[where], self.program.classes)
+            deployed = self.deployed(points[where].detach()).to(references.device)
+            found[where] = ~self.specification.holds(deployed, references[where], self.program.classes)
         return found
 
 
@@ -104,13 +104,13 @@ class Attacked:
 class Paths:
     """The starts of gradient ascent; several paths may belong to one image.
 
-    around: the set that each path stays in. begin: its first point, `[paths, *shape]`. labels: the reference class of
-    its image, `[paths]`. images: the position of its image in the batch, `[paths]`.
+    around: the set that each path stays in. begin: its first point, `[paths, *shape]`. references: the reference
+    class of its image, `[paths]`. images: the position of its image in the batch, `[paths]`.
     """
 
     around: Perturbations
     begin: Tensor
-    labels: Tensor
+    references: Tensor
     images: Tensor
 
 
@@ -128,7 +128,7 @@ def ascend(
     steps: their lengths, in units of eps. patience: a path ends after so many steps in a row that raise its best loss
     by less than the share `progress`; 0 for never.
     """
-    around, labels, images = paths.around, paths.labels, paths.images
+    around, references, images = paths.around, paths.references, paths.images
     reached = Attacked.nothing(around)
     done = torch.zeros(int(images.max()) + 1 if len(images) else 0, dtype=torch.bool, device=images.device)
     going, current = torch.arange(len(images), device=images.device), paths.begin
@@ -137,7 +137,7 @@ def ascend(
         here = around.select(going)
         gradient, value, logits = _gradient(adversary.program, current, loss, going)
         within = here.contains(current)
-        refuted = within & adversary.refuted(current, logits, labels[going])
+        refuted = within & adversary.refuted(current, logits, references[going])
         kept = refuted | (within & (value > reached.loss[going]))
         reached.refuted[going], reached.points[going[kept]] = refuted, current[kept].to(reached.points.dtype)
         reached.loss[going[kept]] = value[kept]

@@ -47,30 +47,30 @@ class PGD:
     random_start: bool = True
     loss: AttackLoss = AttackLoss.LOG_SUM_EXP
 
-    def __call__(self, adversary: Adversary, around: Perturbations, labels: Tensor, seeds: Tensor) -> Attacked:
+    def __call__(self, adversary: Adversary, around: Perturbations, references: Tensor, seeds: Tensor) -> Attacked:
         """The points that one path for each image and restart reaches.
 
-        around: the set of each image. labels: the reference classes, `[batch]`; seeds: `[batch]`.
+        around: the set of each image. references, seeds: `[batch]`.
         """
         reached = Attacked.nothing(around)
         for restart in range(self.restarts):
             open_ = torch.nonzero(~reached.refuted)[:, 0]
             if len(open_) == 0:
                 break
-            some, references = around.select(open_), labels[open_]
+            some, own = around.select(open_), references[open_]
             begin = some.start
             if self.random_start or restart:
                 begin = some.random(seeds[open_.to(seeds.device)] + restart * _RESTART)
-            paths = Paths(some, begin, references, torch.arange(len(open_), device=references.device))
-            steps, loss = (self.step,) * self.steps, self._loss(adversary, references)
+            paths = Paths(some, begin, own, torch.arange(len(open_), device=own.device))
+            steps, loss = (self.step,) * self.steps, self._loss(adversary, own)
             found = ascend(adversary, paths, loss, steps, patience=self.patience, progress=self.progress)
             reached = reached.joined(found, open_)
         return reached
 
-    def _loss(self, adversary: Adversary, labels: Tensor) -> Loss:
+    def _loss(self, adversary: Adversary, references: Tensor) -> Loss:
         specification, classes = adversary.specification, adversary.program.classes
         loss = specification.loss if self.loss is AttackLoss.LOG_SUM_EXP else specification.violation
-        return lambda logits, paths: loss(logits, labels[paths], classes)
+        return lambda logits, paths: loss(logits, references[paths], classes)
 
 
 @dataclass(frozen=True)
@@ -85,7 +85,7 @@ class TargetedPGD:
     starts: int = 3
 
     def __call__(
-        self, adversary: Adversary, around: Perturbations, labels: Tensor, seeds: Tensor, rivals: Tensor
+        self, adversary: Adversary, around: Perturbations, references: Tensor, seeds: Tensor, rivals: Tensor
     ) -> Attacked:
         """The points that paths towards rivals reach. rivals: of each image, boolean `[batch, logits]`."""
         reached = Attacked.nothing(around)
@@ -95,17 +95,17 @@ class TargetedPGD:
                 open_ = ~reached.refuted[images]
                 if bool(open_.any()):
                     images, towards = images[open_], towards[open_]
-                    loss = _towards(adversary, labels[images], towards)
-                    paths = Paths(around.select(images), begin[images], labels[images], images)
+                    loss = _towards(adversary, references[images], towards)
+                    paths = Paths(around.select(images), begin[images], references[images], images)
                     found = ascend(adversary, paths, loss, self.steps)
                     reached = reached.joined(found, images)
         return reached
 
 
-def _towards(adversary: Adversary, labels: Tensor, rivals: Tensor) -> Loss:
-    """How far the specification is violated with the help of one rival. labels, rivals: `[paths]`."""
+def _towards(adversary: Adversary, references: Tensor, rivals: Tensor) -> Loss:
+    """How far the specification is violated with the help of one rival. references, rivals: `[paths]`."""
     specification, classes = adversary.specification, adversary.program.classes
-    return lambda logits, paths: specification.violation_by(logits, labels[paths], rivals[paths], classes)
+    return lambda logits, paths: specification.violation_by(logits, references[paths], rivals[paths], classes)
 
 
 def _paths(program: Program, images: Tensor, rivals: Tensor) -> Iterator[tuple[Tensor, Tensor]]:

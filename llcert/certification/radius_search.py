@@ -53,32 +53,32 @@ class RadiusSearch:
 
     def _unbounded(self, batch: Batch) -> Tensor:
         """Whether logits that do not depend on the image suffice for the specification, `[batch]`."""
-        program, images, labels = self.estimator.program, batch.images, batch.references
-        pairs = self.fixed[labels][:, None] & self.fixed
+        program, images, references = self.estimator.program, batch.images, batch.references
+        pairs = self.fixed[references][:, None] & self.fixed
         # behind a softmax a logit far below others is lost, and how far they go nobody knows; the first one is not
         softened = self.prover is not None and self.prover.softened and self.estimator.specification.spare > 0
         if softened or not bool(pairs.any()):
-            return torch.zeros_like(labels, dtype=torch.bool)
+            return torch.zeros_like(references, dtype=torch.bool)
         if self.prover is None:
             logits = program.logits(images)
-            bounds = logits.gather(1, labels[:, None]) - logits
+            bounds = logits.gather(1, references[:, None]) - logits
         else:
-            bounds = self.prover(images, labels, ProofHint(local=False), 0.0)
+            bounds = self.prover(images, references, ProofHint(local=False), 0.0)
         bounds = torch.where(pairs, bounds, -torch.inf)
-        return positive(self.estimator.specification.margin(bounds, labels, program.classes))
+        return positive(self.estimator.specification.margin(bounds, references, program.classes))
 
     def _by_global_norms(self, batch: Batch) -> Tensor:
         """The radius of the global bound, `margin / (||w_j - w_y|| L)` for the nearest class that is not spared."""
-        program, bound, labels = self.estimator.program, self.estimator.global_bound, batch.references
+        program, bound, references = self.estimator.program, self.estimator.global_bound, batch.references
         logits = program.logits(batch.images)
         constants = torch.zeros_like(logits)
         last = self.estimator.last
         for term in last.rows:
-            constants = constants + length(last.differences(term, labels), 2) * bound.lipschitz[term.source]
-        constants = constants if bound.pairs is None else torch.minimum(constants, bound.pairs[labels])
-        radii = (logits.gather(1, labels[:, None]) - logits) / constants
+            constants = constants + length(last.differences(term, references), 2) * bound.lipschitz[term.source]
+        constants = constants if bound.pairs is None else torch.minimum(constants, bound.pairs[references])
+        radii = (logits.gather(1, references[:, None]) - logits) / constants
         never = torch.finfo(radii.dtype).max
-        nearest = self.estimator.specification.margin(radii.clamp(max=never), labels, program.classes)
+        nearest = self.estimator.specification.margin(radii.clamp(max=never), references, program.classes)
         return torch.where(positive(nearest) & (nearest < never), nearest, 0.0).double()
 
     def _searched(self, batch: Batch, low: Tensor) -> Tensor:

@@ -22,7 +22,8 @@ class Specification(ABC):
     `z_reference - z_rival > 0` for all of them but `spare`. Logits are `[batch, classes]`, or have one more entry, a
     zero that stands for a final ReLU: `relu(z)_a > relu(z)_b` exactly if `z_a > z_b` and `z_a > 0`. It is a rival of
     every reference, is never spared, and is no class. Bounds are lower bounds of the differences `z_reference - z_j`,
-    one for each logit j; NaN and infinity among them prove nothing.
+    one for each logit j; NaN and infinity among them prove nothing. Methods that take labels take the references at the
+    images as well, to the same effect.
     """
 
     @property

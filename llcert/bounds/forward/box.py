@@ -36,12 +36,13 @@ class _Ball:
     """A ball behind scaled permutations: `z - c = factors * P delta`, `||delta|| <= radius`, P a permutation that may
     leave entries out.
 
-    radius: `[batch]`. factors: `[batch, *shape]`. plain: whether these are zeros and ones, which are their own squares.
+    radius: `[batch]`. factors: `[batch, *shape]`. zero_one: whether these are zeros and ones, their own
+    squares.
     """
 
     radius: Tensor
     factors: Tensor
-    plain: bool = True
+    zero_one: bool = True
 
 
 @dataclass(frozen=True)
@@ -70,9 +71,9 @@ def _through(node: Node, inputs: list[_Known]) -> _Known:
     if ball is None:
         return _Known(Region(centre, lower, upper, unknown))
     if node.op.is_scaled_permutation:
-        moved = _Ball(ball.radius, magnitude.linear(ball.factors), plain=False)
+        moved = _Ball(ball.radius, magnitude.linear(ball.factors), zero_one=False)
         return _Known(Region(centre, lower, upper, unknown), moved)
-    squared = ball.factors if ball.plain else squares(ball.factors)
+    squared = ball.factors if ball.zero_one else squares(ball.factors)
     deviation = root(node.op.transformed(squares).linear(squared)) * spread(ball.radius, centre)
     return _Known(Region(centre, maximum(lower, centre - deviation), minimum(upper, centre + deviation), unknown))
 

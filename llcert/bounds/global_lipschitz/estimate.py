@@ -74,9 +74,9 @@ def _needed(program: Program, composed: Composed | None, known: KnownNorms) -> M
 
 def _sloped(known: KnownNorms, term: Term, slopes: Tensor) -> tuple[Tensor, Tensor] | None:
     """The known norm of a term with the slopes behind it, `[1, *output shape]`, and its vector."""
-    if term not in known.plain:
+    if term not in known.without_slopes:
         return None
-    image, vector = known.plain[term]
+    image, vector = known.without_slopes[term]
     return length(slopes * image)[0], vector
 
 

@@ -48,10 +48,10 @@ def proved_bound(program: Program, solver: Solver | None = None, composed: Compo
     operators that do not state what a proof needs.
     """
     check_stated(program)
-    plain = {t: global_norm(t, solver) for block in program.blocks for t in block.terms}
+    without_slopes = {t: global_norm(t, solver) for block in program.blocks for t in block.terms}
     slopes = {block.node: float(global_slopes(block).max()) for block in program.blocks}
-    origins = {} if composed is None else _composed_norms(program, composed, plain, solver)
-    arithmetic = _ProvedConstants(plain, slopes, origins)
+    origins = {} if composed is None else _composed_norms(program, composed, without_slopes, solver)
+    arithmetic = _ProvedConstants(without_slopes, slopes, origins)
     constants = lipschitz_constants(program, arithmetic, {} if composed is None else composed.maps)
     norms = {t: arithmetic.sloped(block, t) for block in program.blocks for t in block.terms}
     pairs = None if composed is None else _proved_pairs(program, composed, constants)
@@ -87,24 +87,24 @@ class ProvedLipLT:
 class _ProvedConstants:
     """The arithmetic of proved constants: numbers, rounded up.
 
-    plain: norms of terms, without slopes. slopes: the largest of each block. origins: norms of the composed maps of
+    without_slopes: norms of terms. slopes: the largest of each block. origins: norms of the composed maps of
     each block.
     """
 
-    plain: Mapping[Term, float]
+    without_slopes: Mapping[Term, float]
     slopes: Mapping[Node, float]
     origins: Mapping[Node, Mapping[Origin, float]]
     one: float = 1.0
 
     def sloped(self, block: Block, term: Term) -> float:
         """The norm of a term times the largest slope behind it."""
-        return DOUBLE.above(self.plain[term] * self.slopes[block.node])
+        return DOUBLE.above(self.without_slopes[term] * self.slopes[block.node])
 
     def product(self, block: Block, sources: Sequence[float]) -> float:
         return _together(block, [self.sloped(block, t) for t in block.terms], sources)
 
     def product_before(self, block: Block, sources: Sequence[float], product: float) -> float:
-        return _together(block, [self.plain[t] for t in block.terms], sources)
+        return _together(block, [self.without_slopes[t] for t in block.terms], sources)
 
     def loops(self, block: Block, gains: Mapping[Origin, float]) -> float:
         total, norms = 0.0, self.origins[block.node]
@@ -127,13 +127,13 @@ def _together(block: Block, norms: Sequence[float], sources: Sequence[float]) ->
 
 
 def _composed_norms(
-    program: Program, composed: Composed, plain: Mapping[Term, float], solver: Solver | None
+    program: Program, composed: Composed, without_slopes: Mapping[Term, float], solver: Solver | None
 ) -> dict[Node, dict[Origin, float]]:
     """UPPER bounds of the norms of all composed maps, by block, at most the products of their parts' norms."""
     found: dict[Node, dict[Origin, float]] = {}
     products: dict[Node, dict[Origin, float]] = {program.input: {Origin(program.input): 1.0}}
     for block in program.blocks:
-        known, maps = _products(block, plain, products), composed.maps[block.node]
+        known, maps = _products(block, without_slopes, products), composed.maps[block.node]
         direct = {origin for origin in maps if _direct(origin, block, products)}
         found[block.node] = {
             origin: known[origin] if origin in direct else min(known[origin], composed_norm(term, solver))

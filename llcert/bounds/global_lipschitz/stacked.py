@@ -26,13 +26,13 @@ from llcert.program import Block, Program, Term
 class KnownNorms:
     """What products with given unit vectors u say about norms: ESTIMATES from below, with gradients.
 
-    composed: `||A u||`, a scalar, and u of composed maps. plain: `A u`, `[1, *output shape]`, and u of terms of the
-    program, without slopes. apart: for every origin of the logits the lengths of differences of rows of its composed
-    map, `[logits, logits]`; where they are given, the norms of these maps are not asked for.
+    composed: `||A u||`, a scalar, and u of composed maps. without_slopes: `A u`, `[1, *output shape]`, and u of terms
+    of the program, without slopes. apart: for every origin of the logits the lengths of differences of rows of its
+    composed map, `[logits, logits]`; where they are given, the norms of these maps are not asked for.
     """
 
     composed: Mapping[Term, tuple[Tensor, Tensor]]
-    plain: Mapping[Term, tuple[Tensor, Tensor]]
+    without_slopes: Mapping[Term, tuple[Tensor, Tensor]]
     apart: Mapping[Origin, Tensor] | None = None
 
 
@@ -85,8 +85,8 @@ class Stacked:
             sizes = length(image).unbind()
             composed |= {t: (size, vectors[t]) for t, size in zip(terms, sizes, strict=True)}
             single |= dict(zip(terms, image.split(1), strict=True))
-        plain = {d.term: (single[d.composed] / d.factor, vectors[d.composed]) for d in self.direct}
-        return KnownNorms(composed, plain, self._apart())
+        without_slopes = {d.term: (single[d.composed] / d.factor, vectors[d.composed]) for d in self.direct}
+        return KnownNorms(composed, without_slopes, self._apart())
 
     def _images(self, vectors: Mapping[Term, Tensor]) -> list[tuple[list[Term], Tensor]]:
         """The values at each output, `[terms, *output shape]`, of the terms that end there."""

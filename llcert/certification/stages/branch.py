@@ -49,21 +49,21 @@ class Branch:
         (hint,) = self.possible_hints
         return Finding(positive(margins), margins, hints=(replace(hint, cover=_together(found) if found else None),))
 
-    def _image(self, trace: Trace, labels: Tensor) -> tuple[Tensor, Leaves | None, Tensor]:
+    def _image(self, trace: Trace, references: Tensor) -> tuple[Tensor, Leaves | None, Tensor]:
         """The rivals whose bound in closed form is too small for a proof, parts of the ball that bound these, and the
         deciding margin of the image."""
         program, specification = self.estimator.program, self.estimator.specification
-        backward, bounds = self.estimator.backward, self.estimator.closed(trace, labels)
+        backward, bounds = self.estimator.backward, self.estimator.closed(trace, references)
         enough = self.search.enough(backward, trace)
-        classes = torch.nonzero(specification.open(bounds - enough, labels, program.classes)[0])[:, 0]
+        classes = torch.nonzero(specification.open(bounds - enough, references, program.classes)[0])[:, 0]
         if len(classes) == 0:
-            return classes, None, specification.margin(bounds, labels, program.classes)[0]
-        leaves = self.search(backward, trace, differences(labels, program)[0, classes])
+            return classes, None, specification.margin(bounds, references, program.classes)[0]
+        leaves = self.search(backward, trace, differences(references, program)[0, classes])
         worst = torch.stack([leaves.bounds[leaves.rows == r].amin() for r in range(len(classes))])
         # where time ran out: a third of what is asked for mostly suffices for a proof, too
         done = 3 * worst > enough
         bounds[0, classes] = torch.fmax(bounds[0, classes], torch.where(done, worst, worst.clamp(max=0)))
-        return classes, leaves, specification.margin(bounds, labels, program.classes)[0]
+        return classes, leaves, specification.margin(bounds, references, program.classes)[0]
 
 
 def _together(found: list[tuple[Tensor, Tensor, Leaves]]) -> BranchCover:

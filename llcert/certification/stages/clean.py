@@ -21,4 +21,4 @@ class Clean:
 
     def __call__(self, batch: Batch, so_far: BoundsSoFar) -> Finding:
         logits = self.program.logits(batch.images)
-        return Finding(~self.specification.holds(logits, batch.references, self.program.classes))
+        return Finding(~self.specification.holds(logits, batch.labels, self.program.classes))

@@ -40,27 +40,27 @@ class CrownBall:
         return (ProofHint(local=True, intermediate=self.intermediate, backward=True),)
 
     def __call__(self, batch: Batch, so_far: BoundsSoFar) -> Finding:
-        program, specification, labels = self.estimator.program, self.estimator.specification, batch.references
+        program, specification, references = self.estimator.program, self.estimator.specification, batch.references
         if self.intermediate and not self.estimator.colorings.by_block:
-            nothing = torch.zeros_like(labels, dtype=torch.bool)
-            return Finding(nothing, torch.full_like(labels, torch.nan, dtype=program.dtype))
+            nothing = torch.zeros_like(references, dtype=torch.bool)
+            return Finding(nothing, torch.full_like(references, torch.nan, dtype=program.dtype))
         forward = self.estimator.refined if self.intermediate else self.estimator.masked
         trace, so_far = forward(batch, so_far)
-        margins = self.estimator.closed(trace, labels)
-        open_ = specification.open(margins, labels, program.classes)
+        margins = self.estimator.closed(trace, references)
+        open_ = specification.open(margins, references, program.classes)
         worst = _worst(open_, margins)
-        first = self._ascended(trace, labels, worst, margins)
+        first = self._ascended(trace, references, worst, margins)
         hopeful = positive(margins.gather(1, worst.long().argmax(1, keepdim=True)))
-        rest = self._ascended(trace, labels, open_ & ~worst & hopeful, margins)
-        margin = specification.margin(margins, labels, program.classes)
+        rest = self._ascended(trace, references, open_ & ~worst & hopeful, margins)
+        margin = specification.margin(margins, references, program.classes)
         (hint,) = self.possible_hints
         hint = replace(hint, relaxation=FixedRelaxation.joined([*first, *rest]))
         return Finding(positive(margin), margin, hints=(hint,), so_far=so_far.improved(margins))
 
-    def _ascended(self, trace: Trace, labels: Tensor, some: Tensor, margins: Tensor) -> list[FixedRelaxation]:
+    def _ascended(self, trace: Trace, references: Tensor, some: Tensor, margins: Tensor) -> list[FixedRelaxation]:
         """Raises some margins, boolean `[batch, logits]`, in place by an ascent; the relaxations that it chose."""
         found, backward = [], self.estimator.backward
-        directions = differences(labels, self.estimator.program)
+        directions = differences(references, self.estimator.program)
         image, row = torch.nonzero(some, as_tuple=True)
         every = torch.arange(len(image), device=image.device)
         for part in every.split(backward.rows_at_once) if len(image) else ():

@@ -96,8 +96,8 @@ class Bidiagonalisation:
     diagonal, above: the diagonal of B and the one above it, float64, one `[batch]` for each step. The last entry of
         `above` is beta.
     peak: the largest entry of B so far, `[batch]`.
-    plain: whether the row factors, and whether the column factors, are 0/1 masks, which need no second application to
-        a vector that is masked already.
+    zero_one: whether the row factors, and whether the column factors, are 0/1 masks, which need no second application
+        to a vector that is masked already.
     """
 
     masked: Masked
@@ -106,16 +106,16 @@ class Bidiagonalisation:
     diagonal: list[Tensor]
     above: list[Tensor]
     peak: Tensor
-    plain: tuple[bool, bool]
+    zero_one: tuple[bool, bool]
 
     @staticmethod
     def of(masked: Masked, v: Tensor) -> Bidiagonalisation:
         """The state before the first step. v: masked unit vectors, `[batch, *columns]`, which are copied."""
         rows, columns = channels_last(masked.rows), channels_last(masked.columns)
-        plain = tuple(bool(((f == 0) | (f == 1)).all()) for f in (rows, columns))
+        zero_one = tuple(bool(((f == 0) | (f == 1)).all()) for f in (rows, columns))
         peak = v.new_zeros(len(v), dtype=torch.float64)
         own = channels_last(v.clone())
-        return Bidiagonalisation(Masked(masked.map, rows, columns), own, None, [], [], peak, (plain[0], plain[1]))
+        return Bidiagonalisation(Masked(masked.map, rows, columns), own, None, [], [], peak, (zero_one[0], zero_one[1]))
 
     @property
     def count(self) -> int:
@@ -125,11 +125,11 @@ class Bidiagonalisation:
     def step(self) -> None:
         """Appends a column to B, by a product with the map and one with its adjoint."""
         rows, columns, map_ = self.masked.rows, self.masked.columns, self.masked.map
-        product = map_.apply(self.v if self.plain[1] else self.v * columns)
+        product = map_.apply(self.v if self.zero_one[1] else self.v * columns)
         u = product * rows if self.u is None else _without(product, rows, self.u, self.above[-1])
         self.u, alpha = self._next(u)
         self.diagonal.append(alpha)
-        product = map_.adjoint(self.u if self.plain[0] else self.u * rows)
+        product = map_.adjoint(self.u if self.zero_one[0] else self.u * rows)
         self.v, beta = self._next(_without(product, columns, self.v, alpha))
         self.above.append(beta)
 
