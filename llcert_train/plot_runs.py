@@ -5,14 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from llcert.errors import InvalidInput
 from llcert_train import metrics
 from llcert_train.metrics import Epoch
-
-if TYPE_CHECKING:
-    pass
 
 
 @dataclass(frozen=True)

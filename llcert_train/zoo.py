@@ -171,7 +171,6 @@ def build(
     input_shape: Sequence[int],
     classes: int,
     activation: str = "relu",
-    widths: Sequence[int] | None = None,
     threshold: float = 2.0,
     mean: Tensor | None = None,
     initial: str = "kaiming",
@@ -179,13 +178,12 @@ def build(
     """The untrained network of that name, from `[batch, *input_shape]` to logits `[batch, classes]`.
 
     arch: a key of `ARCHITECTURES`. activation: a value of `ActivationKind`; widths are the same for all of them.
-    widths: of the dense layers before the last, in place of the architecture's own. threshold: where `theta` and
-    `t_max` start, and minus that, `t_min`; in units of the pre-activation.
+    threshold: where `theta` and `t_max` start, and minus that, `t_min`; in units of the pre-activation.
     mean: what is taken off the image first, pixel units. initial: a value of `Initial`. Under `kaiming` convolutions
     start as in the paper's released code: normal with variance `2 / (k^2 c_out)`, bias 0.
-    Raises InvalidInput for an unknown name, an input the convolutions cannot take, or an odd width under MaxMin.
+    Raises InvalidInput for an unknown name or an input the convolutions cannot take.
     """
-    _check(arch, activation, (*(input_shape or (0,)), classes, *(widths or ())), threshold)
+    _check(arch, activation, (*(input_shape or (0,)), classes), threshold)
     plan = ARCHITECTURES[arch]
     stack = _Stack(arch, tuple(input_shape), ActivationKind(activation), threshold)
     if mean is not None:
@@ -197,7 +195,7 @@ def build(
             stack.conv(feature, batch_norm=plan.batch_norm)
             stack.activate()
     stack.flatten()
-    for width in plan.dense if widths is None else widths:
+    for width in plan.dense:
         stack.dense(width)
         stack.activate()
     stack.dense(classes)
@@ -208,13 +206,13 @@ def build(
 
 
 def _check(arch: str, activation: str, sizes: Sequence[int], threshold: float) -> None:
-    """Raises InvalidInput for what no network can be built of. sizes: of images, layers and classes."""
+    """Raises InvalidInput for what no network can be built of. sizes: of images and classes."""
     if arch not in ARCHITECTURES:
         raise InvalidInput(f"unknown architecture {arch!r}; choose one of {', '.join(ARCHITECTURES)}")
     if activation not in list(ActivationKind):
         raise InvalidInput(f"unknown activation {activation!r}; choose one of {', '.join(ActivationKind)}")
     if any(size < 1 for size in sizes):
-        raise InvalidInput(f"{arch}: input_shape, widths and classes must be positive")
+        raise InvalidInput(f"{arch}: input_shape and classes must be positive")
     if not (math.isfinite(threshold) and threshold >= 0):
         raise InvalidInput(f"{arch}: threshold must be finite and not negative, got {threshold}")
 
@@ -278,8 +276,6 @@ class _Stack:
         self.shape = (width,)
 
     def activate(self) -> None:
-        if self.activation in (ActivationKind.MAXMIN, ActivationKind.MAXMIN_CLIPPED) and self.shape[0] % 2:
-            raise InvalidInput(f"{self.arch}: {self.activation} pairs channels, so a width of {self.shape[0]} is odd")
         match self.activation:
             case ActivationKind.RELU:
                 self.layers.append(nn.ReLU())

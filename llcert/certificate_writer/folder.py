@@ -59,9 +59,9 @@ class Folder:
     ) -> None:
         """Writes the network and a certificate of no image, or of those that an interrupted run has written.
 
-        eps: the radius as the user wrote it, or one for each image. about: the keys `model` and `source` of
-        certificate.json. within: the range of pixels that the claim is restricted to. Raises InvalidInput where the
-        interrupted run had another network, radius or claim.
+        eps: the radius as the user wrote it, or one for each image. about: the keys `model`, `source`,
+        `llcert` and `settings` of certificate.json. within: the range of pixels that the claim is restricted to.
+        Raises InvalidInput where the interrupted run had another network, radius or claim.
         """
         self._specification = specification
         if isinstance(eps, Radii):

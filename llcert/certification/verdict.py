@@ -26,7 +26,7 @@ class Verdict(enum.Enum):
 
 
 class Assurance(enum.Enum):
-    """The kinds of proof behind a certificate, weakest first; a report has one of them."""
+    """What backs a certificate, weakest first; a report has one of them."""
 
     ESTIMATE = "estimate"  # no proof: norms by an iteration from below, rounding ignored
     PROBABILISTIC = "probabilistic"  # every norm bound holds with a stated probability

@@ -94,15 +94,10 @@ def test_any_image_and_class_count(arch: str, kind: str, shape: tuple[int, ...])
 
 @pytest.mark.parametrize("shape", [(2,), (7, 3), (1, 8, 8)])
 @pytest.mark.parametrize("kind", KINDS)
-def test_dense_networks_take_any_shape_and_any_widths(shape: tuple[int, ...], kind: str) -> None:
-    net = build("mlp", input_shape=shape, classes=2, activation=kind, widths=(6, 4))
+def test_dense_networks_take_any_shape(shape: tuple[int, ...], kind: str) -> None:
+    net = build("mlp", input_shape=shape, classes=2, activation=kind)
     assert net(torch.zeros(3, *shape)).shape == (3, 2)
-    assert [layer.out_features for layer in net if isinstance(layer, nn.Linear)] == [6, 4, 2]
-
-
-def test_linear_classifier_has_no_activation() -> None:
-    net = build("mlp", input_shape=(5,), classes=2, widths=())
-    assert [type(layer) for layer in net] == [nn.Linear]
+    assert [layer.out_features for layer in net if isinstance(layer, nn.Linear)] == [*ARCHITECTURES["mlp"].dense, 2]
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -135,8 +130,6 @@ def test_a_residual_block_adds_its_input() -> None:
         ({"activation": "gelu"}, "unknown activation"),
         ({"classes": 0}, "must be positive"),
         ({"input_shape": ()}, "must be positive"),
-        ({"widths": (8, 0)}, "must be positive"),
-        ({"widths": (7,), "activation": "maxmin"}, "odd"),
         ({"threshold": float("nan")}, "threshold"),
         ({"threshold": -1.0}, "threshold"),
         ({"arch": "4C3F", "input_shape": (64,)}, r"channels, height, width"),

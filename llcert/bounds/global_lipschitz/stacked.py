@@ -130,7 +130,7 @@ def _directs(program: Program, composed: Composed, block: Block) -> list[Direct]
     """The terms of a block that are composed maps but for a factor: those of an origin that enters at the source of the
     term and reaches the block by no other way.
 
-    None where the slopes behind the rows differ: the norm with these has other singular vectors.
+    There are none where the slopes behind the rows differ: the norm with these has other singular vectors.
     """
     slopes = global_slopes(block).flatten()
     if bool((slopes != slopes[:1]).any()):

@@ -39,7 +39,8 @@ Out = Annotated[
     Path | None,
     typer.Option(
         metavar="DIR",
-        help="Folder for model.onnx, its card, metrics.jsonl and the checkpoint. Default: runs/NAME.",
+        help="Folder for model.onnx, its card, metrics.jsonl and the checkpoint. "
+        "Default: runs/finetune-NAME, runs/train-NAME.",
         rich_help_panel=OUTPUT,
     ),
 ]
