@@ -29,6 +29,7 @@ from llcert.machine.files import (
 )
 from llcert.options import with_stage_names
 from llcert.runs.run_directory import FILES as CERTIFY_FILES
+from llcert.runs.run_directory import RUN as CERTIFY_RUN
 from llcert_train.metrics import Epoch, read
 from llcert_train.settings import Recipe
 
@@ -218,7 +219,7 @@ class TrainingFolder:
     def certified(self) -> bool:
         """Whether the run in `certify/` is of the model that lies here, and not of one that it had before."""
         try:
-            stored = json.loads((self.certify / CERTIFY_FILES[-1]).read_bytes())
+            stored = json.loads((self.certify / CERTIFY_RUN).read_bytes())
             return bool(stored["identity"]["model_sha256"] == file_sha256(self.model))
         except (ValueError, KeyError, TypeError, OSError, RecursionError):
             return False

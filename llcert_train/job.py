@@ -33,7 +33,8 @@ from llcert_train.trainer import Trainer
 from llcert_train.watch import Watch
 from llcert_train.weights import Weights
 
-_PHOTOGRAPHS = ("cifar10", "tiny-imagenet")
+_AUGMENTED = ("cifar10", "tiny-imagenet")
+"""The data sets whose images are cropped and mirrored unless a recipe says otherwise."""
 
 _COLOURS = 5000
 
@@ -120,8 +121,8 @@ def _watch(trainer: Trainer, held: TrainingData, eps: float) -> Watch:
 
 
 def _augmented(recipe: Recipe, data: str | None) -> Recipe:
-    """What the recipe leaves open of crops and flips, as the data set has it: photographs may be moved and mirrored."""
-    crop, flip = (4, True) if data in _PHOTOGRAPHS else (0, False)
+    """What the recipe leaves open of crops and flips, by the data set."""
+    crop, flip = (4, True) if data in _AUGMENTED else (0, False)
     return recipe.changed(
         {
             "crop": crop if recipe.crop is None else recipe.crop,

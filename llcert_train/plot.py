@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from llcert.errors import InvalidInput
+from llcert.machine.files import write_atomically
 from llcert_train.plot_curves import figure2
 from llcert_train.plot_layers import figure3, figure4
 from llcert_train.plot_runs import Run
@@ -78,22 +79,12 @@ def _written(out: Path, contents: Mapping[str, bytes]) -> Iterator[Path]:
     try:
         out.mkdir(parents=True, exist_ok=True)
         for name, content in contents.items():
-            _write_atomically(out / name, content)
+            write_atomically(out / name, content)
             yield out / name
     except OSError as error:
         raise InvalidInput(
             f"{out}: cannot be written ({error.strerror or error}); choose another folder for the pictures"
         ) from None
-
-
-def _write_atomically(path: Path, content: bytes) -> None:
-    part = path.with_name(f".{path.name}.part")
-    try:
-        part.write_bytes(content)
-        part.replace(path)
-    except BaseException:
-        part.unlink(missing_ok=True)
-        raise
 
 
 _FIGURES: Mapping[str, tuple[Callable[[Sequence[Run], list[str]], Figure | None], str]] = {

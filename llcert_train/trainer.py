@@ -191,9 +191,9 @@ class Trainer:
     def train_step(self) -> None:
         """One step of the optimiser. Raises Diverged, with the weights as they were, where a number is not finite."""
         with self.timed():
-            self._moved_on()
+            self._step()
 
-    def _moved_on(self) -> None:
+    def _step(self) -> None:
         phase = self.schedule.phase(self.progress)
         if phase != self.phase:
             self._begin(phase)

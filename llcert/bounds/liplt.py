@@ -61,7 +61,7 @@ class Origin:
     even: bool = True
 
 
-def gain(origin: Origin, one: Number, before: Mapping[Node, Number], after: Mapping[Node, Number]) -> Number:
+def constant_at(origin: Origin, one: Number, before: Mapping[Node, Number], after: Mapping[Node, Number]) -> Number:
     """The Lipschitz constant, with respect to the image, of what enters at an origin.
 
     one: that of the image. before, after: those of blocks' values before and behind their activations, by their nodes.
@@ -117,8 +117,8 @@ class Composed:
     ) -> Tensor | None:
         """Lipschitz constants of the differences of logits, `[logits, logits]`; None where an activation gives these.
 
-        before, after: as of `gain`; after: of the image, too. apart: the lengths of the differences of rows of each map
-        to the logits, where they are known.
+        before, after: as of `constant_at`; after: of the image, too. apart: the lengths of the differences of rows of
+        each map to the logits, where they are known.
         """
         last = program.blocks[-1]
         if last.activation is not None:
@@ -127,7 +127,7 @@ class Composed:
             unit = torch.eye(*last.node.shape * 2, dtype=program.dtype, device=program.device)
             apart = {origin: distances(term.adjoint(unit)) for origin, term in self.maps[last.node].items()}
         one = after[program.input]
-        return torch.stack([a * gain(origin, one, before, after) for origin, a in apart.items()]).sum(0)
+        return torch.stack([a * constant_at(origin, one, before, after) for origin, a in apart.items()]).sum(0)
 
 
 def distances(rows: Tensor) -> Tensor:

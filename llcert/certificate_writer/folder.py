@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from llcert.certificate_writer.graph import CertificateGraph
 from llcert.certificate_writer.image import ImageEvidence
-from llcert.certification import FIRST, Never, Radii, Specification, claim_json
+from llcert.certification import FIRST, Radii, Specification, claim_json
 from llcert.domain.pixel_range import PixelRange
 from llcert.errors import InvalidInput
 from llcert.machine.files import dump, is_vacant, part_of, write_atomically
@@ -111,8 +111,7 @@ class Folder:
         content = packed(evidence.arrays)
         (self.path / name).write_bytes(content)
         self._hashes[name] = _sha256(content)
-        role = "reference" if isinstance(self._specification, Never) else "label"
-        known = {"index": index, role: evidence.reference, **self._eps(index)}
+        known = {"index": index, self._specification.role: evidence.reference, **self._eps(index)}
         self._images[index] = {**known, "file": name, "margin": evidence.margin}
 
     def _eps(self, index: int) -> dict[str, str]:

@@ -46,6 +46,11 @@ class Specification(ABC):
     def misclassified_word(self) -> str:
         """The word for an image that does not have the property itself."""
 
+    @property
+    @abstractmethod
+    def role(self) -> str:
+        """The key by which files state the reference of an image."""
+
     @abstractmethod
     def to_json(self) -> dict[str, int]:
         """The key and value by which files state it."""
@@ -150,6 +155,10 @@ class Top(Specification):
     def misclassified_word(self) -> str:
         return "misclassified" if self.count == 1 else f"not in the top {self.count}"
 
+    @property
+    def role(self) -> str:
+        return "label"
+
     def to_json(self) -> dict[str, int]:
         return {"top": self.count}
 
@@ -198,6 +207,10 @@ class Never(Specification):
     @property
     def misclassified_word(self) -> str:
         return f"answered {self.excluded} already (or tied)"
+
+    @property
+    def role(self) -> str:
+        return "reference"
 
     def to_json(self) -> dict[str, int]:
         return {"never": self.excluded}

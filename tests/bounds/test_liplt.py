@@ -17,7 +17,7 @@ from torch import Tensor
 from llcert.bounds import global_bound
 from llcert.bounds.forward.row_weights import global_slopes
 from llcert.bounds.global_lipschitz.proof import proved_bound
-from llcert.bounds.liplt import Composed, gain, loop_transforms
+from llcert.bounds.liplt import Composed, constant_at, loop_transforms
 from llcert.certification.proof.hint import ProofHint
 from llcert.ir import Input, Network, Node, apply
 from llcert.ops import Affine, Leaky, Linear, MaxMin, Sigmoid, Tanh, relu
@@ -109,11 +109,13 @@ def exact(program: Program, composed: Composed) -> tuple[dict[Node, float], Tens
         parts = [norm(t) * growth[t.source] for t in block.terms]
         product = math.hypot(*parts) if block.disjoint else sum(parts)
         maps = composed.maps[block.node]
-        before[block.node] = min(product, sum(norm(t) * gain(leaf, 1.0, before, growth) for leaf, t in maps.items()))
+        before[block.node] = min(
+            product, sum(norm(t) * constant_at(leaf, 1.0, before, growth) for leaf, t in maps.items())
+        )
         growth[block.node] = before[block.node] * slope
     last = composed.maps[program.output]
     rows = {leaf: matrix(t) for leaf, t in last.items()}
-    pairs = sum((r[:, None] - r).norm(dim=2) * gain(leaf, 1.0, before, growth) for leaf, r in rows.items())
+    pairs = sum((r[:, None] - r).norm(dim=2) * constant_at(leaf, 1.0, before, growth) for leaf, r in rows.items())
     assert isinstance(pairs, Tensor)
     return growth, pairs
 

@@ -14,7 +14,7 @@ from llcert.bounds.forward.roundoff import distance
 from llcert.bounds.forward.row_weights import global_slopes
 from llcert.bounds.global_lipschitz.norms import composed_norm, global_norm
 from llcert.bounds.global_lipschitz.proof import check_stated
-from llcert.bounds.liplt import Composed, Origin, distances, gain
+from llcert.bounds.liplt import Composed, Origin, constant_at, distances
 from llcert.ir import LoopTransform, Node
 from llcert.numerics.rounding import DOUBLE
 from llcert.numerics.tensors import flat, length
@@ -67,7 +67,7 @@ def global_bound(
         lipschitz[block.node] = combined.deviation(radii)[0]
         if composed is not None:
             parts = [
-                whole(t, seed + number) * gain(origin, lipschitz[program.input], before, lipschitz)
+                whole(t, seed + number) * constant_at(origin, lipschitz[program.input], before, lipschitz)
                 for origin, t in composed.maps[block.node].items()
             ]
             product = lipschitz[block.node]
@@ -145,7 +145,7 @@ def proved_bound(program: Program, solver: Solver | None = None, composed: Compo
                     if _direct(origin, block, products)
                     else min(known[origin], composed_norm(term, solver))
                 )
-                looped = DOUBLE.above(looped + DOUBLE.above(norm * gain(origin, 1.0, before, lipschitz)))
+                looped = DOUBLE.above(looped + DOUBLE.above(norm * constant_at(origin, 1.0, before, lipschitz)))
             parts = [DOUBLE.above(plain[t] * lipschitz[t.source]) for t in block.terms]
             before[block.node] = min(looped, _together(block, parts))
             lipschitz[block.node] = min(lipschitz[block.node], DOUBLE.above(before[block.node] * slope))
@@ -207,5 +207,5 @@ def _proved_pairs(
             size = DOUBLE.above(term.magnitude_adjoint(unit), count)
             lost = DOUBLE.above(distance(size * DOUBLE.gamma(count)) + term.underflow_back, 2)
             apart = DOUBLE.above(distances(term.adjoint(unit)), math.prod(term.columns) + 4) + lost + lost[:, None]
-            total = DOUBLE.above(total + apart * gain(origin, 1.0, before, lipschitz), 6)
+            total = DOUBLE.above(total + apart * constant_at(origin, 1.0, before, lipschitz), 6)
     return total

@@ -390,12 +390,10 @@ def test_a_failed_write_leaves_what_was_there(
 ) -> None:
     (tmp_path / "figure2.png").write_bytes(b"earlier")
 
-    def full(path: Path, content: bytes) -> int:
-        with path.open("wb") as file:
-            file.write(content[:10])
+    def full(descriptor: int) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(Path, "write_bytes", full)
+    monkeypatch.setattr("os.fsync", full)
     with pytest.raises(InvalidInput, match="cannot be written \\(No space left on device\\)"):
         plot.draw([plot_runs.Run("a", epochs(1))], tmp_path)
     assert [(p.name, p.read_bytes()) for p in tmp_path.iterdir()] == [("figure2.png", b"earlier")]

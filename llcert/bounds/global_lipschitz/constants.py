@@ -13,7 +13,7 @@ from typing import Generic, Protocol
 
 from torch import Tensor
 
-from llcert.bounds.liplt import Number, Origin, gain
+from llcert.bounds.liplt import Number, Origin, constant_at
 from llcert.ir import Node
 from llcert.program import Block, Program, Term
 from llcert.spectral import Side
@@ -64,8 +64,8 @@ class ConstantsArithmetic(Protocol[Number]):
         """The same of the block's value before its activation, without slopes. product: that of its output."""
         ...
 
-    def loops(self, block: Block, gains: Mapping[Origin, Number]) -> Number:
-        """The constant of that value by LipLT, (6.1): norms of composed maps times the gains of their origins."""
+    def by_liplt(self, block: Block, constants: Mapping[Origin, Number]) -> Number:
+        """The constant of that value by LipLT, (6.1): norms of composed maps times constants at their origins."""
         ...
 
     def passed(self, block: Block, constant: Number) -> Number:
@@ -95,9 +95,9 @@ def lipschitz_constants(
         sources = [after[s] for s in block.sources]
         constant = arithmetic.product(block, sources)
         if block.node in maps:
-            gains = {origin: gain(origin, arithmetic.one, before, after) for origin in maps[block.node]}
+            at_origins = {origin: constant_at(origin, arithmetic.one, before, after) for origin in maps[block.node]}
             product = arithmetic.product_before(block, sources, constant)
-            before[block.node] = arithmetic.least(arithmetic.loops(block, gains), product)
+            before[block.node] = arithmetic.least(arithmetic.by_liplt(block, at_origins), product)
             constant = arithmetic.least(constant, arithmetic.passed(block, before[block.node]))
         after[block.node] = constant
     return Constants(after, before)

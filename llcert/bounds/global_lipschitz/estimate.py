@@ -50,16 +50,16 @@ def global_bound(
         for b in program.blocks
         for t in b.terms
     }
-    loops = {
+    of_composed = {
         t: known.composed.get(t) or norm_of(t, _ones(one, t.output.shape), starts.get(t), seeds[node])
         for node, origins in maps.items()
         for t in origins.values()
     }
-    origins = {node: {origin: loops[t][0] for origin, t in own_maps.items()} for node, own_maps in maps.items()}
+    origins = {node: {origin: of_composed[t][0] for origin, t in own_maps.items()} for node, own_maps in maps.items()}
     arithmetic = _EstimatedConstants(one, norm_of, solver if joint else None, seeds, slopes, own, origins)
     constants = lipschitz_constants(program, arithmetic, maps)
     pairs = None if composed is None else composed.pairs(program, constants.before, constants.after, known.apart)
-    found = loops | own  # a map of LipLT may be a term, but has no slope
+    found = of_composed | own  # a map of LipLT may be a term, but has no slope
     norms, vectors = ({t: pair[n] for t, pair in found.items()} for n in (0, 1))
     return GlobalBound(norms, vectors, constants.after, program.output, Side.ESTIMATE, pairs, composed is not None)
 
@@ -154,9 +154,9 @@ class _EstimatedConstants:
         moved = torch.stack([norm * source for norm, source in zip(norms, sources, strict=True)])
         return length(moved, 0) if block.disjoint else moved.sum()
 
-    def loops(self, block: Block, gains: Mapping[Origin, Tensor]) -> Tensor:
+    def by_liplt(self, block: Block, constants: Mapping[Origin, Tensor]) -> Tensor:
         norms = self.origins[block.node]
-        return torch.stack([norms[origin] * gain for origin, gain in gains.items()]).sum()
+        return torch.stack([norms[origin] * constant for origin, constant in constants.items()]).sum()
 
     def passed(self, block: Block, constant: Tensor) -> Tensor:
         return constant * self.slopes[block.node].amax()

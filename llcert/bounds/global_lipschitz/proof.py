@@ -17,7 +17,7 @@ from llcert.bounds.forward.roundoff import distance
 from llcert.bounds.forward.row_weights import global_slopes
 from llcert.bounds.global_lipschitz.constants import Constants, GlobalBound, lipschitz_constants
 from llcert.bounds.global_lipschitz.norms import composed_norm, global_norm
-from llcert.bounds.liplt import Composed, Origin, distances, gain
+from llcert.bounds.liplt import Composed, Origin, constant_at, distances
 from llcert.errors import UnsupportedModel
 from llcert.ir import Input, LoopTransform, Node, topological
 from llcert.numerics.products import direct_sums
@@ -106,10 +106,10 @@ class _ProvedConstants:
     def product_before(self, block: Block, sources: Sequence[float], product: float) -> float:
         return _together(block, [self.without_slopes[t] for t in block.terms], sources)
 
-    def loops(self, block: Block, gains: Mapping[Origin, float]) -> float:
+    def by_liplt(self, block: Block, constants: Mapping[Origin, float]) -> float:
         total, norms = 0.0, self.origins[block.node]
-        for origin, moved in gains.items():
-            total = DOUBLE.above(total + DOUBLE.above(norms[origin] * moved))
+        for origin, constant in constants.items():
+            total = DOUBLE.above(total + DOUBLE.above(norms[origin] * constant))
         return total
 
     def passed(self, block: Block, constant: float) -> float:
@@ -187,5 +187,5 @@ def _proved_pairs(program: Program, composed: Composed, constants: Constants[flo
             size = DOUBLE.above(term.magnitude_adjoint(unit), count)
             lost = DOUBLE.above(distance(size * DOUBLE.gamma(count)) + term.underflow_back, 2)
             apart = DOUBLE.above(distances(term.adjoint(unit)), math.prod(term.columns) + 4) + lost + lost[:, None]
-            total = DOUBLE.above(total + apart * gain(origin, 1.0, constants.before, constants.after), 6)
+            total = DOUBLE.above(total + apart * constant_at(origin, 1.0, constants.before, constants.after), 6)
     return total
