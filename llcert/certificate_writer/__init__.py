@@ -21,11 +21,10 @@ The files have words of their own, which these modules use:
 
 from llcert.certificate_writer.folder import Folder, open_folder, packed
 from llcert.certificate_writer.graph import CertificateGraph
-from llcert.certificate_writer.image import Answer, ImageEvidence, evidence_from, evidence_json, evidence_of
+from llcert.certificate_writer.image import ImageEvidence, evidence_from, evidence_json, evidence_of
 from llcert.certificate_writer.slack import checkable
 
 __all__ = [
-    "Answer",
     "CertificateGraph",
     "Folder",
     "ImageEvidence",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import zipfile
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,7 @@ from llcert.certificate_writer.graph import Arrays, CertificateGraph
 from llcert.certificate_writer.intermediate import intermediate_arrays
 from llcert.certificate_writer.regions import flat_array, region_arrays
 from llcert.certificate_writer.tree import Tree
-from llcert.certification import BatchResult, KeptProof, ObjectiveEvidence
+from llcert.certification import KeptProof, ObjectiveEvidence
 
 
 @dataclass(frozen=True)
@@ -28,14 +28,6 @@ class ImageEvidence:
     reference: int
     margin: float
     arrays: Arrays
-
-
-@dataclass(frozen=True)
-class Answer:
-    """The result of a batch, and the evidence of its certified images, by their indices in the data set."""
-
-    result: BatchResult
-    evidence: Mapping[int, ImageEvidence] = field(default_factory=dict)
 
 
 def evidence_of(graph: CertificateGraph, proofs: Iterable[KeptProof]) -> dict[int, ImageEvidence]:

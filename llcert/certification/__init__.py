@@ -8,7 +8,7 @@ from llcert.certification.batch import Batch, BoundsSoFar
 from llcert.certification.cascade import cascade
 from llcert.certification.certifier import Certifier
 from llcert.certification.estimator import Estimator
-from llcert.certification.footprint import Footprint, batch_size_for, check_one_image_fits, multiplications
+from llcert.certification.footprint import Footprint, batch_size_for, check_one_image_fits
 from llcert.certification.perturbations import Perturbations
 from llcert.certification.pgd import PGD, AttackLoss, TargetedPGD
 from llcert.certification.proof.build import Checkable
@@ -75,7 +75,6 @@ __all__ = [
     "cascade",
     "check_one_image_fits",
     "claim_json",
-    "multiplications",
     "positive",
     "radii_of",
 ]

@@ -82,13 +82,6 @@ def check_one_image_fits(program: Program, source: str, *, proved: bool, evidenc
     )
 
 
-def multiplications(program: Program) -> int:
-    """Multiplications of one forward pass of one image."""
-    nodes = {node for block in program.blocks for node in block.body}
-    weights = ((n.shape, n.op.tensors().get("weight")) for n in nodes)
-    return sum(_size(shape) * (w.numel() // w.shape[0]) for shape, w in weights if w is not None and w.ndim > 1)
-
-
 def _evidence(program: Program) -> int:
     """Numbers that the evidence of an image keeps: the regions of two forward passes, for every entry with a backward
     row two ends and multipliers for both at every block below, and for every class the slopes of all activations."""

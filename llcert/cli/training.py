@@ -17,7 +17,6 @@ import torch
 from rich.console import Console
 
 import llcert
-from llcert.certification import multiplications
 from llcert.cli.certification import Outputs, certify
 from llcert.cli.terminal import DownloadProgress, stderr, work_progress
 from llcert.errors import InvalidInput
@@ -96,7 +95,7 @@ def _recipe(request: Request, folder: TrainingFolder) -> Recipe:
 def _trained(job: Job, folder: TrainingFolder, console: Console) -> bool:
     """Trains to the end; False if the user interrupted, once the step was finished and saved."""
     trainer = job.trainer
-    torch.set_num_threads(threads_for(multiplications(trainer.program), torch.get_num_threads()))
+    torch.set_num_threads(threads_for(trainer.program.multiplications, torch.get_num_threads()))
     state = folder.checkpoint() if folder.stored is not None else None
     if state is not None:
         trainer.restore(state)

@@ -147,6 +147,13 @@ class Program:
         return _entries(self.input) + sum(b.entries for b in self.blocks)
 
     @property
+    def multiplications(self) -> int:
+        """The number of multiplications of one forward pass of one image."""
+        nodes = {node for block in self.blocks for node in block.body}
+        weights = ((n, n.op.tensors().get("weight")) for n in nodes)
+        return sum(_entries(n) * (w.numel() // w.shape[0]) for n, w in weights if w is not None and w.ndim > 1)
+
+    @property
     def largest(self) -> Node:
         """The node with the largest value, the first such."""
         return max((n for b in self.blocks for n in (*b.body, b.node)), key=_entries)

@@ -6,13 +6,14 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from llcert.certificate_writer import Answer, Folder, open_folder
+from llcert.certificate_writer import Folder, open_folder
 from llcert.certification import Assurance, BatchResult, Radii, Verdict
 from llcert.errors import InvalidInput
 from llcert.machine.versions import VERSION
 from llcert.options import Options
 from llcert.runs.identity import OF_OPTIONS
 from llcert.runs.prepare import Certification
+from llcert.runs.records import BatchOutcome
 
 _STATED = ("eps", "radii_sha256", "claim", "semantics", "data", "split", "samples")
 """Keys of a run's identity that a certificate states in fields of their own."""
@@ -69,10 +70,10 @@ class RunCertificate:
                     "certified already; give --proof the folder that holds it, or start both again with --overwrite"
                 )
 
-    def add(self, answer: Answer) -> None:
+    def add(self, outcome: BatchOutcome) -> None:
         """Writes the evidence of a batch's certificates. Raises InvalidInput as `require` does."""
-        for sample in answer.result.samples:
-            if sample.verdict is Verdict.CERTIFIED and sample.index in answer.evidence:
-                self.folder.add(sample.index, answer.evidence[sample.index])
+        for sample in outcome.result.samples:
+            if sample.verdict is Verdict.CERTIFIED and sample.index in outcome.evidence:
+                self.folder.add(sample.index, outcome.evidence[sample.index])
         self.folder.commit()
-        self.require([answer.result])
+        self.require([outcome.result])

@@ -10,10 +10,10 @@ import json
 from dataclasses import dataclass
 from pathlib import Path
 
-from llcert.certificate_writer import Answer, evidence_from, evidence_json, packed
+from llcert.certificate_writer import evidence_from, evidence_json, packed
 from llcert.errors import InvalidInput
 from llcert.machine.files import dump, write_atomically
-from llcert.runs.records import batch_json, batch_result, sample_json
+from llcert.runs.records import BatchOutcome, batch_json, batch_result, sample_json
 from llcert.runs.run_directory import clear_pending
 
 
@@ -23,7 +23,7 @@ class PendingBatches:
 
     path: Path | None = None
 
-    def put(self, number: int, answer: Answer) -> None:
+    def put(self, number: int, outcome: BatchOutcome) -> None:
         """Writes the result of a batch. Raises InvalidInput where the folder cannot be seen from this machine."""
         assert self.path is not None, "one process alone finishes its batches in order"
         try:
@@ -32,14 +32,14 @@ class PendingBatches:
             raise InvalidInput(
                 f"{self.path.parent} is not there for every process: give --out a folder that all machines share"
             ) from error
-        samples = [sample_json(s) for s in answer.result.samples]
-        entries, arrays = evidence_json(answer.evidence)
+        samples = [sample_json(s) for s in outcome.result.samples]
+        entries, arrays = evidence_json(outcome.evidence)
         if arrays:
             write_atomically(self._arrays(number), packed(arrays))
-        content = {**batch_json(answer.result), "samples": samples, "evidence": entries}
+        content = {**batch_json(outcome.result), "samples": samples, "evidence": entries}
         write_atomically(self._file(number), dump(content))
 
-    def get(self, number: int) -> Answer | None:
+    def get(self, number: int) -> BatchOutcome | None:
         """The result of a batch; None where it is not finished. Raises InvalidInput where its file is damaged."""
         if self.path is None:
             return None
@@ -47,7 +47,7 @@ class PendingBatches:
         try:
             record = json.loads(file.read_bytes())
             evidence = evidence_from(record["evidence"], self._arrays(number)) if record.get("evidence") else {}
-            return Answer(batch_result(record, record["samples"]), evidence)
+            return BatchOutcome(batch_result(record, record["samples"]), evidence)
         except FileNotFoundError:
             return None
         except (ValueError, KeyError, TypeError, AttributeError) as error:

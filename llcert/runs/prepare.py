@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from llcert.certificate_writer import Answer, CertificateGraph, checkable, evidence_of
+from llcert.certificate_writer import CertificateGraph, checkable, evidence_of
 from llcert.certification import (
     Assurance,
     BatchResult,
@@ -30,6 +30,7 @@ from llcert.program import lower
 from llcert.reporting import Subject
 from llcert.reporting.layers import layers
 from llcert.runs.identity import fingerprint, identity_of
+from llcert.runs.records import BatchOutcome
 from llcert.runs.resolve import data_of, device_name, device_of, dtype_of, settings_of, with_metadata
 from llcert.runs.selection import Selection, select_images
 
@@ -69,7 +70,7 @@ class Certification:
         """How many batches there are."""
         return -(-len(self.indices) // self.batch_size)
 
-    def result(self, number: int, *, checked: int = 0) -> Answer:
+    def result(self, number: int, *, checked: int = 0) -> BatchOutcome:
         """The result of a batch by its number from 0. checked: the number of the batch whose bounds are self-checked.
 
         Raises Contradiction or NumericalError where a bound is seen to be wrong.
@@ -79,7 +80,7 @@ class Certification:
         check = self.self_check and number == checked
         result = self.certifier(batch.images, batch.labels, batch.indices, self_check=check)
         evidence = {} if self.graph is None else evidence_of(self.graph, result.proofs)
-        return Answer(replace(result, proofs=()), evidence)
+        return BatchOutcome(replace(result, proofs=()), evidence)
 
     def results(self) -> Iterator[BatchResult]:
         """The results of all batches in order. Raises as `result` does."""

@@ -3,13 +3,25 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 
+from llcert.certificate_writer import ImageEvidence
 from llcert.certification import Assurance, BatchResult, LayerMeasure, Sample, StageCount, Verdict
 from llcert.options import stage_name
 from llcert.reporting.tally import rounded
+
+
+@dataclass(frozen=True)
+class BatchOutcome:
+    """The result of a batch, and the evidence of its certified images, by their indices in the data set, where it is
+    kept."""
+
+    result: BatchResult
+    evidence: Mapping[int, ImageEvidence] = field(default_factory=dict)
 
 
 def sample_json(sample: Sample) -> dict[str, Any]:

@@ -11,7 +11,6 @@ from tempfile import TemporaryDirectory
 from types import TracebackType
 from typing import Any
 
-from llcert.certificate_writer import Answer
 from llcert.certification import BatchResult
 from llcert.errors import InvalidInput
 from llcert.machine.files import first_difference
@@ -23,6 +22,7 @@ from llcert.runs.certificate import RunCertificate
 from llcert.runs.contradiction import reproducible
 from llcert.runs.pending_batches import PendingBatches
 from llcert.runs.prepare import Certification
+from llcert.runs.records import BatchOutcome
 from llcert.runs.run_directory import PENDING, RunDirectory
 from llcert.runs.work_queue import Compute, WorkQueue
 
@@ -111,10 +111,10 @@ class Run:
             yield result
         queue, numbers = self._queue(len(done)), range(len(done), self.certification.batches)
         with reproducible(self.certification, self.directory.path if self.directory else Path()):
-            for answer in queue.in_order(_compute(self.certification, queue), numbers):
+            for outcome in queue.in_order(_compute(self.certification, queue), numbers):
                 with uninterrupted():
-                    self._record(answer)
-                yield answer.result
+                    self._record(outcome)
+                yield outcome.result
         queue.pending.clear()
 
     def write_summary(self) -> None:
@@ -152,12 +152,12 @@ class Run:
         folder = self._resources.enter_context(TemporaryDirectory(prefix="llcert-"))
         return PendingBatches(Path(folder) / PENDING)
 
-    def _record(self, answer: Answer) -> None:
-        self._tally.add(answer.result)
+    def _record(self, outcome: BatchOutcome) -> None:
+        self._tally.add(outcome.result)
         if self.certificate is not None:
-            self.certificate.add(answer)
+            self.certificate.add(outcome)
         if self.directory is not None:
-            self.directory.append(answer.result)
+            self.directory.append(outcome.result)
             if self.directory.summary_due:
                 self.write_summary()
 

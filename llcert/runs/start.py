@@ -7,7 +7,6 @@ from pathlib import Path
 
 import torch
 
-from llcert.certification import multiplications
 from llcert.data import Dataset, Progress
 from llcert.errors import InvalidInput
 from llcert.frontend.load import load
@@ -95,5 +94,5 @@ def _loaded(
     settings_of(completed, model)  # what is wrong with the options is told before anything is downloaded
     dataset = dataset or data_of(completed, model, progress)
     found = prepare(network, options, model=model, sha256=file_sha256(path), dataset=dataset, proof=proof)
-    torch.set_num_threads(threads_for(multiplications(found.certifier.program), own_threads()))
+    torch.set_num_threads(threads_for(found.certifier.program.multiplications, own_threads()))
     return found

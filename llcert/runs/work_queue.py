@@ -8,11 +8,11 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
-from llcert.certificate_writer import Answer
 from llcert.machine.process_group import ProcessGroup
 from llcert.runs.pending_batches import PendingBatches
+from llcert.runs.records import BatchOutcome
 
-Compute = Callable[[int], Answer]
+Compute = Callable[[int], BatchOutcome]
 """Computes the result of a batch, given its number."""
 
 
@@ -28,7 +28,7 @@ class WorkQueue:
     pending: PendingBatches
     open: Sequence[int]
 
-    def in_order(self, compute: Compute, numbers: range) -> Iterator[Answer]:
+    def in_order(self, compute: Compute, numbers: range) -> Iterator[BatchOutcome]:
         """The results of some batches in order, whichever process computes them; for the process that leads.
 
         Batches that are not open are pending. A pending batch is removed only when the caller asks for the next result.
@@ -36,26 +36,26 @@ class WorkQueue:
         """
         left = True
         for number in numbers:
-            while (answer := self.pending.get(number)) is None:
+            while (outcome := self.pending.get(number)) is None:
                 taken = self._next() if left else None
                 left = taken is not None
                 if taken is None:
                     self.group.wait()
                 elif taken == number:
-                    answer = compute(taken)
+                    outcome = compute(taken)
                     break
                 else:
                     self.pending.put(taken, compute(taken))
-            yield answer
+            yield outcome
             self.pending.drop(number)
 
     def help_out(self, compute: Compute) -> None:
         """Computes open batches until none is left; for every other process. Raises likewise."""
         while (taken := self._next()) is not None:
-            answer = compute(taken)
+            outcome = compute(taken)
             # where the group has stopped, rank 0 may not be there any more to take it
             self.group.check()
-            self.pending.put(taken, answer)
+            self.pending.put(taken, outcome)
 
     def _next(self) -> int | None:
         """The number of an open batch that no other process gets; None where all are taken."""

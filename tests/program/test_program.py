@@ -243,3 +243,10 @@ def test_no_two_terms_are_equal_whoever_reads_the_same_value() -> None:
     same = [t for t in terms if t.output is terms[0].output]
     assert len(same) == 3
     assert len({(t.source, t.nodes) for t in same}) == 1
+
+
+def test_multiplications_are_those_of_a_forward_pass() -> None:
+    dense = apply(Linear(torch.ones(3, 6)), apply(relu(), apply(Linear(torch.ones(6, 4)), apply(Input((4,))))))
+    assert lower(Network(dense)).multiplications == 6 * 4 + 3 * 6
+    convolution = apply(Conv(torch.zeros(2, 3, 5, 5), torch.zeros(2)), apply(Input((3, 9, 8))))
+    assert lower(Network(convolution)).multiplications == (2 * 5 * 4) * (3 * 5 * 5)

@@ -17,7 +17,7 @@ import llcert.machine.files
 import llcert.runs.pending_batches
 import llcert.runs.run_directory
 import llcert_train.folder
-from llcert.certificate_writer import Answer, CertificateGraph, Folder, ImageEvidence
+from llcert.certificate_writer import CertificateGraph, Folder, ImageEvidence
 from llcert.certificate_writer import open_folder as open_certificate
 from llcert.certification import Semantics, Settings
 from llcert.checker import InvalidCertificate, check
@@ -25,6 +25,7 @@ from llcert.errors import InvalidInput
 from llcert.ir import Input, Network, apply
 from llcert.ops import Linear, relu
 from llcert.runs.pending_batches import PendingBatches
+from llcert.runs.records import BatchOutcome
 from llcert.runs.run_directory import PENDING, open_directory
 from llcert_train.folder import open_folder as open_training
 from llcert_train.metrics import Epoch
@@ -53,10 +54,10 @@ def finished(path: Path, identity: dict[str, Any], *, resume: bool = False, over
     done = directory.begin(OPTIONS, identity)
     ahead = PendingBatches(path / PENDING)
     for number in range(len(done), 3):
-        answer = ahead.get(number) or Answer(batch(2 * number))
+        outcome = ahead.get(number) or BatchOutcome(batch(2 * number))
         if number < 2:
-            ahead.put(number + 1, Answer(batch(2 * number + 2)))
-        directory.append(answer.result)
+            ahead.put(number + 1, BatchOutcome(batch(2 * number + 2)))
+        directory.append(outcome.result)
         ahead.drop(number)
     ahead.clear()
     directory.close()
@@ -102,7 +103,7 @@ def test_batches_of_a_run_that_was_replaced_are_not_taken_for_the_new_one_s(tmp_
     """Whatever of an earlier run is left without the run.json that says what it was asked."""
     out = tmp_path / "out"
     out.mkdir()
-    PendingBatches(out / PENDING).put(1, Answer(batch(90)))
+    PendingBatches(out / PENDING).put(1, BatchOutcome(batch(90)))
     finished(out, IDENTITY, resume=True)
     finished(tmp_path / "whole", IDENTITY)
     assert state_of(out) == state_of(tmp_path / "whole")

@@ -7,9 +7,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from llcert.certificate_writer import Answer, ImageEvidence
+from llcert.certificate_writer import ImageEvidence
 from llcert.errors import InvalidInput
 from llcert.runs.pending_batches import PendingBatches
+from llcert.runs.records import BatchOutcome
 
 from .test_work_queue import batch, lines
 
@@ -28,7 +29,7 @@ def test_what_lies_ahead_is_read_as_it_was(tmp_path: Path) -> None:
 
 def test_evidence_waits_with_its_batch(tmp_path: Path) -> None:
     pending, arrays = PendingBatches(tmp_path / "ahead"), {"x": np.array([0.1, 0.5]), "3.stop": np.array(2)}
-    pending.put(5, Answer(batch(5).result, {10: ImageEvidence(3, 0.25, arrays)}))
+    pending.put(5, BatchOutcome(batch(5).result, {10: ImageEvidence(3, 0.25, arrays)}))
     found = pending.get(5)
     assert found is not None
     assert found.evidence.keys() == {10}
@@ -41,7 +42,7 @@ def test_evidence_waits_with_its_batch(tmp_path: Path) -> None:
     (tmp_path / "ahead" / "5.npz").unlink()
     with pytest.raises(InvalidInput, match="damaged; remove it"):
         pending.get(5)
-    pending.put(5, Answer(batch(5).result, {10: ImageEvidence(3, 0.25, arrays)}))
+    pending.put(5, BatchOutcome(batch(5).result, {10: ImageEvidence(3, 0.25, arrays)}))
     pending.clear()
     assert not (tmp_path / "ahead").exists()
 

@@ -13,34 +13,33 @@ import pytest
 import torch
 from torch.distributed import HashStore
 
-from llcert.certificate_writer import Answer
 from llcert.certification import BatchResult, LayerMeasure, Sample, StageCount, Verdict
 from llcert.machine.process_group import ProcessGroup
 from llcert.runs.pending_batches import PendingBatches
-from llcert.runs.records import batch_json, sample_json
+from llcert.runs.records import BatchOutcome, batch_json, sample_json
 from llcert.runs.work_queue import WorkQueue
 
 
-def batch(number: int) -> Answer:
+def batch(number: int) -> BatchOutcome:
     """Two images, with numbers that do not end."""
     samples = tuple(
         Sample(i, 3, 3, Verdict.CERTIFIED, "local", i / 7, 2 / 3, None, radius=(i + 1) / 70, seconds=0.1)
         for i in (2 * number, 2 * number + 1)
     )
     layer = LayerMeasure(torch.tensor([1.1, torch.nan]), torch.tensor([3, number]), torch.tensor([0.25, 1.0]))
-    return Answer(BatchResult(samples, (StageCount("clean", 2, 0, 0.1),), (layer,)))
+    return BatchOutcome(BatchResult(samples, (StageCount("clean", 2, 0, 0.1),), (layer,)))
 
 
-def lines(answer: Answer) -> str:
+def lines(outcome: BatchOutcome) -> str:
     """What a run writes of a batch."""
-    result = answer.result
+    result = outcome.result
     return json.dumps([batch_json(result), *(sample_json(s) for s in result.samples)])
 
 
-def slow(seed: int) -> Callable[[int], Answer]:
+def slow(seed: int) -> Callable[[int], BatchOutcome]:
     moment = random.Random(seed)
 
-    def compute(number: int) -> Answer:
+    def compute(number: int) -> BatchOutcome:
         time.sleep(moment.random() * 0.01)
         return batch(number)
 

@@ -255,7 +255,7 @@ def test_identity_changes_with_whatever_matters(tmp_path: Path) -> None:
 
 
 def test_a_task_goes_through_json() -> None:
-    task = Task(Path("m.onnx"), "test.npz", "root", (0.5, 1.0), (1.0,), "NCHW", "cpu", ("global", "local"), "estimate")
+    task = Task(Path("m.onnx"), "test.npz", "root", (0.5, 1.0), (1.0,), "NCHW", "cpu", "8", ("global",), "estimate")
     assert "m.onnx" not in str(task.to_json())
     assert Task(Path("m.onnx")).filled(task.to_json()) == task
     assert Task(None).filled(Task(None).to_json()) == Task(None)

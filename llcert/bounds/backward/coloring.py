@@ -16,9 +16,9 @@ from torch import Tensor
 
 from llcert.domain.row_sharing import SharedRows
 from llcert.ir import Node
+from llcert.numerics.counts import sole_owner
 from llcert.numerics.tensors import flat
 from llcert.program import Block, Program, Term
-from llcert.spectral.proof.column_groups import sole_owner
 
 
 @dataclass(frozen=True)

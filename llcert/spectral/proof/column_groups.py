@@ -14,6 +14,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from llcert.numerics.counts import sole_owner
 from llcert.numerics.tensors import flat
 from llcert.spectral.linear_map import Provable
 
@@ -69,19 +70,6 @@ def _owners(map_: Provable, axis: int, period: int, device: torch.device) -> Ten
     if not bool((paths.abs().amax() * second.abs().amax().clamp(min=1) < EXACT) & (first.abs().amax() < EXACT)):
         return None
     return sole_owner(paths, first, second)
-
-
-def sole_owner(paths: Tensor, first: Tensor, second: Tensor) -> Tensor | None:
-    """The one number i that all paths to each output carry, arbitrary where there are none; None where an output has
-    two, or where counts are too large to be exact.
-
-    paths: the number n of paths to each output, in float64. first, second: the sums of i and of i^2 over them. All i
-    are equal only where `n sum i^2 = (sum i)^2`, the case of equality of the Cauchy-Schwarz inequality.
-    """
-    products, squares = paths * second, first.square()
-    if not (float(products.max()) < 2**53 and float(squares.max()) < 2**53) or bool((products != squares).any()):
-        return None
-    return (first / paths.clamp(min=1)).round().long()
 
 
 @dataclass(frozen=True)
