@@ -11,6 +11,7 @@ card. Each part is one `llcert certify`; what was interrupted goes on, what is f
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 from collections.abc import Iterator, Mapping
 from fractions import Fraction
@@ -42,7 +43,7 @@ def main() -> None:
     arguments = parser.parse_args()
     parts = Parts(arguments.model, arguments.data_root, arguments.work / arguments.model.stem)
     parts.work.mkdir(parents=True, exist_ok=True)
-    for line in (*whole(parts), "", *curve(parts), "", *first(parts, arguments.first)):
+    for line in itertools.chain(whole(parts), [""], curve(parts), [""], first(parts, arguments.first)):
         print(line, flush=True)
 
 

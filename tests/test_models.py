@@ -25,6 +25,7 @@ from llcert.runs.prepare import prepare
 MODELS = Path(__file__).parents[1] / "models"
 DIGITS = ("digits", "0.5", (1, 8, 8))
 ABOUT = {
+    "cifar10_4c3f_relu": ("cifar10", "36/255", (3, 32, 32)),
     "digits_maxmin_clipped": DIGITS,
     "digits_relu": DIGITS,
     "digits_relu_theta": DIGITS,
@@ -33,6 +34,8 @@ ABOUT = {
 }
 """Data, eps and input shape of every committed network."""
 NAMES = list(ABOUT)
+IN_PARTS = {"cifar10_4c3f_relu"}
+"""Networks of which only the first test images were asked about by all stages."""
 
 
 @pytest.fixture(params=NAMES)
@@ -91,10 +94,12 @@ def test_clean_accuracy_is_the_cards(path: Path, request: pytest.FixtureRequest)
 
 
 def test_cards_are_consistent(path: Path) -> None:
-    names = ("certified, global", "certified, global and local", "attack", "attack, in the pixel range", "clean")
-    figures = [quoted(path, name) for name in names]
-    assert figures == sorted(figures)
-    assert quoted(path, "attack") <= quoted(path, "PGD \\(paper\\)") <= quoted(path, "clean")
+    assert quoted(path, "certified, global") <= quoted(path, "PGD \\(paper\\)") <= quoted(path, "clean")
+    if path.stem not in IN_PARTS:
+        names = ("certified, global", "certified, global and local", "attack", "attack, in the pixel range", "clean")
+        figures = [quoted(path, name) for name in names]
+        assert figures == sorted(figures)
+        assert quoted(path, "attack") <= quoted(path, "PGD \\(paper\\)")
 
 
 @pytest.mark.parametrize(
