@@ -20,7 +20,7 @@ from typing import Any
 
 from comparison import llcert
 
-import llcert as package
+from llcert.frontend.load import load
 
 RADII = (Fraction(0), Fraction(1, 2), Fraction(1), Fraction(3, 2), Fraction(2), Fraction(3))
 """Of the curve, in units of the model's own."""
@@ -78,7 +78,7 @@ def whole(parts: Parts) -> Iterator[str]:
 
 def curve(parts: Parts) -> Iterator[str]:
     """The table of certified accuracy over radii, by the global bound, an estimate."""
-    eps = Fraction(package.load(parts.model).metadata["eps"])
+    eps = Fraction(load(parts.model).metadata["eps"])
     found = {
         k: parts.summary(f"radius-{float(k):g}", f"--stages global --assurance estimate --eps {k * eps}") for k in RADII
     }

@@ -159,10 +159,10 @@ ARCHITECTURES: Mapping[str, Architecture] = MappingProxyType(
         "residual-bn": Architecture((Conv(16), Block(16), Block(32, stride=2)), batch_norm=True),
     }
 )
-"""Every architecture `build` knows. 4C3F, 6C2F and 8C2F are those of the paper's released code, 2C2F is that of
-GloRo's MNIST networks (Leino et al. 2021). 6C2F-light halves the image twice as early as 6C2F and takes a quarter of
-its products, 8C2F-light has a quarter of the channels of 8C2F. The paper's 7C1F (Tiny-ImageNet) is published nowhere:
-ours is 8C2F without its fifth convolution and without the hidden dense layer."""
+"""Every architecture `build` knows. 4C3F, 6C2F and 8C2F are those of the paper's released code, 2C2F is as deep as
+the MNIST networks of GloRo (Leino et al. 2021). 6C2F-light halves the image twice as early as 6C2F and takes a quarter
+of its products, 8C2F-light has a quarter of the channels of 8C2F. The paper's 7C1F (Tiny-ImageNet) is published
+nowhere: ours is 8C2F without its fifth convolution and without the hidden dense layer."""
 
 
 def build(

@@ -12,7 +12,7 @@ from shared_graphs import shared_network
 from torch import Tensor
 
 from llcert.api import from_torch
-from llcert.bounds import global_bound
+from llcert.bounds import GlobalBound, global_bound
 from llcert.bounds.global_lipschitz.stacked import Stacked
 from llcert.bounds.liplt import Composed, distances
 from llcert.ir import Input, Network, apply
@@ -80,15 +80,21 @@ def test_chains_and_residual_networks(arch: str, activation: str, direct: int) -
     assert agree(lower(zoo(arch, activation), dtype=torch.float64), 0) == direct
 
 
-@pytest.mark.parametrize("arch", ["tiny-conv", "residual-bn"])
-def test_singular_vectors_give_the_bound(arch: str) -> None:
-    program = lower(zoo(arch), dtype=torch.float64)
+def both_bounds(program: Program) -> tuple[GlobalBound, GlobalBound]:
+    """The global bound with norms by iteration, and with those that the stacked maps give at their singular vectors."""
     own = stacked(program)
     assert own is not None
     with torch.no_grad():
         tight = global_bound(program, Lanczos(tolerance=1e-12, vectors=True), composed=own.composed, joint=False)
         known = own.known({t: tight.vectors[t] / tight.vectors[t].norm() for t in own.terms})
         bound = global_bound(program, composed=own.composed, known=known, starts=tight.vectors, joint=False)
+    return tight, bound
+
+
+@pytest.mark.parametrize("arch", ["tiny-conv", "residual-bn"])
+def test_singular_vectors_give_the_bound(arch: str) -> None:
+    program = lower(zoo(arch), dtype=torch.float64)
+    tight, bound = both_bounds(program)
     assert bound.pairs is not None
     torch.testing.assert_close(bound.pairs, tight.pairs)
     for node, constant in bound.lipschitz.items():
@@ -103,11 +109,6 @@ def test_rows_of_different_slopes_have_a_norm_of_their_own() -> None:
     node = apply(Leaky(slopes), apply(Linear(normal(4, 3, seed=1)), apply(Input((3,), torch.float64))))
     node = apply(relu(), apply(Linear(normal(4, 4, seed=2)), node))
     program = lower(Network(apply(Linear(normal(3, 4, seed=3)), node)), dtype=torch.float64)
-    own = stacked(program)
-    assert own is not None
-    with torch.no_grad():
-        tight = global_bound(program, Lanczos(tolerance=1e-12, vectors=True), composed=own.composed, joint=False)
-        known = own.known({t: tight.vectors[t] / tight.vectors[t].norm() for t in own.terms})
-        bound = global_bound(program, composed=own.composed, known=known, starts=tight.vectors, joint=False)
+    tight, bound = both_bounds(program)
     (term,) = program.blocks[0].terms
     torch.testing.assert_close(bound.norms[term], tight.norms[term])

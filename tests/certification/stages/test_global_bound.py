@@ -11,6 +11,7 @@ from discs import images_of, planar
 
 from llcert.bounds import global_bound
 from llcert.certification import Estimator, Global
+from llcert.ops import Linear
 from llcert.program import lower
 
 
@@ -19,7 +20,7 @@ def test_margins_are_those_of_dense_norms(seed: int) -> None:
     network, eps = planar(seed), 0.03
     program = lower(network, dtype=torch.float64)
     images, labels = images_of(program, 20)
-    first, last = (n.op.weight for n in network.operators() if hasattr(n.op, "weight"))  # type: ignore[attr-defined]
+    first, last = (n.op.weight for n in network.operators() if isinstance(n.op, Linear))
     logits = program.logits(images)
     apart = torch.linalg.vector_norm(last[labels][:, None] - last, dim=2) * torch.linalg.matrix_norm(first, 2)
     bounds = logits.gather(1, labels[:, None]) - logits - eps * apart
