@@ -466,11 +466,11 @@ class TestTypes:
 
     @pytest.mark.parametrize("kind", ["relu-theta", "maxmin-clipped"])
     def test_thresholds_of_new_networks_are_trained(self, kind: str) -> None:
-        module = build("mlp", input_shape=(4,), classes=3, activation=kind, widths=(6,))
+        module = build("mlp", input_shape=(4,), classes=3, activation=kind)
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", category=FutureWarning, message=".*LeafSpec")
             source = from_torch(module, torch.zeros(1, 4))
         weights = Weights.of(source, "cpu")
         assert len(weights.leaves) == sum(1 for _ in module.parameters())
-        assert len(weights.floors) == (kind == "relu-theta")
+        assert len(weights.floors) == (2 if kind == "relu-theta" else 0), "one of each hidden layer"
         assert dataclasses.replace(weights, computed={}).moved.keys() == weights.leaves.keys()
